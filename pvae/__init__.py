@@ -1,0 +1,67 @@
+"""pvae: variational autoencoders as Pyro model/guide pairs, and bounds one can trust.
+
+The names below are loaded on first use, so that `pvae --help` answers at once.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from pvae import data, guides, models
+    from pvae.checking import check
+    from pvae.checkpoint import load
+    from pvae.errors import PvaeError
+    from pvae.evaluation import Evaluation, evaluate
+    from pvae.importance import log_weights
+    from pvae.predictive import encode, generate, reconstruct
+    from pvae.report import report
+    from pvae.svi import SVI
+    from pvae.training import fit
+
+_HOME = {
+    "check": "pvae.checking",
+    "load": "pvae.checkpoint",
+    "PvaeError": "pvae.errors",
+    "Evaluation": "pvae.evaluation",
+    "evaluate": "pvae.evaluation",
+    "log_weights": "pvae.importance",
+    "encode": "pvae.predictive",
+    "generate": "pvae.predictive",
+    "reconstruct": "pvae.predictive",
+    "report": "pvae.report",
+    "SVI": "pvae.svi",
+    "fit": "pvae.training",
+}
+_MODULES = ("data", "models", "guides", "nn", "evaluation")
+
+__all__ = [
+    "SVI",
+    "Evaluation",
+    "PvaeError",
+    "check",
+    "data",
+    "encode",
+    "evaluate",
+    "fit",
+    "generate",
+    "guides",
+    "load",
+    "log_weights",
+    "models",
+    "reconstruct",
+    "report",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name in _HOME:
+        return getattr(import_module(_HOME[name]), name)
+    if name in _MODULES:
+        return import_module(f"pvae.{name}")
+    raise AttributeError(f"module 'pvae' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

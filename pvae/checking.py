@@ -1,0 +1,360 @@
+"""check(): says in plain words what is wrong with a pair."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import pyro
+import torch
+from pyro.distributions import Bernoulli
+from pyro.poutine import Trace
+from torch import Tensor
+
+from pvae.errors import PvaeError
+from pvae.pair import (
+    OwnParameters,
+    Program,
+    latent_sites,
+    name_of,
+    observed_sites,
+    trace_guide,
+    trace_model,
+)
+
+__all__ = ["Structure", "base_distribution", "batch_plate", "check"]
+
+
+@dataclass(frozen=True)
+class Structure:
+    """What one call of a pair looks like.
+
+    Attributes:
+        latent: Names of the guide's latent sites, in the order of the guide.
+        observed: Names of the model's observed sites.
+        enumerated: Names of the sites marked `infer={"enumerate": "parallel"}`.
+        max_plate_nesting: Number of dimensions that the plates of both programs take up.
+        caveat: Why the model's density is not a likelihood of this data, else `None`.
+        guide_trace: The checked call of the guide.
+        model_trace: The checked call of the model, with the guide's draws.
+    """
+
+    latent: tuple[str, ...]
+    observed: tuple[str, ...]
+    enumerated: tuple[str, ...]
+    max_plate_nesting: int
+    caveat: str | None
+    guide_trace: Trace
+    model_trace: Trace
+
+
+@torch.no_grad()
+def check(model: Program, guide: Program, *batch: Tensor) -> Structure:
+    """Runs a pair once and says in plain words what is wrong with it, if anything is.
+
+    Args:
+        model: Pyro program p(z) p(x|z), called as `model(*batch)`.
+        guide: Pyro program q(z|x), called as `guide(*batch)`.
+        *batch: One minibatch, tensors of leading size B.
+
+    Returns:
+        The pair's structure. The random state is as it was before the call.
+
+    Raises:
+        PvaeError: If the batch is empty or not finite, a program fails, the sites of model
+            and guide do not match, nothing is observed, a site's shape does not fit its
+            distribution or its plates, or an observed value lies outside its support.
+
+    Example:
+        >>> import torch
+        >>> from pvae import check, guides, models
+        >>> model, guide = models.VAE((1, 8, 8)), guides.MeanField((1, 8, 8))
+        >>> check(model, guide, torch.zeros(4, 1, 8, 8)).latent
+        ('z',)
+    """
+    _check_batch(batch)
+    with torch.random.fork_rng(_devices(batch)), OwnParameters(model, guide):
+        with pyro.validation_enabled(True):
+            _check_sites(model, guide, *_traces(model, guide, batch))
+        # Once more without the distributions' own validation, which cannot be told to let
+        # grey values pass under a Bernoulli.
+        with pyro.validation_enabled(False):
+            guide_trace, model_trace = _traces(model, guide, batch)
+    for role, trace in (("guide", guide_trace), ("model", model_trace)):
+        for name, site in {**latent_sites(trace), **observed_sites(trace)}.items():
+            _check_shape(role, name, site)
+    caveat = None
+    for name, site in observed_sites(model_trace).items():
+        caveat = _check_support(name, site) or caveat
+    sites = [
+        *latent_sites(guide_trace).items(),
+        *latent_sites(model_trace).items(),
+        *observed_sites(model_trace).items(),
+    ]
+    dims = [frame.dim for _, s in sites for frame in s["cond_indep_stack"] if frame.vectorized]
+    return Structure(
+        latent=tuple(latent_sites(guide_trace)),
+        observed=tuple(observed_sites(model_trace)),
+        enumerated=tuple(dict.fromkeys(n for n, s in sites if _is_enumerated(s))),
+        max_plate_nesting=-min(dims, default=0),
+        caveat=caveat,
+        guide_trace=guide_trace,
+        model_trace=model_trace,
+    )
+
+
+def _devices(batch: tuple[Tensor, ...]) -> list[torch.device]:
+    return [tensor.device for tensor in batch[:1] if tensor.is_cuda]
+
+
+def _traces(model: Program, guide: Program, batch: tuple[Tensor, ...]) -> tuple[Trace, Trace]:
+    guide_trace = trace_guide(guide, *batch)
+    try:
+        return guide_trace, trace_model(model, guide_trace, *batch)
+    except PvaeError as error:
+        # Where the sites do not match, the model's failure is only a consequence.
+        prior = _sites_alone(model, batch)
+        for name, site in latent_sites(guide_trace).items():
+            if name in prior:
+                _check_event(name, site, prior[name])
+        raise error
+
+
+def _sites_alone(model: Program, batch: tuple[Tensor, ...]) -> dict[str, dict[str, Any]]:
+    try:
+        return latent_sites(trace_guide(model, *batch))
+    except PvaeError:
+        return {}
+
+
+def _check_batch(batch: tuple[Tensor, ...]) -> None:
+    if not batch or not all(isinstance(tensor, Tensor) for tensor in batch):
+        kinds = ", ".join(type(tensor).__name__ for tensor in batch) or "nothing"
+        raise PvaeError(f"A batch is one tensor or more, (x,) or (x, y); this one holds {kinds}.")
+    for i, tensor in enumerate(batch):
+        if tensor.ndim == 0 or tensor.shape[0] == 0:
+            raise PvaeError(
+                f"Argument {i} of the batch has shape {tuple(tensor.shape)}: there is no datum "
+                "in it. The leading dimension counts the data."
+            )
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            bad = (~tensor.isfinite()).reshape(len(tensor), -1).any(1)
+            raise PvaeError(
+                f"Argument {i} of the batch holds NaN or infinite values in {int(bad.sum())} of "
+                f"{len(tensor)} rows, the first of them row {int(bad.nonzero()[0])}. Remove or "
+                "replace them before training."
+            )
+
+
+def _check_sites(model: Program, guide: Program, guide_trace: Trace, model_trace: Trace) -> None:
+    in_guide, in_model = latent_sites(guide_trace), latent_sites(model_trace)
+    observed = observed_sites(model_trace)
+    known = f"latent sites of {name_of(model)}: {_list(in_model)}; of {name_of(guide)}: "
+    known += _list(in_guide)
+    both = [name for name in in_guide if name in observed]
+    if both:
+        raise PvaeError(
+            f"Site {both[0]!r} is observed in the model and sampled in the guide; a guide samples "
+            f"only what the model leaves latent. {known[0].upper()}{known[1:]}."
+        )
+    only_guide = [
+        n for n, s in in_guide.items() if n not in in_model and not s["infer"].get("is_auxiliary")
+    ]
+    only_model = [n for n, s in in_model.items() if n not in in_guide and not _is_enumerated(s)]
+    if only_guide or only_model:
+        parts = []
+        if only_guide:
+            parts.append(f"the guide samples {_list(only_guide)}, which the model does not have")
+        if only_model:
+            parts.append(f"the model samples {_list(only_model)}, which the guide does not have")
+        if not observed:
+            parts.append("the model observes nothing (pass obs=x to the data's pyro.sample)")
+        raise PvaeError(
+            f"The sites of model and guide do not match: {' and '.join(parts)} ({known}). Give "
+            "both programs the same latent sites by name."
+        )
+    if not observed:
+        raise PvaeError(
+            f"The model {name_of(model)} observes nothing: pass obs=x to the pyro.sample of the "
+            f"data. Its sample sites: {_list(in_model)}."
+        )
+    for name, site in in_guide.items():
+        if name in in_model:
+            _check_event(name, site, in_model[name])
+    for name, site in observed.items():
+        event = site["fn"].event_shape
+        value = site["value"].shape[site["value"].ndim - len(event) :]
+        if value != event and site["value"].numel():
+            raise PvaeError(
+                f"Site {name!r}: the observed value has shape {tuple(site['value'].shape)}, whose "
+                f"last {len(event)} dimensions {tuple(value)} are not the event shape "
+                f"{tuple(event)} of the model's {_kind(site)}. Reshape the data, or the "
+                "parameters of the distribution."
+            )
+
+
+def _check_event(name: str, guide_site: dict[str, Any], model_site: dict[str, Any]) -> None:
+    ours, theirs = guide_site["fn"], model_site["fn"]
+    # A plate over latent dimensions on one side only is legal: what counts is the value.
+    shape = (*ours.batch_shape, *ours.event_shape)
+    other = (*theirs.batch_shape, *theirs.event_shape)
+    if ours.event_shape == theirs.event_shape:
+        return
+    try:
+        fits = torch.broadcast_shapes(shape, other) == torch.Size(shape)
+    except RuntimeError:
+        fits = False
+    if not fits or len(ours.event_shape) != len(theirs.event_shape):
+        raise PvaeError(
+            f"Site {name!r}: the guide's {_kind(guide_site)} has event shape "
+            f"{tuple(ours.event_shape)}, the model's {_kind(model_site)} has "
+            f"{tuple(theirs.event_shape)}. Make both the same: the same latent_dim, and the same "
+            ".to_event(n)."
+        )
+
+
+def _check_shape(role: str, name: str, site: dict[str, Any]) -> None:
+    try:
+        shape = site["fn"].log_prob(site["value"]).shape
+    except Exception as error:
+        raise PvaeError(
+            f"Site {name!r} of the {role}: a value of shape {tuple(site['value'].shape)} does not "
+            f"fit {_kind(site)} with batch shape {tuple(site['fn'].batch_shape)} and event shape "
+            f"{tuple(site['fn'].event_shape)}: {error}"
+        ) from error
+    plates = {frame.dim: frame for frame in site["cond_indep_stack"] if frame.vectorized}
+    for i, size in enumerate(reversed(shape)):
+        frame = plates.get(-1 - i)
+        if frame is None and size > 1:
+            raise PvaeError(
+                f"Site {name!r} of the {role}: its {_kind(site)} has batch shape {tuple(shape)}, "
+                f"but no plate stands at dim {-1 - i}, of size {size} (plates here: "
+                f"{_plates(site)}). If this dimension is part of one datum, write "
+                ".to_event(n) to count it to the event; if it counts the data, put the site in "
+                'pyro.plate("data", len(x)).'
+            )
+        if frame is not None and frame.size not in (-1, size) and size > 1:
+            raise PvaeError(
+                f"Site {name!r} of the {role}: batch shape {tuple(shape)} does not fit the plates "
+                f"{_plates(site)}: at dim {-1 - i} the plate has size {frame.size}, the "
+                f"distribution {size}."
+            )
+
+
+def _check_support(name: str, site: dict[str, Any]) -> str | None:
+    fn, value = site["fn"], site["value"]
+    support = getattr(fn, "support", None)
+    if support is None:
+        return None
+    inside = support.check(value)
+    if inside.all():
+        return None
+    flat = value[value.isfinite()] if value.is_floating_point() else value
+    low, high = float(flat.min()), float(flat.max())
+    if isinstance(base_distribution(fn), Bernoulli) and low >= 0 and high <= 1:
+        return (
+            f"not a likelihood: site {name!r} has a Bernoulli distribution, the data has grey "
+            f"values between {low:g} and {high:g}, so the numbers are not log densities of any "
+            "distribution of the data"
+        )
+    raise PvaeError(
+        f"Site {name!r}: observed values between {low:g} and {high:g} lie outside the support "
+        f"({support}) of {_kind(site)}. Rescale or binarise the data, or choose a likelihood "
+        "whose support holds them."
+    )
+
+
+def batch_plate(structure: Structure, size: int, plate: str | None = None) -> tuple[str, int]:
+    """Finds the plate that counts the data: the one common to all per-datum sample sites.
+
+    Args:
+        structure: What `check` found.
+        size: B, the number of data in the checked batch.
+        plate: The plate's name, where it is ambiguous.
+
+    Returns:
+        Its name and its dimension (negative).
+
+    Raises:
+        PvaeError: If there is none, more than one, or an observed site stands outside it.
+    """
+    observed = observed_sites(structure.model_trace)
+    latent = latent_sites(structure.guide_trace)
+    stacks = {
+        **{name: site["cond_indep_stack"] for name, site in latent.items()},
+        **{name: site["cond_indep_stack"] for name, site in observed.items()},
+    }
+    listing = "; ".join(f"{name!r} in {_frames(stack)}" for name, stack in stacks.items())
+    frames = {
+        frame.name: frame.dim
+        for stack in stacks.values()
+        for frame in stack
+        if frame.vectorized and frame.size in (-1, size)
+    }
+    if plate is not None:
+        if plate not in frames:
+            raise PvaeError(
+                f"plate={plate!r} is not a plate of {size} data in this pair. Sites: {listing}."
+            )
+        return plate, frames[plate]
+    # Per datum are the sites inside some plate; those outside every plate are global.
+    inside = [{f.name for f in stack if f.name in frames} for stack in stacks.values()]
+    common = set.intersection(*(names for names in inside if names)) if any(inside) else set()
+    if not common and any(inside):
+        # Model and guide may name their plates differently: then position and size decide.
+        dims = [{frames[n] for n in names} for names in inside if names]
+        shared = set.intersection(*dims)
+        if len(shared) == 1:
+            common = {next(n for n, dim in frames.items() if dim in shared)}
+    if len(common) > 1:
+        raise PvaeError(
+            f"Which plate counts the data? {_list(sorted(common))} all have size {size} and hold "
+            f"every site. Say plate=NAME. Sites: {listing}."
+        )
+    if not common:
+        raise PvaeError(
+            f"No plate of size {size} (the leading size of the batch) is common to the sites of "
+            f'model and guide. Put the sites of each datum in pyro.plate("data", len(x)) in both; '
+            f"a plate that subsamples inside the program cannot be evaluated datum by datum. "
+            f"Sites: {listing}."
+        )
+    name = common.pop()
+    dim = frames[name]
+    for site, stack in stacks.items():
+        if site in observed and not any(f.dim == dim for f in stack):
+            raise PvaeError(
+                f"Site {site!r} stands outside the batch plate {name!r}, so that it belongs to no "
+                f"datum. Move it into the plate, or leave it out of the evaluated model. Sites: "
+                f"{listing}."
+            )
+    return name, dim
+
+
+def base_distribution(fn: Any) -> Any:
+    """Unwraps Independent, masked and expanded distributions."""
+    while hasattr(fn, "base_dist") and not hasattr(fn, "transforms"):
+        fn = fn.base_dist
+    return fn
+
+
+def _is_enumerated(site: dict[str, Any]) -> bool:
+    return site["infer"].get("enumerate") == "parallel" and not site["is_observed"]
+
+
+def _kind(site: dict[str, Any]) -> str:
+    return type(base_distribution(site["fn"])).__name__
+
+
+def _list(names: Any) -> str:
+    return ", ".join(repr(name) for name in names) or "none"
+
+
+def _plates(site: dict[str, Any]) -> str:
+    return _frames(site["cond_indep_stack"])
+
+
+def _frames(stack: Any) -> str:
+    plates = [
+        f"{f.name!r} at dim {f.dim}" + (f" of size {f.size}" if f.size != -1 else "")
+        for f in stack
+        if f.vectorized
+    ]
+    return ", ".join(plates) or "no plate"

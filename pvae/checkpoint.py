@@ -1,0 +1,277 @@
+"""Checkpoints: all that a run needs to go on as if it had never stopped."""
+
+import contextlib
+import csv
+import os
+import pickle
+import random
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyro
+import torch
+from pyro.distributions import constraints
+from torch import Tensor
+
+from pvae.errors import PvaeError
+from pvae.files import atomic
+from pvae.pair import Program, modules, name_of
+
+__all__ = [
+    "load",
+    "pair_state",
+    "random_state",
+    "read_checkpoint",
+    "read_history",
+    "restore_pair",
+    "restore_random_state",
+    "write_checkpoint",
+    "write_history",
+]
+
+FORMAT = "pvae checkpoint 1"
+
+
+def load(
+    run: str | os.PathLike[str],
+    *,
+    model: Program | None = None,
+    guide: Program | None = None,
+) -> tuple[Program, Program]:
+    """Loads the trained pair of a run folder.
+
+    Args:
+        run: The folder that `fit(..., out=run)` or the shell wrote.
+        model: The model that was trained, freshly built; needed where the shell did not build
+            it (closures, classes defined in a notebook's cells).
+        guide: The guide, likewise.
+
+    Returns:
+        Model and guide with the run's parameters, on the CPU.
+
+    Raises:
+        PvaeError: If the checkpoint is missing, truncated, of another pair or would run code,
+            or if the pair has to be passed and was not.
+
+    Example:
+        >>> import tempfile, torch, pvae
+        >>> model, guide = pvae.models.VAE((1, 8, 8)), pvae.guides.MeanField((1, 8, 8))
+        >>> x = torch.zeros(16, 1, 8, 8)
+        >>> folder = tempfile.mkdtemp()
+        >>> _ = pvae.fit(model, guide, x, epochs=1, batch_size=16, out=folder, progress=False)
+        >>> again = pvae.models.VAE((1, 8, 8)), pvae.guides.MeanField((1, 8, 8))
+        >>> model, guide = pvae.load(folder, model=again[0], guide=again[1])
+    """
+    saved = read_checkpoint(Path(run) / "checkpoint.pt")
+    if (model is None) != (guide is None):
+        raise PvaeError("Pass both model= and guide=, or neither.")
+    if model is None or guide is None:
+        if not (Path(run) / "config.yaml").exists():
+            raise PvaeError(
+                f"{run} was not made from the shell, so that pvae cannot build its pair "
+                f"({saved['pair'][0]}, {saved['pair'][1]}) again. Build it and call "
+                "pvae.load(run, model=model, guide=guide)."
+            )
+        from pvae.config import build_pair, read_config
+
+        model, guide = build_pair(read_config(run))
+    restore_pair(model, guide, saved["best"] or saved["state"], where=str(run))
+    return model, guide
+
+
+def pair_state(model: Program, guide: Program, stored: set[str]) -> dict[str, Any]:
+    """Copies every weight, buffer and `pyro.param` value of a pair.
+
+    Args:
+        model: Pyro program.
+        guide: Pyro program.
+        stored: Names of the pair's parameters in Pyro's store.
+    """
+    store = pyro.get_param_store()
+    return {
+        "modules": {
+            path: {name: _copy(value) for name, value in module.state_dict().items()}
+            for path, module in modules(model, guide).items()
+        },
+        "params": {
+            name: {
+                "unconstrained": _copy(store._params[name]),
+                "constraint": _constraint_to_plain(store._constraints[name]),
+            }
+            for name in sorted(stored)
+            if name in store._params
+        },
+    }
+
+
+def restore_pair(model: Program, guide: Program, state: dict[str, Any], where: str) -> None:
+    """Sets every weight, buffer and `pyro.param` value of a pair to a saved state.
+
+    Raises:
+        PvaeError: If the state belongs to another pair; nothing was changed then.
+    """
+    found = modules(model, guide)
+    faults = []
+    for path in sorted(found.keys() ^ state["modules"].keys()):
+        side = "the pair has no" if path in state["modules"] else "the checkpoint has no"
+        faults.append(f"{side} module {path!r}")
+    for path in found.keys() & state["modules"].keys():
+        ours, theirs = found[path].state_dict(), state["modules"][path]
+        for name in sorted(ours.keys() ^ theirs.keys()):
+            side = "the pair has no" if name in theirs else "the checkpoint has no"
+            faults.append(f"{side} {path}.{name}")
+        faults += [
+            f"{path}.{name} has shape {tuple(theirs[name].shape)} in the checkpoint, "
+            f"{tuple(ours[name].shape)} in the pair"
+            for name in sorted(ours.keys() & theirs.keys())
+            if isinstance(ours[name], Tensor) and ours[name].shape != theirs[name].shape
+        ]
+    if faults:
+        more = f"; and {len(faults) - 3} more" if len(faults) > 3 else ""
+        raise PvaeError(
+            f"The checkpoint in {where} belongs to another pair than {name_of(model)} and "
+            f"{name_of(guide)}: {'; '.join(faults[:3])}{more}. Build the pair with the sizes it "
+            "was trained with."
+        )
+    for path, module in found.items():
+        module.load_state_dict(state["modules"][path])
+    store = pyro.get_param_store()
+    for name, param in state["params"].items():
+        if name in store._params and store._params[name].shape == param["unconstrained"].shape:
+            store._params[name].data.copy_(param["unconstrained"])
+            continue
+        constraint = _constraint_from_plain(name, param["constraint"])
+        value = param["unconstrained"].clone()
+        if name in store._params:
+            del store[name]
+        store[name] = value
+        store._constraints[name] = constraint
+
+
+def write_checkpoint(path: Path, contents: dict[str, Any]) -> None:
+    """Writes a checkpoint whole or not at all.
+
+    Raises:
+        PvaeError: If it cannot be written; the last good one is left as it was.
+    """
+    with atomic(path) as temporary:
+        try:
+            torch.save({"format": FORMAT, **contents}, temporary)
+        except RuntimeError as error:  # torch's zip writer reports a full disk like this
+            raise OSError(str(error).splitlines()[0]) from error
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Reads a checkpoint, running no code that may be in it.
+
+    Raises:
+        PvaeError: If it is missing, truncated, not pvae's, or would run code.
+    """
+    if not path.exists():
+        raise PvaeError(
+            f"{path} does not exist: this run has no checkpoint yet, or {path.parent} is not a "
+            "run folder. `pvae run --resume RUN` trains an unfinished run to its end."
+        )
+    try:
+        contents = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise PvaeError(
+            f"{path} holds more than tensors, numbers and strings, and reading it could run code; "
+            "it was not read. pvae never writes such a file."
+        ) from error
+    except (RuntimeError, EOFError, OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise PvaeError(
+            f"{path} is truncated or not a checkpoint ({str(error).splitlines()[0][:120]}). "
+            "Delete it and resume the run, which then starts from its beginning."
+        ) from error
+    if not isinstance(contents, dict) or contents.get("format") != FORMAT:
+        raise PvaeError(f"{path} is not a checkpoint that this version of pvae wrote.")
+    return contents
+
+
+def random_state() -> dict[str, Any]:
+    """Returns the state of torch's, Python's and numpy's global generators."""
+    version, inner, gauss = random.getstate()
+    name, keys, position, has_gauss, cached = np.random.get_state()
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "python": [version, list(inner), gauss],
+        "numpy": [name, keys.tolist(), position, has_gauss, cached],
+    }
+
+
+def restore_random_state(state: dict[str, Any]) -> None:
+    """Sets the generators to what `random_state` returned."""
+    torch.set_rng_state(state["torch"])
+    if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(state["cuda"])
+    version, inner, gauss = state["python"]
+    random.setstate((version, tuple(inner), gauss))
+    name, keys, position, has_gauss, cached = state["numpy"]
+    np.random.set_state((name, np.array(keys, dtype=np.uint32), position, has_gauss, cached))
+
+
+def write_history(path: Path, history: list[dict[str, float]]) -> None:
+    """Writes one line for each epoch, as CSV."""
+    with atomic(path) as temporary, temporary.open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(history[0]) if history else ["epoch"])
+        writer.writeheader()
+        writer.writerows(history)
+
+
+def read_history(run: str | os.PathLike[str]) -> list[dict[str, float]]:
+    """Reads a run's `history.csv`: one dict for each epoch, bounds in nats per datum."""
+    path = Path(run) / "history.csv"
+    if not path.exists():
+        return []
+    try:
+        with path.open(newline="") as file:
+            return [
+                {k: int(v) if k == "epoch" else float(v) for k, v in row.items()}
+                for row in csv.DictReader(file)
+            ]
+    except (ValueError, TypeError) as error:
+        raise PvaeError(
+            f"{path} is damaged ({error}); resume the run to write it again."
+        ) from error
+
+
+def _copy(value: Any) -> Any:
+    return value.detach().clone().cpu() if isinstance(value, Tensor) else value
+
+
+def _constraint_to_plain(constraint: Any) -> dict[str, Any] | None:
+    """A constraint as plain containers; `None` where it cannot be said in them."""
+    for name in dir(constraints):
+        if getattr(constraints, name) is constraint:
+            return {"name": name}
+    arguments = {}
+    for name, value in vars(constraint).items():
+        if isinstance(value, constraints.Constraint):
+            value = _constraint_to_plain(value)
+        elif not isinstance(value, int | float | Tensor):
+            return None
+        arguments[name.removeprefix("_")] = value
+    return {"class": type(constraint).__name__, "arguments": arguments}
+
+
+def _constraint_from_plain(name: str, plain: dict[str, Any] | None) -> Any:
+    if plain and "name" in plain:
+        return getattr(constraints, plain["name"])
+    if plain:
+        with contextlib.suppress(AttributeError, TypeError):
+            arguments = {
+                k: _constraint_from_plain(name, v) if isinstance(v, dict) else v
+                for k, v in plain["arguments"].items()
+            }
+            public = plain["class"].removeprefix("_")
+            for candidate in (plain["class"], public):
+                with contextlib.suppress(AttributeError):
+                    return getattr(torch.distributions.constraints, candidate)(**arguments)
+    raise PvaeError(
+        f"The constraint of parameter {name!r} is the program's own, so that pvae cannot restore "
+        "it before the program has run. Run the model and the guide once, then load again."
+    )

@@ -1,0 +1,30 @@
+"""The error that pvae raises for bad input, and the nearest names for a mistyped one."""
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = ["PvaeError", "nearest"]
+
+
+class PvaeError(ValueError):
+    """Bad input, said in one message: what is wrong, where, and what to do.
+
+    The shell prints the message alone; anything else that escapes is a bug in pvae or in
+    the user's program and keeps its stack trace.
+    """
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Returns a sentence with the known names nearest to a mistyped one, or all of them.
+
+    Example:
+        >>> nearest("mnits", ["digits", "mnist"])
+        'Did you mean mnist?'
+    """
+    known = sorted(known)
+    close = difflib.get_close_matches(name.lower(), known, n=3)
+    lower = {k.lower(): k for k in known}
+    close = close or [lower[k] for k in difflib.get_close_matches(name.lower(), lower, cutoff=0.6)]
+    if close:
+        return f"Did you mean {' or '.join(close)}?"
+    return f"Known: {', '.join(known)}."

@@ -1,0 +1,57 @@
+"""Active units: latent dimensions whose posterior mean depends on the datum."""
+
+import numpy as np
+from torch import Tensor
+
+__all__ = ["ActiveUnits"]
+
+
+class ActiveUnits:
+    r"""Counts the latent dimensions u whose posterior mean varies over the data.
+
+    .. math:: A_u = \mathrm{Var}_x \left( E_{q(z|x)}[z_u] \right) > 0.01
+
+    E[z] is averaged over the samples of each datum, and the variance that this average has
+    by chance is subtracted. Only sums over the data are kept.
+
+    Source: Burda, Grosse & Salakhutdinov 2016, section 5.2 (threshold 10⁻²).
+    """
+
+    threshold = 0.01
+
+    def __init__(self) -> None:
+        self._chunks: dict[str, list[np.ndarray]] = {}
+        self._sums: dict[str, list[np.ndarray | float]] = {}
+
+    def add(self, means: dict[str, Tensor]) -> None:
+        """Takes conditional means [K, B, Z] of more samples of the current data."""
+        for name, value in means.items():
+            value = value.double()
+            moments = [value.sum(0).cpu().numpy(), (value**2).sum(0).cpu().numpy()]
+            kept = self._chunks.setdefault(name, [0.0, 0.0])
+            self._chunks[name] = [kept[0] + moments[0], kept[1] + moments[1]]
+
+    def end_data(self, num_samples: int) -> None:
+        """Closes the current data, of which `num_samples` samples were added."""
+        for name, (first, second) in self._chunks.items():
+            mean = first / num_samples
+            spread = np.maximum(second / num_samples - mean**2, 0)
+            # A spread of rounding errors is that of a mean which is the same in every sample.
+            spread = np.where(spread <= 1e-9 * (1 + mean**2), 0.0, spread)
+            noise = spread / (num_samples - 1) if num_samples > 1 else np.where(spread > 0, 1, 0)
+            kept = self._sums.setdefault(name, [0, 0.0, 0.0, 0.0])
+            self._sums[name] = [
+                kept[0] + len(mean),
+                kept[1] + mean.sum(0),
+                kept[2] + (mean**2).sum(0),
+                kept[3] + noise.sum(0),
+            ]
+        self._chunks = {}
+
+    def count(self, name: str) -> int | None:
+        """Returns the number of active units of a site; `None` for a discrete one."""
+        if name not in self._sums or self._sums[name][0] < 2:
+            return None
+        size, first, second, noise = self._sums[name]
+        variance = (second - first**2 / size) / (size - 1) - noise / size
+        return int((variance > self.threshold).sum())

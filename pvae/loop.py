@@ -1,0 +1,255 @@
+"""The training loop: steps, epochs, validation, interruption, checkpoints."""
+
+import contextlib
+import math
+import signal
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyro
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from pvae.checkpoint import (
+    pair_state,
+    random_state,
+    restore_pair,
+    restore_random_state,
+    write_checkpoint,
+    write_history,
+)
+from pvae.data import Part
+from pvae.data.tensors import Tensors
+from pvae.errors import PvaeError
+from pvae.objectives import LatentScale
+from pvae.pair import evaluating, name_of
+from pvae.svi import SVI
+
+__all__ = ["Run", "own_random_state"]
+
+SECONDS_BETWEEN_CHECKPOINTS = 10.0
+
+
+@dataclass
+class Run:
+    """The state of a training run, which checkpoints carry and resuming restores."""
+
+    svi: SVI
+    train: Part | Tensors
+    validation: Part | Tensors | None
+    device: torch.device
+    epochs: int
+    batch_size: int
+    factor: Callable[[float], float]
+    clip_norm: float | None
+    kl_warmup: int
+    patience: int
+    seed: int
+    checkpoint: Path | None
+    full_size: int | None
+    settings: dict[str, Any] = field(default_factory=dict)
+    history: list[dict[str, float]] = field(default_factory=list)
+    epoch: int = 0
+    step: int = 0
+    total: float = 0.0
+    finished: bool = False
+    best: dict[str, Any] | None = None
+    best_elbo: float = -math.inf
+    best_epoch: int = 0
+    saved_at: float = 0.0
+
+    def go(self, progress: bool) -> None:
+        """Trains from where the run stands to its end."""
+        steps = math.ceil(len(self.train) / self.batch_size)
+        self.saved_at = time.monotonic()
+        with (
+            Interrupt() as interrupt,
+            tqdm(
+                total=self.epochs * steps,
+                initial=self.epoch * steps + self.step,
+                disable=not progress,
+                unit="step",
+                dynamic_ncols=True,
+            ) as bar,
+        ):
+            while self.epoch < self.epochs and not self.finished:
+                bar.set_description(f"epoch {self.epoch + 1}/{self.epochs}")
+                self._train_epoch(steps, bar, interrupt)
+                self._end_epoch()
+                shown = {"ELBO": f"{self.history[-1]['elbo']:.2f} nats"}
+                if "validation_elbo" in self.history[-1]:
+                    shown["validation"] = f"{self.history[-1]['validation_elbo']:.2f}"
+                bar.set_postfix(shown)
+        if self.best is not None:
+            restore_pair(self.svi.model, self.svi.guide, self.best, "memory")
+        self.finished = True
+        self.save()
+
+    def _train_epoch(self, steps: int, bar: tqdm, interrupt: "Interrupt") -> None:
+        order = torch.Generator().manual_seed(_mix(self.seed, self.epoch))
+        batches = iter(
+            self.train.batches(self.batch_size, device=self.device, shuffle=True, generator=order)
+        )
+        if self.step:  # the minibatches before the checkpoint draw their noise once more
+            state = random_state()
+            for _ in range(self.step):
+                next(batches)
+            restore_random_state(state)
+        for batch in batches:
+            self._step(batch, steps)
+            bar.update()
+            if interrupt.asked or time.monotonic() - self.saved_at > SECONDS_BETWEEN_CHECKPOINTS:
+                self.save(keep_going=not interrupt.asked)
+                if interrupt.asked:
+                    bar.close()
+                    print(self._how_to_resume())
+                    raise KeyboardInterrupt
+
+    def _step(self, batch: tuple[Tensor, ...], steps: int) -> None:
+        share = (self.epoch + self.step / steps) / self.epochs
+        if not self.svi.optim.scheduled:
+            self.svi.optim.set_lr(self.factor(share))
+        size = len(batch[0])
+        datum = size if self.full_size is None else self.full_size
+        if self.clip_norm is not None:
+            self.svi.clip_norm = self.clip_norm * datum
+        weight = self._kl_weight(self.epoch + self.step / steps)
+        try:
+            with LatentScale(weight) if weight != 1 else contextlib.nullcontext():
+                loss = self.svi.step(*batch)
+        except PvaeError as error:
+            kept = ""
+            if self.checkpoint is not None and self.checkpoint.exists():
+                kept = f" The last good checkpoint is {self.checkpoint}."
+            raise PvaeError(
+                f"Training stopped at step {self.step + 1} of epoch {self.epoch + 1} (minibatch "
+                f"of {size} data, seed {self.seed}). {error}{kept}"
+            ) from error
+        self.total -= loss * size / datum
+        self.step += 1
+
+    def _kl_weight(self, epoch: float) -> float:
+        return min(1.0, epoch / self.kl_warmup) if self.kl_warmup else 1.0
+
+    def _end_epoch(self) -> None:
+        row = {
+            "epoch": self.epoch + 1,
+            "elbo": self.total / len(self.train),
+            "learning_rate": float(self.svi.optim.groups[0]["lr"]),
+            "kl_weight": self._kl_weight(self.epoch + 1),
+        }
+        self.svi.optim.end_epoch()
+        if self.validation is not None:
+            row["validation_elbo"] = self._validate()
+            if row["validation_elbo"] > self.best_elbo:
+                self.best_elbo, self.best_epoch = row["validation_elbo"], self.epoch + 1
+                self.best = pair_state(self.svi.model, self.svi.guide, self.svi.own.stored)
+            elif self.epoch + 1 - self.best_epoch >= self.patience:
+                self.finished = True
+        self.history.append(row)
+        self.epoch, self.step, self.total = self.epoch + 1, 0, 0.0
+
+    def _validate(self) -> float:
+        part = self.validation
+        loss = 0.0
+        with evaluating(self.svi.model, self.svi.guide), own_random_state(self.seed):
+            for batch in part.batches(self.batch_size, device=self.device):
+                size = len(batch[0])
+                scale = 1.0 if self.full_size is None else size / self.full_size
+                loss += self.svi.evaluate_loss(*batch) * scale
+        return -loss / len(part)
+
+    def save(self, keep_going: bool = False) -> None:
+        """Writes checkpoint and history; while training goes on, a failure only warns."""
+        self.saved_at = time.monotonic()
+        if self.checkpoint is None:
+            return
+        svi = self.svi
+        contents = {
+            "pair": [name_of(svi.model), name_of(svi.guide)],
+            "settings": self.settings,
+            "state": pair_state(svi.model, svi.guide, svi.own.stored),
+            "optimiser": svi.optim.state_dict(),
+            "random": random_state(),
+            "progress": [self.epoch, self.step, self.total, self.finished],
+            "history": self.history,
+            "best": self.best,
+            "best_at": [self.best_elbo, self.best_epoch],
+        }
+        try:
+            write_checkpoint(self.checkpoint, contents)
+            write_history(self.checkpoint.with_name("history.csv"), self.history)
+        except PvaeError as error:
+            if not keep_going:
+                raise
+            warnings.warn(f"{error} Training goes on.", stacklevel=2)
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Takes up a run where a checkpoint left it."""
+        theirs = saved["settings"]
+        differ = [n for n, value in self.settings.items() if theirs.get(n) != value]
+        if differ:
+            raise PvaeError(
+                f"The run in {self.checkpoint.parent} was started with "
+                f"{', '.join(f'{n}={theirs.get(n)!r}' for n in differ)}, not "
+                f"{', '.join(f'{n}={self.settings[n]!r}' for n in differ)}; resumed, it must be "
+                "the same run. Start a new one in another folder."
+            )
+        restore_pair(self.svi.model, self.svi.guide, saved["state"], str(self.checkpoint.parent))
+        self.svi.optim.load_state_dict(saved["optimiser"])
+        self.epoch, self.step, self.total, self.finished = saved["progress"]
+        self.history, self.best = saved["history"], saved["best"]
+        self.best_elbo, self.best_epoch = saved["best_at"]
+        restore_random_state(saved["random"])
+
+    def _how_to_resume(self) -> str:
+        if self.checkpoint is None:
+            return "Interrupted. The pair keeps what it has learned; with out=FOLDER it can resume."
+        folder = self.checkpoint.parent
+        return (
+            f"Interrupted; saved in {folder}. Go on with `pvae run --resume {folder}`, or in "
+            f"Python with fit(..., out={str(folder)!r}, resume=True)."
+        )
+
+
+class Interrupt:
+    """Turns the first Ctrl-C into a question asked between steps; the second is immediate."""
+
+    asked = False
+
+    def __enter__(self) -> "Interrupt":
+        self._before = None
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.getsignal(signal.SIGINT)
+            signal.signal(signal.SIGINT, self._ask)
+        return self
+
+    def _ask(self, number: int, frame: Any) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+
+    def __exit__(self, *error: Any) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+
+
+def _mix(seed: int, epoch: int) -> int:
+    return (seed * 1_000_003 + epoch * 7_919 + 12_345) % 2**63
+
+
+@contextlib.contextmanager
+def own_random_state(seed: int) -> Iterator[None]:
+    """Seeds the global generators for the block, and leaves them as they were before it."""
+    before = random_state()
+    pyro.set_rng_seed(seed)
+    try:
+        yield
+    finally:
+        restore_random_state(before)

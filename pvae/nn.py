@@ -1,0 +1,168 @@
+"""Encoders and decoders that treat every dimension left of the event as batch."""
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from pvae.errors import PvaeError
+
+__all__ = ["MLP", "ConvDecoder", "ConvEncoder"]
+
+
+class MLP(nn.Module):
+    r"""A dense network from an event of any shape to one of any shape.
+
+    .. math:: h_0 = \mathrm{vec}(x), \quad h_l = \sigma(W_l h_{l-1} + b_l), \quad
+        y = W_L h_{L-1} + b_L
+
+    Args:
+        in_shape: Event shape of the input.
+        out_shape: Event shape of the output.
+        hidden_dims: Widths of the hidden layers.
+        activation: Makes the nonlinearity after each hidden layer.
+
+    Shape:
+        [..., *in_shape] to [..., *out_shape].
+
+    Example:
+        >>> import torch
+        >>> MLP((1, 8, 8), (20,), [400])(torch.zeros(5, 3, 1, 8, 8)).shape
+        torch.Size([5, 3, 20])
+    """
+
+    def __init__(
+        self,
+        in_shape: Sequence[int],
+        out_shape: Sequence[int],
+        hidden_dims: Sequence[int] = (400,),
+        activation: Callable[[], nn.Module] = nn.ReLU,
+    ) -> None:
+        super().__init__()
+        self.in_shape, self.out_shape = tuple(in_shape), tuple(out_shape)
+        sizes = [math.prod(in_shape), *hidden_dims, math.prod(out_shape)]
+        layers: list[nn.Module] = []
+        for before, after in itertools.pairwise(sizes):
+            layers += [nn.Linear(before, after), activation()]
+        self.layers = nn.Sequential(*layers[:-1])
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch = _batch_shape(x, self.in_shape)
+        return self.layers(x.reshape(*batch, -1)).reshape(*batch, *self.out_shape)
+
+
+class ConvEncoder(nn.Module):
+    """Strided convolutions, each halving height and width, then a linear layer.
+
+    Args:
+        in_shape: Event shape (C, H, W) of the images, at least 8×8.
+        out_shape: Event shape of the output.
+        channels: Channels after each convolution (kernel 4, stride 2, padding 1).
+
+    Shape:
+        [..., C, H, W] to [..., *out_shape].
+
+    Source: Radford et al. 2016, *Deep Convolutional GANs* (strides in place of pooling).
+
+    Example:
+        >>> import torch
+        >>> ConvEncoder((3, 32, 32), (2, 20))(torch.zeros(5, 3, 32, 32)).shape
+        torch.Size([5, 2, 20])
+    """
+
+    def __init__(
+        self,
+        in_shape: Sequence[int],
+        out_shape: Sequence[int],
+        channels: Sequence[int] = (32, 64),
+    ) -> None:
+        super().__init__()
+        self.in_shape, self.out_shape = tuple(in_shape), tuple(out_shape)
+        sizes = _pyramid(self.in_shape, len(channels))
+        layers: list[nn.Module] = []
+        for before, after in zip([in_shape[0], *channels], channels, strict=False):
+            layers += [nn.Conv2d(before, after, 4, stride=2, padding=1), nn.ReLU()]
+        flat = channels[-1] * math.prod(sizes[-1])
+        self.layers = nn.Sequential(
+            *layers, nn.Flatten(), nn.Linear(flat, math.prod(self.out_shape))
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch = _batch_shape(x, self.in_shape)
+        y = self.layers(x.reshape(-1, *self.in_shape))
+        return y.reshape(*batch, *self.out_shape)
+
+
+class ConvDecoder(nn.Module):
+    """A linear layer, then transposed convolutions, each doubling height and width.
+
+    The mirror of `ConvEncoder`; sizes that are not a multiple of a power of two are met
+    through `output_padding`.
+
+    Args:
+        in_shape: Event shape of the input.
+        out_shape: Event shape (C, H, W) of the output, at least 8×8.
+        channels: Channels before each transposed convolution (kernel 4, stride 2, padding 1).
+
+    Shape:
+        [..., *in_shape] to [..., C, H, W].
+
+    Example:
+        >>> import torch
+        >>> ConvDecoder((20,), (1, 28, 28))(torch.zeros(7, 5, 20)).shape
+        torch.Size([7, 5, 1, 28, 28])
+    """
+
+    def __init__(
+        self,
+        in_shape: Sequence[int],
+        out_shape: Sequence[int],
+        channels: Sequence[int] = (64, 32),
+    ) -> None:
+        super().__init__()
+        self.in_shape, self.out_shape = tuple(in_shape), tuple(out_shape)
+        sizes = _pyramid(self.out_shape, len(channels))[::-1]
+        small = (channels[0], *sizes[0])
+        layers: list[nn.Module] = [
+            nn.Linear(math.prod(in_shape), math.prod(small)),
+            nn.ReLU(),
+            nn.Unflatten(-1, small),
+        ]
+        widths = [*channels, out_shape[0]]
+        for i, (before, after) in enumerate(itertools.pairwise(widths)):
+            padding = tuple(big % 2 for big in sizes[i + 1])
+            layers += [
+                nn.ConvTranspose2d(before, after, 4, 2, padding=1, output_padding=padding),
+                nn.ReLU(),
+            ]
+        self.layers = nn.Sequential(*layers[:-1])
+
+    def forward(self, z: Tensor) -> Tensor:
+        batch = _batch_shape(z, self.in_shape)
+        y = self.layers(z.reshape(-1, math.prod(self.in_shape)))
+        return y.reshape(*batch, *self.out_shape)
+
+
+def _batch_shape(x: Tensor, event_shape: tuple[int, ...]) -> torch.Size:
+    cut = x.ndim - len(event_shape)
+    if cut < 0 or tuple(x.shape[cut:]) != event_shape:
+        raise PvaeError(
+            f"This network was built for events of shape {event_shape}; it was called with a "
+            f"tensor of shape {tuple(x.shape)}, whose last dimensions differ."
+        )
+    return x.shape[:cut]
+
+
+def _pyramid(shape: tuple[int, ...], depth: int) -> list[tuple[int, int]]:
+    if len(shape) != 3 or min(shape[1:]) < 2**depth:
+        raise PvaeError(
+            f"Convolutions need images of shape (channels, height, width) of at least "
+            f"{2**depth}×{2**depth} for {depth} strided layers, not {shape}. Use the dense "
+            "network for vectors, or fewer channels=(…)."
+        )
+    sizes = [shape[1:]]
+    for _ in range(depth):
+        sizes.append(tuple(size // 2 for size in sizes[-1]))
+    return sizes

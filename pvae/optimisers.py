@@ -1,0 +1,175 @@
+"""One face for torch's optimisers and Pyro's, over parameters that appear as they are used."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from pyro.optim import PyroOptim
+from pyro.optim.lr_scheduler import PyroLRScheduler
+from pyro.params.param_store import normalize_param_name
+from torch import Tensor
+
+from pvae.errors import PvaeError
+
+__all__ = ["MakeOptimizer", "Optimiser"]
+
+MakeOptimizer = Callable[[Iterable[Tensor]], torch.optim.Optimizer]
+
+
+class Optimiser:
+    """Steps a growing set of named parameters.
+
+    Args:
+        optim: A class of `torch.optim` or a `functools.partial` of one (called with the
+            parameters), an optimiser of `torch.optim` already made, an optimiser of
+            `pyro.optim`, or `None` for Adam.
+        lr: Learning rate, nats⁻¹; used where `optim` is `None` or a bare class.
+
+    Raises:
+        PvaeError: If `optim` is none of these.
+    """
+
+    def __init__(
+        self,
+        optim: MakeOptimizer | PyroOptim | torch.optim.Optimizer | None = None,
+        lr: float = 1e-3,
+    ) -> None:
+        if not (optim is None or isinstance(optim, PyroOptim | torch.optim.Optimizer)):
+            if not callable(optim):
+                raise PvaeError(
+                    f"optim={optim!r}: expected a class of torch.optim (or a functools.partial of "
+                    "one), an optimiser of torch.optim, or an optimiser of pyro.optim."
+                )
+            if isinstance(optim, type):
+                make = optim
+                optim = lambda parameters: make(parameters, lr=lr)  # noqa: E731
+        self._optim = optim
+        self._lr = lr
+        self.names: dict[int, str] = {}
+        self.parameters: list[Tensor] = []
+        self._torch = optim if isinstance(optim, torch.optim.Optimizer) else None
+
+    @property
+    def scheduled(self) -> bool:
+        """Whether the optimiser brings a learning-rate schedule of its own."""
+        return isinstance(self._optim, PyroLRScheduler)
+
+    def add(self, named: dict[str, Tensor]) -> None:
+        """Takes up parameters that it has not seen before."""
+        new = {n: p for n, p in named.items() if id(p) not in self.names and p.requires_grad}
+        if not new:
+            return
+        if isinstance(self._optim, PyroOptim):
+            for name, parameter in new.items():
+                self._add_pyro(name, parameter)
+        elif self._torch is None:
+            self._torch = self._make(list(new.values()))
+        else:
+            known = {id(p) for group in self._torch.param_groups for p in group["params"]}
+            rest = [p for p in new.values() if id(p) not in known]
+            if rest and isinstance(self._optim, torch.optim.Optimizer):
+                missing = ", ".join(n for n, p in new.items() if id(p) not in known)
+                raise PvaeError(
+                    f"The optimiser does not hold these parameters of the pair: {missing}. Pass "
+                    "optim=torch.optim.Adam (the class, or a functools.partial of it), and pvae "
+                    "gives it every parameter that the pair uses."
+                )
+            if rest:
+                self._torch.add_param_group({"params": rest})
+        self.names.update({id(p): n for n, p in new.items()})
+        self.parameters += new.values()
+
+    def _make(self, parameters: list[Tensor]) -> torch.optim.Optimizer:
+        if self._optim is not None:
+            return self._optim(parameters)
+        fused = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in parameters)
+        return torch.optim.Adam(parameters, lr=self._lr, fused=fused)
+
+    def _add_pyro(self, name: str, parameter: Tensor) -> None:
+        # PyroOptim looks names up in the param store, where a module's parameters are not.
+        optim = self._optim
+        arguments = optim.pt_optim_args
+        clip = optim.pt_clip_args
+        short = normalize_param_name(name)
+        if callable(arguments):
+            pieces = (short,) if optim.pt_optim_args_argc == 1 else _pieces(name)
+            arguments = arguments(*pieces)
+        if callable(clip):
+            clip = clip(*_pieces(name))
+        kept = optim.pt_optim_args
+        optim.pt_optim_args = arguments
+        try:
+            optim.optim_objs[parameter] = optim._get_optim(parameter)
+        finally:
+            optim.pt_optim_args = kept
+        optim.grad_clip[parameter] = (
+            (lambda p, clip=clip: optim._clip_grad(p, **clip)) if clip else None
+        )
+
+    @property
+    def groups(self) -> list[dict[str, Any]]:
+        """The parameter groups, whose `"lr"` a schedule sets."""
+        if isinstance(self._optim, PyroOptim):
+            objects = self._optim.optim_objs.values()
+            return [g for o in objects for g in getattr(o, "optimizer", o).param_groups]
+        return [] if self._torch is None else self._torch.param_groups
+
+    def set_lr(self, factor: float) -> None:
+        """Sets every learning rate to `factor` times the one it began with."""
+        for group in self.groups:
+            group.setdefault("initial_lr", float(group["lr"]))
+            group["lr"] = group["initial_lr"] * factor
+
+    def step(self) -> None:
+        """Updates the parameters from their gradients."""
+        if isinstance(self._optim, PyroOptim):
+            self._optim([p for p in self.parameters if p.grad is not None])
+        elif self._torch is not None:
+            self._torch.step()
+
+    def end_epoch(self) -> None:
+        """Lets an optimiser's own schedule go on, if it has one."""
+        if self.scheduled:
+            self._optim.step()
+
+    def zero_grad(self) -> None:
+        """Drops every gradient."""
+        for parameter in self.parameters:
+            parameter.grad = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the optimiser's state in plain containers."""
+        if isinstance(self._optim, PyroOptim):
+            return {self.names[id(p)]: _state(o) for p, o in self._optim.optim_objs.items()}
+        return {} if self._torch is None else self._torch.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restores what `state_dict` returned, over the same parameters."""
+        if isinstance(self._optim, PyroOptim):
+            for parameter, each in self._optim.optim_objs.items():
+                saved = state[self.names[id(parameter)]]
+                if hasattr(each, "optimizer"):
+                    each.optimizer.load_state_dict(saved["optimizer"])
+                    each.load_state_dict(saved["scheduler"])
+                else:
+                    each.load_state_dict(saved)
+        elif self._torch is not None:
+            self._torch.load_state_dict(state)
+
+
+def _state(optimizer: Any) -> dict[str, Any]:
+    if not hasattr(optimizer, "optimizer"):
+        return optimizer.state_dict()
+    return {
+        "optimizer": optimizer.optimizer.state_dict(),
+        "scheduler": {
+            name: value
+            for name, value in optimizer.state_dict().items()
+            if isinstance(value, int | float | str | list | bool | None)
+        },
+    }
+
+
+def _pieces(name: str) -> tuple[str, str]:
+    module, _, parameter = name.rpartition(".")
+    return module, parameter

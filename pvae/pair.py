@@ -1,0 +1,263 @@
+"""What a pair is made of: its modules, its parameters and the traces of one call."""
+
+import contextlib
+import functools
+import inspect
+import traceback
+import types
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.nn import PyroModule
+from pyro.poutine import Trace
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor, nn
+
+from pvae.errors import PvaeError
+
+__all__ = [
+    "OwnParameters",
+    "Program",
+    "evaluating",
+    "latent_sites",
+    "modules",
+    "name_of",
+    "observed_sites",
+    "trace_guide",
+    "trace_model",
+]
+
+Program = Callable[..., Any]
+
+_LIBRARIES = {"pyro", "torch", "torchvision", "numpy", "functools", "builtins", "contextlib"}
+
+
+def name_of(program: Program) -> str:
+    """Returns the name that a person would give a program: its class, or its function."""
+    while isinstance(program, functools.partial):
+        program = program.args[-1] if program.func.__name__ == "_context_wrap" else program.func
+    if inspect.ismethod(program):
+        return f"{type(program.__self__).__name__}.{program.__name__}"
+    return getattr(program, "__name__", type(program).__name__)
+
+
+def modules(model: Program, guide: Program) -> dict[str, nn.Module]:
+    """Finds every module that a pair can reach, without running it.
+
+    A program is a module, a method of one, or a function whose closure, globals or defaults
+    hold modules (as in Pyro's examples), perhaps wrapped by handlers or `functools.partial`.
+
+    Returns:
+        The outermost modules, named by the way to them: `"model"` for a model that is a
+        module, `"guide.encoder"` for an `encoder` in the guide's closure. A module that both
+        reach is named once, after the model.
+    """
+    found: dict[str, nn.Module] = {}
+    seen: set[int] = set()
+
+    def visit(thing: Any, path: str) -> None:
+        if id(thing) in seen or isinstance(thing, type | types.ModuleType | Tensor | str):
+            return
+        seen.add(id(thing))
+        if isinstance(thing, nn.Module):
+            found[path] = thing
+        elif isinstance(thing, functools.partial):
+            for part in (thing.func, *thing.args, *thing.keywords.values()):
+                visit(part, path)
+        elif inspect.ismethod(thing):
+            visit(thing.__self__, path)
+            visit(thing.__func__, path)
+        elif inspect.isfunction(thing):
+            if (thing.__module__ or "").partition(".")[0] in _LIBRARIES:
+                return
+            names = inspect.getclosurevars(thing)
+            for name, value in {**names.globals, **names.nonlocals}.items():
+                visit(value, f"{path}.{name}")
+            visit(getattr(thing, "__wrapped__", None), path)
+            for i, value in enumerate(thing.__defaults__ or ()):
+                visit(value, f"{path}.{i}")
+            for name, value in (thing.__kwdefaults__ or {}).items():
+                visit(value, f"{path}.{name}")
+        elif isinstance(thing, dict):
+            for name, value in thing.items():
+                visit(value, f"{path}.{name}")
+        elif isinstance(thing, list | tuple):
+            for i, value in enumerate(thing):
+                visit(value, f"{path}.{i}")
+        elif callable(thing) and hasattr(thing, "__dict__"):
+            for name, value in vars(thing).items():
+                visit(value, f"{path}.{name}")
+
+    visit(model, "model")
+    visit(guide, "guide")
+    return found
+
+
+class OwnParameters(Messenger):
+    """Inside this context every module's parameters live in that module, and nowhere else.
+
+    Pyro keeps parameters in one global store by name, so that two modules of the same name
+    (a model's `.net` and a guide's `.net`, or two pairs in one notebook) would share them.
+    Here `nn.Parameter`s never enter the store, and `PyroParam`s enter it under a name of
+    their own for as long as the context lasts. A program's own `pyro.param` stays in Pyro's
+    store, where its author expects it.
+
+    Attributes:
+        parameters: The leaf tensors that the pair used so far, by name: what Pyro's SVI
+            would optimise.
+        stored: Names of the pair's `pyro.param` sites in Pyro's store.
+    """
+
+    def __init__(self, model: Program, guide: Program) -> None:
+        super().__init__()
+        self.modules = modules(model, guide)
+        self.parameters: dict[str, Tensor] = {}
+        self.stored: set[str] = set()
+        self._names: dict[int, str] = {}
+        self._used: dict[int, str] = {}
+        self._renamed: list[tuple[PyroModule, str]] = []
+        self._depth = 0
+
+    def __enter__(self) -> "OwnParameters":
+        self._depth += 1
+        if self._depth > 1:
+            return self
+        store = pyro.get_param_store()
+        self._before = set(store._params)
+        for path, module in self.modules.items():
+            for name, part in module.named_modules():
+                # A PyroSample's site takes the module's name, so that one may not change.
+                if isinstance(part, PyroModule) and part._pyro_params and not part._pyro_samples:
+                    self._renamed.append((part, part._pyro_name))
+                    part._pyro_name = f"{path}.{name or type(part).__name__}.{id(part):x}"
+        self._learn_names()
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        self._depth -= 1
+        if self._depth:
+            return
+        for part, name in self._renamed:
+            part._pyro_name = name
+        self._renamed.clear()
+        self._learn_names()
+        store = pyro.get_param_store()
+        for name in set(store._params) - self._before:
+            if id(store._params[name]) in self._names:
+                store._param_to_name.pop(store._params[name], None)
+                del store._params[name], store._constraints[name]
+        super().__exit__(*error)
+
+    def _learn_names(self) -> None:
+        for path, module in self.modules.items():
+            for name, parameter in module.named_parameters():
+                self._names.setdefault(id(parameter), f"{path}.{name}")
+
+    def _pyro_param(self, msg: dict[str, Any]) -> None:
+        value = msg["args"][1] if len(msg["args"]) > 1 else None
+        if isinstance(value, nn.Parameter) and ("$$$" in msg["name"] or id(value) in self._names):
+            msg["value"] = value
+            msg["done"] = True
+            if id(value) not in self._used:
+                self._keep(self._names.get(id(value), msg["name"]), value)
+
+    def _pyro_post_param(self, msg: dict[str, Any]) -> None:
+        if not hasattr(msg["value"], "unconstrained"):
+            return
+        leaf = msg["value"].unconstrained()
+        if id(leaf) not in self._used:
+            if id(leaf) not in self._names:
+                self._learn_names()
+            if id(leaf) in self._names:
+                self._keep(self._names[id(leaf)], leaf)
+            else:
+                self.stored.add(msg["name"])
+                self._keep(msg["name"], leaf)
+
+    def _keep(self, name: str, leaf: Tensor) -> None:
+        self._used[id(leaf)] = name
+        self.parameters[name] = leaf
+
+
+@contextlib.contextmanager
+def evaluating(model: Program, guide: Program) -> Iterator[None]:
+    """Puts every module that a pair can reach into eval mode, and restores each one's mode."""
+    training = [
+        part
+        for module in modules(model, guide).values()
+        for part in module.modules()
+        if part.training
+    ]
+    for part in training:
+        part.training = False
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True
+
+
+def trace_guide(guide: Program, *batch: Tensor) -> Trace:
+    """Runs the guide once on a batch, recorded site by site."""
+    return _trace("guide", guide, guide, batch)
+
+
+def trace_model(model: Program, guide_trace: Trace, *batch: Tensor) -> Trace:
+    """Runs the model once on a batch with the guide's draws in place of its own."""
+    replayed = poutine.replay(model, trace=guide_trace)
+    return _trace("model", model, replayed, batch)
+
+
+def _trace(role: str, program: Program, run: Program, batch: tuple[Tensor, ...]) -> Trace:
+    tracer = poutine.trace(run)
+    try:
+        return tracer.get_trace(*batch)
+    except torch.OutOfMemoryError:
+        raise
+    except PvaeError:
+        raise
+    except Exception as error:
+        shapes = ", ".join(str(tuple(getattr(b, "shape", ()))) for b in batch)
+        sites = [n for n, s in tracer.trace.nodes.items() if s["type"] == "sample"]
+        after = f" after site {sites[-1]!r}" if sites else ""
+        raise PvaeError(
+            f"The {role} {name_of(program)} failed{after} when called with a batch of shapes "
+            f"{shapes}{_where(error)}: {type(error).__name__}: {_first_lines(error)}"
+        ) from error
+
+
+def _where(error: Exception) -> str:
+    """Returns the innermost line of the user's own code that an error came through."""
+    frames = [
+        f"{frame.filename}:{frame.lineno}"
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not any(part in frame.filename for part in ("/pyro/", "/torch/", "/pvae/", "<frozen"))
+    ]
+    return f" (at {frames[-1]})" if frames else ""
+
+
+def _first_lines(error: Exception) -> str:
+    text = " ".join(line.strip() for line in str(error).splitlines() if line.strip())
+    return text if len(text) < 500 else text[:500] + " …"
+
+
+def latent_sites(trace: Trace) -> dict[str, dict[str, Any]]:
+    """Returns the sample sites of a trace that are not observed, by name."""
+    return {
+        name: site
+        for name, site in trace.nodes.items()
+        if site["type"] == "sample" and not site["is_observed"] and not site_is_subsample(site)
+    }
+
+
+def observed_sites(trace: Trace) -> dict[str, dict[str, Any]]:
+    """Returns the observed sample sites of a trace (`pyro.factor` among them), by name."""
+    return {
+        name: site
+        for name, site in trace.nodes.items()
+        if site["type"] == "sample" and site["is_observed"]
+    }

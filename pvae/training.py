@@ -1,0 +1,252 @@
+"""fit(): trains a pair by stochastic variational inference."""
+
+import contextlib
+import math
+import os
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pyro
+import torch
+from pyro.infer import ELBO
+from pyro.optim import PyroOptim
+from torch import Tensor
+
+from pvae.checking import Structure, batch_plate, check
+from pvae.checkpoint import read_checkpoint
+from pvae.data import Data
+from pvae.data.tensors import Tensors
+from pvae.errors import PvaeError
+from pvae.files import atomic
+from pvae.loop import Run, own_random_state
+from pvae.objectives import choose_elbo
+from pvae.optimisers import MakeOptimizer, Optimiser
+from pvae.pair import Program, evaluating, modules
+from pvae.svi import SVI
+
+__all__ = ["Fit", "find_device", "fit"]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What `fit` did.
+
+    Attributes:
+        history: One dict for each epoch: `epoch`, `elbo` (of the training data under the KL
+            weight of that epoch, nats per datum), `learning_rate` (as a share of the first),
+            `kl_weight`, and `validation_elbo` where a validation part is held out.
+        loss: Name of the ELBO that was used.
+        num_parameters: Number of trained values.
+        best_epoch: The epoch whose parameters the pair has now.
+        caveat: Why the model's density is not a likelihood of this data, else `None`.
+    """
+
+    history: list[dict[str, float]]
+    loss: str
+    num_parameters: int
+    best_epoch: int
+    caveat: str | None = None
+
+
+def fit(
+    model: Program,
+    guide: Program,
+    data: Data | Tensor | tuple[Tensor, ...],
+    *,
+    epochs: int = 100,
+    batch_size: int = 128,
+    loss: ELBO | Literal["auto", "Trace_ELBO", "TraceMeanField_ELBO"] = "auto",
+    num_particles: int = 1,
+    optim: MakeOptimizer | PyroOptim | torch.optim.Optimizer | None = None,
+    lr: float = 1e-3,
+    schedule: Literal["cosine", "constant"] | Callable[[float], float] = "cosine",
+    clip_norm: float | None = None,
+    kl_warmup: int = 0,
+    patience: int = 10,
+    plate: str | None = None,
+    device: str = "auto",
+    seed: int = 0,
+    out: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    progress: bool = True,
+) -> Fit:
+    r"""Trains a pair: maximises the ELBO over minibatches.
+
+    .. math:: \max_{\theta, \phi} \; \sum_b E_{q_\phi(z|x_b)}
+        [\log p_\theta(x_b | z)] - \beta \, KL(q_\phi(z|x_b) \| p_\theta(z))
+
+    The gradient is that of the sum over the minibatch, as in Pyro; numbers shown are per
+    datum. The same seed repeats a run on the CPU bit for bit, and leaves torch's, Python's
+    and numpy's global generators as they were.
+
+    Args:
+        model: Pyro program p(z) p(x|z), called as `model(*batch)`.
+        guide: Pyro program q(z|x), called as `guide(*batch)`.
+        data: What `pvae.data.load` returns, or the pair's arguments: a tensor or a tuple of
+            tensors of the same leading size.
+        epochs: Passes through the training data.
+        batch_size: B, data in a minibatch (the last one of an epoch may be smaller).
+        loss: An ELBO of `pyro.infer`, or its name; `"auto"` takes the closed-form KL
+            (`TraceMeanField_ELBO`) where it is right, and `Trace_ELBO` elsewhere.
+        num_particles: L, samples of z for each datum and step (where `loss` is a name).
+        optim: A class of `torch.optim` (or a `functools.partial` of one), an optimiser of
+            `torch.optim` or `pyro.optim`; Adam by default.
+        lr: Learning rate, where `optim` does not bring its own.
+        schedule: Factor on the learning rate: `"cosine"` decays to 3 %, `"constant"` keeps it,
+            or a function of the finished share of the run in [0, 1). An optimiser of
+            `pyro.optim` with a schedule keeps its own.
+        clip_norm: Bound on the global norm of the gradient of the ELBO per datum.
+        kl_warmup: Epochs over which β grows from 0 to 1, step by step.
+        patience: Epochs without a better validation ELBO before training stops and returns
+            to the best epoch; without a validation part it never stops early.
+        plate: Name of the batch plate, where it is ambiguous.
+        device: `"auto"` (the GPU where there is one), `"cpu"`, `"cuda"`, `"cuda:1"`, …
+        seed: Seed of minibatch order, observation noise and draws.
+        out: Run folder for `checkpoint.pt` and `history.csv`.
+        resume: Whether to go on from the checkpoint in `out`, if there is one.
+        progress: Whether to show a progress bar with the bound in nats per datum.
+
+    Returns:
+        The history; model and guide are trained in place.
+
+    Raises:
+        PvaeError: If the pair or an argument is wrong (see `pvae.check`), or if a loss or
+            gradient is not finite (site, step and batch are named; the last good checkpoint
+            is left).
+        KeyboardInterrupt: After Ctrl-C, once the state is saved.
+
+    Source: Kingma & Welling 2014, *Auto-Encoding Variational Bayes*.
+
+    Example:
+        >>> from pvae import data, fit, guides, models
+        >>> digits = data.load("digits")
+        >>> model, guide = models.VAE((1, 8, 8)), guides.MeanField((1, 8, 8))
+        >>> len(fit(model, guide, digits, epochs=2, progress=False).history)
+        2
+    """
+    for name, value in (("epochs", epochs), ("batch_size", batch_size)):
+        if value < 1:
+            raise PvaeError(f"{name}={value}: must be at least 1.")
+    if not lr > 0:
+        raise PvaeError(f"lr={lr}: a learning rate is positive.")
+    factor = _schedule(schedule)
+    place = find_device(device)
+    train = data.train if isinstance(data, Data) else Tensors(data)
+    validation = data.validation if isinstance(data, Data) else None
+    if batch_size > len(train):
+        raise PvaeError(
+            f"batch_size={batch_size} is larger than the training data ({len(train)}). "
+            "Choose a smaller one."
+        )
+    checkpoint = None if out is None else Path(out) / "checkpoint.pt"
+    if checkpoint is not None and checkpoint.exists() and not resume:
+        raise PvaeError(
+            f"{checkpoint} exists: another run was trained there. Say resume=True to go on with "
+            "it, or choose another folder."
+        )
+    if checkpoint is not None:
+        _try_to_write(checkpoint.parent)
+    with own_random_state(seed), _default_device(place):
+        for module in modules(model, guide).values():
+            module.to(place).train()
+        train = train.to(place)
+        validation = validation if validation is None else validation.to(place)
+        first = next(iter(train.batches(batch_size, device=place)))
+        with evaluating(model, guide):
+            structure = check(model, guide, *first)
+        pyro.set_rng_seed(seed)
+        run = Run(
+            svi=SVI(
+                model, guide, Optimiser(optim, lr), choose_elbo(loss, structure, num_particles)
+            ),
+            train=train,
+            validation=validation,
+            device=place,
+            epochs=epochs,
+            batch_size=batch_size,
+            factor=factor,
+            clip_norm=clip_norm,
+            kl_warmup=kl_warmup,
+            patience=patience,
+            seed=seed,
+            checkpoint=checkpoint,
+            full_size=_full_size(structure, len(first[0]), plate),
+        )
+        if structure.caveat:
+            warnings.warn(structure.caveat, stacklevel=2)
+        with pyro.validation_enabled(False):
+            run.svi.find_parameters(*first)
+            run.settings = {
+                "epochs": epochs, "batch_size": batch_size, "seed": seed, "kl_warmup": kl_warmup,
+                "num_data": len(train), "loss": type(run.svi.loss).__name__,
+            }  # fmt: skip
+            if resume and checkpoint is not None and checkpoint.exists():
+                run.restore(read_checkpoint(checkpoint))
+            run.go(progress)
+    return Fit(
+        run.history,
+        type(run.svi.loss).__name__,
+        sum(p.numel() for p in run.svi.optim.parameters),
+        run.best_epoch or len(run.history),
+        structure.caveat,
+    )
+
+
+def find_device(device: str) -> torch.device:
+    """Returns the device of that name; `"auto"` is the GPU where there is one.
+
+    Raises:
+        PvaeError: If there is no such device.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        place = torch.device(device)
+        torch.empty(0, device=place)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise PvaeError(
+            f"device={device!r} cannot be used here ({str(error).splitlines()[0]}). Use "
+            "device='cpu', or 'auto'."
+        ) from error
+    return place
+
+
+def _schedule(schedule: str | Callable[[float], float]) -> Callable[[float], float]:
+    if callable(schedule):
+        return schedule
+    known = {
+        "cosine": lambda share: 0.03 + 0.97 * (1 + math.cos(math.pi * share)) / 2,
+        "constant": lambda share: 1.0,
+    }
+    if schedule not in known:
+        raise PvaeError(f"schedule={schedule!r}: 'cosine', 'constant', or a function of [0, 1).")
+    return known[schedule]
+
+
+def _full_size(structure: Structure, size: int, plate: str | None) -> int | None:
+    """The number of data that a subsampling plate scales its sites to, if it does."""
+    try:
+        name, _ = batch_plate(structure, size, plate)
+    except PvaeError:
+        if plate is not None:
+            raise
+        return None
+    for site in structure.model_trace.nodes.values():
+        for frame in site.get("cond_indep_stack", ()):
+            if frame.name == name and frame.full_size not in (None, -1, size):
+                return int(frame.full_size)
+    return None
+
+
+def _try_to_write(folder: Path) -> None:
+    with atomic(folder / ".writable") as temporary:
+        temporary.write_text("")
+    (folder / ".writable").unlink()
+
+
+def _default_device(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    # Third-party programs make their tensors without naming a device.
+    return contextlib.nullcontext() if device.type == "cpu" else device
