@@ -1,0 +1,17 @@
+"""Data by name, file or array, and how x is observed: binarised, dequantised or as it is.
+
+Example:
+    >>> import pvae
+    >>> data = pvae.data.load("digits")
+    >>> data.event_shape, len(data.train), len(data.test)
+    ((1, 8, 8), 1500, 297)
+    >>> (x,) = next(data.train.batches(100, shuffle=True))
+    >>> x.shape, x.unique()
+    (torch.Size([100, 1, 8, 8]), tensor([0., 1.]))
+"""
+
+from pvae.data.dataset import Data, Part
+from pvae.data.loading import load
+from pvae.data.sources import names
+
+__all__ = ["Data", "Part", "load", "names"]

@@ -1,0 +1,80 @@
+"""Reads .npy, .npz and .pt files without ever running what is in them."""
+
+import pickle
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pvae.errors import PvaeError
+
+__all__ = ["SUFFIXES", "read"]
+
+SUFFIXES = (".npy", ".npz", ".pt", ".pth")
+
+
+def read(path: Path) -> object:
+    """Returns the array, the tuple or the mapping in a file.
+
+    A .npy file comes back as an `np.memmap`, of which nothing is in memory yet.
+
+    Raises:
+        PvaeError: The file is missing, of another kind, damaged, or would run code.
+    """
+    if path.is_dir():
+        raise PvaeError(
+            f"{path} is a folder; name a .npy, .npz or .pt file in it, or pass it as root= with "
+            "the name of a dataset."
+        )
+    if not path.exists():
+        raise PvaeError(f"There is no file {path}. Check the path; it starts at {Path.cwd()}.")
+    if path.suffix.lower() not in SUFFIXES:
+        raise PvaeError(f"{path} is not a .npy, .npz or .pt file. Save it as one of these.")
+    kind = path.suffix.lower()
+    try:
+        return _torch(path) if kind in (".pt", ".pth") else _numpy(path)
+    except PvaeError:
+        raise
+    except PermissionError as error:
+        raise PvaeError(f"{path} may not be read: {error.strerror}.") from error
+    except pickle.UnpicklingError as error:
+        if any(word in str(error) for word in ("GLOBAL", "unsupported class", "reduce")):
+            raise PvaeError(
+                f"{path} is refused: it holds Python objects, and loading those can run code. Save "
+                "plain tensors: torch.save({'x': x, 'y': y}, path)."
+            ) from error
+        raise _damaged(path, error) from error
+    # A damaged file can make the parsers raise anything, a MemoryError from a wild size included.
+    except Exception as error:
+        if "Object arrays" in str(error) or "Python objects" in str(error):
+            raise PvaeError(
+                f"{path} is refused: it holds Python objects (dtype object), and loading those can "
+                "run code. Save it again as uint8 or float32."
+            ) from error
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> PvaeError:
+    why = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+    return PvaeError(
+        f"{path} is truncated, damaged or not a {path.suffix} file ({why}). Delete it and download "
+        "or save it again."
+    )
+
+
+def _numpy(path: Path) -> np.ndarray | dict[str, np.ndarray]:
+    if path.suffix.lower() == ".npz":
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    array = np.load(path, mmap_mode="r", allow_pickle=False)
+    if not isinstance(array, np.ndarray):
+        raise ValueError("it is an archive, whose name ends in .npz")
+    return array
+
+
+def _torch(path: Path) -> object:
+    with warnings.catch_warnings():
+        # About the pickle protocol: what comes of it is said in the error, once.
+        warnings.simplefilter("ignore", UserWarning)
+        return torch.load(path, map_location="cpu", weights_only=True)

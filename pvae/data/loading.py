@@ -1,0 +1,186 @@
+"""load(): from a name, a file or arrays to observed parts."""
+
+import operator
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pvae.data import files, storage
+from pvae.data.arrays import Source, from_arrays
+from pvae.data.dataset import Data, Part
+from pvae.data.observation import BINARY, OBSERVATIONS, Observation, draw, stream
+from pvae.data.sources import canonical, from_name, names, root_folder
+from pvae.errors import PvaeError, nearest
+
+__all__ = ["load"]
+
+
+def load(
+    source: str | os.PathLike | Tensor | np.ndarray | tuple = "digits",
+    *,
+    root: str | os.PathLike | None = None,
+    observation: Observation | None = None,
+    validation: int = 0,
+    labels: bool = False,
+    seed: int = 0,
+) -> Data:
+    """Loads a dataset and draws what is observed once.
+
+    With p = raw / (levels − 1) for integers and p = raw for floats, x is
+
+    - "dynamic": Bernoulli(p), drawn anew for each training minibatch;
+    - "fixed": Bernoulli(p), drawn once, for training too;
+    - "threshold": 1 where p > 0.5, else 0;
+    - "grey": p itself;
+    - "dequantize": (raw + u) / levels, u uniform on [0, 1), anew for each training minibatch.
+
+    Validation and test are always drawn once, from `seed`, on the CPU; the test part depends
+    neither on `validation` nor on the device.
+
+    Args:
+        source: A name out of `names()`; a .npy, .npz or .pt file; an array or tensor x, or (x, y).
+            Images are [N, C, H, W] or [N, H, W], vectors [N, D]; integers and booleans become
+            uint8, floats float32. A file may hold x_train and x_test (y_train, y_test), train and
+            test, x (y), or one array; without a test part, 10 % are held out by `seed`.
+        root: The folder of named datasets, in torchvision's layout; else the environment variable
+            PVAE_DATA, else the user's cache. What is missing is downloaded there.
+        observation: How x is observed. None is "dynamic" for grey images and vectors of integers,
+            "dequantize" for integers in colour, "grey" for floats and for values all 0 or 1.
+        validation: How many data to hold out of training, from the end of a permutation by `seed`.
+        labels: Whether batches are (x, y).
+        seed: The data seed.
+
+    Raises:
+        PvaeError: Bad input, missing or damaged files: what is wrong, where, and what to do.
+
+    Example:
+        >>> data = load("digits", validation=200, labels=True)
+        >>> data.train, data.validation
+        (Part(1300 × [1, 8, 8], dynamic for each minibatch), Part(200 × [1, 8, 8], drawn once))
+        >>> x, y = next(data.train.batches(64, shuffle=True))
+        >>> x.shape, y.shape, data.support
+        (torch.Size([64, 1, 8, 8]), torch.Size([64]), 'binary')
+    """
+    if observation is not None and observation not in OBSERVATIONS:
+        raise PvaeError(
+            f"There is no observation {observation!r}. {nearest(str(observation), OBSERVATIONS)}"
+        )
+    seed, validation = _integer(seed, "seed"), _integer(validation, "validation")
+    name, found = _find(source, root)
+    observation = observation or found.observation
+    _check(name, found, observation, labels)
+
+    how = {"observation": observation, "levels": found.levels, "labels": labels}
+    train = Part(found.train.raw, found.y_train, **how)
+    if found.test is None:
+        order = torch.randperm(len(train), generator=stream(seed, "test split"))
+        tenth = max(1, len(train) // 10)
+        train, test = _subset(train, order[tenth:]), _subset(train, order[:tenth])
+    else:
+        test = Part(found.test.raw, found.y_test, **how)
+    if not 0 <= validation < len(train):
+        raise PvaeError(
+            f"validation is {validation}, but {name} has {len(train)} training data. Choose 0 to "
+            f"{len(train) - 1}."
+        )
+    if observation == "fixed":
+        # Before the split, so that no datum's draw depends on the size of validation.
+        train = _drawn(train, stream(seed, "train"), f"the training part of {name}")
+    held_out = None
+    if validation:
+        order = torch.randperm(len(train), generator=stream(seed, "validation split"))
+        held_out = _subset(train, order[-validation:])
+        held_out = _drawn(held_out, stream(seed, "validation"), f"the validation part of {name}")
+        train = _subset(train, order[:-validation])
+    return Data(
+        name=name,
+        observation=observation,
+        seed=seed,
+        levels=found.levels,
+        event_shape=tuple(train.raw.shape[1:]),
+        support=_support(found, observation),
+        train=train,
+        validation=held_out,
+        test=_drawn(test, stream(seed, "test"), f"the test part of {name}"),
+    )
+
+
+def _integer(value: object, name: str) -> int:
+    try:
+        return operator.index(value)
+    except TypeError as error:
+        raise PvaeError(f"{name} is {value!r}; it should be an integer.") from error
+
+
+def _find(source: object, root: str | os.PathLike | None) -> tuple[str, Source]:
+    """Returns the source and what to call it, which never includes a folder."""
+    if isinstance(source, str):
+        name = canonical(source)
+        if name in names():
+            return name, from_name(name, root_folder(root))
+        path = Path(source).expanduser()
+        if path.suffix.lower() not in files.SUFFIXES and not path.exists():
+            raise PvaeError(
+                f"There is no dataset or file {source!r}. {nearest(name, names())} A file ends in "
+                ".npy, .npz or .pt."
+            )
+        source = path
+    if isinstance(source, os.PathLike):
+        path = Path(source).expanduser()
+        return path.name, from_arrays(files.read(path), path.name)
+    return "array", from_arrays(source, "the array" if hasattr(source, "shape") else "the source")
+
+
+def _check(name: str, found: Source, observation: str, labels: bool) -> None:
+    parts = [values for values in (found.train, found.test) if values is not None]
+    if labels and (found.y_train is None or (found.test is not None and found.y_test is None)):
+        part = "the training" if found.y_train is None else "the test"
+        raise PvaeError(
+            f"labels=True, but {part} part of {name} has no labels. Give (x, y), or arrays named "
+            "y_train and y_test, or leave labels out."
+        )
+    if found.levels is not None:
+        return
+    if observation == "dequantize":
+        raise PvaeError(
+            f"{name} holds floats, which have no levels to dequantise. Use observation='grey', or "
+            "give the integers 0..255."
+        )
+    low, high = min(part.low for part in parts), max(part.high for part in parts)
+    if observation in BINARY and (low < 0 or high > 1):
+        raise PvaeError(
+            f"{name} holds floats from {low:g} to {high:g}; to be binarised ({observation}) they "
+            "must lie in [0, 1]. Rescale them, or use observation='grey' to take them as they are."
+        )
+
+
+def _support(found: Source, observation: str) -> str:
+    parts = [values for values in (found.train, found.test) if values is not None]
+    if observation in BINARY or (observation == "grey" and all(part.binary for part in parts)):
+        return "binary"
+    unit = found.levels is not None or all(part.low >= 0 and part.high <= 1 for part in parts)
+    return "unit_interval" if unit else "real"
+
+
+def _subset(part: Part, index: Tensor) -> Part:
+    raw, rows = storage.select(part.raw, part.rows, index)
+    return replace(part, raw=raw, rows=rows, y=None if part.y is None else part.y[index])
+
+
+def _drawn(part: Part, generator: torch.Generator, where: str) -> Part:
+    """Returns the part with its one draw in the place of `raw`, if there is noise to draw."""
+    if part.observation not in ("dynamic", "fixed", "dequantize"):
+        return part
+    raw = storage.resident(part.raw, part.rows, torch.device("cpu"))
+    if raw is None:
+        raise PvaeError(
+            f"Under {part.observation!r}, {where} is drawn once and kept in memory, where it does "
+            "not fit. Use observation='grey' or 'threshold', or give less data."
+        )
+    x = draw(raw, part.observation, part.levels, generator)
+    levels = 2 if x.dtype == torch.uint8 else None
+    return replace(part, raw=x, rows=None, observation="grey", levels=levels)

@@ -1,0 +1,75 @@
+"""The datasets known by name: scikit-learn's digits, and torchvision's through its classes."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pvae.data import vision
+from pvae.data.arrays import Source, Values
+
+__all__ = ["canonical", "from_name", "names", "root_folder"]
+
+_DIGITS_TRAIN = 1500
+
+
+def names() -> list[str]:
+    """Returns the names that `load` knows.
+
+    Example:
+        >>> names()  # doctest: +ELLIPSIS
+        ['cifar10', 'digits', 'emnist', 'fashion_mnist', 'kmnist', 'mnist', ...]
+    """
+    return sorted(["digits", *vision.SETS])
+
+
+def canonical(name: str) -> str:
+    """Returns a name in lower case with underscores."""
+    return name.strip().lower().replace("-", "_")
+
+
+def root_folder(root: str | os.PathLike | None) -> Path:
+    """Returns the folder of data: the argument, else PVAE_DATA, else the user's cache."""
+    root = root or os.environ.get("PVAE_DATA")
+    if root:
+        return Path(root).expanduser()
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("pvae")) / "data"
+
+
+def from_name(name: str, root: Path) -> Source:
+    """Returns the dataset of a name out of `names()`.
+
+    Raises:
+        PvaeError: Its files are missing and cannot be downloaded, or are damaged.
+    """
+    if name == "digits":
+        (x, y), levels = _digits(), 17
+        parts = x[:_DIGITS_TRAIN], x[_DIGITS_TRAIN:], y[:_DIGITS_TRAIN], y[_DIGITS_TRAIN:]
+        observation = "dynamic"
+    else:
+        parts, levels = vision.read(name, root), 256
+        observation = vision.SETS[name].observation
+    x_train, x_test, y_train, y_test = parts
+    high = levels - 1
+    return Source(
+        Values(x_train, True, 0, high, False),
+        Values(x_test, True, 0, high, False),
+        y_train,
+        y_test,
+        levels,
+        observation,
+    )
+
+
+def _digits() -> tuple[Tensor, Tensor]:
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    # NumPy freezes RandomState's stream for good, so the split is the same in every version.
+    order = np.random.RandomState(0).permutation(len(digits.target))
+    x = torch.from_numpy(digits.images[order].astype(np.uint8)).unsqueeze(1)
+    return x, torch.from_numpy(digits.target[order].astype(np.int64))
