@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
+from pvae.errors import PvaeError
 from pvae.nn import MLP, ConvEncoder
 
 __all__ = ["MeanField"]
@@ -53,8 +54,10 @@ class MeanField(PyroModule):
         super().__init__()
         if encoder is None and network == "dense":
             encoder = MLP(event_shape, (2, latent_dim), hidden_dims)
-        elif encoder is None:
+        elif encoder is None and network == "conv":
             encoder = ConvEncoder(event_shape, (2, latent_dim), channels)
+        elif encoder is None:
+            raise PvaeError(f"network={network!r}: known are dense, conv.")
         self.encoder = encoder
 
     def forward(self, x: Tensor) -> Tensor:

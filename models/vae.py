@@ -80,8 +80,10 @@ class VAE(PyroModule):
         outputs = 2 if self.scale_kind == "network" else 1
         if decoder is None and network == "dense":
             decoder = MLP((latent_dim,), (outputs * channels_out, *rest), hidden_dims)
-        elif decoder is None:
+        elif decoder is None and network == "conv":
             decoder = ConvDecoder((latent_dim,), (outputs * channels_out, *rest), channels)
+        elif decoder is None:
+            raise PvaeError(f"network={network!r}: known are dense, conv.")
         self.decoder = decoder
         if self.scale_kind == "learned":
             self.scale = PyroParam(torch.tensor(1.0), constraints.positive)

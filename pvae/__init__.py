@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from pvae.errors import PvaeError
     from pvae.evaluation import Evaluation, evaluate
     from pvae.importance import log_weights
-    from pvae.predictive import encode, generate, reconstruct
-    from pvae.report import report
+    from pvae.predictive import decode, encode, generate, reconstruct
+    from pvae.report import write_report
     from pvae.svi import SVI
     from pvae.training import fit
 
@@ -27,14 +27,15 @@ _HOME = {
     "Evaluation": "pvae.evaluation",
     "evaluate": "pvae.evaluation",
     "log_weights": "pvae.importance",
+    "decode": "pvae.predictive",
     "encode": "pvae.predictive",
     "generate": "pvae.predictive",
     "reconstruct": "pvae.predictive",
-    "report": "pvae.report",
+    "write_report": "pvae.report",
     "SVI": "pvae.svi",
     "fit": "pvae.training",
 }
-_MODULES = ("data", "models", "guides", "nn", "evaluation")
+_MODULES = ("data", "evaluation", "guides", "models", "nn", "pair", "report")
 
 __all__ = [
     "SVI",
@@ -42,6 +43,7 @@ __all__ = [
     "PvaeError",
     "check",
     "data",
+    "decode",
     "encode",
     "evaluate",
     "fit",
@@ -51,7 +53,7 @@ __all__ = [
     "log_weights",
     "models",
     "reconstruct",
-    "report",
+    "write_report",
 ]
 
 

@@ -212,6 +212,7 @@ def _check_event(name: str, guide_site: dict[str, Any], model_site: dict[str, An
 
 
 def _check_shape(role: str, name: str, site: dict[str, Any]) -> None:
+    _check_plates(role, name, site, site["fn"].batch_shape)
     try:
         shape = site["fn"].log_prob(site["value"]).shape
     except Exception as error:
@@ -220,6 +221,10 @@ def _check_shape(role: str, name: str, site: dict[str, Any]) -> None:
             f"fit {_kind(site)} with batch shape {tuple(site['fn'].batch_shape)} and event shape "
             f"{tuple(site['fn'].event_shape)}: {error}"
         ) from error
+    _check_plates(role, name, site, shape)
+
+
+def _check_plates(role: str, name: str, site: dict[str, Any], shape: torch.Size) -> None:
     plates = {frame.dim: frame for frame in site["cond_indep_stack"] if frame.vectorized}
     for i, size in enumerate(reversed(shape)):
         frame = plates.get(-1 - i)
@@ -227,15 +232,15 @@ def _check_shape(role: str, name: str, site: dict[str, Any]) -> None:
             raise PvaeError(
                 f"Site {name!r} of the {role}: its {_kind(site)} has batch shape {tuple(shape)}, "
                 f"but no plate stands at dim {-1 - i}, of size {size} (plates here: "
-                f"{_plates(site)}). If this dimension is part of one datum, write "
-                ".to_event(n) to count it to the event; if it counts the data, put the site in "
-                'pyro.plate("data", len(x)).'
+                f"{_frames(site['cond_indep_stack'])}). If this dimension is part of one datum, "
+                "write .to_event(n) to count the last n dimensions to the event; if it counts "
+                'the data, put the site in pyro.plate("data", len(x)).'
             )
         if frame is not None and frame.size not in (-1, size) and size > 1:
             raise PvaeError(
                 f"Site {name!r} of the {role}: batch shape {tuple(shape)} does not fit the plates "
-                f"{_plates(site)}: at dim {-1 - i} the plate has size {frame.size}, the "
-                f"distribution {size}."
+                f"{_frames(site['cond_indep_stack'])}: at dim {-1 - i} the plate has size "
+                f"{frame.size}, the distribution {size}."
             )
 
 
@@ -345,10 +350,6 @@ def _kind(site: dict[str, Any]) -> str:
 
 def _list(names: Any) -> str:
     return ", ".join(repr(name) for name in names) or "none"
-
-
-def _plates(site: dict[str, Any]) -> str:
-    return _frames(site["cond_indep_stack"])
 
 
 def _frames(stack: Any) -> str:

@@ -15,7 +15,7 @@ import torch
 from pyro.distributions import constraints
 from torch import Tensor
 
-from pvae.errors import PvaeError
+from pvae.errors import PvaeError, first_line
 from pvae.files import atomic
 from pvae.pair import Program, modules, name_of
 
@@ -160,7 +160,7 @@ def write_checkpoint(path: Path, contents: dict[str, Any]) -> None:
         try:
             torch.save({"format": FORMAT, **contents}, temporary)
         except RuntimeError as error:  # torch's zip writer reports a full disk like this
-            raise OSError(str(error).splitlines()[0]) from error
+            raise OSError(first_line(error)) from error
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -175,15 +175,17 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             "run folder. `pvae run --resume RUN` trains an unfinished run to its end."
         )
     try:
+        if not zipfile.is_zipfile(path):
+            raise EOFError("it is not a whole archive")
         contents = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise PvaeError(
             f"{path} holds more than tensors, numbers and strings, and reading it could run code; "
             "it was not read. pvae never writes such a file."
         ) from error
-    except (RuntimeError, EOFError, OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+    except (RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
         raise PvaeError(
-            f"{path} is truncated or not a checkpoint ({str(error).splitlines()[0][:120]}). "
+            f"{path} is truncated or not a checkpoint ({first_line(error)[:120]}). "
             "Delete it and resume the run, which then starts from its beginning."
         ) from error
     if not isinstance(contents, dict) or contents.get("format") != FORMAT:

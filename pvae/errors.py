@@ -1,9 +1,9 @@
-"""The error that pvae raises for bad input, and the nearest names for a mistyped one."""
+"""The error that pvae raises for bad input, and the words that go into its messages."""
 
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["PvaeError", "nearest"]
+__all__ = ["PvaeError", "first_line", "nearest"]
 
 
 class PvaeError(ValueError):
@@ -28,3 +28,13 @@ def nearest(name: str, known: Iterable[str]) -> str:
     if close:
         return f"Did you mean {' or '.join(close)}?"
     return f"Known: {', '.join(known)}."
+
+
+def first_line(error: BaseException) -> str:
+    """Returns the first line of an error's text, or its type's name if it has none.
+
+    Example:
+        >>> first_line(EOFError()), first_line(ValueError("no" + chr(10) + "more"))
+        ('EOFError', 'no')
+    """
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -14,7 +14,7 @@ from pyro.poutine import Trace
 from torch import Tensor
 
 from pvae.checking import base_distribution, batch_plate, check
-from pvae.errors import PvaeError
+from pvae.errors import PvaeError, first_line
 from pvae.pair import (
     OwnParameters,
     Program,
@@ -247,7 +247,7 @@ class Sampler:
         size = len(batch[0])
         small = tuple(_take(t, size, 6) for t in batch)
         try:
-            self._traces(small)
+            self._single(small, len(small[0]))
         except PvaeError:
             small = batch  # the program is bound to the size of its batch
         self._refuse_mixing(small)
@@ -271,6 +271,8 @@ class Sampler:
             for k in range(num):
                 values = {}
                 for name, site in latent_sites(guide_trace).items():
+                    if name in self.structure.enumerated:
+                        continue
                     value = site["value"]
                     plates = value.ndim - site["fn"].event_dim
                     if how == "plate":
@@ -282,16 +284,15 @@ class Sampler:
                     if not _agree(terms[name].select(-2, k), expected):
                         return f"changes log {name}"
         except (PvaeError, RuntimeError, IndexError) as error:
-            return f"fails ({str(error.__cause__ or error).splitlines()[0][:200]})"
+            return f"fails ({first_line(error.__cause__ or error)[:200]})"
         return None
 
     def _replay(self, batch: tuple[Tensor, ...], values: dict[str, Tensor]) -> dict[str, Tensor]:
         """Per-site terms [*enumerated, B] of one plain call with its latent values given."""
         template, _ = self._traces(batch)
         for name, value in values.items():
-            if name not in self.structure.enumerated:
-                site = template.nodes[name]
-                site["value"] = value.reshape(site["value"].shape)
+            site = template.nodes[name]
+            site["value"] = value.reshape(site["value"].shape)
         return self._single(batch, len(batch[0]), template)[0]
 
     def _refuse_mixing(self, batch: tuple[Tensor, ...]) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import inspect
+import re
 import traceback
 import types
 from collections.abc import Callable, Iterator
@@ -39,7 +40,9 @@ _LIBRARIES = {"pyro", "torch", "torchvision", "numpy", "functools", "builtins", 
 def name_of(program: Program) -> str:
     """Returns the name that a person would give a program: its class, or its function."""
     while isinstance(program, functools.partial):
-        program = program.args[-1] if program.func.__name__ == "_context_wrap" else program.func
+        # Pyro's handlers wrap a program as an argument of a partial.
+        wrapped = [a for a in program.args if callable(a) and not isinstance(a, Messenger)]
+        program = wrapped[-1] if wrapped else program.func
     if inspect.ismethod(program):
         return f"{type(program.__self__).__name__}.{program.__name__}"
     return getattr(program, "__name__", type(program).__name__)
@@ -218,31 +221,40 @@ def _trace(role: str, program: Program, run: Program, batch: tuple[Tensor, ...])
         return tracer.get_trace(*batch)
     except torch.OutOfMemoryError:
         raise
-    except PvaeError:
-        raise
     except Exception as error:
         shapes = ", ".join(str(tuple(getattr(b, "shape", ()))) for b in batch)
         sites = [n for n, s in tracer.trace.nodes.items() if s["type"] == "sample"]
         after = f" after site {sites[-1]!r}" if sites else ""
         raise PvaeError(
             f"The {role} {name_of(program)} failed{after} when called with a batch of shapes "
-            f"{shapes}{_where(error)}: {type(error).__name__}: {_first_lines(error)}"
+            f"{shapes}{_where(error)}: {_in_words(error)}"
         ) from error
 
 
 def _where(error: Exception) -> str:
     """Returns the innermost line of the user's own code that an error came through."""
+    libraries = ("/pyro/", "/torch/", "/pvae/", "/lib/python", "<frozen")
     frames = [
         f"{frame.filename}:{frame.lineno}"
         for frame in traceback.extract_tb(error.__traceback__)
-        if not any(part in frame.filename for part in ("/pyro/", "/torch/", "/pvae/", "<frozen"))
+        if not any(part in frame.filename for part in libraries)
     ]
     return f" (at {frames[-1]})" if frames else ""
 
 
-def _first_lines(error: Exception) -> str:
-    text = " ".join(line.strip() for line in str(error).splitlines() if line.strip())
-    return text if len(text) < 500 else text[:500] + " …"
+def _in_words(error: Exception) -> str:
+    # Pyro appends a table of shapes to whatever passes through it.
+    text = " ".join(str(error).partition("Trace Shapes:")[0].split())
+    clash = re.search(r"inside plate\('(.+)'\) at site (.+) dim (-\d+), (\d+) vs (\d+)", text)
+    if clash:
+        plate, site, dim, size, ours = clash.groups()
+        return (
+            f"site {site!r} has size {ours} at dim {dim} of its batch shape, where the plate "
+            f"{plate!r} counts {size} data. If that dimension is part of one datum, write "
+            ".to_event(n) to count the last n dimensions to the event."
+        )
+    text = text if len(text) < 500 else text[:500] + " …"
+    return text if isinstance(error, PvaeError) else f"{type(error).__name__}: {text}"
 
 
 def latent_sites(trace: Trace) -> dict[str, dict[str, Any]]:
@@ -259,5 +271,7 @@ def observed_sites(trace: Trace) -> dict[str, dict[str, Any]]:
     return {
         name: site
         for name, site in trace.nodes.items()
-        if site["type"] == "sample" and site["is_observed"]
+        if site["type"] == "sample"
+        and site["is_observed"]
+        and not site["infer"].get("_deterministic")
     }

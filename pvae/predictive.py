@@ -9,7 +9,7 @@ from pyro import poutine
 from pyro.poutine import Trace
 from torch import Tensor
 
-from pvae.errors import PvaeError
+from pvae.errors import PvaeError, first_line
 from pvae.loop import own_random_state
 from pvae.pair import (
     OwnParameters,
@@ -134,7 +134,7 @@ def _run_without_data(model: Program, size: int) -> Trace:
     except Exception as error:
         raise PvaeError(
             f"The model {name_of(model)} cannot generate: model(size=n) raised "
-            f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}. Give it "
+            f"{type(error).__name__}: {first_line(error)}. Give it "
             "x=None and size as arguments to see samples."
         ) from error
 

@@ -65,8 +65,6 @@ class SVI:
     ) -> None:
         if not isinstance(loss, ELBO):
             raise PvaeError(f"loss={loss!r}: expected an ELBO such as pyro.infer.Trace_ELBO().")
-        if clip_norm is not None and not clip_norm > 0:
-            raise PvaeError(f"clip_norm={clip_norm}: a positive number, or None.")
         self.model, self.guide, self.loss = model, guide, loss
         self.optim = optim if isinstance(optim, Optimiser) else Optimiser(optim)
         self.clip_norm = clip_norm

@@ -58,7 +58,7 @@ def site_terms(
         ("p", {**latent_sites(model_trace), **observed_sites(model_trace)}),
     ):
         for name, site in sites.items():
-            log_p = torch.as_tensor(scale_and_mask(_log_prob(name, site), 1.0, site["mask"]))
+            log_p = _log_prob(name, site)
             log_p = log_p.reshape((1,) * (wide - log_p.ndim) + log_p.shape)
             log_p = log_p.sum(summed) if summed else log_p
             try:
@@ -74,7 +74,8 @@ def site_terms(
 
 def _log_prob(name: str, site: dict[str, Any]) -> Tensor:
     try:
-        return site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
+        log_p = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
+        return torch.as_tensor(scale_and_mask(log_p, 1.0, site["mask"]))
     except (RuntimeError, ValueError) as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise

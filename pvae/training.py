@@ -19,7 +19,7 @@ from pvae.checking import Structure, batch_plate, check
 from pvae.checkpoint import read_checkpoint
 from pvae.data import Data
 from pvae.data.tensors import Tensors
-from pvae.errors import PvaeError
+from pvae.errors import PvaeError, first_line
 from pvae.files import atomic
 from pvae.loop import Run, own_random_state
 from pvae.objectives import choose_elbo
@@ -36,7 +36,7 @@ class Fit:
 
     Attributes:
         history: One dict for each epoch: `epoch`, `elbo` (of the training data under the KL
-            weight of that epoch, nats per datum), `learning_rate` (as a share of the first),
+            weight of that epoch, nats per datum), `learning_rate` (of its last step),
             `kl_weight`, and `validation_elbo` where a validation part is held out.
         loss: Name of the ELBO that was used.
         num_parameters: Number of trained values.
@@ -132,6 +132,8 @@ def fit(
             raise PvaeError(f"{name}={value}: must be at least 1.")
     if not lr > 0:
         raise PvaeError(f"lr={lr}: a learning rate is positive.")
+    if clip_norm is not None and not clip_norm > 0:
+        raise PvaeError(f"clip_norm={clip_norm}: a positive number, or None.")
     factor = _schedule(schedule)
     place = find_device(device)
     train = data.train if isinstance(data, Data) else Tensors(data)
@@ -208,7 +210,7 @@ def find_device(device: str) -> torch.device:
         torch.empty(0, device=place)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise PvaeError(
-            f"device={device!r} cannot be used here ({str(error).splitlines()[0]}). Use "
+            f"device={device!r} cannot be used here ({first_line(error)}). Use "
             "device='cpu', or 'auto'."
         ) from error
     return place

@@ -183,9 +183,7 @@ def flattening(seed=0):
     def exact(x):
         flat = x.view(-1, 784)
         return quadrature_log_px(
-            lambda z: (
-                dist.Bernoulli(decode(z.float())[:, None]).to_event(1).log_prob(flat)
-            ),
+            lambda z: dist.Bernoulli(decode(z.float())[:, None]).to_event(1).log_prob(flat),
             1,
             2001,
         )

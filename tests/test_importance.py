@@ -200,11 +200,13 @@ def test_minus_infinity_is_a_zero_weight():
 @pytest.mark.parametrize(("bad", "said"), [(math.nan, "NaN"), (math.inf, r"\+inf")])
 def test_weights_that_are_not_finite_name_datum_and_site(pair, bad, said):
     model, guide, x, _ = pair
+    x = x.clone()
+    x[150, 0] = 50.0
 
     def broken(x):
         model(x)
         with pyro.plate("again", len(x)):
-            pyro.factor("penalty", torch.where(x[:, 0] == x[150, 0], bad, 0.0))
+            pyro.factor("penalty", torch.where(x[:, 0] == 50.0, bad, 0.0))
 
     with pytest.raises(PvaeError, match=rf"datum 150 is {said}.*log p\(penalty\)"):
         pvae.evaluate(broken, guide, x, num_samples=3, progress=False)
@@ -217,7 +219,7 @@ def test_delta_guide_is_refused(pair):
         with pyro.plate("data", len(x)):
             pyro.sample("z", dist.Delta(x[:, :2]).to_event(1))
 
-    with pytest.raises(PvaeError, match="no density.*MeanField"):
+    with pytest.raises(PvaeError, match=r"no density.*MeanField"):
         pvae.log_weights(model, delta, x, num_samples=3)
 
 
@@ -306,7 +308,7 @@ def test_quadrature_oracle_itself():
 
 
 def test_plate_names_that_are_ambiguous_or_missing(pair):
-    _, guide, x, _ = pair
+    x = pair[2]
     square = torch.randn(4, 4)
 
     def model2(x):
@@ -320,7 +322,9 @@ def test_plate_names_that_are_ambiguous_or_missing(pair):
 
     with pytest.raises(PvaeError, match="Say plate=NAME"):
         pvae.log_weights(model2, guide2, square, num_samples=3)
-    log_w = pvae.log_weights(model2, guide2, square, num_samples=3, plate="columns", strategy="loop")
+    log_w = pvae.log_weights(
+        model2, guide2, square, num_samples=3, plate="columns", strategy="loop"
+    )
     assert log_w.shape == (3, 4)
     with pytest.raises(PvaeError, match="is not a plate of 4 data"):
         pvae.log_weights(model2, guide2, square, num_samples=3, plate="time")

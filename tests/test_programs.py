@@ -110,4 +110,4 @@ def test_a_programs_param_stays_in_pyros_store():
     before = pyro.param("noise_0").item()
     pvae.fit(model, guide, batch, epochs=20, batch_size=16, lr=1e-2, progress=False)
     assert pyro.param("noise_0").item() != before
-    assert [name for name in pyro.get_param_store().keys() if "$$$" in name] == []
+    assert [name for name in pyro.get_param_store() if "$$$" in name] == []

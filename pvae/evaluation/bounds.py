@@ -58,8 +58,8 @@ def log_px_se(log_w: np.ndarray) -> np.ndarray:
     Returns:
         Array [B]; NaN for a single sample, or where every weight is zero.
     """
-    size = log_w.shape[1]
-    if size < 2:
+    if log_w.shape[1] < 2:
         return np.full(len(log_w), np.nan)
-    relative = 1 / effective_sample_size(log_w) - 1 / size  # the mean square over size, less one
-    return np.sqrt(np.maximum(relative, 0) * size / (size - 1))
+    with np.errstate(invalid="ignore"):
+        weights = np.exp(log_w - log_w.max(-1, keepdims=True))
+        return weights.std(-1, ddof=1) / weights.mean(-1) / math.sqrt(log_w.shape[1])

@@ -155,13 +155,15 @@ def _datum_by_datum(
     elbo /= num_samples
     kl = {name: total / num_samples for name, total in kl.items()}
     total = sum(kl.values()) if kl else np.zeros(size)
+    with np.errstate(invalid="ignore"):  # -inf + inf, where some weight is zero
+        reconstruction = elbo + total
     return {
         "elbo": elbo,
         "log_px_se": log_px_se(log_w),
         "khat": khat(log_w),
         "ess": effective_sample_size(log_w),
         "kl": total,
-        "reconstruction": elbo + total,
+        "reconstruction": reconstruction,
         "zero_weights": np.isneginf(log_w).mean(1),
         **{f"kl {name}": values for name, values in kl.items()},
         **{f"bound {k}": bound(log_w, k) for k in _bounds(num_samples)},

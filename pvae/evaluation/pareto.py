@@ -25,10 +25,12 @@ def khat(log_w: np.ndarray) -> np.ndarray:
     result = np.full(len(log_w), np.nan)
     for i, row in enumerate(log_w):
         high = row.max()
+        if not np.isfinite(high):
+            continue
         # Weights that agree to single precision are as good as constant.
         if high - row.min() <= 1e-5 * max(1.0, abs(high)):
             result[i] = -np.inf
-        elif len(row) >= 25 and np.isfinite(high):
+        elif len(row) >= 25:
             try:
                 # psislw takes log likelihoods and smooths their reciprocals.
                 result[i] = array_stats.psislw(-row)[1]

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from pvae.errors import PvaeError
+from pvae.errors import PvaeError, first_line
 from pvae.evaluation.pareto import verdict
 from pvae.files import atomic
 
@@ -199,7 +199,7 @@ class Evaluation:
                       for k in data["bound_num_samples"].values}  # fmt: skip
         except (OSError, KeyError, ValueError) as error:
             raise PvaeError(
-                f"{path} is damaged or not pvae's ({str(error).splitlines()[0]}); "
+                f"{path} is damaged or not pvae's ({first_line(error)}); "
                 f"`pvae evaluate {folder}` writes it anew."
             ) from error
         return cls(**arrays, bounds=bounds, **meta)
@@ -211,7 +211,8 @@ def units_known(summary: dict[str, Any]) -> bool:
 
 
 def _mean_and_se(values: np.ndarray) -> dict[str, float | None]:
-    se = values.std(ddof=1) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+    with np.errstate(invalid="ignore"):
+        se = values.std(ddof=1) / math.sqrt(len(values)) if len(values) > 1 else math.nan
     return {"mean": _number(values.mean()), "se": _number(se)}
 
 

@@ -1,0 +1,213 @@
+"""Charts of the numbers: bounds, training, and histograms over the data."""
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+from matplotlib.ticker import MaxNLocator, NullLocator
+from numpy.typing import NDArray
+
+from pvae.report.svg import (
+    ACCENT,
+    FILL,
+    INK,
+    MUTED,
+    SECOND,
+    WARN_FILL,
+    chart,
+    finite,
+    mark,
+    plain,
+    responsive,
+)
+from pvae.report.text import count, decimals, number
+
+Series = NDArray[np.float64]
+
+__all__ = ["bounds", "histogram", "khat_histogram", "training"]
+
+
+def bounds(summary: dict[str, Any]) -> Markup | None:
+    """Returns the mean bound against K, with ±1 standard error over the data.
+
+    Args:
+        summary: `Evaluation.summary()`.
+    """
+    rows = [r for r in summary["log_px"] if r["mean"] is not None and math.isfinite(r["mean"])]
+    if not rows:
+        return None
+    return responsive(lambda width: _bounds(rows, summary["elbo"]["mean"], width))
+
+
+def _bounds(rows: list[dict[str, Any]], elbo: float | None, width: float) -> Markup:
+    k, mean = [r["num_samples"] for r in rows], np.array([r["mean"] for r in rows])
+    se = np.array([r["se"] if r["se"] is not None else math.nan for r in rows], dtype=np.float64)
+    with chart("Mean bound on log p(x) against the number of samples K", width, 270) as drawn:
+        ax = drawn.figure.subplots()
+        ax.set_xscale("log")
+        if len(k) == 1:
+            ax.set_xlim(k[0] / 3, k[0] * 3)
+            ax.errorbar(k, mean, yerr=se if np.isfinite(se).all() else None, color=ACCENT)
+        else:
+            ax.fill_between(k, mean - se, mean + se, color=ACCENT, alpha=0.16, linewidth=0)
+            ax.set_xlim(k[0] / 1.25, k[-1] * 1.25 * (k[-1] / k[0]) ** 0.1)
+        ax.plot(k, mean, marker="o", markersize=4.5, color=ACCENT)
+        text = number(float(mean[-1]), decimals(*se))
+        ax.annotate(
+            text, (k[-1], mean[-1]), (9, 0), textcoords="offset points", va="center", color=ACCENT
+        )
+        if elbo is not None and math.isfinite(elbo):
+            ax.axhline(elbo, color=SECOND, linewidth=1.4, dashes=(4, 3))
+            ax.annotate(
+                "ELBO", (0, elbo), xycoords=ax.get_yaxis_transform(), xytext=(2, -4),
+                textcoords="offset points", ha="left", va="top", color=SECOND,
+            )  # fmt: skip
+        ax.margins(y=0.16)
+        plain(ax.yaxis)
+        # A label close before the next would run into it.
+        close = [b < 1.7 * a for a, b in itertools.pairwise(k)] + [False]
+        labels = ["" if hide else count(i) for i, hide in zip(k, close, strict=True)]
+        ax.set_xticks(k, labels)
+        ax.xaxis.set_minor_locator(NullLocator())
+        ax.set_title("nats per datum")
+        ax.set_xlabel("samples K →", loc="right")
+    return drawn.svg
+
+
+def _series(history: Sequence[dict[str, Any]], key: str) -> Series:
+    def value(row: dict[str, Any]) -> float:
+        try:
+            return float(row[key])
+        except (KeyError, TypeError, ValueError):
+            return math.nan
+
+    return np.array([value(row) for row in history])
+
+
+def training(history: Sequence[dict[str, Any]]) -> tuple[Markup, bool] | None:
+    """Returns the ELBO over epochs, and whether early epochs lie below the frame.
+
+    Args:
+        history: One dict per epoch, as in `history.csv`.
+    """
+    train, held = _series(history, "elbo"), _series(history, "validation_elbo")
+    if not np.isfinite(np.concatenate([train, held])).any():
+        return None
+    epoch = _series(history, "epoch")
+    epoch = np.where(np.isfinite(epoch), epoch, np.arange(1, len(epoch) + 1))
+    below = [
+        (title, values) for title, key in (("learning rate", "learning_rate"),
+                                           ("KL weight", "kl_weight"))
+        if len(set(finite(values := _series(history, key)))) > 1
+    ]  # fmt: skip
+    everything, late = finite(np.concatenate([train, held])), _late(train, held)
+    cut = len(late) > 8 and bool(np.ptp(everything) > 2.5 * np.ptp(late) > 0)
+    return responsive(lambda width: _training(epoch, train, held, below, cut, width)), cut
+
+
+def _late(train: Series, held: Series) -> Series:
+    """Returns what comes after the first tenth of training, where the ELBO is still far off."""
+    return finite(np.concatenate([v[math.ceil(len(v) / 10) :] for v in (train, held)]))
+
+
+def _training(
+    epoch: Series,
+    train: Series,
+    held: Series,
+    below: list[tuple[str, Series]],
+    cut: bool,
+    width: float,
+) -> Markup:
+    with chart("ELBO over training epochs", width, 260 + 90 * len(below)) as drawn:
+        axes = drawn.figure.subplots(
+            1 + len(below), sharex=True, squeeze=False, height_ratios=[2.6] + [0.6] * len(below)
+        )[:, 0]
+        top = axes[0]
+        dot = {"marker": "o", "markersize": 4} if len(epoch) <= 20 else {}
+        top.plot(epoch, train, color=ACCENT, label="training", **dot)
+        if np.isfinite(held).any():
+            known = np.isfinite(held)
+            top.plot(epoch[known], held[known], color=SECOND, label="validation", **dot)
+            top.legend(
+                loc="lower right", ncols=2, bbox_to_anchor=(1, 1), borderpad=0,
+                borderaxespad=0.3, handlelength=1.4,
+            )  # fmt: skip
+        if cut:
+            late = _late(train, held)
+            top.set_ylim(late.min() - 0.05 * np.ptp(late), late.max() + 0.1 * np.ptp(late))
+        plain(top.yaxis)
+        top.set_title("nats per datum")
+        for ax, (title, values) in zip(axes[1:], below, strict=True):
+            relative = title == "learning rate" and values[0] == 1
+            ax.plot(epoch, values, color=MUTED, linewidth=1.4)
+            ax.set_title(title + ", share of the first" if relative else title)
+            ends = [0.0, max(float(np.nanmax(values)), 0.0)]
+            ax.set_yticks(ends, [f"{v:.3g}" for v in ends])
+            ax.set_ylim(0, ends[1] * 1.05 or 1)
+        room = 0.5 if len(epoch) == 1 else 0.01 * np.ptp(epoch)
+        top.set_xlim(epoch.min() - room, epoch.max() + room)
+        axes[-1].xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10], integer=True))
+        if len(epoch) == 1:
+            axes[-1].set_xticks(epoch)
+        axes[-1].set_xlabel("epoch →", loc="right")
+    return drawn.svg
+
+
+def histogram(values: Any, label: str, places: int) -> Markup | None:
+    """Returns a histogram of per-datum numbers with their mean.
+
+    Args:
+        values: Numbers [N]; what is not finite is left out.
+        label: What the picture shows, for those who cannot see it.
+        places: Decimals of the mean.
+    """
+    known = finite(values)
+    if not len(known):
+        return None
+    with chart(label) as drawn:
+        ax = drawn.figure.subplots()
+        ax.hist(known, bins=_bins(known), color=FILL, histtype="stepfilled")
+        ax.margins(y=0.2)
+        mean = float(known.mean())
+        every = "mean" if len(known) == np.size(values) else "mean of the finite"
+        mark(ax, mean, f"{every} {number(mean, places)}", INK)
+        plain(ax.xaxis)
+        plain(ax.yaxis, whole=True)
+        ax.set_title("data")
+        ax.set_xlabel("nats →", loc="right")
+    return drawn.svg
+
+
+def _bins(known: Series) -> int:
+    if np.ptp(known) == 0:
+        return 1
+    edges = np.histogram_bin_edges(known, "fd" if len(known) > 30 else "sturges")
+    return int(np.clip(len(edges) - 1, 5, 60))
+
+
+def khat_histogram(khat: Any, threshold: float) -> Markup | None:
+    """Returns a histogram of k̂, what lies above the threshold in the warning colour."""
+    known = finite(khat)
+    if not len(known):
+        return None
+    low = min(float(known.min()), threshold - 0.3)
+    high = max(float(known.max()), threshold + 0.3)
+    width = (high - low) / min(50, max(12, int(math.sqrt(len(known)) * 2)))
+    below = math.ceil((threshold - low) / width)
+    # An edge on the threshold, so that no bar is on both of its sides.
+    edges = threshold + width * np.arange(-below, math.ceil((high - threshold) / width) + 1)
+    with chart("Histogram of the Pareto shape k̂ of the importance weights") as drawn:
+        ax = drawn.figure.subplots()
+        for part, colour in ((known[known <= threshold], FILL),
+                             (known[known > threshold], WARN_FILL)):  # fmt: skip
+            ax.hist(part, bins=edges, color=colour, histtype="stepfilled")
+        ax.margins(y=0.2)
+        mark(ax, threshold, f"threshold {number(threshold)}", INK)
+        plain(ax.xaxis)
+        plain(ax.yaxis, whole=True)
+        ax.set_title("data")
+        ax.set_xlabel("k̂ →", loc="right")
+    return drawn.svg

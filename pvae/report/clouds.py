@@ -1,0 +1,158 @@
+"""Charts of points and of vectors: latent means, and data that are not images."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+from pvae.report.svg import (
+    ACCENT,
+    CLASSES,
+    INK,
+    MUTED,
+    PAPER,
+    SECOND,
+    chart,
+    finite,
+    plain,
+    responsive,
+)
+
+__all__ = ["densities", "latent", "lines", "plane"]
+
+_POINTS = 2000
+_ORDER = (MUTED, ACCENT, SECOND)
+
+
+def latent(z: NDArray[Any], labels: NDArray[Any] | None, name: str) -> tuple[Markup, bool]:
+    """Returns a scatter of posterior means, and whether the labels colour it.
+
+    Args:
+        z: Posterior means [N, 2].
+        labels: Classes [N], or None; more than ten stay uncoloured.
+        name: The latent site.
+    """
+    classes = np.unique(labels) if labels is not None else np.empty(0)
+    coloured = 2 <= len(classes) <= len(CLASSES)
+    label = f"Posterior means of {name}" + (", coloured by label" if coloured else "")
+    with chart(label, 350, 350) as drawn:
+        ax = _square(drawn.figure.subplots())
+        size = 4.5 if len(z) < 500 else 3
+        for i, group in enumerate(classes if coloured else [None]):
+            points = z[labels == group] if coloured else z
+            colour = CLASSES[i] if coloured else ACCENT
+            ax.plot(*points.T, "o", markersize=size, markeredgewidth=0, color=colour, alpha=0.65)
+        for i, group in enumerate(classes if coloured else []):
+            x, y = np.median(z[labels == group], axis=0)
+            ax.annotate(
+                f"{group:g}" if np.issubdtype(classes.dtype, np.number) else str(group), (x, y),
+                ha="center", va="center", color=INK, fontsize=13, fontweight="bold",
+                bbox={"boxstyle": "circle,pad=0.22", "fc": PAPER, "ec": CLASSES[i], "lw": 1.6},
+            )  # fmt: skip
+        ax.set_title(f"{name}₂")
+        ax.set_xlabel(f"{name}₁ →", loc="right")
+    return drawn.svg, coloured
+
+
+def _square(ax: Axes) -> Axes:
+    ax.set_aspect("equal", adjustable="datalim")
+    ax.grid(True, axis="both")
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+    return ax
+
+
+def plane(sets: dict[str, NDArray[Any]]) -> list[Markup]:
+    """Returns point sets [N, 2], each in a chart of its own with the same axes.
+
+    Args:
+        sets: Points by title, at most three.
+    """
+    every = np.concatenate(list(sets.values()))
+    every = every[np.isfinite(every).all(1)]
+    if not len(every):
+        return []
+    low, high = every.min(0), every.max(0)
+    pad = 0.05 * np.maximum(high - low, 1e-6)
+    return [
+        _plane(title, points[np.isfinite(points).all(1)][:_POINTS], low - pad, high + pad, colour)
+        for (title, points), colour in zip(sets.items(), _ORDER, strict=False)
+    ]
+
+
+def _plane(
+    title: str, points: NDArray[Any], low: NDArray[Any], high: NDArray[Any], colour: str
+) -> Markup:
+    with chart(f"Scatter: {title}", 350, 300) as drawn:
+        ax = drawn.figure.subplots()
+        ax.plot(*points.T, "o", markersize=3, markeredgewidth=0, color=colour, alpha=0.6)
+        ax.set_title(title)
+        ax.set_xlim(low[0], high[0])
+        ax.set_ylim(low[1], high[1])
+        _square(ax).set_aspect("auto")
+    return drawn.svg
+
+
+def densities(sets: dict[str, NDArray[Any]], label: str) -> list[Markup]:
+    """Returns histograms of single numbers on one axis, scaled to area one.
+
+    Args:
+        sets: Numbers [N] by title, at most three.
+        label: What the picture shows, for those who cannot see it.
+    """
+    every = finite(np.concatenate(list(sets.values())))
+    if not len(every):
+        return []
+    edges = np.histogram_bin_edges(every, 40)
+
+    def draw(width: float) -> Markup:
+        with chart(label, width, 240) as drawn:
+            ax = drawn.figure.subplots()
+            for (title, values), colour in zip(sets.items(), _ORDER, strict=False):
+                ax.hist(
+                    finite(values), bins=edges, density=True, histtype="step", linewidth=1.8,
+                    edgecolor=colour, label=title,
+                )  # fmt: skip
+            ax.set_title("density")
+            plain(ax.xaxis)
+            plain(ax.yaxis)
+            ax.set_xlabel("x →", loc="right")
+        return drawn.svg
+
+    return [responsive(draw)]
+
+
+def lines(sets: dict[str, NDArray[Any]], titles: Sequence[str]) -> list[Markup]:
+    """Returns vectors as lines over their index, one small chart a datum on the same axes.
+
+    Args:
+        sets: Vectors [n, D] by name, the data first; all have the same n.
+        titles: What stands above each of the n charts.
+    """
+    every = finite(np.concatenate(list(sets.values())))
+    if not len(every):
+        return []
+    pad = 0.06 * max(float(np.ptp(every)), 1e-6)
+    return [
+        _lines(
+            {name: v[i] for name, v in sets.items()}, title, every.min() - pad, every.max() + pad
+        )
+        for i, title in enumerate(titles)
+    ]
+
+
+def _lines(vectors: dict[str, NDArray[Any]], title: str, low: float, high: float) -> Markup:
+    with chart(f"{title}: {' and '.join(vectors)}", 230, 150) as drawn:
+        ax = drawn.figure.subplots()
+        for vector, colour in zip(vectors.values(), _ORDER, strict=False):
+            dots = {"marker": "o", "markersize": 2.5} if len(vector) <= 24 else {}
+            ax.plot(np.arange(len(vector)), vector, color=colour, linewidth=1.4, **dots)
+        ax.set_ylim(low, high)
+        ax.set_title(title)
+        ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+        plain(ax.yaxis)
+    return drawn.svg

@@ -1,0 +1,146 @@
+"""What the pictures are of: a pair, the test data, and the pair's answers as arrays."""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+__all__ = ["Subject"]
+
+Array = NDArray[Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """A pair and the data that it was evaluated on; any of them may be missing.
+
+    Attributes:
+        model: The Pyro model, or None.
+        guide: The Pyro guide, or None.
+        data: A `pvae.data.Data` (its test part is shown), one part of it, a batch, a tensor,
+            or None.
+    """
+
+    model: Callable[..., Any] | None
+    guide: Callable[..., Any] | None
+    data: Any
+
+    @property
+    def size(self) -> int:
+        """How many test data there are."""
+        if self.data is None:
+            return 0
+        return len(self._tensors[0]) if self._tensors else len(self._part)
+
+    @property
+    def event(self) -> tuple[int, ...]:
+        """The shape of one x; empty where there are no data."""
+        return tuple(self.batch([0])[0].shape[1:]) if self.size else ()
+
+    @property
+    def _tensors(self) -> tuple[Tensor, ...]:
+        if isinstance(self.data, Tensor):
+            return (self.data,)
+        return tuple(self.data) if isinstance(self.data, tuple | list) else ()
+
+    @property
+    def _part(self) -> Any:
+        return getattr(self.data, "test", self.data)
+
+    def batch(self, index: slice | Sequence[int] | Array) -> tuple[Tensor, ...]:
+        """Returns the test data of these positions as the pair is called with them."""
+        index = index if isinstance(index, slice) else torch.as_tensor(np.array(index))
+        if self._tensors:
+            return tuple(t[index] for t in self._tensors)
+        return self._part.observe(index)
+
+    def x(self, index: slice | Sequence[int] | Array) -> Array:
+        """Returns observed values [n, *event]."""
+        return self.batch(index)[0].detach().float().cpu().numpy()
+
+    def labels(self, index: slice) -> Array | None:
+        """Returns classes [n], where the data have them."""
+        if self._tensors:
+            y = self._tensors[1] if len(self._tensors) > 1 else None
+        else:
+            y = getattr(self._part, "y", None)
+        if y is None or y.ndim != 1:
+            return None
+        return y[index].cpu().numpy()
+
+    def reconstruct(self, index: slice | Sequence[int] | Array) -> Array:
+        """Returns the means of p(x|z), z at its posterior mean, shaped as the data [n, *event]."""
+        from pvae import predictive
+
+        batch = self._where_the_pair_is(index)
+        return self._shaped(predictive.reconstruct(self.model, self.guide, *batch))
+
+    def generate(self, size: int) -> Array:
+        """Returns the means of x for z from the prior [size, *event]."""
+        from pvae import predictive
+
+        return self._shaped(predictive.generate(self.model, size))
+
+    def decode(self, site: str, z: Array) -> Array:
+        """Returns the means of x for given values of a latent site."""
+        from pvae import predictive
+
+        value = torch.as_tensor(z, dtype=torch.float32, device=self._device)
+        return self._shaped(predictive.decode(self.model, {site: value}))
+
+    def encode(self, index: slice) -> dict[str, Array]:
+        """Returns posterior means [n, ...] by latent site."""
+        from pvae import predictive
+
+        means = predictive.encode(self.guide, *self._where_the_pair_is(index))
+        return {name: value.detach().float().cpu().numpy() for name, value in means.items()}
+
+    def parameters(self) -> int | None:
+        """Returns how many numbers the pair's modules learn, or None where none are found."""
+        if self.model is None:
+            return None
+        from pvae.pair import modules
+
+        found = modules(self.model, self.guide or self.model)
+        each = {id(p): p.numel() for m in found.values() for p in m.parameters()}
+        return sum(each.values()) or None
+
+    def standard_normal(self, site: str) -> bool:
+        """Returns whether the model draws a latent site from a standard normal."""
+        from pvae.checking import base_distribution
+        from pvae.pair import OwnParameters, evaluating, trace_guide, trace_model
+
+        batch = self._where_the_pair_is(slice(0, 4))
+        model, guide = self.model, self.guide
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(torch.no_grad())
+            stack.enter_context(torch.random.fork_rng())
+            stack.enter_context(evaluating(model, guide))
+            stack.enter_context(OwnParameters(model, guide))
+            trace = trace_model(model, trace_guide(guide, *batch), *batch)
+        prior = trace.nodes[site]["fn"]
+        if not isinstance(base_distribution(prior), torch.distributions.Normal):
+            return False
+        return bool(prior.mean.abs().max() < 1e-6 and (prior.variance - 1).abs().max() < 1e-6)
+
+    def _where_the_pair_is(self, index: slice | Sequence[int] | Array) -> tuple[Tensor, ...]:
+        return tuple(t.to(self._device) for t in self.batch(index))
+
+    @property
+    def _device(self) -> torch.device:
+        from pvae.pair import modules
+
+        found = modules(self.model, self.guide or self.model)
+        return next((p.device for m in found.values() for p in m.parameters()), torch.device("cpu"))
+
+    def _shaped(self, mean: Tensor) -> Array:
+        """Gives the pair's x the data's event shape: a program may flatten it inside."""
+        array = mean.detach().float().cpu().numpy()
+        if self.event and array[0].size == int(np.prod(self.event)):
+            array = array.reshape(len(array), *self.event)
+        return array

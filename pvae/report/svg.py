@@ -1,0 +1,151 @@
+"""matplotlib as inline SVG: text stays text, colours are the page's CSS variables."""
+
+import contextlib
+import io
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import matplotlib
+import numpy as np
+from markupsafe import Markup, escape
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import Formatter, MaxNLocator
+from numpy.typing import NDArray
+
+from pvae.report.text import number
+
+__all__ = [
+    "ACCENT", "CLASSES", "FILL", "INK", "MUTED", "PAPER", "SECOND", "WARN_FILL", "Chart", "chart",
+    "finite", "mark", "plain", "responsive",
+]  # fmt: skip
+
+# Stand-ins that the SVG's style attributes are searched for: a CSS variable cannot be asked
+# of matplotlib.
+_NAMES = ("ink", "muted", "rule", "accent", "second", "warn", "paper", "fill", "warn-fill")
+_COLOURS = tuple(f"#0a0b0{i}" for i in range(len(_NAMES)))
+INK, MUTED, RULE, ACCENT, SECOND, WARN, PAPER, FILL, WARN_FILL = _COLOURS
+CLASSES = [f"#0a0c0{i}" for i in range(10)]
+_VARIABLES = dict(zip(_COLOURS, _NAMES, strict=True)) | {
+    colour: f"class-{i}" for i, colour in enumerate(CLASSES)
+}
+_STYLE = {
+    "svg.fonttype": "none", "svg.hashsalt": "pvae", "font.size": 11, "axes.titlesize": 11,
+    "axes.edgecolor": RULE, "axes.linewidth": 1, "text.color": INK,
+    "axes.spines.top": False, "axes.spines.right": False, "axes.spines.left": False,
+    "axes.labelcolor": MUTED, "axes.titlecolor": MUTED, "axes.titlelocation": "left",
+    "axes.titlepad": 8, "axes.labelpad": 5, "axes.axisbelow": True,
+    "axes.grid": True, "axes.grid.axis": "y", "grid.color": RULE, "grid.linewidth": 1,
+    "xtick.color": RULE, "ytick.color": RULE, "xtick.labelcolor": MUTED,
+    "ytick.labelcolor": MUTED, "ytick.major.size": 0, "xtick.major.size": 4,
+    "xtick.major.width": 1, "lines.linewidth": 1.8, "legend.frameon": False,
+    "legend.fontsize": 11, "legend.labelcolor": MUTED, "axes.formatter.use_mathtext": False,
+}  # fmt: skip
+
+
+class Chart:
+    """A figure of a size in CSS pixels, and its SVG once the drawing is done."""
+
+    def __init__(self, width: float, height: float) -> None:
+        self.figure = Figure(figsize=(width / 72, height / 72), layout="constrained")
+        self.svg = Markup("")
+
+
+@contextlib.contextmanager
+def chart(label: str, width: float = 350, height: float = 240) -> Iterator[Chart]:
+    # The reader's own matplotlib settings neither reach the report nor are changed by it.
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(_STYLE)
+        drawn = Chart(width, height)
+        yield drawn
+        file = io.StringIO()
+        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        drawn.figure.savefig(file, format="svg", transparent=True, metadata=nothing)
+    drawn.svg = _inline(file.getvalue(), label)
+
+
+def _inline(svg: str, label: str) -> Markup:
+    """Turns a matplotlib file into an element: no namespace, no font, no ids that clash."""
+    svg = svg[svg.index("<svg") :]
+    box = re.search(r'viewBox="([^"]+)"', svg[: svg.index(">")])
+    body = svg[svg.index(">") + 1 : svg.rindex("</svg>")]
+    body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
+    body = re.sub(r"<style.*?</style>", "", body, flags=re.DOTALL)
+    used = set(re.findall(r'(?:xlink:href="#|url\(#)([\w.-]+)', body))
+    size = (box[1] if box else "0 0 350 240").split()
+    prefix = re.sub(r"[^a-z0-9]+", "-", label.lower()) + f"-{size[2].partition('.')[0]}"
+    body = re.sub(
+        r' id="([^"]+)"', lambda m: f' id="{prefix}-{m[1]}"' if m[1] in used else "", body
+    )
+    body = re.sub(r'xlink:href="#', f'href="#{prefix}-', body)
+    body = body.replace("url(#", f"url(#{prefix}-")
+    body = re.sub(r" font-family: [^;\"]+;", "", body)
+    body = re.sub(r"font: (\d\S*) [^;\"]+", r"font-size: \1", body)
+    body = re.sub(
+        r"(fill|stroke): (#0a0[bc]0\d)", lambda m: f"{m[1]}: var(--{_VARIABLES[m[2]]})", body
+    )
+    body = re.sub(r' transform="rotate\(-0 [^)]*\)"', "", body)
+    body = re.sub(r' (?:d|x|y)="[^"]*"', lambda m: re.sub(r"(\.\d\d)\d+", r"\1", m[0]), body)
+    body = re.sub(r"\s*\n\s*", "\n", body)
+    body = re.sub(r"(<g clip-path=[^>]*)>\n((?:<use [^>]*>\n)+)</g>", _markers, body)
+    return Markup(
+        f'<svg class="chart" role="img" aria-label="{escape(label)}" '
+        f'viewBox="{" ".join(size)}" width="{size[2]}" height="{size[3]}">{body}</svg>'
+    )
+
+
+def _markers(match: re.Match[str]) -> str:
+    """States the style of a group of markers once instead of at every point."""
+    styles = set(re.findall(r' style="[^"]*"', match[2]))
+    if len(styles) != 1:
+        return match[0]
+    (style,) = styles
+    return f"{match[1]}{style}>\n{match[2].replace(style, '')}</g>"
+
+
+def responsive(draw: Callable[[float], Markup]) -> Markup:
+    """Draws a chart once for a page and once for a phone, where text would shrink with it.
+
+    Args:
+        draw: Returns the chart of a width in CSS pixels.
+    """
+    wide = Markup('<div class="on-page">{}</div>').format(draw(720))
+    return wide + Markup('<div class="on-phone">{}</div>').format(draw(350))
+
+
+def finite(values: Any) -> NDArray[np.float64]:
+    array = np.asarray(values, dtype=np.float64).ravel()
+    return array[np.isfinite(array)]
+
+
+class _Number(Formatter):
+    """Tick labels in the page's number style, with as few decimals as tell the ticks apart."""
+
+    def __call__(self, value: float, pos: int | None = None) -> str:
+        return number(value)
+
+    def format_ticks(self, values: Any) -> list[str]:
+        ticks = np.asarray(values, dtype=np.float64)
+        step = float(np.diff(ticks).min()) if len(ticks) > 1 else 1.0
+        places = (p for p in range(9) if np.abs(ticks - ticks.round(p)).max() < 0.01 * step)
+        decimals = next(places, 9) if len(ticks) else 0
+        return [number(float(value), decimals) for value in ticks]
+
+
+def plain(axis: Any, whole: bool = False) -> None:
+    """Sets few ticks, labelled in the page's own number style."""
+    axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10], integer=whole))
+    axis.set_major_formatter(_Number())
+
+
+def mark(ax: Axes, x: float, text: str, colour: str, level: float = 1.0) -> None:
+    """A vertical line with its name beside it, on the side where there is room."""
+    low, high = ax.get_xlim()
+    left = x > low + 0.6 * (high - low)
+    ax.axvline(x, color=colour, linewidth=1.4)
+    ax.annotate(
+        text, (x, level), xycoords=ax.get_xaxis_transform(), xytext=(-5 if left else 5, -2),
+        textcoords="offset points", ha="right" if left else "left", va="top", color=colour,
+    )  # fmt: skip

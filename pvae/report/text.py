@@ -1,0 +1,98 @@
+"""Numbers as the report prints them, and the sentences that go with them."""
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+__all__ = ["NONE", "count", "decimals", "flatten", "number", "percent", "plural", "shape"]
+
+NONE = "–"
+
+
+def number(value: Any, places: int = 2, sign: bool = False) -> str:
+    """Returns a number with a true minus sign, or a dash where there is none.
+
+    Example:
+        >>> number(-89.3142), number(None), number(float("-inf"))
+        ('−89.31', '–', '−∞')
+    """
+    if value is None or isinstance(value, str) or math.isnan(value):
+        return NONE
+    if math.isinf(value):
+        return "∞" if value > 0 else "−∞"
+    text = f"{value:{'+' if sign else ''}.{places}f}"
+    return (text.lstrip("-+") if float(text) == 0 else text).replace("-", "−")
+
+
+def decimals(*errors: float | None) -> int:
+    """Returns how many decimals a value needs, so that its error shows two digits.
+
+    Example:
+        >>> decimals(0.27), decimals(13.1), decimals(None)
+        (2, 1, 2)
+    """
+    known = [e for e in errors if e is not None and math.isfinite(e) and e > 0]
+    return min(4, max(1, 1 - math.floor(math.log10(min(known))))) if known else 2
+
+
+def count(value: int | None) -> str:
+    r"""Returns an integer in groups of three, split by a thin space.
+
+    Example:
+        >>> count(1234567) == "1\N{NARROW NO-BREAK SPACE}234\N{NARROW NO-BREAK SPACE}567"
+        True
+    """
+    return NONE if value is None else f"{value:,}".replace(",", "\N{NARROW NO-BREAK SPACE}")
+
+
+def plural(value: int, one: str, many: str | None = None) -> str:
+    """Returns a count with its noun.
+
+    Example:
+        >>> plural(1, "datum", "data"), plural(3, "epoch")
+        ('1 datum', '3 epochs')
+    """
+    return f"{count(value)} {one if value == 1 else many or one + 's'}"
+
+
+def percent(fraction: float | None) -> str:
+    """Returns a share in per cent; a share that is not zero never reads as zero.
+
+    Example:
+        >>> percent(0.0123), percent(0.0), percent(0.00001), percent(0.99999)
+        ('1.2%', '0%', '<0.1%', '>99.9%')
+    """
+    if fraction is None or math.isnan(fraction):
+        return NONE
+    if fraction in (0, 1):
+        return f"{fraction:.0%}"
+    if fraction < 0.001:
+        return "<0.1%"
+    return ">99.9%" if fraction > 0.999 else f"{fraction:.1%}"
+
+
+def shape(sizes: tuple[int, ...]) -> str:
+    """Returns an event shape in words.
+
+    Example:
+        >>> shape((1, 28, 28)), shape((2,))
+        ('1 × 28 × 28', '2 numbers')
+    """
+    if len(sizes) == 1:
+        return plural(sizes[0], "number")
+    return " × ".join(map(str, sizes)) if sizes else "1 number"
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Yields a nested config's leaves as (dotted name, value).
+
+    Example:
+        >>> list(flatten({"model": {"class_path": "VAE", "init_args": {"latent_dim": 2}}}))
+        [('model', 'VAE'), ('model.latent_dim', '2')]
+    """
+    for key, value in config.items():
+        name = prefix if key in ("class_path", "init_args") else f"{prefix}.{key}".strip(".")
+        if isinstance(value, Mapping) and value:
+            yield from flatten(value, name)
+        else:
+            yield name or str(key), NONE if value is None else str(value)

@@ -1,0 +1,198 @@
+"""evaluate and Evaluation: exactness, contract, files, memory, repeatability."""
+
+import json
+import math
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from programs import linear_gaussian
+
+import pvae
+from pvae import Evaluation, PvaeError
+
+
+@pytest.fixture(scope="module")
+def oracle():
+    model, guide, x, exact = linear_gaussian()
+    return pvae.evaluate(model, guide, x, num_samples=1000, progress=False), x, exact.numpy()
+
+
+def test_log_px_is_exact_within_its_stated_error(oracle):
+    result, _, exact = oracle
+    error = result.log_px - exact
+    assert np.mean(np.abs(error) < 3 * result.log_px_se) >= 0.97
+    assert abs(error.mean()) < 0.02
+    means = [values.mean() for values in result.bounds.values()]
+    assert list(result.bounds) == [1, 5, 50, 500, 1000]
+    assert means == sorted(means)
+    np.testing.assert_array_equal(result.bounds[1000], result.log_px)
+    np.testing.assert_allclose(result.bounds[1], result.elbo)
+
+
+def test_elbo_kl_and_reconstruction_against_closed_forms():
+    model, guide, x, _ = linear_gaussian()
+    result = pvae.evaluate(model, guide, x, num_samples=4000, progress=False)
+    np.testing.assert_allclose(result.elbo, result.reconstruction - result.kl)
+    q = pvae.pair.trace_guide(guide, x).nodes["z"]["fn"]
+    prior = dist.Normal(torch.zeros(2, dtype=x.dtype), 1.0).to_event(1)
+    kl = torch.distributions.kl_divergence(q.base_dist, prior.base_dist.expand((200, 2))).sum(-1)
+    np.testing.assert_allclose(result.kl, kl.numpy(), atol=0.15)
+    assert abs(result.kl.mean() - kl.mean().item()) < 0.02
+    assert result.sites["z"]["kl"] == pytest.approx(result.kl.mean())
+
+
+def test_summary_has_every_key_of_the_contract(oracle):
+    result, _, _ = oracle
+    summary = json.loads(json.dumps(result.summary(), allow_nan=False))
+    keys = "units num_data num_samples seed model guide data elbo log_px kl reconstruction khat"
+    for key in f"{keys} ess active_units sites".split():
+        assert key in summary
+    assert summary["units"] == "nats"
+    assert set(summary["data"]) == {"name", "observation", "hash"}
+    assert set(summary["elbo"]) == {"mean", "se"}
+    assert [row["num_samples"] for row in summary["log_px"]] == [1, 5, 50, 500, 1000]
+    assert set(summary["khat"]) == {"median", "threshold", "above_threshold"}
+    assert set(summary["sites"]["z"]) == {"kl", "active_units"}
+    assert summary["active_units"] == 2
+    n = len(result)
+    assert summary["elbo"]["mean"] == pytest.approx(result.elbo.mean())
+    assert summary["elbo"]["se"] == pytest.approx(result.elbo.std(ddof=1) / math.sqrt(n))
+
+
+def test_same_seed_same_numbers_and_the_global_generator_is_left(oracle):
+    result, x, _ = oracle
+    model, guide, _, _ = linear_gaussian()
+    torch.manual_seed(9)
+    before = torch.get_rng_state()
+    again = pvae.evaluate(model, guide, x, num_samples=1000, progress=False)
+    assert torch.equal(before, torch.get_rng_state())
+    np.testing.assert_array_equal(again.log_px, result.log_px)
+    other = pvae.evaluate(model, guide, x, num_samples=1000, seed=1, progress=False)
+    assert (other.log_px != result.log_px).all()
+
+
+def test_a_datums_numbers_do_not_depend_on_the_data_behind_it():
+    model, guide, x, _ = linear_gaussian()
+    whole = pvae.evaluate(model, guide, x, num_samples=40, progress=False)
+    part = pvae.evaluate(model, guide, x[:64], num_samples=40, progress=False)
+    np.testing.assert_array_equal(whole.log_px[:64], part.log_px)
+
+
+def test_files_go_round(oracle, tmp_path):
+    result, _, _ = oracle
+    result.save(tmp_path)
+    assert json.loads((tmp_path / "evaluation.json").read_text()) == result.summary()
+    again = Evaluation.load(tmp_path)
+    assert again.summary() == result.summary()
+    np.testing.assert_array_equal(again.log_px, result.log_px)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["evaluation.json", "evaluation.nc"]
+    (tmp_path / "evaluation.nc").write_bytes((tmp_path / "evaluation.nc").read_bytes()[:300])
+    with pytest.raises(PvaeError, match="pvae evaluate"):
+        Evaluation.load(tmp_path)
+    with pytest.raises(PvaeError, match="does not exist"):
+        Evaluation.load(tmp_path / "nowhere")
+
+
+def test_arviz_reads_the_datatree(oracle, tmp_path):
+    import arviz as az
+
+    result, _, _ = oracle
+    result.save(tmp_path)
+    tree = az.from_netcdf(tmp_path / "evaluation.nc")
+    assert tree["evaluation"]["khat"].dims == ("datum",)
+    np.testing.assert_array_equal(tree["evaluation"]["log_px"].values, result.log_px)
+
+
+def test_table_shows_the_numbers(oracle):
+    result, _, _ = oracle
+    table = result.table()
+    assert f"{result.elbo.mean():.2f}" in table
+    assert f"{result.log_px.mean():.2f}" in table
+    assert "L_500" in table
+
+
+def test_one_sample_and_one_datum():
+    model, guide, x, _ = linear_gaussian()
+    one = pvae.evaluate(model, guide, x[:1], num_samples=1, progress=False).summary()
+    assert one["elbo"]["se"] is None
+    assert one["khat"]["median"] is None
+    assert one["log_px"][-1]["num_samples"] == 1
+    assert one["active_units"] is None
+
+
+def test_data_as_a_tuple_a_part_or_a_data_set():
+    data = pvae.data.load("digits")
+    model, guide = pvae.models.VAE((1, 8, 8)), pvae.guides.MeanField((1, 8, 8))
+    options = {"num_samples": 5, "progress": False}
+    whole = pvae.evaluate(model, guide, data, **options)
+    part = pvae.evaluate(model, guide, data.test, **options)
+    tensors = pvae.evaluate(model, guide, data.test.tensors(), **options)
+    np.testing.assert_array_equal(whole.log_px, part.log_px)
+    np.testing.assert_array_equal(whole.log_px, tensors.log_px)
+    assert whole.data["hash"] == part.data["hash"] == data.test.hash
+    assert whole.data["name"] == "digits"
+    with pytest.raises(PvaeError, match="leading sizes"):
+        pvae.evaluate(model, guide, (torch.zeros(3, 1), torch.zeros(4)), **options)
+
+
+def test_grey_values_under_a_bernoulli_are_labelled():
+    data = pvae.data.load("digits", observation="grey")
+    model, guide = pvae.models.VAE((1, 8, 8)), pvae.guides.MeanField((1, 8, 8))
+    with pytest.warns(UserWarning, match="not a likelihood"):
+        pvae.fit(model, guide, data, epochs=1, progress=False)
+    result = pvae.evaluate(model, guide, data, num_samples=5, progress=False)
+    assert result.summary()["not_a_likelihood"].startswith("not a likelihood")
+    assert "not a likelihood" in result.table()
+
+
+def test_two_latent_sites_and_a_discrete_one():
+    x = torch.randn(50)
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            a = pyro.sample("a", dist.Normal(0.0, 1.0))
+            y = pyro.sample("y", dist.Bernoulli(0.3))
+            pyro.sample("x", dist.Normal(a + y, 0.5), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("a", dist.Normal(0.7 * x, 0.6))
+            pyro.sample("y", dist.Bernoulli(torch.full_like(x, 0.4)))
+
+    result = pvae.evaluate(model, guide, x, num_samples=3000, progress=False)
+    assert list(result.sites) == ["a", "y"]
+    kl = 0.4 * math.log(0.4 / 0.3) + 0.6 * math.log(0.6 / 0.7)
+    assert result.sites["y"]["kl"] == pytest.approx(kl, abs=0.01)
+    exact = torch.stack(
+        [
+            math.log(0.7) + dist.Normal(0.0, math.sqrt(1.25)).log_prob(x),
+            math.log(0.3) + dist.Normal(1.0, math.sqrt(1.25)).log_prob(x),
+        ]
+    ).logsumexp(0)
+    error = np.abs(result.log_px - exact.numpy())
+    assert np.mean(error < 3 * result.log_px_se) > 0.95
+
+
+def test_memory_grows_neither_with_samples_nor_with_data():
+    script = """
+        import resource, sys, torch, pvae
+        torch.set_num_threads(1)
+        model, guide = pvae.models.VAE((784,), 5), pvae.guides.MeanField((784,), 5)
+        x = torch.zeros(40, 784)
+        pvae.evaluate(model, guide, x, num_samples=50, progress=False)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        pvae.evaluate(model, guide, x[: int(sys.argv[2])], num_samples=int(sys.argv[1]),
+                      progress=False)
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+    """
+    grown = {}
+    for samples, data in ((500, 4), (20_000, 4)):
+        command = [sys.executable, "-c", textwrap.dedent(script), str(samples), str(data)]
+        grown[samples] = int(subprocess.run(command, check=True, capture_output=True).stdout)
+    assert grown[20_000] < grown[500] + 64 * 1024  # KiB
