@@ -1,6 +1,7 @@
 """SVI: pyro.infer.SVI's interface, for pairs whose parameters stay in their modules."""
 
 import math
+import warnings
 from typing import Any
 
 import pyro
@@ -69,6 +70,7 @@ class SVI:
         self.optim = optim if isinstance(optim, Optimiser) else Optimiser(optim)
         self.clip_norm = clip_norm
         self.own = OwnParameters(model, guide)
+        self._looked_for_strays = False
 
     def find_parameters(self, *args: Any, **kwargs: Any) -> None:
         """Runs the pair once, without a gradient, and gives its parameters to the optimiser."""
@@ -88,6 +90,9 @@ class SVI:
             loss = self.loss.loss_and_grads(self.model, self.guide, *args, **kwargs)
         if len(self.own.parameters) != len(self.optim.names):
             self.optim.add(self.own.parameters)
+        if not self._looked_for_strays:
+            self._looked_for_strays = True
+            self._warn_of_strays()
         gradients = [p.grad for p in self.optim.parameters if p.grad is not None]
         if not gradients:
             raise PvaeError(
@@ -109,6 +114,21 @@ class SVI:
         """Returns the loss of a minibatch, in nats (summed), without a gradient."""
         with self.own, torch.no_grad():
             return float(self.loss.loss(self.model, self.guide, *args, **kwargs))
+
+    def _warn_of_strays(self) -> None:
+        strays = [
+            f"{path}.{name}"
+            for path, module in self.own.modules.items()
+            for name, parameter in module.named_parameters()
+            if parameter.grad is not None and id(parameter) not in self.optim.names
+        ]
+        if strays:
+            warnings.warn(
+                f"{len(strays)} parameters have a gradient but are not trained, as in Pyro, "
+                f"because no program registers them: {', '.join(strays[:3])}, … Call "
+                "pyro.module(name, network) in the program, or make it a PyroModule.",
+                stacklevel=3,
+            )
 
     def _what_is_not_finite(self, loss: float, args: Any, kwargs: Any) -> str:
         head = f"The loss is {loss}" if not math.isfinite(loss) else "The gradient is not finite"
