@@ -76,16 +76,17 @@ class Run:
                 disable=not progress,
                 unit="step",
                 dynamic_ncols=True,
+                mininterval=0.5,
             ) as bar,
         ):
             while self.epoch < self.epochs and not self.finished:
-                bar.set_description(f"epoch {self.epoch + 1}/{self.epochs}")
+                bar.set_description(f"epoch {self.epoch + 1}/{self.epochs}", refresh=False)
                 self._train_epoch(steps, bar, interrupt)
                 self._end_epoch()
                 shown = {"ELBO": f"{self.history[-1]['elbo']:.2f} nats"}
                 if "validation_elbo" in self.history[-1]:
                     shown["validation"] = f"{self.history[-1]['validation_elbo']:.2f}"
-                bar.set_postfix(shown)
+                bar.set_postfix(shown, refresh=False)
         if self.best is not None:
             restore_pair(self.svi.model, self.svi.guide, self.best, "memory")
         self.finished = True

@@ -11,7 +11,7 @@ import yaml
 
 import pvae
 import pvae.evaluation
-from pvae import cli
+from pvae import options
 from pvae.cli import RUN_FILES, main
 
 SMALL = ["--model.hidden_dims", "[16]", "--guide.hidden_dims", "[16]", "--model.latent_dim", "3"]
@@ -49,6 +49,11 @@ class Guide(PyroModule):
         with pyro.plate("data", len(x)):
             loc, raw = self.net(x.flatten(-3)).chunk(2, -1)
             pyro.sample("z", dist.Normal(loc, raw.exp()).to_event(1))
+
+
+class Fixed(Guide):
+    def __init__(self, event_shape):
+        super().__init__(event_shape, 4)
 
 
 class Broken(nn.Module):
@@ -110,7 +115,7 @@ def stored(folder):
 
 
 def parsed(*argv):
-    return cli._parse("run", list(argv))[0]
+    return options.parse("run", list(argv))[0]
 
 
 def shell(*argv):
@@ -185,7 +190,9 @@ def test_a_config_repeats_the_run(finished, here):
     assert stored(here / "again") == config
     assert numbers(here / "again") == numbers(finished)
     assert main([*again, "--out", "other", "--seed", "4"]) == 0
-    assert numbers(here / "other")["elbo"] != numbers(finished)["elbo"]
+    other, before = numbers(here / "other"), numbers(finished)
+    assert other["elbo"] != before["elbo"]
+    assert other["data"]["hash"] != before["data"]["hash"], "the seed is the data's too"
 
 
 def test_the_command_line_goes_before_the_config(finished, here):
@@ -248,6 +255,7 @@ def test_a_users_file_and_a_process_that_has_not_seen_it(here):
     assert config["model"]["init_args"] == {"event_shape": [1, 8, 8], "latent_dim": 4, "bias": 0.1}
     assert names(here / "run") == set(RUN_FILES)
     before = numbers(here / "run")
+    assert main(["train", *pair[:3], "pair.py:Fixed", "--model.latent_dim=4", *QUICK]) == 0
     done = shell("evaluate", "run", "--progress", "false")
     assert done.returncode == 0, done.stderr
     assert numbers(here / "run") == before
@@ -288,9 +296,11 @@ def test_a_users_functions_repeat_too(here):
         ),
         (["--data", "digist"], 1, "Did you mean digits?"),
         (["--config", "no.yaml"], 1, "there is no no.yaml"),
-        (["--config", "pair.py"], 1, "pair.py is damaged or not a config"),
+        (["--config", "pair.py"], 1, "pair.py is damaged or no config"),
         (["--config", "typo.yaml"], 2, "--epoch: there is no such option"),
         (["--config", "nested.yaml"], 2, "--model.latent: there is no such option"),
+        (["--config", "list.yaml"], 1, "model: the config has ['VAE'] where options are expected"),
+        (["--config", "seed.yaml"], 1, "seed: expected an integer, and the config has 'x'"),
         (["--out", "pair.py"], 1, "cannot use pair.py as a run folder: Not a directory"),
         (["--out", "pair.py/run"], 1, "cannot make pair.py/run: Not a directory"),
         (["--resume", "."], 1, "has no config.yaml"),
@@ -300,6 +310,8 @@ def test_a_users_functions_repeat_too(here):
 def test_bad_input_is_one_line_and_leaves_nothing(here, capsys, argv, code, message):
     (here / "pair.py").write_text(PAIR)
     (here / "typo.yaml").write_text("epoch: 3\n")
+    (here / "list.yaml").write_text("model: [VAE]\n")
+    (here / "seed.yaml").write_text("seed: x\n")
     (here / "nested.yaml").write_text("model: {init_args: {latent: 3}}\n")
     before = names(here)
     assert main(["run", *argv]) == code

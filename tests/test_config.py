@@ -235,7 +235,7 @@ def test_a_missing_or_unreadable_config_says_so(tmp_path):
     with pytest.raises(PvaeError, match="there is no"):
         read_config(tmp_path / "nowhere")
     (tmp_path / "config.yaml").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(PvaeError, match="not a config"):
+    with pytest.raises(PvaeError, match="no config"):
         load_yaml(tmp_path)
     with pytest.raises(PvaeError, match="Cannot write"):
         write_config(tmp_path / "config.yaml", {})

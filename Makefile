@@ -1,0 +1,27 @@
+# `make demo` shows pvae at work, `make test` runs the tests. Both make .venv first, once.
+# Another interpreter: make PYTHON=python3.13 test
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test dev
+
+demo: $(VENV)/.test
+	$(BIN)/pvae run --out runs/demo --overwrite
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest
+
+# With ruff and build, for those who change pvae.
+dev: $(VENV)/.dev
+
+$(VENV)/.test $(VENV)/.dev: $(VENV)/.%: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$*]'
+	touch $@
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 12))' || { \
+	  echo "pvae needs Python 3.12 or newer, and $(PYTHON) is not." >&2; \
+	  echo "Install one and say which: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)

@@ -1,0 +1,252 @@
+"""The shell: `pvae run | train | evaluate | report | list`, options from type hints."""
+
+import contextlib
+import inspect
+import itertools
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pvae import __version__
+from pvae.errors import PvaeError, nearest
+from pvae.options import PROGRAMS, SIDES, UsageError, new_parser, parse, values
+
+__all__ = ["main"]
+
+HELP = """\
+usage: pvae COMMAND [OPTIONS]
+
+commands:
+  run            train a pair, evaluate it and write the report
+                 (with no option: digits, a dense VAE, a mean-field guide)
+  train          train a pair
+  evaluate RUN   bounds on log p(x) for a trained run
+  report RUN     write the report of an evaluated run anew
+  list           the models, guides and data sets with a name
+
+options:
+  -h, --help     show this message; `pvae COMMAND --help` lists a command's options
+  --version      show the version
+
+examples:
+  pvae run --data mnist --model.latent_dim 20 --epochs 50
+  pvae run --model path/to/file.py:MyModel --guide path/to/file.py:MyGuide
+  pvae run --config runs/digits-VAE-1/config.yaml
+"""
+
+RUN_FILES = (
+    "config.yaml",
+    "checkpoint.pt",
+    "history.csv",
+    "evaluation.json",
+    "evaluation.nc",
+    "report.html",
+)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the shell's command line.
+
+    Args:
+        argv: The arguments; None for those of the process.
+
+    Returns:
+        The exit code: 0, 1 after a `PvaeError`, 2 for a command line that cannot be
+        understood, 130 when interrupted. Any other exception is a bug and is let through.
+    """
+    try:
+        return _main(sys.argv[1:] if argv is None else list(argv))
+    except PvaeError as error:
+        print(f"pvae: error: {error}", file=sys.stderr)
+        return 2 if isinstance(error, UsageError) else 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _main(argv: list[str]) -> int:
+    commands: dict[str, Callable[[list[str]], None]] = {
+        "run": lambda rest: _run("run", rest),
+        "train": lambda rest: _run("train", rest),
+        "evaluate": _evaluate,
+        "report": _report,
+        "list": _list,
+    }
+    if argv and argv[0] in ("-h", "--help", "help"):
+        print(HELP, end="")
+    elif argv and argv[0] == "--version":
+        print(f"pvae {__version__}")
+    elif argv and argv[0] in commands:
+        commands[argv[0]](argv[1:])
+    elif argv:
+        raise UsageError(f"there is no command {argv[0]}. {nearest(argv[0], commands)}")
+    else:
+        print(HELP, end="", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _run(command: str, argv: list[str]) -> None:
+    from pvae.config import build_pair, parameters, resolve, write_config
+    from pvae.pair import name_of
+    from pvae.training import fit
+
+    config, early = parse(command, argv)
+    progress = config.pop("progress", True)
+    if early.out:
+        _check_folder(Path(early.out), early.overwrite)
+    data = _load_data(config)
+    for side in SIDES:
+        target = resolve(config[side]["class_path"], f"{side}s")
+        if isinstance(target, type) and "event_shape" in parameters(target):
+            init_args = config[side]["init_args"]
+            config[side]["init_args"] = {"event_shape": list(data.event_shape)} | init_args
+    model, guide = build_pair(config)
+    if early.resume:
+        out = Path(early.resume)
+    else:
+        out = _make_folder(early.out, f"{data.name}-{name_of(model)}")
+        write_config(out, config)
+    print(f"run folder: {out}", flush=True)
+    options = _options(fit, config) | {"progress": progress}
+    fitted = fit(model, guide, data, **options, out=out, resume=bool(early.resume))
+    if command == "train":
+        print(f"`pvae evaluate {out}` evaluates the pair")
+        return
+    try:
+        evaluation = _save_evaluation(out, model, guide, data, config | {"progress": progress})
+        _write_report(out, evaluation, model, guide, data, fitted.history, config)
+    except KeyboardInterrupt:
+        hint = f"`pvae evaluate {out}`, then `pvae report {out}`"
+        print(f"the trained pair is kept: {hint} do the rest", file=sys.stderr)
+        raise
+
+
+def _check_folder(out: Path, overwrite: bool) -> None:
+    try:
+        content = {path.name for path in out.iterdir()} if out.exists() else set()
+    except OSError as error:
+        raise PvaeError(f"cannot use {out} as a run folder: {error.strerror}") from None
+    if content and not content & set(RUN_FILES):
+        raise PvaeError(f"{out} has content, but no run: choose another folder")
+    if content and not overwrite:
+        raise PvaeError(f"{out} has a run already: choose another folder, or add --overwrite")
+
+
+def _make_folder(out: str | None, name: str) -> Path:
+    """Makes the run folder, or empties it of a former run's files and nothing else."""
+    try:
+        if out:
+            Path(out).mkdir(parents=True, exist_ok=True)
+            for file in RUN_FILES:
+                (Path(out) / file).unlink(missing_ok=True)
+            return Path(out)
+        for number in itertools.count(1):
+            folder = Path("runs") / f"{re.sub(r'[^\w.-]', '_', name)}-{number}"
+            with contextlib.suppress(FileExistsError):
+                folder.mkdir(parents=True)
+                return folder
+    except OSError as error:
+        raise PvaeError(f"cannot make {out or 'a folder in runs'}: {error.strerror}") from None
+    raise AssertionError
+
+
+def _require(run: Path, name: str, command: str) -> None:
+    if not (run / name).is_file():
+        raise PvaeError(f"{run} has no {name}: `{command}` makes it")
+
+
+def _evaluate(argv: list[str]) -> None:
+    import pvae
+    from pvae.config import read_config
+
+    parser = new_parser("evaluate")
+    parser.add_argument("run", metavar="RUN", type=str, help="The folder of a trained run.")
+    parser.add_function_arguments(pvae.evaluate, skip=PROGRAMS, fail_untyped=False)
+    given = values(parser, argv, defaults=False)
+    run = Path(given.pop("run"))
+    config = read_config(run)
+    _require(run, "checkpoint.pt", f"pvae train --resume {run}")
+    data = _load_data(config)
+    model, guide = pvae.load(run)
+    _save_evaluation(run, model, guide, data, config | given)
+    print(f"`pvae report {run}` renders it")
+
+
+def _report(argv: list[str]) -> None:
+    import pvae
+    from pvae.checkpoint import read_history
+    from pvae.config import read_config
+
+    parser = new_parser("report")
+    parser.add_argument("run", metavar="RUN", type=str, help="The folder of an evaluated run.")
+    run = Path(values(parser, argv)["run"])
+    config = read_config(run)
+    _require(run, "checkpoint.pt", f"pvae train --resume {run}")
+    for name in ("evaluation.json", "evaluation.nc"):
+        _require(run, name, f"pvae evaluate {run}")
+    evaluation = pvae.Evaluation.load(run)
+    model, guide = pvae.load(run)
+    _write_report(run, evaluation, model, guide, _load_data(config), read_history(run), config)
+
+
+def _list(argv: list[str]) -> None:
+    import pvae.data
+    import pvae.guides
+    import pvae.models
+    from pvae.data.vision import SETS
+
+    values(new_parser("list"), argv)
+    for title, module in (("models", pvae.models), ("guides", pvae.guides)):
+        print(f"{title}:")
+        for name in module.__all__:
+            print(f"  {name:<14} {_first_line(getattr(module, name))}")
+    print("data sets:")
+    for name in pvae.data.names():
+        known = SETS.get(name)
+        text = f"torchvision's {known.kind}, {known.observation}" if known else "scikit-learn's"
+        print(f"  {name:<14} {text}")
+    print("or a .npy, .npz or .pt file; `pvae run --help` says how data are observed")
+
+
+def _first_line(target: object) -> str:
+    return (inspect.getdoc(target) or "").partition("\n")[0]
+
+
+def _load_data(config: dict[str, Any]) -> Any:
+    from pvae.config import typed
+    from pvae.data import load
+
+    options = {key: value for key, value in config["data"].items() if key != "source"}
+    options = typed(load, options | {"seed": config["seed"]}, skip={"source"}, prefix="data.")
+    return load(config["data"].get("source", "digits"), **options)
+
+
+def _options(function: Callable[..., Any], config: dict[str, Any]) -> dict[str, Any]:
+    from pvae.config import typed
+
+    names = inspect.signature(function).parameters.keys() - PROGRAMS - {"out", "resume"}
+    values = {key: config[key] for key in names & config.keys()}
+    return typed(function, values, skip=PROGRAMS | {"out", "resume"})
+
+
+def _save_evaluation(run: Path, model: Any, guide: Any, data: Any, config: dict[str, Any]) -> Any:
+    import pvae
+
+    evaluation = pvae.evaluate(model, guide, data, **_options(pvae.evaluate, config))
+    evaluation.save(run)
+    print(evaluation.table())
+    return evaluation
+
+
+def _write_report(
+    run: Path, evaluation: Any, model: Any, guide: Any, data: Any, history: Any, config: Any
+) -> None:
+    from pvae.report import write_report
+
+    path = run / "report.html"
+    write_report(
+        path, evaluation, model=model, guide=guide, data=data, history=history, config=config
+    )
+    print(f"report: {path}")

@@ -1,0 +1,299 @@
+"""What a run is made of: names to programs, type hints to arguments, and config.yaml."""
+
+import argparse
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable
+from importlib.machinery import SourceFileLoader
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+import yaml
+
+from pvae import __version__
+from pvae.errors import PvaeError, nearest
+from pvae.files import atomic
+
+__all__ = ["build_pair", "full_name", "load_yaml", "read_config", "resolve", "write_config"]
+
+Program = Callable[..., Any]
+Home = Literal["models", "guides"]
+
+
+def full_name(name: str, home: Home) -> str:
+    """Returns the class path of a bare name: `VAE` in `models` is `pvae.models.VAE`."""
+    return name if "." in name or ":" in name else f"pvae.{home}.{name}"
+
+
+def resolve(name: str, home: Home) -> Program:
+    """Finds the class or function that a name means.
+
+    Args:
+        name: `VAE`, a name in `pvae.models` or `pvae.guides`; `my_package.MyModel`, imported
+            (the current folder is importable); or `path/to/file.py:MyModel`, from a file that
+            is run once in a process, however many names are taken from it.
+        home: Where bare names are looked up.
+
+    Returns:
+        A class, to be constructed, or a function, to be used as it is.
+
+    Raises:
+        PvaeError: There is no such file, module or name (the message has the nearest ones),
+            or the name means neither a class nor a function.
+
+    Example:
+        >>> resolve("fractions.Fraction", "models")
+        <class 'fractions.Fraction'>
+    """
+    path, colon, attribute = name.rpartition(":") if not name.endswith(".py") else (name, ":", "")
+    if path.endswith(".py"):
+        module, where = _load_file(Path(path)), path
+    elif colon:
+        raise PvaeError(f"{name}: only a file has a colon, as in path/to/file.py:{attribute}")
+    else:
+        where, _, attribute = full_name(name, home).rpartition(".")
+        module = _import(where, name)
+    known = _programs(module)
+    found = getattr(module, attribute, None)
+    if where == f"pvae.{home}" and attribute not in known:
+        raise PvaeError(f"there is no {home[:-1]} called {attribute}. {nearest(attribute, known)}")
+    if found is None:
+        hint = nearest(attribute, known) if attribute else f"It has {', '.join(known)}."
+        what = f"there is no {attribute} in {where}" if attribute else f"{where}:Name is asked for"
+        raise PvaeError(f"{what}. {hint}")
+    from torch import nn
+
+    if not callable(found) or isinstance(found, nn.Module):
+        raise PvaeError(
+            f"{name} is {type(found).__name__} and not a class or a function; "
+            "name the class, so that the seed decides its first parameters"
+        )
+    return found
+
+
+def _programs(module: ModuleType) -> list[str]:
+    if hasattr(module, "__all__"):
+        return list(module.__all__)
+    return [
+        name
+        for name, value in vars(module).items()
+        if callable(value)
+        and not name.startswith("_")
+        and f"{getattr(value, '__module__', None)}.".startswith(f"{module.__name__}.")
+    ]
+
+
+def _import(module: str, name: str) -> ModuleType:
+    _importable(Path.cwd())
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise
+        raise PvaeError(
+            f"{name}: there is no module {error.name}, neither installed nor in the current folder"
+        ) from None
+
+
+def _load_file(path: Path) -> ModuleType:
+    real = path.expanduser().resolve()
+    # A name of its own, the same in every process: pickles and inspect find the module by it.
+    digest = hashlib.sha256(str(real).encode()).hexdigest()[:8]
+    name = f"pvae_file_{re.sub(r'\W', '_', real.stem)}_{digest}"
+    if name in sys.modules:
+        return sys.modules[name]
+    if not real.is_file():
+        raise PvaeError(f"there is no file {path} (looked for from the current folder)")
+    _importable(Path.cwd())
+    _importable(real.parent)
+    loader = SourceFileLoader(name, str(real))
+    module = importlib.util.module_from_spec(importlib.util.spec_from_loader(name, loader))
+    sys.modules[name] = module
+    try:
+        loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _importable(folder: Path) -> None:
+    # Last on the path: a file of the user's called random.py must not replace the library's.
+    if str(folder) not in sys.path:
+        sys.path.append(str(folder))
+
+
+def build_pair(
+    config: dict[str, Any], event_shape: Iterable[int] | None = None
+) -> tuple[Program, Program]:
+    """Constructs the pair that a config names, model first, from the config's seed.
+
+    Args:
+        config: With `seed`, `model` and `guide`, the latter two
+            `{"class_path": str, "init_args": {...}}`. A function is used as it is.
+        event_shape: For constructors with a parameter of this name that the config leaves
+            unset.
+
+    Returns:
+        The model and the guide.
+
+    Raises:
+        PvaeError: A name cannot be found, or an argument is missing, unknown or of the
+            wrong type.
+    """
+    import pyro
+
+    # Files and modules may draw parameters when they are first run, constructors always do:
+    # seeded before both, a pair is the same whether or not its file had been run before.
+    pyro.set_rng_seed(config["seed"])
+    sides = {side: resolve(config[side]["class_path"], f"{side}s") for side in ("model", "guide")}
+    pyro.set_rng_seed(config["seed"])
+    model, guide = (
+        _construct(side, target, config[side].get("init_args") or {}, event_shape)
+        for side, target in sides.items()
+    )
+    return model, guide
+
+
+def _construct(
+    side: str, target: Program, init_args: dict[str, Any], event_shape: Iterable[int] | None
+) -> Program:
+    if not isinstance(target, type):
+        return target
+    values = dict(init_args)
+    shape = values.pop("event_shape", event_shape)
+    arguments = typed(target, values, skip={"event_shape"}, prefix=f"{side}.")
+    if "event_shape" in parameters(target):
+        if shape is None:
+            raise PvaeError(f"{target.__name__} needs an event_shape, and the config has none")
+        arguments["event_shape"] = tuple(shape)
+    return target(**arguments)
+
+
+def parameters(target: Program) -> set[str]:
+    """Returns the parameters of a class or function, also those it hands on as `**kwargs`."""
+    parser = _parser(target, set())
+    return {action.dest for action in parser._actions} - {"help"}
+
+
+def typed(
+    target: Program, values: dict[str, Any], *, skip: Iterable[str] = (), prefix: str = ""
+) -> dict[str, Any]:
+    """Returns plain values as the arguments that the type hints of `target` ask for.
+
+    Args:
+        target: A class or a function.
+        values: Numbers, strings and plain containers; an object is
+            `{"class_path": str, "init_args": {...}}`.
+        skip: Parameters to leave out.
+        prefix: Put before a parameter's name in messages.
+
+    Raises:
+        PvaeError: A value is missing, unknown, or of the wrong type.
+    """
+    parser = _parser(target, set(skip))
+    try:
+        arguments = parser.instantiate(parser.parse_object(values)).as_dict()
+    except argparse.ArgumentError as error:
+        raise PvaeError(one_line(error, prefix)) from None
+    for name in _untyped(target):
+        if arguments.get(name, ...) is None:
+            raise PvaeError(f"--{prefix}{name}: must be given, there is no default")
+    return arguments
+
+
+def _untyped(target: Program) -> list[str]:
+    # jsonargparse takes a parameter without a type hint for one that may be left out.
+    classes = target.__mro__ if isinstance(target, type) else ()
+    functions = [c.__init__ for c in classes if inspect.isfunction(vars(c).get("__init__"))]
+    found = [p for function in functions for p in inspect.signature(function).parameters.values()]
+    return [p.name for p in found if p.default is p.empty and p.annotation is p.empty]
+
+
+def _parser(target: Program, skip: set[str]) -> Any:
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(exit_on_error=False)
+    add = parser.add_class_arguments if isinstance(target, type) else parser.add_function_arguments
+    add(target, skip=skip, fail_untyped=False)
+    return parser
+
+
+def one_line(error: Exception, prefix: str = "") -> str:
+    """Returns jsonargparse's message as one line that names options as they are typed."""
+    text = str(error)
+    if missing := re.match(r"the following arguments are required: (.*)", text):
+        options = ", ".join(f"--{prefix}{key}" for key in missing[1].split(", "))
+        return f"{options}: must be given, there is no default"
+    unknown = r"(?:Group '(.*)' does not accept option|Option) '(\S+)'(?: is not accepted)?$"
+    if found := re.match(unknown, text):
+        name = f"{found[1]}.{found[2]}" if found[1] else found[2]
+        return f"--{prefix}{name}: there is no such option"
+    text = re.sub(r"a typing\.Literal\[(.*?)\]", r"one of \1", text)
+    text = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", text)
+    text = text.replace("Expected a int", "Expected an int")
+    text = re.sub(r"Expected a dot import path string: (\S+)", r"there is no class \1", text)
+    text = re.sub(r"Type .* expects a function or a callable class: (.*)\. Got .*", r"\1", text)
+    key = re.match(r'Parser key "([^"]+)":', text)
+    causes = text.partition("Errors:")[2].partition("\n  Given value")[0].split("\n    - ")[1:]
+    causes = [cause for cause in dict.fromkeys(causes) if "NoneType" not in cause]
+    # Of a union's members, the one whose class was found is the one that was meant.
+    found = [c for c in causes if "given class_path" in c or "is not accepted" in c]
+    text = "; ".join(found or causes) if causes else text[key.end() if key else 0 :]
+    return (f"--{prefix}{key[1]}: " if key else "") + " ".join(text.split())
+
+
+def read_config(run: str | os.PathLike[str]) -> dict[str, Any]:
+    """Reads the config of a run: everything that repeats it.
+
+    Args:
+        run: The folder of a run, or the path of its config.yaml.
+
+    Returns:
+        `model` and `guide` (`{"class_path": str, "init_args": {...}}`), `data`, `seed` and the
+        options of `pvae.fit` and `pvae.evaluate`.
+
+    Raises:
+        PvaeError: There is no config, or it is not one that pvae wrote in full.
+    """
+    config = load_yaml(run)
+    needed = {"model", "guide", "data", "seed", "pvae"}  # pvae, the version, is written last
+    sides = [config.get(side) for side in ("model", "guide")]
+    if needed - config.keys() or not all(isinstance(s, dict) and "class_path" in s for s in sides):
+        raise PvaeError(f"the config of {run} is not a complete one of a run of pvae")
+    return config
+
+
+def load_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Reads a config file (or the config.yaml of a folder) into a dictionary, however partial."""
+    path = Path(path)
+    file = path / "config.yaml" if path.is_dir() else path
+    try:
+        config = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        what = f"{path} has no config.yaml" if path.is_dir() else f"there is no {path}"
+        raise PvaeError(f"{what}; `pvae run` and `pvae train` make a run folder") from None
+    except OSError as error:
+        raise PvaeError(f"cannot read {file}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise PvaeError(f"{file} is damaged or no config: {' '.join(f'{error}'.split())}") from None
+    if not isinstance(config, dict) or not all(isinstance(key, str) for key in config):
+        raise PvaeError(f"{file} is not a config of pvae")
+    return config
+
+
+def write_config(run: str | os.PathLike[str], config: dict[str, Any]) -> None:
+    """Writes config.yaml into a run folder, all of it or nothing.
+
+    Raises:
+        PvaeError: The file cannot be written there.
+    """
+    text = yaml.safe_dump({**config, "pvae": __version__}, sort_keys=False, allow_unicode=True)
+    with atomic(Path(run) / "config.yaml") as temporary:
+        temporary.write_text(text, encoding="utf-8")
