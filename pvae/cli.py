@@ -5,6 +5,7 @@ import inspect
 import itertools
 import re
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,8 @@ def main(argv: list[str] | None = None) -> int:
         The exit code: 0, 1 after a `PvaeError`, 2 for a command line that cannot be
         understood, 130 when interrupted. Any other exception is a bug and is let through.
     """
+    shown = warnings.formatwarning
+    warnings.formatwarning = lambda message, *_, **__: f"pvae: warning: {message}\n"
     try:
         return _main(sys.argv[1:] if argv is None else list(argv))
     except PvaeError as error:
@@ -63,6 +66,8 @@ def main(argv: list[str] | None = None) -> int:
         return 2 if isinstance(error, UsageError) else 1
     except KeyboardInterrupt:
         return 130
+    finally:
+        warnings.formatwarning = shown
 
 
 def _main(argv: list[str]) -> int:
@@ -93,6 +98,8 @@ def _run(command: str, argv: list[str]) -> None:
     from pvae.training import fit
 
     config, early = parse(command, argv)
+    if config["num_samples"] < 1:
+        raise UsageError(f"--num_samples {config['num_samples']}: at least one sample is needed")
     progress = config.pop("progress", True)
     if early.out:
         _check_folder(Path(early.out), early.overwrite)
@@ -110,7 +117,12 @@ def _run(command: str, argv: list[str]) -> None:
         write_config(out, config)
     print(f"run folder: {out}", flush=True)
     options = _options(fit, config) | {"progress": progress}
-    fitted = fit(model, guide, data, **options, out=out, resume=bool(early.resume))
+    try:
+        fitted = fit(model, guide, data, **options, out=out, resume=bool(early.resume))
+    except PvaeError:
+        if not early.resume and not (out / "checkpoint.pt").exists():
+            _remove_folder(out)  # nothing was trained, and the name is free again
+        raise
     if command == "train":
         print(f"`pvae evaluate {out}` evaluates the pair")
         return
@@ -150,6 +162,12 @@ def _make_folder(out: str | None, name: str) -> Path:
     except OSError as error:
         raise PvaeError(f"cannot make {out or 'a folder in runs'}: {error.strerror}") from None
     raise AssertionError
+
+
+def _remove_folder(out: Path) -> None:
+    with contextlib.suppress(OSError):
+        (out / "config.yaml").unlink(missing_ok=True)
+        out.rmdir()
 
 
 def _require(run: Path, name: str, command: str) -> None:

@@ -14,7 +14,6 @@ from typing import Any
 import pyro
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from pvae.checkpoint import (
     pair_state,
@@ -29,6 +28,7 @@ from pvae.data.tensors import Tensors
 from pvae.errors import PvaeError
 from pvae.objectives import LatentScale
 from pvae.pair import evaluating, name_of
+from pvae.progress import tqdm
 from pvae.svi import SVI
 
 __all__ = ["Run", "own_random_state"]

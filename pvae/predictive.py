@@ -16,6 +16,7 @@ from pvae.pair import (
     Program,
     evaluating,
     latent_sites,
+    modules,
     name_of,
     observed_sites,
     trace_guide,
@@ -44,7 +45,7 @@ def encode(guide: Program, *batch: Tensor) -> dict[str, Tensor]:
         torch.Size([5, 20])
     """
     with _quiet(guide, guide):
-        trace = trace_guide(guide, *batch)
+        trace = trace_guide(guide, *_beside(guide, batch))
         return {name: _mean(site) for name, site in latent_sites(trace).items()}
 
 
@@ -69,6 +70,7 @@ def reconstruct(model: Program, guide: Program, *batch: Tensor) -> Tensor:
         >>> reconstruct(*pair, torch.zeros(5, 1, 8, 8)).shape
         torch.Size([5, 1, 8, 8])
     """
+    batch = _beside(guide, batch)
     with _quiet(model, guide):
         guide_trace = trace_guide(guide, *batch)
         for site in latent_sites(guide_trace).values():
@@ -113,8 +115,17 @@ def decode(model: Program, latents: dict[str, Tensor]) -> Tensor:
         PvaeError: If the model cannot be called without data.
     """
     size = len(next(iter(latents.values())))
+    latents = dict(zip(latents, _beside(model, tuple(latents.values())), strict=True))
     with _quiet(model, model), poutine.condition(data=latents):
         return _observed_mean(model, _run_without_data(model, size), given=set(latents))
+
+
+def _beside(program: Program, batch: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Moves a batch to the device of a program's parameters, where `fit` may have put them."""
+    for module in modules(program, program).values():
+        for parameter in module.parameters():
+            return tuple(tensor.to(parameter.device) for tensor in batch)
+    return batch
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pvae.checking import Structure, batch_plate, check
 from pvae.checkpoint import read_checkpoint
-from pvae.data import Data
+from pvae.data import Data, Part
 from pvae.data.tensors import Tensors
 from pvae.errors import PvaeError, first_line
 from pvae.files import atomic
@@ -54,7 +54,7 @@ class Fit:
 def fit(
     model: Program,
     guide: Program,
-    data: Data | Tensor | tuple[Tensor, ...],
+    data: Data | Part | Tensor | tuple[Tensor, ...],
     *,
     epochs: int = 100,
     batch_size: int = 128,
@@ -85,8 +85,8 @@ def fit(
     Args:
         model: Pyro program p(z) p(x|z), called as `model(*batch)`.
         guide: Pyro program q(z|x), called as `guide(*batch)`.
-        data: What `pvae.data.load` returns, or the pair's arguments: a tensor or a tuple of
-            tensors of the same leading size.
+        data: What `pvae.data.load` returns, one part of it, or the pair's arguments: a tensor
+            or a tuple of tensors of the same leading size.
         epochs: Passes through the training data.
         batch_size: B, data in a minibatch (the last one of an epoch may be smaller).
         loss: An ELBO of `pyro.infer`, or its name; `"auto"` takes the closed-form KL
@@ -136,7 +136,8 @@ def fit(
         raise PvaeError(f"clip_norm={clip_norm}: a positive number, or None.")
     factor = _schedule(schedule)
     place = find_device(device)
-    train = data.train if isinstance(data, Data) else Tensors(data)
+    train = data.train if isinstance(data, Data) else data
+    train = train if isinstance(train, Part | Tensors) else Tensors(train)
     validation = data.validation if isinstance(data, Data) else None
     if batch_size > len(train):
         raise PvaeError(

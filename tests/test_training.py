@@ -435,6 +435,13 @@ def test_full_disk_keeps_training_then_says_so(digits, tmp_path, monkeypatch):
     assert not _same(before, _state(pair))  # what was learned is in memory still
 
 
+def test_one_part_of_a_data_set_can_be_trained_on(digits):
+    whole, part = _pair(), _pair()
+    _fit(whole, digits)
+    _fit(part, digits.train)
+    assert _same(_state(whole), _state(part))
+
+
 def test_history_file(digits, tmp_path):
     fit = _fit(_pair(), digits, out=tmp_path)
     assert read_history(tmp_path) == fit.history

@@ -3,7 +3,6 @@
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from pvae.data import Data, Part
 from pvae.data.tensors import Tensors
@@ -15,6 +14,7 @@ from pvae.evaluation.result import Evaluation
 from pvae.importance import Sampler, Strategy
 from pvae.loop import own_random_state
 from pvae.pair import Program, modules, name_of
+from pvae.progress import tqdm
 from pvae.training import find_device
 
 __all__ = ["evaluate"]

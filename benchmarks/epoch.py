@@ -1,0 +1,234 @@
+"""Time per epoch of MNIST: `pvae.fit` beside a hand-written loop and `pyro.infer.SVI`.
+
+    python benchmarks/epoch.py [--device auto] [--rounds 7] [--budget 200]
+
+All train the same networks (784-400-20-400-784, ReLU) on the same objective (Bernoulli
+reconstruction, closed-form KL), minibatches of 128, binarised anew for each, by Adam at 1e-3.
+The data lie on the device as uint8, and every peer draws its noise in the same way. In one
+process, each round runs one epoch of every peer, in an order that rotates; each ratio is of two
+epochs of one round.
+"""
+
+import argparse
+import datetime
+import os
+import platform
+import re
+import statistics
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pyro
+import torch
+import torch.nn.functional as F
+from pyro.infer import SVI, Trace_ELBO, TraceMeanField_ELBO
+from torch import Tensor, nn
+
+import pvae
+from pvae.data import Data, Part
+from pvae.data.sources import root_folder
+from pvae.data.vision import SETS
+from pvae.training import find_device
+
+SHAPE, BATCH, LATENT, LR = (1, 28, 28), 128, 20, 1e-3
+LIMIT = 1.8  # pvae.fit over hand-written
+
+Epoch = Callable[[int], float]  # seed -> ELBO of the epoch, nats per datum
+
+
+def training_data() -> tuple[Data, str]:
+    """Returns MNIST where it is already on this machine, else noise of the same size."""
+    root = root_folder(None)
+    if all((root / file).exists() for file in SETS["mnist"].files):
+        return pvae.data.load("mnist", root=root), "MNIST"
+    draw = torch.Generator().manual_seed(0)
+    raw = torch.randint(0, 256, (60_000, *SHAPE), generator=draw, dtype=torch.uint8)
+    raw *= torch.rand(raw.shape, generator=draw) < 0.2
+    part = Part(raw, None, "dynamic", 256)
+    data = Data("synthetic", "dynamic", 0, 256, SHAPE, "binary", part, None, part)
+    return data, "synthetic noise of MNIST's size (MNIST is not on this machine)"
+
+
+def minibatches(raw: Tensor, seed: int) -> Iterator[Tensor]:
+    order = torch.randperm(len(raw), generator=torch.Generator().manual_seed(seed)).to(raw.device)
+    for rows in order.split(BATCH):
+        grey = raw.index_select(0, rows).float()
+        yield torch.rand(grey.shape, device=raw.device).mul_(255).lt_(grey)
+
+
+def hand_written(raw: Tensor, **adam: bool) -> Epoch:
+    encoder = nn.Sequential(
+        nn.Flatten(), nn.Linear(784, 400), nn.ReLU(), nn.Linear(400, 2 * LATENT)
+    ).to(raw.device)
+    decoder = nn.Sequential(
+        nn.Linear(LATENT, 400), nn.ReLU(), nn.Linear(400, 784), nn.Unflatten(1, SHAPE)
+    ).to(raw.device)
+    parameters = [*encoder.parameters(), *decoder.parameters()]
+
+    def epoch(seed: int) -> float:
+        optimiser = torch.optim.Adam(parameters, lr=LR, **adam)
+        total = torch.zeros((), device=raw.device)
+        for x in minibatches(raw, seed):
+            loc, scale = encoder(x).chunk(2, dim=-1)
+            scale = F.softplus(scale) + 1e-6
+            z = loc + scale * torch.randn_like(loc)
+            bce = F.binary_cross_entropy_with_logits(decoder(z), x, reduction="sum")
+            kl = 0.5 * (loc.square() + scale.square() - 2 * scale.log() - 1).sum()
+            loss = bce + kl
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            total -= loss.detach()
+        return float(total) / len(raw)
+
+    return epoch
+
+
+def pair(device: torch.device) -> tuple[nn.Module, nn.Module]:
+    model = pvae.models.VAE(SHAPE, LATENT, hidden_dims=(400,))
+    guide = pvae.guides.MeanField(SHAPE, LATENT, hidden_dims=(400,))
+    return model.to(device), guide.to(device)
+
+
+def pvae_fit(data: Data, device: torch.device) -> Epoch:
+    model, guide = pair(device)
+
+    def epoch(seed: int) -> float:
+        fit = pvae.fit(
+            model, guide, data, epochs=1, batch_size=BATCH, lr=LR, schedule="constant",
+            seed=seed, device=str(device), progress=False,
+        )  # fmt: skip
+        return fit.history[-1]["elbo"]
+
+    return epoch
+
+
+def pyro_svi(raw: Tensor, loss: type[Trace_ELBO]) -> Epoch:
+    model, guide = pair(raw.device)
+
+    def epoch(seed: int) -> float:
+        # The pairs' parameters have the same names, by which Pyro's store would share them.
+        pyro.clear_param_store()
+        svi = SVI(model, guide, pyro.optim.Adam({"lr": LR}), loss())
+        return -sum(svi.step(x) for x in minibatches(raw, seed)) / len(raw)
+
+    return epoch
+
+
+def measure(
+    peers: dict[str, Epoch], rounds: int, budget: float, device: torch.device
+) -> dict[str, list[float]]:
+    """Returns each peer's seconds per epoch, by round, after one epoch of warm-up.
+
+    Stops early, but not before the third round, where another one would exceed the budget.
+    """
+    seconds = {name: [] for name in peers}
+    names = list(peers)
+    begun = time.perf_counter()
+    for i in range(rounds + 1):
+        spent = time.perf_counter() - begun
+        if i > 3 and spent * (i + 1) / i > budget:
+            break
+        shift = i % len(names)
+        for name in names[shift:] + names[:shift]:
+            _wait(device)
+            start = time.perf_counter()
+            elbo = peers[name](i)
+            _wait(device)
+            took = time.perf_counter() - start
+            if i:
+                seconds[name].append(took)
+            print(f"round {i}  {name:<40} {took:6.2f} s  ELBO {elbo:8.2f}", flush=True)
+    return seconds
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def table(seconds: dict[str, list[float]]) -> str:
+    base = next(iter(seconds.values()))
+    lines = [
+        "| trained by | s per epoch, median (range) | ratio to the first, median (range) |",
+        "| --- | --- | --- |",
+    ]
+    for name, times in seconds.items():
+        ratios = [ours / theirs for ours, theirs in zip(times, base, strict=True)]
+        lines.append(f"| {name} | {_spread(times)} | {_spread(ratios)} |")
+    return "\n".join(lines)
+
+
+def _spread(values: list[float]) -> str:
+    return f"{statistics.median(values):.2f} ({min(values):.2f}–{max(values):.2f})"
+
+
+def processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    text = cpuinfo.read_text() if cpuinfo.exists() else ""
+    found = re.search(r"^model name\s*:\s*(.+)$", text, re.M)
+    return found.group(1) if found else platform.processor() or platform.machine()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--budget", type=float, default=200.0, help="seconds")
+    options = parser.parse_args()
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    device = find_device(options.device)
+    torch.manual_seed(0)
+    data, what = training_data()
+    raw = data.train.raw.to(device)
+    peers = {
+        "hand-written PyTorch, Adam(fused=True)": hand_written(raw, fused=True),
+        "hand-written PyTorch, Adam()": hand_written(raw),
+        "pvae.fit (its Adam is fused)": pvae_fit(data, device),
+        "pyro.infer.SVI, TraceMeanField_ELBO": pyro_svi(raw, TraceMeanField_ELBO),
+        "pyro.infer.SVI, Trace_ELBO": pyro_svi(raw, Trace_ELBO),
+    }
+    seconds = measure(peers, options.rounds, options.budget, device)
+
+    times = list(seconds.values())
+    ratio = statistics.median(p / h for p, h in zip(times[2], times[0], strict=True))
+    met = "met" if ratio <= LIMIT else "NOT MET"
+    threads = torch.get_num_threads()
+    chip = f"{processor()}, {threads} thread{'s' if threads > 1 else ''}"
+    name = processor() if device.type == "cpu" else torch.cuda.get_device_name(device)
+    rounds = len(times[0])
+    limit = os.environ.get("OMP_NUM_THREADS")
+    command = " ".join(["python benchmarks/epoch.py", *sys.argv[1:]])
+    command = command if limit is None else f"OMP_NUM_THREADS={limit} {command}"
+    text = f"""# Time per epoch: {name}
+
+{table(seconds)}
+
+pvae.fit over hand-written: {ratio:.2f}; at most {LIMIT} is required: {met}.
+
+- Data: {what}, {len(raw):,} images.
+- Task: dense 784-400-{LATENT}, minibatches of {BATCH}, dynamic binarisation, Bernoulli
+  likelihood, closed-form KL (Trace_ELBO: sampled), Adam at {LR:g}.
+- Rounds: {rounds} after one of warm-up, one epoch of every peer in each; a ratio is of two
+  epochs of one round. pvae.fit's time includes its check of the pair; its checks for values
+  that are not finite are on. pyro.infer.SVI has its defaults: validation on, pyro.optim.Adam.
+- Device: {name if device.type == "cuda" else "CPU"}; CPU: {chip}.
+- torch {torch.__version__}, pyro {pyro.__version__}, pvae {pvae.__version__}, \
+Python {platform.python_version()}.
+- `{command}`, {datetime.date.today()}.
+"""
+    slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    if device.type == "cpu":
+        slug = f"cpu-{slug}-{threads}-threads"
+    slug += "" if data.name == "mnist" else "-synthetic"
+    folder = Path(__file__).parent / "results"
+    folder.mkdir(exist_ok=True)
+    (folder / f"epoch-{slug}.md").write_text(text)
+    print(f"\n{text}\nwritten to benchmarks/results/epoch-{slug}.md")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,45 @@
+"""The package as such: lazy, documented names, no change to Pyro or torch on import."""
+
+import subprocess
+import sys
+import textwrap
+
+import pvae
+
+
+def _run(script: str) -> str:
+    command = [sys.executable, "-c", textwrap.dedent(script)]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def test_every_public_name_is_there():
+    for name in pvae.__all__:
+        assert getattr(pvae, name) is not None
+    assert callable(pvae.write_report)
+
+
+def test_import_is_lazy_and_changes_nothing_in_pyro_or_torch():
+    assert _run("import sys, pvae; print('torch' in sys.modules)") == "False"
+    script = """
+        import pyro, torch, warnings, matplotlib
+        def state():
+            return (pyro.settings.get(), list(pyro.get_param_store().keys()),
+                    torch.get_default_dtype(), torch.get_rng_state().tolist(),
+                    torch.distributions.Distribution._validate_args, torch.get_num_threads(),
+                    list(pyro.poutine.runtime._PYRO_STACK), len(warnings.filters),
+                    matplotlib.get_backend(), torch.is_grad_enabled())
+        before = state()
+        import pvae
+        for name in pvae.__all__:
+            getattr(pvae, name)
+        import pvae.cli, pvae.options, pvae.config, pvae.report, pvae.loop
+        print(state() == before)
+    """
+    assert _run(script) == "True"
+
+
+def test_models_and_guides_install_inside_the_package():
+    assert pvae.models.__name__ == "pvae.models"
+    assert pvae.models.VAE.__module__ == "pvae.models.vae"
+    script = "import os; os.chdir('/'); import pvae.models, pvae.guides; print('ok')"
+    assert _run(script) == "ok"
