@@ -4,12 +4,10 @@ import contextlib
 import csv
 import os
 import pickle
-import random
 import zipfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyro
 import torch
 from pyro.distributions import constraints
@@ -22,11 +20,9 @@ from pvae.pair import Program, modules, name_of
 __all__ = [
     "load",
     "pair_state",
-    "random_state",
     "read_checkpoint",
     "read_history",
     "restore_pair",
-    "restore_random_state",
     "write_checkpoint",
     "write_history",
 ]
@@ -191,29 +187,6 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(contents, dict) or contents.get("format") != FORMAT:
         raise PvaeError(f"{path} is not a checkpoint that this version of pvae wrote.")
     return contents
-
-
-def random_state() -> dict[str, Any]:
-    """Returns the state of torch's, Python's and numpy's global generators."""
-    version, inner, gauss = random.getstate()
-    name, keys, position, has_gauss, cached = np.random.get_state()
-    return {
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        "python": [version, list(inner), gauss],
-        "numpy": [name, keys.tolist(), position, has_gauss, cached],
-    }
-
-
-def restore_random_state(state: dict[str, Any]) -> None:
-    """Sets the generators to what `random_state` returned."""
-    torch.set_rng_state(state["torch"])
-    if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(state["cuda"])
-    version, inner, gauss = state["python"]
-    random.setstate((version, tuple(inner), gauss))
-    name, keys, position, has_gauss, cached = state["numpy"]
-    np.random.set_state((name, np.array(keys, dtype=np.uint32), position, has_gauss, cached))
 
 
 def write_history(path: Path, history: list[dict[str, float]]) -> None:

@@ -6,32 +6,30 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pyro
 import torch
 from torch import Tensor
 
 from pvae.checkpoint import (
     pair_state,
-    random_state,
     restore_pair,
-    restore_random_state,
     write_checkpoint,
     write_history,
 )
 from pvae.data import Part
 from pvae.data.tensors import Tensors
+from pvae.environment import own_random_state, random_state, restore_random_state
 from pvae.errors import PvaeError
 from pvae.objectives import LatentScale
 from pvae.pair import evaluating, name_of
 from pvae.progress import tqdm
 from pvae.svi import SVI
 
-__all__ = ["Run", "own_random_state"]
+__all__ = ["Run"]
 
 SECONDS_BETWEEN_CHECKPOINTS = 10.0
 
@@ -243,14 +241,3 @@ class Interrupt:
 
 def _mix(seed: int, epoch: int) -> int:
     return (seed * 1_000_003 + epoch * 7_919 + 12_345) % 2**63
-
-
-@contextlib.contextmanager
-def own_random_state(seed: int) -> Iterator[None]:
-    """Seeds the global generators for the block, and leaves them as they were before it."""
-    before = random_state()
-    pyro.set_rng_seed(seed)
-    try:
-        yield
-    finally:
-        restore_random_state(before)

@@ -9,8 +9,8 @@ from pyro import poutine
 from pyro.poutine import Trace
 from torch import Tensor
 
+from pvae.environment import own_random_state
 from pvae.errors import PvaeError, first_line
-from pvae.loop import own_random_state
 from pvae.pair import (
     OwnParameters,
     Program,

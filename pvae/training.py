@@ -1,13 +1,12 @@
 """fit(): trains a pair by stochastic variational inference."""
 
-import contextlib
 import math
 import os
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import pyro
 import torch
@@ -19,15 +18,16 @@ from pvae.checking import Structure, batch_plate, check
 from pvae.checkpoint import read_checkpoint
 from pvae.data import Data, Part
 from pvae.data.tensors import Tensors
-from pvae.errors import PvaeError, first_line
+from pvae.environment import default_device, find_device, own_random_state
+from pvae.errors import PvaeError
 from pvae.files import atomic
-from pvae.loop import Run, own_random_state
+from pvae.loop import Run
 from pvae.objectives import choose_elbo
 from pvae.optimisers import MakeOptimizer, Optimiser
 from pvae.pair import Program, evaluating, modules
 from pvae.svi import SVI
 
-__all__ = ["Fit", "find_device", "fit"]
+__all__ = ["Fit", "fit"]
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,8 @@ def fit(
 
     The gradient is that of the sum over the minibatch, as in Pyro; numbers shown are per
     datum. The same seed repeats a run on the CPU bit for bit, and leaves torch's, Python's
-    and numpy's global generators as they were.
+    and numpy's global generators as they were. A program's own `pyro.param` lives in Pyro's
+    store: one that is there already starts from its value there.
 
     Args:
         model: Pyro program p(z) p(x|z), called as `model(*batch)`.
@@ -152,7 +153,7 @@ def fit(
         )
     if checkpoint is not None:
         _try_to_write(checkpoint.parent)
-    with own_random_state(seed), _default_device(place):
+    with own_random_state(seed), default_device(place):
         for module in modules(model, guide).values():
             module.to(place).train()
         train = train.to(place)
@@ -198,25 +199,6 @@ def fit(
     )
 
 
-def find_device(device: str) -> torch.device:
-    """Returns the device of that name; `"auto"` is the GPU where there is one.
-
-    Raises:
-        PvaeError: If there is no such device.
-    """
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        place = torch.device(device)
-        torch.empty(0, device=place)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise PvaeError(
-            f"device={device!r} cannot be used here ({first_line(error)}). Use "
-            "device='cpu', or 'auto'."
-        ) from error
-    return place
-
-
 def _schedule(schedule: str | Callable[[float], float]) -> Callable[[float], float]:
     if callable(schedule):
         return schedule
@@ -248,8 +230,3 @@ def _try_to_write(folder: Path) -> None:
     with atomic(folder / ".writable") as temporary:
         temporary.write_text("")
     (folder / ".writable").unlink()
-
-
-def _default_device(device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    # Third-party programs make their tensors without naming a device.
-    return contextlib.nullcontext() if device.type == "cpu" else device

@@ -11,7 +11,7 @@ from torch.distributions import constraints
 
 import pvae
 from pvae import PvaeError
-from pvae.checkpoint import random_state, read_checkpoint, restore_random_state
+from pvae.checkpoint import read_checkpoint
 
 
 def _pair(latent_dim=3):
@@ -150,14 +150,3 @@ def test_constraints_survive(tmp_path, constraint):
         torch.distributions.transform_to(back),
     )
     assert torch.equal(one(raw), other(raw))
-
-
-def test_random_state_goes_round():
-    import random
-
-    import numpy as np
-
-    state = random_state()
-    first = torch.rand(1).item(), random.random(), np.random.rand()
-    restore_random_state(state)
-    assert first == (torch.rand(1).item(), random.random(), np.random.rand())

@@ -175,6 +175,33 @@ def _plain(thing):
     return [_plain(v) for v in thing] if isinstance(thing, list | tuple) else thing
 
 
+def test_killed_at_any_moment_and_resumed(digits, tmp_path):
+    """SIGKILL, not an exception: also in the middle of writing a checkpoint."""
+    script = """
+        import sys, pvae, pvae.loop
+        sys.path.insert(0, sys.argv[1])
+        from test_training import _pair, _fit
+        pvae.loop.SECONDS_BETWEEN_CHECKPOINTS = 0.0
+        _fit(_pair(), pvae.data.load("digits"), epochs=25, out=sys.argv[2], resume=True)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(script), os.path.dirname(__file__)]
+    whole = _pair()
+    _fit(whole, digits, epochs=25)
+    out = tmp_path / "run"
+    for wait in (0.0, 0.13, 0.31):
+        process = subprocess.Popen([*command, str(out)])
+        while process.poll() is None and not (out / "checkpoint.pt").exists():
+            time.sleep(0.01)
+        time.sleep(wait)
+        process.kill()
+        process.wait()
+    assert read_checkpoint(out / "checkpoint.pt")["progress"][0] < 25
+    subprocess.run([*command, str(out)], check=True)
+    resumed = _pair()
+    pvae.load(out, model=resumed[0], guide=resumed[1])
+    assert _same(_state(whole), _state(resumed))
+
+
 def test_resuming_a_finished_run_trains_no_further(digits, tmp_path):
     pair = _pair()
     _fit(pair, digits, out=tmp_path)

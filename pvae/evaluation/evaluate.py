@@ -6,16 +6,15 @@ from torch import Tensor
 
 from pvae.data import Data, Part
 from pvae.data.tensors import Tensors
+from pvae.environment import default_device, find_device, own_random_state
 from pvae.errors import PvaeError
 from pvae.evaluation.active_units import ActiveUnits
 from pvae.evaluation.bounds import bound, effective_sample_size, log_px_se
 from pvae.evaluation.pareto import khat, khat_threshold
 from pvae.evaluation.result import Evaluation
 from pvae.importance import Sampler, Strategy
-from pvae.loop import own_random_state
 from pvae.pair import Program, modules, name_of
 from pvae.progress import tqdm
-from pvae.training import find_device
 
 __all__ = ["evaluate"]
 
@@ -82,7 +81,7 @@ def evaluate(
     for module in modules(model, guide).values():
         module.to(place)
     part = part.to(place)
-    with own_random_state(seed):
+    with own_random_state(seed), default_device(place):
         first = _rows(part, 0, min(len(part), 64), place)
         sampler = Sampler(model, guide, *first, strategy=strategy, plate=plate)
         # A unit holds few data and many samples, so that the encoder runs seldom; a loop has

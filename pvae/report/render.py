@@ -61,7 +61,7 @@ def write_report(
         loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )  # fmt: skip
-    from pvae.loop import own_random_state
+    from pvae.environment import own_random_state
 
     with own_random_state(evaluation.seed):
         context = _context(evaluation, Subject(model, guide, data), history or [], config)

@@ -1,0 +1,78 @@
+"""Where a computation runs: its device, and the random state that it has to itself."""
+
+import contextlib
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pyro
+import torch
+
+from pvae.errors import PvaeError, first_line
+
+__all__ = [
+    "default_device",
+    "find_device",
+    "own_random_state",
+    "random_state",
+    "restore_random_state",
+]
+
+
+def find_device(device: str) -> torch.device:
+    """Returns the device of that name; `"auto"` is the GPU where there is one.
+
+    Raises:
+        PvaeError: If there is no such device.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        place = torch.device(device)
+        torch.empty(0, device=place)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise PvaeError(
+            f"device={device!r} cannot be used here ({first_line(error)}). Use "
+            "device='cpu', or 'auto'."
+        ) from error
+    return place
+
+
+def default_device(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """Makes a device that of new tensors, for programs that make theirs without naming one."""
+    return contextlib.nullcontext() if device.type == "cpu" else device
+
+
+@contextlib.contextmanager
+def own_random_state(seed: int) -> Iterator[None]:
+    """Seeds the global generators for the block, and leaves them as they were before it."""
+    before = random_state()
+    pyro.set_rng_seed(seed)
+    try:
+        yield
+    finally:
+        restore_random_state(before)
+
+
+def random_state() -> dict[str, Any]:
+    """Returns the state of torch's, Python's and numpy's global generators."""
+    version, inner, gauss = random.getstate()
+    name, keys, position, has_gauss, cached = np.random.get_state()
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "python": [version, list(inner), gauss],
+        "numpy": [name, keys.tolist(), position, has_gauss, cached],
+    }
+
+
+def restore_random_state(state: dict[str, Any]) -> None:
+    """Sets the generators to what `random_state` returned."""
+    torch.set_rng_state(state["torch"])
+    if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(state["cuda"])
+    version, inner, gauss = state["python"]
+    random.setstate((version, tuple(inner), gauss))
+    name, keys, position, has_gauss, cached = state["numpy"]
+    np.random.set_state((name, np.array(keys, dtype=np.uint32), position, has_gauss, cached))
