@@ -1,6 +1,5 @@
 """check(): says in plain words what is wrong with a pair."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import pyro
@@ -19,31 +18,9 @@ from pvae.pair import (
     trace_guide,
     trace_model,
 )
+from pvae.structure import Structure, base_distribution, listed, plates_in_words
 
-__all__ = ["Structure", "base_distribution", "batch_plate", "check"]
-
-
-@dataclass(frozen=True)
-class Structure:
-    """What one call of a pair looks like.
-
-    Attributes:
-        latent: Names of the guide's latent sites, in the order of the guide.
-        observed: Names of the model's observed sites.
-        enumerated: Names of the sites marked `infer={"enumerate": "parallel"}`.
-        max_plate_nesting: Number of dimensions that the plates of both programs take up.
-        caveat: Why the model's density is not a likelihood of this data, else `None`.
-        guide_trace: The checked call of the guide.
-        model_trace: The checked call of the model, with the guide's draws.
-    """
-
-    latent: tuple[str, ...]
-    observed: tuple[str, ...]
-    enumerated: tuple[str, ...]
-    max_plate_nesting: int
-    caveat: str | None
-    guide_trace: Trace
-    model_trace: Trace
+__all__ = ["check"]
 
 
 @torch.no_grad()
@@ -147,8 +124,8 @@ def _check_batch(batch: tuple[Tensor, ...]) -> None:
 def _check_sites(model: Program, guide: Program, guide_trace: Trace, model_trace: Trace) -> None:
     in_guide, in_model = latent_sites(guide_trace), latent_sites(model_trace)
     observed = observed_sites(model_trace)
-    known = f"latent sites of {name_of(model)}: {_list(in_model)}; of {name_of(guide)}: "
-    known += _list(in_guide)
+    known = f"latent sites of {name_of(model)}: {listed(in_model)}; of {name_of(guide)}: "
+    known += listed(in_guide)
     both = [name for name in in_guide if name in observed]
     if both:
         raise PvaeError(
@@ -162,9 +139,9 @@ def _check_sites(model: Program, guide: Program, guide_trace: Trace, model_trace
     if only_guide or only_model:
         parts = []
         if only_guide:
-            parts.append(f"the guide samples {_list(only_guide)}, which the model does not have")
+            parts.append(f"the guide samples {listed(only_guide)}, which the model does not have")
         if only_model:
-            parts.append(f"the model samples {_list(only_model)}, which the guide does not have")
+            parts.append(f"the model samples {listed(only_model)}, which the guide does not have")
         if not observed:
             parts.append("the model observes nothing (pass obs=x to the data's pyro.sample)")
         raise PvaeError(
@@ -174,7 +151,7 @@ def _check_sites(model: Program, guide: Program, guide_trace: Trace, model_trace
     if not observed:
         raise PvaeError(
             f"The model {name_of(model)} observes nothing: pass obs=x to the pyro.sample of the "
-            f"data. Its sample sites: {_list(in_model)}."
+            f"data. Its sample sites: {listed(in_model)}."
         )
     for name, site in in_guide.items():
         if name in in_model:
@@ -226,20 +203,21 @@ def _check_shape(role: str, name: str, site: dict[str, Any]) -> None:
 
 def _check_plates(role: str, name: str, site: dict[str, Any], shape: torch.Size) -> None:
     plates = {frame.dim: frame for frame in site["cond_indep_stack"] if frame.vectorized}
+    here = plates_in_words(site["cond_indep_stack"])
     for i, size in enumerate(reversed(shape)):
         frame = plates.get(-1 - i)
         if frame is None and size > 1:
             raise PvaeError(
                 f"Site {name!r} of the {role}: its {_kind(site)} has batch shape {tuple(shape)}, "
-                f"but no plate stands at dim {-1 - i}, of size {size} (plates here: "
-                f"{_frames(site['cond_indep_stack'])}). If this dimension is part of one datum, "
-                "write .to_event(n) to count the last n dimensions to the event; if it counts "
+                f"but no plate stands at dim {-1 - i}, of size {size} (plates here: {here}). "
+                "If this dimension is part of one datum, write .to_event(n) to count the last n "
+                "dimensions to the event; if it counts "
                 'the data, put the site in pyro.plate("data", len(x)).'
             )
         if frame is not None and frame.size not in (-1, size) and size > 1:
             raise PvaeError(
                 f"Site {name!r} of the {role}: batch shape {tuple(shape)} does not fit the plates "
-                f"{_frames(site['cond_indep_stack'])}: at dim {-1 - i} the plate has size "
+                f"{here}: at dim {-1 - i} the plate has size "
                 f"{frame.size}, the distribution {size}."
             )
 
@@ -267,95 +245,9 @@ def _check_support(name: str, site: dict[str, Any]) -> str | None:
     )
 
 
-def batch_plate(structure: Structure, size: int, plate: str | None = None) -> tuple[str, int]:
-    """Finds the plate that counts the data: the one common to all per-datum sample sites.
-
-    Args:
-        structure: What `check` found.
-        size: B, the number of data in the checked batch.
-        plate: The plate's name, where it is ambiguous.
-
-    Returns:
-        Its name and its dimension (negative).
-
-    Raises:
-        PvaeError: If there is none, more than one, or an observed site stands outside it.
-    """
-    observed = observed_sites(structure.model_trace)
-    latent = latent_sites(structure.guide_trace)
-    stacks = {
-        **{name: site["cond_indep_stack"] for name, site in latent.items()},
-        **{name: site["cond_indep_stack"] for name, site in observed.items()},
-    }
-    listing = "; ".join(f"{name!r} in {_frames(stack)}" for name, stack in stacks.items())
-    frames = {
-        frame.name: frame.dim
-        for stack in stacks.values()
-        for frame in stack
-        if frame.vectorized and frame.size in (-1, size)
-    }
-    if plate is not None:
-        if plate not in frames:
-            raise PvaeError(
-                f"plate={plate!r} is not a plate of {size} data in this pair. Sites: {listing}."
-            )
-        return plate, frames[plate]
-    # Per datum are the sites inside some plate; those outside every plate are global.
-    inside = [{f.name for f in stack if f.name in frames} for stack in stacks.values()]
-    common = set.intersection(*(names for names in inside if names)) if any(inside) else set()
-    if not common and any(inside):
-        # Model and guide may name their plates differently: then position and size decide.
-        dims = [{frames[n] for n in names} for names in inside if names]
-        shared = set.intersection(*dims)
-        if len(shared) == 1:
-            common = {next(n for n, dim in frames.items() if dim in shared)}
-    if len(common) > 1:
-        raise PvaeError(
-            f"Which plate counts the data? {_list(sorted(common))} all have size {size} and hold "
-            f"every site. Say plate=NAME. Sites: {listing}."
-        )
-    if not common:
-        raise PvaeError(
-            f"No plate of size {size} (the leading size of the batch) is common to the sites of "
-            f'model and guide. Put the sites of each datum in pyro.plate("data", len(x)) in both; '
-            f"a plate that subsamples inside the program cannot be evaluated datum by datum. "
-            f"Sites: {listing}."
-        )
-    name = common.pop()
-    dim = frames[name]
-    for site, stack in stacks.items():
-        if site in observed and not any(f.dim == dim for f in stack):
-            raise PvaeError(
-                f"Site {site!r} stands outside the batch plate {name!r}, so that it belongs to no "
-                f"datum. Move it into the plate, or leave it out of the evaluated model. Sites: "
-                f"{listing}."
-            )
-    return name, dim
-
-
-def base_distribution(fn: Any) -> Any:
-    """Unwraps Independent, masked and expanded distributions."""
-    while hasattr(fn, "base_dist") and not hasattr(fn, "transforms"):
-        fn = fn.base_dist
-    return fn
-
-
 def _is_enumerated(site: dict[str, Any]) -> bool:
     return site["infer"].get("enumerate") == "parallel" and not site["is_observed"]
 
 
 def _kind(site: dict[str, Any]) -> str:
     return type(base_distribution(site["fn"])).__name__
-
-
-def _list(names: Any) -> str:
-    return ", ".join(repr(name) for name in names) or "none"
-
-
-def _frames(stack: Any) -> str:
-    plates = [
-        f"{f.name!r} at dim {f.dim}" + (f" of size {f.size}" if f.size != -1 else "")
-        for f in stack
-        if f.vectorized
-    ]
-    return ", ".join(plates) or "no plate"

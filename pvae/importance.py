@@ -13,8 +13,9 @@ from pyro.distributions import Delta
 from pyro.poutine import Trace
 from torch import Tensor
 
-from pvae.checking import base_distribution, batch_plate, check
-from pvae.errors import PvaeError, first_line
+from pvae.agreement import counts_data, find_fault, refuse_mixing
+from pvae.checking import check
+from pvae.errors import PvaeError
 from pvae.pair import (
     OwnParameters,
     Program,
@@ -25,6 +26,7 @@ from pvae.pair import (
     trace_guide,
     trace_model,
 )
+from pvae.structure import base_distribution, batch_plate
 from pvae.terms import Draws, add_up, site_terms
 
 __all__ = ["Sampler", "Strategy", "log_weights"]
@@ -184,7 +186,7 @@ class Sampler:
         return min(max(floats // self.numel, 64), most)
 
     def _draw(self, how: str, batch: tuple[Tensor, ...], num: int, first: int = 0) -> Draws:
-        terms, guide_trace = self._run(how, batch, num)
+        terms, guide_trace = self.run(how, batch, num)
         means = {}
         for name, site in latent_sites(guide_trace).items():
             value, fn = site["value"], site["fn"]
@@ -199,13 +201,11 @@ class Sampler:
             means[name] = value.reshape(num, len(batch[0]), -1)
         return add_up(terms, self.structure.enumerated, means, first)
 
-    def _run(
-        self, how: str, batch: tuple[Tensor, ...], num: int
-    ) -> tuple[dict[str, Tensor], Trace]:
+    def run(self, how: str, batch: tuple[Tensor, ...], num: int) -> tuple[dict[str, Tensor], Trace]:
         """Runs the pair for `num` samples at once; terms are [*enumerated, num, B]."""
         size, wide = len(batch[0]), self.structure.max_plate_nesting
         if how == "plate":
-            guide_trace, model_trace = self._traces(batch, num_samples=num)
+            guide_trace, model_trace = self.traces(batch, num_samples=num)
             shape = (num, size)
             return (
                 site_terms(guide_trace, model_trace, dim=self.dim, wide=wide + 1, shape=shape),
@@ -213,20 +213,20 @@ class Sampler:
             )
         if how == "tile":
             batch = tuple(
-                t.repeat(num, *(1,) * (t.ndim - 1)) if _counts_data(t, size) else t for t in batch
+                t.repeat(num, *(1,) * (t.ndim - 1)) if counts_data(t, size) else t for t in batch
             )
-        terms, guide_trace = self._single(batch, num * size)
+        terms, guide_trace = self.single(batch, num * size)
         return {n: t.reshape(*t.shape[:-1], num, size) for n, t in terms.items()}, guide_trace
 
-    def _single(
+    def single(
         self, batch: tuple[Tensor, ...], size: int, values: Trace | None = None
     ) -> tuple[dict[str, Tensor], Trace]:
-        guide_trace, model_trace = self._traces(batch, values)
+        guide_trace, model_trace = self.traces(batch, values)
         wide = self.structure.max_plate_nesting
         terms = site_terms(guide_trace, model_trace, dim=self.dim, wide=wide, shape=(size,))
         return terms, guide_trace
 
-    def _traces(
+    def traces(
         self, batch: tuple[Tensor, ...], values: Trace | None = None, num_samples: int | None = None
     ) -> tuple[Trace, Trace]:
         model, guide = self.model, self.guide
@@ -247,79 +247,21 @@ class Sampler:
         size = len(batch[0])
         small = tuple(_take(t, size, 6) for t in batch)
         try:
-            self._single(small, len(small[0]))
+            self.single(small, len(small[0]))
         except PvaeError:
             small = batch  # the program is bound to the size of its batch
-        self._refuse_mixing(small)
+        refuse_mixing(self, small)
         faults = []
         for how in ("plate", "tile", "loop"):
             if wanted not in ("auto", how):
                 continue
-            fault = None if how == "loop" else self._fault(how, small)
+            fault = None if how == "loop" else find_fault(self, how, small)
             if fault is None:
                 if faults:
                     warnings.warn(f"log_weights uses a {how}: {'; '.join(faults)}.", stacklevel=4)
                 return how
             faults.append(f"{_TRIED[how]} {fault}")
         raise PvaeError(f"strategy={wanted!r} is not right for this pair: {faults[0]}.")
-
-    def _fault(self, how: str, batch: tuple[Tensor, ...]) -> str | None:
-        """Says how a strategy's per-site terms differ from single replays of the same draws."""
-        num, size = (4 if len(batch[0]) == 3 else 3), len(batch[0])
-        try:
-            terms, guide_trace = self._run(how, batch, num)
-            for k in range(num):
-                values = {}
-                for name, site in latent_sites(guide_trace).items():
-                    if name in self.structure.enumerated:
-                        continue
-                    value = site["value"]
-                    plates = value.ndim - site["fn"].event_dim
-                    if how == "plate":
-                        lead = plates - self.structure.max_plate_nesting - 1
-                        values[name] = value.select(lead, k)
-                    else:
-                        values[name] = value.narrow(plates + self.dim, k * size, size)
-                for name, expected in self._replay(batch, values).items():
-                    if not _agree(terms[name].select(-2, k), expected):
-                        return f"changes log {name}"
-        except (PvaeError, RuntimeError, IndexError) as error:
-            return f"fails ({first_line(error.__cause__ or error)[:200]})"
-        return None
-
-    def _replay(self, batch: tuple[Tensor, ...], values: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Per-site terms [*enumerated, B] of one plain call with its latent values given."""
-        template, _ = self._traces(batch)
-        for name, value in values.items():
-            site = template.nodes[name]
-            site["value"] = value.reshape(site["value"].shape)
-        return self._single(batch, len(batch[0]), template)[0]
-
-    def _refuse_mixing(self, batch: tuple[Tensor, ...]) -> None:
-        size = len(batch[0])
-        half = size // 2
-        terms, guide_trace = self._single(batch, size)
-        try:
-            values = {
-                name: site["value"].narrow(
-                    site["value"].ndim - site["fn"].event_dim + self.dim, 0, half
-                )
-                for name, site in latent_sites(guide_trace).items()
-                if name not in self.structure.enumerated
-            }
-            part = self._replay(
-                tuple(t[:half] if _counts_data(t, size) else t for t in batch), values
-            )
-        except (PvaeError, RuntimeError, IndexError):
-            return  # bound to the size of its batch: nothing to compare with
-        for name, expected in terms.items():
-            if not _agree(part[name], expected[..., :half]):
-                raise PvaeError(
-                    f"A module mixes data across the batch: log {name} of one datum changes with "
-                    "the other data beside it, also in eval mode (batch normalisation without "
-                    "running statistics does this). Such a pair has no density of one datum; "
-                    "normalise within each datum, or keep running statistics."
-                )
 
     def _refuse(self) -> None:
         latent = latent_sites(self.structure.guide_trace)
@@ -353,18 +295,8 @@ class Sampler:
                         )
 
 
-def _counts_data(tensor: Tensor, size: int) -> bool:
-    return tensor.ndim > 0 and len(tensor) == size
-
-
 def _take(tensor: Tensor, size: int, most: int) -> Tensor:
     """The first few data; a lone datum would broadcast, so that fewer than four are repeated."""
-    if not _counts_data(tensor, size):
+    if not counts_data(tensor, size):
         return tensor
     return tensor[:most] if size >= 4 else torch.cat([tensor] * 4)[: max(4, size)]
-
-
-def _agree(ours: Tensor, expected: Tensor) -> bool:
-    tolerance = 1e-8 if expected.dtype == torch.float64 else 1e-4
-    ours, expected = torch.broadcast_tensors(ours, expected)
-    return torch.allclose(ours, expected, tolerance, 10 * tolerance, equal_nan=True)

@@ -6,9 +6,9 @@ from pyro.infer import ELBO, Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 
-from pvae.checking import Structure
 from pvae.errors import PvaeError, nearest
 from pvae.pair import latent_sites
+from pvae.structure import Structure
 
 __all__ = ["LatentScale", "choose_elbo"]
 

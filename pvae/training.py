@@ -14,7 +14,7 @@ from pyro.infer import ELBO
 from pyro.optim import PyroOptim
 from torch import Tensor
 
-from pvae.checking import Structure, batch_plate, check
+from pvae.checking import check
 from pvae.checkpoint import read_checkpoint
 from pvae.data import Data, Part
 from pvae.data.tensors import Tensors
@@ -25,6 +25,7 @@ from pvae.loop import Run
 from pvae.objectives import choose_elbo
 from pvae.optimisers import MakeOptimizer, Optimiser
 from pvae.pair import Program, evaluating, modules
+from pvae.structure import Structure, batch_plate
 from pvae.svi import SVI
 
 __all__ = ["Fit", "fit"]

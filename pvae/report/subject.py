@@ -112,8 +112,8 @@ class Subject:
 
     def standard_normal(self, site: str) -> bool:
         """Returns whether the model draws a latent site from a standard normal."""
-        from pvae.checking import base_distribution
         from pvae.pair import OwnParameters, evaluating, trace_guide, trace_model
+        from pvae.structure import base_distribution
 
         batch = self._where_the_pair_is(slice(0, 4))
         model, guide = self.model, self.guide

@@ -1,0 +1,66 @@
+"""The same pipeline on a GPU; skipped, with the reason, where there is none."""
+
+import numpy as np
+import pytest
+import torch
+from programs import PROGRAMS
+
+import pvae
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+
+
+def _pair(network="dense"):
+    torch.manual_seed(0)
+    return (
+        pvae.models.VAE((1, 8, 8), latent_dim=4, network=network),
+        pvae.guides.MeanField((1, 8, 8), latent_dim=4, network=network),
+    )
+
+
+@pytest.mark.parametrize("network", ["dense", "conv"])
+def test_trains_and_evaluates_as_well_as_the_cpu(network):
+    digits = pvae.data.load("digits")
+    bounds = []
+    for device in ("cuda", "cpu"):
+        pair = _pair(network)
+        pvae.fit(*pair, digits, epochs=10, device=device, progress=False)
+        result = pvae.evaluate(*pair, digits, num_samples=200, device=device, progress=False)
+        bounds.append(result.log_px.mean())
+        assert result.data["hash"] == digits.test.hash
+    assert abs(bounds[0] - bounds[1]) < 1.0
+
+
+def test_resumes_from_a_checkpoint(tmp_path):
+    digits = pvae.data.load("digits")
+    pair = _pair()
+    fit = pvae.fit(*pair, digits, epochs=3, device="cuda", out=tmp_path, progress=False)
+    again = _pair()
+    options = {"out": tmp_path, "resume": True, "device": "cuda", "progress": False}
+    assert pvae.fit(*again, digits, epochs=3, **options).history == fit.history
+    for a, b in zip(pair[0].parameters(), again[0].parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_pictures_follow_the_pair():
+    digits = pvae.data.load("digits")
+    pair = _pair()
+    pvae.fit(*pair, digits, epochs=1, device="cuda", progress=False)
+    (x,) = digits.test.observe(slice(0, 5))
+    assert pvae.reconstruct(*pair, x).shape == x.shape
+    assert pvae.generate(pair[0], 5).shape == x.shape
+    assert pvae.encode(pair[1], x)["z"].shape == (5, 4)
+
+
+@pytest.mark.parametrize("name", ["closures", "concatenating", "global_param"])
+def test_programs_that_name_no_device(name):
+    """Their torch.zeros(...) are made on the GPU while pvae runs them there."""
+    model, guide, batch, exact = PROGRAMS[name]()
+    options = {"device": "cuda", "progress": False}
+    pvae.fit(model, guide, batch, epochs=2, batch_size=16, **options)
+    result = pvae.evaluate(model, guide, batch, num_samples=2000, **options)
+    for module in pvae.pair.modules(model, guide).values():
+        module.cpu()
+    error = result.log_px - exact(*batch).cpu().numpy()
+    trusted = result.khat < result.khat_threshold
+    assert np.mean(np.abs(error[trusted]) < 4 * result.log_px_se[trusted] + 1e-3) > 0.95
