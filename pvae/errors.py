@@ -22,9 +22,9 @@ def nearest(name: str, known: Iterable[str]) -> str:
         'Did you mean mnist?'
     """
     known = sorted(known)
-    close = difflib.get_close_matches(name.lower(), known, n=3)
+    close = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.65)
     lower = {k.lower(): k for k in known}
-    close = close or [lower[k] for k in difflib.get_close_matches(name.lower(), lower, cutoff=0.6)]
+    close = close or [lower[k] for k in difflib.get_close_matches(name.lower(), lower, cutoff=0.65)]
     if close:
         return f"Did you mean {' or '.join(close)}?"
     return f"Known: {', '.join(known)}."

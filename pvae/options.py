@@ -176,7 +176,7 @@ def _check_options(parser: Any, rest: list[str]) -> None:
     objects = tuple(f"{name}." for name in known - {f"--{name}" for name in PROGRAMS})
     for name in (argument.partition("=")[0] for argument in rest if argument.startswith("--")):
         if name not in known and not name.startswith(objects):
-            close = nearest(name.lstrip("-"), {option.lstrip("-") for option in known})
+            close = nearest(name, known)
             close = close if close.startswith("Did") else f"`{parser.prog} --help` lists them."
             raise UsageError(f"there is no option {name}. {close}")
 
