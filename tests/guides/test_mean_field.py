@@ -27,7 +27,9 @@ def test_an_encoder_of_ones_own():
     encoder = nn.Sequential(nn.Linear(6, 4), nn.Unflatten(-1, (2, 2)))
     guide = MeanField((6,), latent_dim=2, encoder=encoder)
     x = torch.randn(7, 6)
-    torch.testing.assert_close(guide.encode(x)[0], encoder(x)[:, 0])
+    loc, scale = guide.encode(x)
+    torch.testing.assert_close(loc, encoder(x)[:, 0])
+    torch.testing.assert_close(scale, torch.nn.functional.softplus(encoder(x)[:, 1]) + 1e-6)
 
 
 def test_bad_network():
