@@ -81,10 +81,7 @@ class Run:
                 bar.set_description(f"epoch {self.epoch + 1}/{self.epochs}", refresh=False)
                 self._train_epoch(steps, bar, interrupt)
                 self._end_epoch()
-                shown = {"ELBO": f"{self.history[-1]['elbo']:.2f} nats"}
-                if "validation_elbo" in self.history[-1]:
-                    shown["validation"] = f"{self.history[-1]['validation_elbo']:.2f}"
-                bar.set_postfix(shown, refresh=False)
+                self._show(bar, self.history[-1]["elbo"])
         if self.best is not None:
             restore_pair(self.svi.model, self.svi.guide, self.best, "memory")
         self.finished = True
@@ -102,6 +99,8 @@ class Run:
             restore_random_state(state)
         for batch in batches:
             self._step(batch, steps)
+            if not self.history and self.step % 50 == 0:
+                self._show(bar, self.total / min(len(self.train), self.step * self.batch_size))
             bar.update()
             if interrupt.asked or time.monotonic() - self.saved_at > SECONDS_BETWEEN_CHECKPOINTS:
                 self.save(keep_going=not interrupt.asked)
@@ -109,6 +108,12 @@ class Run:
                     bar.close()
                     print(self._how_to_resume())
                     raise KeyboardInterrupt
+
+    def _show(self, bar: tqdm, elbo: float) -> None:
+        shown = {"ELBO": f"{elbo:.2f} nats"}
+        if self.history and "validation_elbo" in self.history[-1]:
+            shown["validation"] = f"{self.history[-1]['validation_elbo']:.2f}"
+        bar.set_postfix(shown, refresh=False)
 
     def _step(self, batch: tuple[Tensor, ...], steps: int) -> None:
         share = (self.epoch + self.step / steps) / self.epochs

@@ -156,7 +156,7 @@ def fit(
         _try_to_write(checkpoint.parent)
     with own_random_state(seed), default_device(place):
         for module in modules(model, guide).values():
-            module.to(place).train()
+            module.to(place)
         train = train.to(place)
         validation = validation if validation is None else validation.to(place)
         first = next(iter(train.batches(batch_size, device=place)))

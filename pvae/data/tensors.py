@@ -1,5 +1,6 @@
 """A pair's own arguments: tensors of the same leading size, used as they are."""
 
+import copy
 import hashlib
 from collections.abc import Iterator, Sequence
 
@@ -19,7 +20,7 @@ class Tensors:
         tensors: A tensor or several, the arguments of the pair, each of leading size N.
 
     Raises:
-        PvaeError: If there is none, or their leading sizes differ.
+        PvaeError: If there is none, their leading sizes differ, or a value is not finite.
 
     Example:
         >>> import torch
@@ -44,6 +45,14 @@ class Tensors:
                 f"The tensors of the data have leading sizes {sizes}; every one must count the "
                 "same data, at least one."
             )
+        for i, tensor in enumerate(arrays):
+            if tensor.is_floating_point() and not tensor.isfinite().all():
+                bad = (~tensor.isfinite()).reshape(len(tensor), -1).any(1).nonzero()[:, 0]
+                raise PvaeError(
+                    f"Tensor {i} of the data holds NaN or infinite values in {len(bad)} of "
+                    f"{len(tensor)} rows, the first of them row {int(bad[0])}. Remove or replace "
+                    "them."
+                )
         self._tensors = tuple(arrays)
 
     def __len__(self) -> int:
@@ -68,7 +77,9 @@ class Tensors:
 
     def to(self, device: str | torch.device) -> "Tensors":
         """Returns the part with its tensors on a device."""
-        return Tensors(tuple(tensor.to(device) for tensor in self._tensors))
+        moved = copy.copy(self)
+        moved._tensors = tuple(tensor.to(device) for tensor in self._tensors)
+        return moved
 
     def batches(
         self,

@@ -1,0 +1,49 @@
+"""Tensors: a pair's own arguments, used as they are."""
+
+import numpy as np
+import pytest
+import torch
+
+from pvae import PvaeError
+from pvae.data.tensors import Tensors
+
+
+def test_rows_stay_together_and_every_one_comes_once():
+    x, y = torch.arange(10.0)[:, None], torch.arange(10)
+    part = Tensors((x, y))
+    order = torch.Generator().manual_seed(0)
+    seen = list(part.batches(4, shuffle=True, generator=order))
+    assert [len(b) for b, _ in seen] == [4, 4, 2]
+    assert all(torch.equal(a[:, 0].long(), b) for a, b in seen)
+    labels = torch.cat([b for _, b in seen])
+    assert sorted(labels.tolist()) == list(range(10))
+    assert labels.tolist() != list(range(10))
+    again = torch.Generator().manual_seed(0)
+    assert torch.equal(torch.cat([b for _, b in part.batches(4, shuffle=True, generator=again)]),
+                       labels)  # fmt: skip
+
+
+def test_hash_depends_on_values_type_and_shape():
+    x = torch.arange(6.0)
+    hashes = {
+        Tensors(t).hash
+        for t in (x, x + 1, x.double(), x.reshape(6, 1), x.reshape(3, 2), (x, x), x.numpy())
+    }
+    assert len(hashes) == 6  # the array is the same as the tensor
+    assert Tensors(x).to("cpu").hash == Tensors(np.arange(6, dtype=np.float32)).hash
+
+
+@pytest.mark.parametrize(
+    ("tensors", "said"),
+    [
+        ((), "empty"),
+        ("x.npy", "str"),
+        (torch.tensor(1.0), "Tensor"),
+        ((torch.zeros(3), torch.zeros(4)), r"leading sizes \[3, 4\]"),
+        (torch.zeros(0, 3), "at least one"),
+        (torch.tensor([[0.0], [float("nan")], [float("inf")]]), "in 2 of 3 rows.*row 1"),
+    ],
+)
+def test_bad_data(tensors, said):
+    with pytest.raises(PvaeError, match=said):
+        Tensors(tensors)

@@ -1,0 +1,46 @@
+"""The README's code runs, and the options that it names exist."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from pvae import options
+
+README = Path(__file__).parent.parent / "README.md"
+
+
+@pytest.fixture(scope="module")
+def blocks():
+    return re.findall(r"```(\w+)\n(.*?)```", README.read_text(), flags=re.DOTALL)
+
+
+def test_the_first_pair_trains_as_the_readme_says(blocks, tmp_path, monkeypatch, capsys):
+    from pvae.cli import main
+
+    file, script = (code for language, code in blocks if language == "python")
+    (tmp_path / "first.py").write_text(file)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    quick = script.replace("epochs=100", "epochs=2").replace("num_samples=5000", "num_samples=20")
+    assert quick.count("epochs=2") == quick.count("num_samples=20") == 1
+    exec(compile(quick, "README.md", "exec"), {})
+    assert "L_20" in capsys.readouterr().out
+    command = next(c for _, c in blocks if c.startswith("pvae run --model first.py"))
+    argv = command.split()[1:]
+    argv[argv.index("--epochs") + 1] = "2"
+    assert main([*argv, "--num_samples", "20", "--progress", "false"]) == 0
+    assert (tmp_path / "runs" / "digits-Model-1" / "report.html").exists()
+
+
+def test_every_option_is_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = README.read_text()
+    named = set(re.findall(r"`(?:pvae run )?(--[\w.]+(?: [^`]+)?)`", text))
+    assert {"--data mnist", "--seed 1", "--model.network conv --guide.network conv"} <= named
+    for option in named:
+        if option.startswith(("--help", "--config", "--resume")):
+            continue
+        argv = option.replace("--device auto", "--device cpu").replace("NAME", "mnist").split()
+        config, _ = options.parse("run", argv)
+        assert config["model"]["class_path"] == "pvae.models.VAE"
