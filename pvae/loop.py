@@ -67,6 +67,7 @@ class Run:
         steps = math.ceil(len(self.train) / self.batch_size)
         self.saved_at = time.monotonic()
         with (
+            self.svi.own,
             Interrupt() as interrupt,
             tqdm(
                 total=self.epochs * steps,
