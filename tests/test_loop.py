@@ -1,0 +1,231 @@
+"""The training loop: it repeats, resumes after any interruption, and stops when it should."""
+
+import math
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from small import quick_fit, same_state, small_pair, state_of
+from torch import nn
+
+import pvae
+from pvae import PvaeError
+from pvae.checkpoint import read_checkpoint, read_history
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return pvae.data.load("digits")
+
+
+def test_same_seed_repeats_bit_for_bit_and_leaves_the_global_generator(digits):
+    first, second, other = small_pair(), small_pair(), small_pair()
+    torch.manual_seed(123)
+    before = torch.get_rng_state()
+    quick_fit(first, digits, seed=5)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(321)
+    quick_fit(second, digits, seed=5)
+    quick_fit(other, digits, seed=6)
+    assert same_state(state_of(first), state_of(second))
+    assert not same_state(state_of(first), state_of(other))
+
+
+@pytest.mark.parametrize("stop_after", [0, 1, 7, 12, 20, 31])
+def test_resumed_run_equals_the_uninterrupted_one(digits, tmp_path, monkeypatch, stop_after):
+    monkeypatch.setattr("pvae.loop.SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+    data = pvae.data.load("digits", validation=100)
+    whole = small_pair()
+    options = {"epochs": 3, "kl_warmup": 2, "clip_norm": 1.0}
+    expected = quick_fit(whole, data, out=tmp_path / "whole", **options)
+
+    class Killed(BaseException):
+        pass
+
+    steps, real = [], pvae.SVI.step
+
+    def step(self, *batch):
+        if len(steps) == stop_after:
+            raise Killed
+        steps.append(1)
+        return real(self, *batch)
+
+    broken, out = small_pair(), tmp_path / "broken"
+    monkeypatch.setattr(pvae.SVI, "step", step)
+    with pytest.raises(Killed):
+        quick_fit(broken, data, out=out, resume=True, **options)
+    monkeypatch.setattr(pvae.SVI, "step", real)
+    resumed = small_pair()
+    got = quick_fit(resumed, data, out=out, resume=True, **options)
+    assert same_state(state_of(whole), state_of(resumed))
+    assert got.history == expected.history
+    a, b = (read_checkpoint(tmp_path / n / "checkpoint.pt") for n in ("whole", "broken"))
+    assert _plain(a) == _plain(b)
+
+
+def _plain(thing):
+    if isinstance(thing, torch.Tensor):
+        return thing.tolist()
+    if isinstance(thing, dict):
+        return {k: _plain(v) for k, v in thing.items()}
+    return [_plain(v) for v in thing] if isinstance(thing, list | tuple) else thing
+
+
+def test_killed_at_any_moment_and_resumed(digits, tmp_path):
+    """SIGKILL, not an exception: also in the middle of writing a checkpoint."""
+    script = """
+        import sys, pvae, pvae.loop
+        sys.path.insert(0, sys.argv[1])
+        from small import quick_fit, small_pair
+        pvae.loop.SECONDS_BETWEEN_CHECKPOINTS = 0.0
+        quick_fit(small_pair(), pvae.data.load("digits"), epochs=25, out=sys.argv[2], resume=True)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(script), os.path.dirname(__file__)]
+    whole = small_pair()
+    quick_fit(whole, digits, epochs=25)
+    out = tmp_path / "run"
+    for wait in (0.0, 0.13, 0.31):
+        process = subprocess.Popen([*command, str(out)])
+        while process.poll() is None and not (out / "checkpoint.pt").exists():
+            time.sleep(0.01)
+        time.sleep(wait)
+        process.kill()
+        process.wait()
+    assert read_checkpoint(out / "checkpoint.pt")["progress"][0] < 25
+    subprocess.run([*command, str(out)], check=True)
+    resumed = small_pair()
+    pvae.load(out, model=resumed[0], guide=resumed[1])
+    assert same_state(state_of(whole), state_of(resumed))
+
+
+def test_resuming_a_finished_run_trains_no_further(digits, tmp_path):
+    pair = small_pair()
+    quick_fit(pair, digits, out=tmp_path)
+    before = state_of(pair)
+    again = small_pair(1)
+    fit = quick_fit(again, digits, out=tmp_path, resume=True)
+    assert len(fit.history) == 3
+    assert same_state(before, state_of(again))
+
+
+def test_resuming_with_other_settings_is_refused(digits, tmp_path):
+    quick_fit(small_pair(), digits, out=tmp_path)
+    with pytest.raises(PvaeError, match="was started with epochs=3, not epochs=5"):
+        quick_fit(small_pair(), digits, out=tmp_path, resume=True, epochs=5)
+
+
+def test_a_folder_with_a_run_is_not_overwritten(digits, tmp_path):
+    quick_fit(small_pair(), digits, out=tmp_path)
+    with pytest.raises(PvaeError, match="resume=True"):
+        quick_fit(small_pair(), digits, out=tmp_path)
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(digits, tmp_path, capsys):
+    whole = small_pair()
+    quick_fit(whole, digits, epochs=40)
+
+    def press():
+        time.sleep(0.7)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    pair = small_pair()
+    threading.Thread(target=press).start()
+    with pytest.raises(KeyboardInterrupt):
+        quick_fit(pair, digits, epochs=40, out=tmp_path)
+    said = capsys.readouterr().out
+    assert f"pvae run --resume {tmp_path}" in said
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    resumed = small_pair()
+    quick_fit(resumed, digits, epochs=40, out=tmp_path, resume=True)
+    assert same_state(state_of(whole), state_of(resumed))
+
+
+def test_nan_names_site_step_and_batch_and_leaves_the_last_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.setattr("pvae.loop.SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+    x = torch.zeros(64, 3)
+    steps = []
+
+    class Model(pyro.nn.PyroModule):
+        def __init__(self):
+            super().__init__()
+            self.net = nn.Linear(2, 3)
+
+        def forward(self, x):
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+                loc = self.net(z)
+                steps.append(1)
+                if len(steps) > 8:
+                    loc = loc * math.nan
+                pyro.sample("x", dist.Normal(loc, 1.0).to_event(1), obs=x)
+
+    class Guide(pyro.nn.PyroModule):
+        def __init__(self):
+            super().__init__()
+            self.net = nn.Linear(3, 2)
+
+        def forward(self, x):
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", dist.Normal(self.net(x), 1.0).to_event(1))
+
+    model, guide = Model(), Guide()
+    with pytest.raises(PvaeError, match=r"step 2 of epoch 2 .*16 data.*site 'x' in the model"):
+        pvae.fit(model, guide, x, epochs=5, batch_size=16, out=tmp_path, progress=False)
+    saved = read_checkpoint(tmp_path / "checkpoint.pt")["state"]["modules"]
+    assert all(v.isfinite().all() for part in saved.values() for v in part.values())
+    assert all(p.isfinite().all() for p in (*model.parameters(), *guide.parameters()))
+
+
+def test_early_stopping_returns_to_the_best_epoch():
+    data = pvae.data.load("digits", observation="fixed", validation=1200)
+    pair = small_pair(hidden_dims=[64])
+    fit = quick_fit(pair, data, epochs=400, lr=1e-2, patience=3, schedule="constant", batch_size=50)
+    scores = [row["validation_elbo"] for row in fit.history]
+    assert len(scores) < 400
+    assert len(scores) - fit.best_epoch == 3
+    assert scores[fit.best_epoch - 1] == max(scores)
+    shorter = small_pair(hidden_dims=[64])
+    options = {"lr": 1e-2, "schedule": "constant", "batch_size": 50}
+    quick_fit(shorter, data, epochs=fit.best_epoch, **options)
+    assert same_state(state_of(shorter), state_of(pair))
+
+
+def test_without_a_validation_part_nothing_stops_early(digits):
+    assert len(quick_fit(small_pair(), digits, epochs=4, patience=1).history) == 4
+
+
+def test_a_folder_that_cannot_be_written(digits, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(PvaeError, match="Cannot write"):
+        quick_fit(small_pair(), digits, out=tmp_path / "file" / "run")
+
+
+def test_full_disk_keeps_training_then_says_so(digits, tmp_path, monkeypatch):
+    monkeypatch.setattr("pvae.loop.SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+    pair = small_pair()
+    before = state_of(pair)
+
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with (
+        pytest.warns(UserWarning, match="No space left.*Training goes on"),
+        pytest.raises(PvaeError, match="No space left"),
+    ):
+        quick_fit(pair, digits, out=tmp_path)
+    assert not same_state(before, state_of(pair))  # what was learned is in memory still
+
+
+def test_history_file(digits, tmp_path):
+    fit = quick_fit(small_pair(), digits, out=tmp_path)
+    assert read_history(tmp_path) == fit.history
+    assert [row["epoch"] for row in fit.history] == [1, 2, 3]
