@@ -149,7 +149,6 @@ class Run:
             "learning_rate": float(self.svi.optim.groups[0]["lr"]),
             "kl_weight": self._kl_weight(self.epoch + 1),
         }
-        self.svi.optim.end_epoch()
         if self.validation is not None:
             row["validation_elbo"] = self._validate()
             if row["validation_elbo"] > self.best_elbo:
@@ -157,6 +156,7 @@ class Run:
                 self.best = pair_state(self.svi.model, self.svi.guide, self.svi.own.stored)
             elif self.epoch + 1 - self.best_epoch >= self.patience:
                 self.finished = True
+        self.svi.optim.end_epoch(-row.get("validation_elbo", row["elbo"]))
         self.history.append(row)
         self.epoch, self.step, self.total = self.epoch + 1, 0, 0.0
 

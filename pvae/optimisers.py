@@ -1,5 +1,6 @@
 """One face for torch's optimisers and Pyro's, over parameters that appear as they are used."""
 
+import inspect
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -81,7 +82,15 @@ class Optimiser:
 
     def _make(self, parameters: list[Tensor]) -> torch.optim.Optimizer:
         if self._optim is not None:
-            return self._optim(parameters)
+            made = self._optim(parameters)
+            closure = inspect.signature(type(made).step).parameters.get("closure")
+            if closure is not None and closure.default is inspect.Parameter.empty:
+                raise PvaeError(
+                    f"{type(made).__name__} evaluates the loss several times in a step, which "
+                    "makes no sense of a minibatch and its noise. Use Adam, SGD or another "
+                    "first-order optimiser."
+                )
+            return made
         fused = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in parameters)
         return torch.optim.Adam(parameters, lr=self._lr, fused=fused)
 
@@ -127,10 +136,12 @@ class Optimiser:
         elif self._torch is not None:
             self._torch.step()
 
-    def end_epoch(self) -> None:
+    def end_epoch(self, loss: float) -> None:
         """Lets an optimiser's own schedule go on, if it has one."""
         if self.scheduled:
-            self._optim.step()
+            for each in self._optim.optim_objs.values():
+                plateau = isinstance(each, torch.optim.lr_scheduler.ReduceLROnPlateau)
+                each.step(*([loss] if plateau else []))
 
     def zero_grad(self) -> None:
         """Drops every gradient."""

@@ -138,7 +138,9 @@ def _share_latent_dim(
     typed = {side: getattr(early, f"{side}.latent_dim") for side in SIDES}
     stored = {side: config[side]["init_args"].get("latent_dim") for side in SIDES}
     for side, other in (("model", "guide"), ("guide", "model")):
-        order = (typed[side], typed[other], stored[side], stored[other])
+        # A value of the wrong type is named on the side where it was typed.
+        shared_value = typed[other] if isinstance(typed[other], int) else None
+        order = (typed[side], shared_value, stored[side], stored[other])
         value = next((value for value in order if value is not None), None)
         shared = isinstance(targets[side], type) and "latent_dim" in parameters(targets[side])
         if value is not None and (shared or typed[side] is not None):

@@ -211,6 +211,15 @@ def test_any_optimiser_trains_and_resumes(digits, tmp_path, optim, monkeypatch):
     assert same_state(state_of(whole), state_of(resumed))
 
 
+def test_a_plateau_schedule_sees_the_bound(digits):
+    optim = pyro.optim.ReduceLROnPlateau(
+        {"optimizer": torch.optim.Adam, "optim_args": {"lr": 1e-3}, "factor": 0.1, "patience": 0,
+         "threshold": 1e9, "threshold_mode": "abs"}
+    )  # fmt: skip
+    rows = quick_fit(small_pair(), digits, optim=optim).history
+    assert [row["learning_rate"] for row in rows] == pytest.approx([1e-3, 1e-3, 1e-4])
+
+
 def test_an_optimiser_made_beforehand_must_hold_every_parameter(digits):
     model, guide = small_pair()
     both = torch.optim.Adam([*model.parameters(), *guide.parameters()], 1e-3)
@@ -243,6 +252,7 @@ def test_pyro_elbos_and_particles(digits):
         ({"clip_norm": -1.0}, "clip_norm=-1"),
         ({"device": "tpu9"}, "device='tpu9'"),
         ({"optim": 3}, "optim=3"),
+        ({"optim": torch.optim.LBFGS}, "LBFGS evaluates the loss several times"),
     ],
 )
 def test_bad_arguments_get_one_message(digits, options, said):
