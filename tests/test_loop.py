@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import threading
 import time
 
 import pyro
@@ -129,22 +128,23 @@ def test_a_folder_with_a_run_is_not_overwritten(digits, tmp_path):
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(digits, tmp_path, capsys):
-    whole = small_pair()
-    quick_fit(whole, digits, epochs=40)
+    pressed = []
 
-    def press():
-        time.sleep(0.7)
-        os.kill(os.getpid(), signal.SIGINT)
+    def schedule(share):
+        if share > 0.4 and not pressed:  # in the middle of an epoch
+            pressed.append(share)
+            signal.raise_signal(signal.SIGINT)
+        return 1 - share
 
     pair = small_pair()
-    threading.Thread(target=press).start()
     with pytest.raises(KeyboardInterrupt):
-        quick_fit(pair, digits, epochs=40, out=tmp_path)
-    said = capsys.readouterr().out
-    assert f"pvae run --resume {tmp_path}" in said
+        quick_fit(pair, digits, schedule=schedule, out=tmp_path)
+    assert f"pvae run --resume {tmp_path}" in capsys.readouterr().out
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    resumed = small_pair()
-    quick_fit(resumed, digits, epochs=40, out=tmp_path, resume=True)
+    assert read_checkpoint(tmp_path / "checkpoint.pt")["progress"][:2] == [1, 4]
+    whole, resumed = small_pair(), small_pair()
+    quick_fit(whole, digits, schedule=schedule)
+    quick_fit(resumed, digits, schedule=schedule, out=tmp_path, resume=True)
     assert same_state(state_of(whole), state_of(resumed))
 
 
