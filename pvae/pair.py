@@ -77,8 +77,7 @@ def modules(model: Program, guide: Program) -> dict[str, nn.Module]:
         elif inspect.isfunction(thing):
             if (thing.__module__ or "").partition(".")[0] in _LIBRARIES:
                 return
-            names = inspect.getclosurevars(thing)
-            for name, value in {**names.globals, **names.nonlocals}.items():
+            for name, value in _variables(thing).items():
                 visit(value, f"{path}.{name}")
             visit(getattr(thing, "__wrapped__", None), path)
             for i, value in enumerate(thing.__defaults__ or ()):
@@ -98,6 +97,20 @@ def modules(model: Program, guide: Program) -> dict[str, nn.Module]:
     visit(model, "model")
     visit(guide, "guide")
     return found
+
+
+def _variables(function: types.FunctionType) -> dict[str, Any]:
+    """Returns the globals that a function's code names, and the filled cells of its closure."""
+    code = [function.__code__]
+    for each in code:  # and the functions written inside it
+        code += [const for const in each.co_consts if isinstance(const, types.CodeType)]
+    names = {name for each in code for name in each.co_names}
+    found = {name: function.__globals__[name] for name in names & function.__globals__.keys()}
+    cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
+    for name, cell in cells:
+        with contextlib.suppress(ValueError):  # not assigned yet
+            found[name] = cell.cell_contents
+    return dict(sorted(found.items()))
 
 
 class OwnParameters(Messenger):
