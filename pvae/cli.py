@@ -237,7 +237,7 @@ def _load_data(config: dict[str, Any]) -> Any:
     from pvae.data import load
 
     options = {key: value for key, value in config["data"].items() if key != "source"}
-    options = typed(load, options | {"seed": config["seed"]}, skip={"source"}, prefix="data.")
+    options = typed(load, options, skip={"source"}, prefix="data.")
     return load(config["data"].get("source", "digits"), **options)
 
 

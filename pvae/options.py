@@ -196,7 +196,7 @@ def _run_parser(command: str, targets: dict[str, Any]) -> Any:
     for side, target in targets.items():
         if isinstance(target, type):
             parser.add_class_arguments(target, side, skip={"event_shape"}, fail_untyped=False)
-    parser.add_function_arguments(load, "data", skip={"source", "seed"}, fail_untyped=False)
+    parser.add_function_arguments(load, "data", skip={"source"}, fail_untyped=False)
     parser.add_function_arguments(fit, skip=PROGRAMS | {"out", "resume"}, fail_untyped=False)
     shared = set(inspect.signature(fit).parameters)
     parser.add_function_arguments(evaluate, skip=PROGRAMS | shared, fail_untyped=False)

@@ -192,7 +192,9 @@ def test_a_config_repeats_the_run(finished, here):
     assert main([*again, "--out", "other", "--seed", "4"]) == 0
     other, before = numbers(here / "other"), numbers(finished)
     assert other["elbo"] != before["elbo"]
-    assert other["data"]["hash"] != before["data"]["hash"], "the seed is the data's too"
+    assert other["data"]["hash"] == before["data"]["hash"], "runs of all seeds can be compared"
+    assert main([*again, "--out", "drawn", "--data.seed", "4"]) == 0
+    assert numbers(here / "drawn")["data"]["hash"] != before["data"]["hash"]
 
 
 def test_the_command_line_goes_before_the_config(finished, here):
@@ -423,7 +425,7 @@ def test_evaluate_and_report_remake_what_they_make(run, finished, capsys):
     assert pvae.Evaluation.load(run).table() in capsys.readouterr().out
     assert main(["evaluate", "--num-samples", "7", "--seed=1", str(run), "--progress=false"]) == 0
     assert (numbers(run)["num_samples"], numbers(run)["seed"]) == (7, 1)
-    assert numbers(run)["data"] == numbers(finished)["data"], "the data seed is the run's"
+    assert numbers(run)["data"] == numbers(finished)["data"], "the data has a seed of its own"
     assert main(["report", str(run)]) == 0
     assert names(run) == set(RUN_FILES)
 

@@ -41,6 +41,7 @@ def test_every_option_is_one(tmp_path, monkeypatch):
     for option in named:
         if option.startswith(("--help", "--config", "--resume")):
             continue
+        option += "" if " " in option else " 0"
         argv = option.replace("--device auto", "--device cpu").replace("NAME", "mnist").split()
         config, _ = options.parse("run", argv)
         assert config["model"]["class_path"] == "pvae.models.VAE"
