@@ -170,16 +170,7 @@ def _check_sites(model: Program, guide: Program, guide_trace: Trace, model_trace
 
 def _check_event(name: str, guide_site: dict[str, Any], model_site: dict[str, Any]) -> None:
     ours, theirs = guide_site["fn"], model_site["fn"]
-    # A plate over latent dimensions on one side only is legal: what counts is the value.
-    shape = (*ours.batch_shape, *ours.event_shape)
-    other = (*theirs.batch_shape, *theirs.event_shape)
-    if ours.event_shape == theirs.event_shape:
-        return
-    try:
-        fits = torch.broadcast_shapes(shape, other) == torch.Size(shape)
-    except RuntimeError:
-        fits = False
-    if not fits or len(ours.event_shape) != len(theirs.event_shape):
+    if ours.event_shape != theirs.event_shape:
         raise PvaeError(
             f"Site {name!r}: the guide's {_kind(guide_site)} has event shape "
             f"{tuple(ours.event_shape)}, the model's {_kind(model_site)} has "

@@ -1,5 +1,6 @@
 """SVI: pyro.infer.SVI's interface, for pairs whose parameters stay in their modules."""
 
+import functools
 import math
 import warnings
 from typing import Any
@@ -83,7 +84,7 @@ class SVI:
 
         Raises:
             PvaeError: If the loss or its gradient is not finite, naming the site; nothing was
-                updated then.
+                updated then. Pyro's own validation, where it is on, may raise first.
         """
         state = torch.get_rng_state()
         with self.own:
@@ -137,8 +138,9 @@ class SVI:
         if sick:
             return f"{head}: parameter {sick[0]} holds NaN or infinite values."
         with self.own, torch.no_grad(), pyro.validation_enabled(False):
-            guide_trace = trace_guide(self.guide, *args, **kwargs)
-            model_trace = trace_model(self.model, guide_trace, *args, **kwargs)
+            guide_trace = trace_guide(functools.partial(self.guide, **kwargs), *args)
+            model = functools.partial(self.model, **kwargs)
+            model_trace = trace_model(model, guide_trace, *args)
         for role, sites in (
             ("guide", latent_sites(guide_trace)),
             ("model", {**latent_sites(model_trace), **observed_sites(model_trace)}),

@@ -98,3 +98,25 @@ def test_parameters_that_no_program_registers_are_named():
 
     with pytest.warns(UserWarning, match=r"not trained.*model\.decoder\.weight.*pyro\.module"):
         SVI(model, guide, None, Trace_ELBO()).step(torch.randn(4, 3))
+
+
+def test_keyword_arguments_reach_both_programs_also_when_a_loss_is_not_finite():
+    normal = pyro.distributions.Normal
+    pyro.clear_param_store()
+
+    def model(x, bias=0.0):
+        loc = pyro.param("loc", torch.tensor(0.0))
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", normal(torch.zeros(len(x)), 1.0))
+            pyro.sample("x", normal(z + loc + bias, 1.0), obs=x)
+
+    def guide(x, bias=0.0):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", normal(x * 0.0, 1.0))
+
+    svi = SVI(model, guide, torch.optim.SGD, Trace_ELBO())
+    assert svi.step(torch.zeros(4), bias=100.0) > svi.step(torch.zeros(4))
+    said = "log density of site 'x' in the model"
+    with pyro.validation_enabled(False), pytest.raises(PvaeError, match=said):
+        svi.step(torch.zeros(4), bias=float("nan"))
+    pyro.clear_param_store()

@@ -32,13 +32,16 @@ class ActiveUnits:
             self._chunks[name] = [kept[0] + moments[0], kept[1] + moments[1]]
 
     def end_data(self, num_samples: int) -> None:
-        """Closes the current data, of which `num_samples` samples were added."""
-        for name, (first, second) in self._chunks.items():
+        """Closes the current data, of which `num_samples` samples were added.
+
+        From one sample, what varies by chance cannot be told apart: such data do not count.
+        """
+        chunks, self._chunks = self._chunks, {}
+        for name, (first, second) in chunks.items() if num_samples > 1 else ():
             mean = first / num_samples
             spread = np.maximum(second / num_samples - mean**2, 0)
             # A spread of rounding errors is that of a mean which is the same in every sample.
-            spread = np.where(spread <= 1e-9 * (1 + mean**2), 0.0, spread)
-            noise = spread / (num_samples - 1) if num_samples > 1 else np.where(spread > 0, 1, 0)
+            noise = np.where(spread <= 1e-9 * (1 + mean**2), 0.0, spread) / (num_samples - 1)
             kept = self._sums.setdefault(name, [0, 0.0, 0.0, 0.0])
             self._sums[name] = [
                 kept[0] + len(mean),
@@ -46,10 +49,9 @@ class ActiveUnits:
                 kept[2] + (mean**2).sum(0),
                 kept[3] + noise.sum(0),
             ]
-        self._chunks = {}
 
     def count(self, name: str) -> int | None:
-        """Returns the number of active units of a site; `None` for a discrete one."""
+        """Returns the number of active units of a site; `None` where it is not defined."""
         if name not in self._sums or self._sums[name][0] < 2:
             return None
         size, first, second, noise = self._sums[name]

@@ -123,7 +123,7 @@ class Evaluation:
         above = summary["khat"]["above_threshold"]
         lines += [
             f"reconstruction {_show(summary['reconstruction'])}, KL {_show(summary['kl'])}, "
-            f"active units {summary['active_units'] if units_known(summary) else '–'}, "
+            f"active units {'–' if summary['active_units'] is None else summary['active_units']}, "
             f"median ESS {_show(summary['ess']['median'])}",
             f"k̂: median {_show(summary['khat']['median'])}, above {self.khat_threshold:.2f} for "
             f"{'–' if above is None else f'{above:.1%}'} of the data",
@@ -203,11 +203,6 @@ class Evaluation:
                 f"`pvae evaluate {folder}` writes it anew."
             ) from error
         return cls(**arrays, bounds=bounds, **meta)
-
-
-def units_known(summary: dict[str, Any]) -> bool:
-    """Whether the number of active units is defined."""
-    return summary["active_units"] is not None
 
 
 def _mean_and_se(values: np.ndarray) -> dict[str, float | None]:

@@ -28,5 +28,9 @@ def test_the_noise_of_draws_is_subtracted():
     assert _count(draws) == 1
 
 
+def test_one_sample_says_nothing():
+    assert _count(torch.randn(1, 1000, 3)) is None
+
+
 def test_nothing_to_count():
     assert ActiveUnits().count("y") is None

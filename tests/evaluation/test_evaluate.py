@@ -196,3 +196,15 @@ def test_memory_grows_neither_with_samples_nor_with_data():
         command = [sys.executable, "-c", textwrap.dedent(script), str(samples), str(data)]
         grown[samples] = int(subprocess.run(command, check=True, capture_output=True).stdout)
     assert grown[20_000] < grown[500] + 64 * 1024  # KiB
+
+
+def test_an_explicit_density_has_its_exact_log_px():
+    x = torch.randn(5)
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(1.0, 2.0), obs=x)
+
+    result = pvae.evaluate(model, lambda x: None, x, num_samples=30, progress=False)
+    assert result.log_px == pytest.approx(dist.Normal(1.0, 2.0).log_prob(x).numpy(), rel=1e-6)
+    assert (result.khat == -float("inf")).all()

@@ -83,7 +83,7 @@ def test_bad_arguments(options, said):
         VAE((6,), **options)
 
 
-def test_convolutional_pair_beats_the_dense_one_on_digits():
+def test_convolutional_pair_is_near_the_dense_one_on_digits():
     data = pvae.data.load("digits")
     bounds = {}
     for network in ("dense", "conv"):
