@@ -1,77 +1,63 @@
-"""Whether a way to draw many samples computes what one sample at a time computes."""
+"""What evaluation must not do: bound what has no bound, or draw samples in a wrong layout."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 import torch
+from pyro.distributions import Delta
+from pyro.poutine import Trace
 from torch import Tensor
 
 from pvae.errors import PvaeError, first_line
-from pvae.pair import latent_sites
+from pvae.pair import Program, latent_sites, name_of
+from pvae.particles import counts_data, trace_of
+from pvae.structure import Structure, base_distribution
 
 if TYPE_CHECKING:
-    from pvae.importance import Sampler
+    from pvae.particles import Particles
 
-__all__ = ["counts_data", "find_fault", "refuse_mixing"]
+__all__ = ["find_fault", "refuse_mixing", "refuse_unbounded"]
 
 
-def find_fault(sampler: Sampler, how: str, batch: tuple[Tensor, ...]) -> str | None:
-    """Says how a strategy's per-site terms differ from single replays of the same draws."""
+def find_fault(particles: Particles, single: Particles, batch: tuple[Tensor, ...]) -> str | None:
+    """Says how a layout's per-site terms differ from single replays of the same draws."""
     num, size = (4 if len(batch[0]) == 3 else 3), len(batch[0])
     try:
-        terms, guide_trace = sampler.run(how, batch, num)
+        terms, trace = _run(particles, batch, num)
         for k in range(num):
-            values = {}
-            for name, site in latent_sites(guide_trace).items():
-                if name in sampler.structure.enumerated:
-                    continue
-                value = site["value"]
-                plates = value.ndim - site["fn"].event_dim
-                if how == "plate":
-                    lead = plates - sampler.structure.max_plate_nesting - 1
-                    values[name] = value.select(lead, k)
-                else:
-                    values[name] = value.narrow(plates + sampler.dim, k * size, size)
-            for name, expected in _replay(sampler, batch, values).items():
-                if not _agree(terms[name].select(-2, k), expected):
+            expected, _ = _run(single, batch, 1, _one(particles, trace, k, num, size))
+            if particles.how == "plate" and len(expected) < len(terms):
+                return "cannot be checked (the guide's density is known at its own draws only)"
+            for name, value in expected.items():
+                if not _agree(terms[name].select(-2, k), value.select(-2, 0)):
                     return f"changes log {name}"
     except (PvaeError, RuntimeError, IndexError) as error:
         return f"fails ({first_line(error.__cause__ or error)[:200]})"
     return None
 
 
-def _replay(
-    sampler: Sampler, batch: tuple[Tensor, ...], values: dict[str, Tensor]
-) -> dict[str, Tensor]:
-    """Per-site terms [*enumerated, B] of one plain call with its latent values given."""
-    template, _ = sampler.traces(batch)
-    for name, value in values.items():
-        site = template.nodes[name]
-        site["value"] = value.reshape(site["value"].shape)
-    return sampler.single(batch, len(batch[0]), template)[0]
-
-
-def refuse_mixing(sampler: Sampler, batch: tuple[Tensor, ...]) -> None:
+def refuse_mixing(single: Particles, batch: tuple[Tensor, ...]) -> None:
     """Raises a PvaeError if the terms of one datum change with the data beside it."""
     size = len(batch[0])
     half = size // 2
-    terms, guide_trace = sampler.single(batch, size)
+    terms, trace = _run(single, batch, 1)
     try:
-        values = {
-            name: site["value"].narrow(
-                site["value"].ndim - site["fn"].event_dim + sampler.dim, 0, half
-            )
-            for name, site in latent_sites(guide_trace).items()
-            if name not in sampler.structure.enumerated
-        }
-        part = _replay(
-            sampler, tuple(t[:half] if counts_data(t, size) else t for t in batch), values
+        values = {}
+        for name, site in latent_sites(trace).items():
+            if name not in single.structure.enumerated:
+                axis = site["value"].ndim - site["fn"].event_dim + single.dim
+                values[name] = site["value"].narrow(axis, 0, half)
+        part, _ = _run(
+            single,
+            tuple(t[:half] if counts_data(t, size) else t for t in batch),
+            1,
+            trace_of(values),
         )
     except (PvaeError, RuntimeError, IndexError):
         return  # bound to the size of its batch: nothing to compare with
-    for name, expected in terms.items():
-        if not _agree(part[name], expected[..., :half]):
+    for name, value in part.items():
+        if not _agree(value, terms[name][..., :half]):
             raise PvaeError(
                 f"A module mixes data across the batch: log {name} of one datum changes with "
                 "the other data beside it, also in eval mode (batch normalisation without "
@@ -80,9 +66,68 @@ def refuse_mixing(sampler: Sampler, batch: tuple[Tensor, ...]) -> None:
             )
 
 
-def counts_data(tensor: Tensor, size: int) -> bool:
-    """Whether a tensor's leading size is the number of data."""
-    return tensor.ndim > 0 and len(tensor) == size
+def refuse_unbounded(structure: Structure, guide: Program, plate: str, dim: int) -> None:
+    """Raises a PvaeError if a pair has no bound on the log p(x) of each datum."""
+    latent = latent_sites(structure.guide_trace)
+    for name, site in latent.items():
+        if all(frame.dim != dim for frame in site["cond_indep_stack"]):
+            raise PvaeError(
+                f"Latent site {name!r} stands outside the batch plate {plate!r}: it is "
+                "global, shared by all data, so that log p(x) does not split into one number "
+                "for each datum. Make it a pyro.param (a point estimate), move it into the "
+                "plate, or estimate the bound of the whole data set with "
+                "pyro.infer.Trace_ELBO().loss(model, guide, data)."
+            )
+    auxiliary = any(site["infer"].get("is_auxiliary") for site in latent.values())
+    for name, site in latent.items():
+        if isinstance(base_distribution(site["fn"]), Delta) and not auxiliary:
+            raise PvaeError(
+                f"The guide {name_of(guide)} gives site {name!r} a Delta distribution: a "
+                "point has no density, so there is no bound on log p(x) and no importance "
+                "weight. Evaluate with a guide that has a density (for example "
+                "pvae.guides.MeanField); a Delta guide trains a MAP estimate only."
+            )
+    for name in structure.enumerated:
+        for trace in (structure.guide_trace, structure.model_trace):
+            stack = trace.nodes[name]["cond_indep_stack"] if name in trace.nodes else ()
+            for frame in stack:
+                if frame.dim != dim:
+                    raise PvaeError(
+                        f"Site {name!r} is enumerated inside the plate {frame.name!r}; only "
+                        "sites with one value for each datum can be summed out so far. Leave "
+                        'out infer={"enumerate": "parallel"} to sample it.'
+                    )
+
+
+def _run(
+    particles: Particles, batch: tuple[Tensor, ...], num: int, values: Trace | None = None
+) -> tuple[dict[str, Tensor], Trace]:
+    """Per-site terms [*enumerated, num, B], and the guide's trace."""
+    size = len(batch[0])
+    guide_trace = particles.guide(batch, num, values)
+    model_trace = particles.model(batch, num, guide_trace)
+    p = particles.log_terms(model_trace, num, size)
+    try:
+        q = particles.log_terms(guide_trace, num, size, observed=False)
+    except PvaeError:
+        if values is None:
+            raise
+        q = {}  # a flow without an inverse: nothing to compare with
+    terms = {f"q({name})": term for name, term in q.items()}
+    return terms | {f"p({name})": term for name, term in p.items()}, guide_trace
+
+
+def _one(particles: Particles, trace: Trace, k: int, num: int, size: int) -> Trace:
+    """The values of sample k as a call for one sample lays them out."""
+    part, values = particles.cut(trace, k, k + 1, num, size), {}
+    for name, site in latent_sites(trace).items():
+        if name in particles.structure.enumerated:
+            continue
+        value = part.nodes[name]["value"]
+        if particles.how == "plate":
+            value = value.squeeze(value.ndim - site["fn"].event_dim - particles.wide)
+        values[name] = value
+    return trace_of(values)
 
 
 def _agree(ours: Tensor, expected: Tensor) -> bool:

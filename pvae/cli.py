@@ -1,9 +1,10 @@
-"""The shell: `pvae run | train | evaluate | report | list`, options from type hints."""
+"""The shell: `pvae run | train | evaluate | report | compare | list`, options from type hints."""
 
 import contextlib
 import inspect
 import itertools
 import re
+import shutil
 import sys
 import warnings
 from collections.abc import Callable
@@ -25,6 +26,8 @@ commands:
   train          train a pair
   evaluate RUN   bounds on log p(x) for a trained run
   report RUN     write the report of an evaluated run anew
+  compare RUN RUN ...
+                 bounds of evaluated runs on the same data, against the first
   list           the models, guides and data sets with a name
 
 options:
@@ -76,6 +79,7 @@ def _main(argv: list[str]) -> int:
         "train": lambda rest: _run("train", rest),
         "evaluate": _evaluate,
         "report": _report,
+        "compare": _compare,
         "list": _list,
     }
     if argv and argv[0] in ("-h", "--help", "help"):
@@ -94,12 +98,17 @@ def _main(argv: list[str]) -> int:
 
 def _run(command: str, argv: list[str]) -> None:
     from pvae.config import build_pair, parameters, resolve, write_config
+    from pvae.environment import processes
     from pvae.pair import name_of
     from pvae.training import fit
 
     config, early = parse(command, argv)
-    if config["num_samples"] < 1:
-        raise UsageError(f"--num_samples {config['num_samples']}: at least one sample is needed")
+    _check_numbers(config)
+    if processes()[1] > 1:
+        raise UsageError(
+            f"`pvae {command}` trains in one process; `torchrun ... -m pvae evaluate RUN` shares "
+            "an evaluation out over several"
+        )
     progress = config.pop("progress", True)
     if early.out:
         _check_folder(Path(early.out), early.overwrite)
@@ -135,6 +144,17 @@ def _run(command: str, argv: list[str]) -> None:
         raise
 
 
+def _check_numbers(config: dict[str, Any]) -> None:
+    from pvae.evaluation.evaluate import check_counts
+
+    names = {"num_samples", "prior_samples", "ais", "bdmc", "gap"}
+    names |= {"num_chains", "num_temperatures", "num_leapfrog"}
+    try:
+        check_counts(**{name: config[name] for name in names & config.keys()})
+    except PvaeError as error:
+        raise UsageError(f"--{error}") from None
+
+
 def _check_folder(out: Path, overwrite: bool) -> None:
     try:
         content = {path.name for path in out.iterdir()} if out.exists() else set()
@@ -153,6 +173,7 @@ def _make_folder(out: str | None, name: str) -> Path:
             Path(out).mkdir(parents=True, exist_ok=True)
             for file in RUN_FILES:
                 (Path(out) / file).unlink(missing_ok=True)
+            shutil.rmtree(Path(out) / "evaluation.partial", ignore_errors=True)
             return Path(out)
         for number in itertools.count(1):
             folder = Path("runs") / f"{re.sub(r'[^\w.-]', '_', name)}-{number}"
@@ -178,10 +199,11 @@ def _require(run: Path, name: str, command: str) -> None:
 def _evaluate(argv: list[str]) -> None:
     import pvae
     from pvae.config import read_config
+    from pvae.environment import processes
 
     parser = new_parser("evaluate")
     parser.add_argument("run", metavar="RUN", type=str, help="The folder of a trained run.")
-    parser.add_function_arguments(pvae.evaluate, skip=PROGRAMS, fail_untyped=False)
+    parser.add_function_arguments(pvae.evaluate, skip=PROGRAMS | {"out"}, fail_untyped=False)
     given = values(parser, argv, defaults=False)
     run = Path(given.pop("run"))
     config = read_config(run)
@@ -189,7 +211,8 @@ def _evaluate(argv: list[str]) -> None:
     data = _load_data(config)
     model, guide = pvae.load(run)
     _save_evaluation(run, model, guide, data, config | given)
-    print(f"`pvae report {run}` renders it")
+    if processes()[0] == 0:
+        print(f"`pvae report {run}` renders it")
 
 
 def _report(argv: list[str]) -> None:
@@ -202,11 +225,32 @@ def _report(argv: list[str]) -> None:
     run = Path(values(parser, argv)["run"])
     config = read_config(run)
     _require(run, "checkpoint.pt", f"pvae train --resume {run}")
-    for name in ("evaluation.json", "evaluation.nc"):
-        _require(run, name, f"pvae evaluate {run}")
     evaluation = pvae.Evaluation.load(run)
     model, guide = pvae.load(run)
     _write_report(run, evaluation, model, guide, _load_data(config), read_history(run), config)
+
+
+def _compare(argv: list[str]) -> None:
+    parser = new_parser("compare")
+    parser.add_argument(
+        "runs", metavar="RUN", nargs="*", type=str,
+        help="Two or more folders of evaluated runs; the first is the reference.",
+    )  # fmt: skip
+    parser.add_argument(
+        "--out", metavar="FILE", type=str, default="compare.html", help="The page to write."
+    )
+    given = values(parser, argv)
+    if len(given["runs"] or []) < 2:
+        raise UsageError("a comparison needs two runs or more: `pvae compare RUN RUN`")
+    if Path(given["out"]).is_dir():
+        raise UsageError(f"--out {given['out']}: this is a folder; name a file, such as a.html")
+
+    from pvae.evaluation.comparison import compare, read_runs
+    from pvae.report.compare import write_comparison
+
+    comparison = compare(read_runs(given["runs"]))
+    print(comparison.table())
+    print(f"figure: {write_comparison(given['out'], comparison)}")
 
 
 def _list(argv: list[str]) -> None:
@@ -251,10 +295,15 @@ def _options(function: Callable[..., Any], config: dict[str, Any]) -> dict[str, 
 
 def _save_evaluation(run: Path, model: Any, guide: Any, data: Any, config: dict[str, Any]) -> Any:
     import pvae
+    from pvae.environment import processes
+    from pvae.evaluation.work import half_done
 
-    evaluation = pvae.evaluate(model, guide, data, **_options(pvae.evaluate, config))
-    evaluation.save(run)
-    print(evaluation.table())
+    kept = half_done(run)
+    if kept and processes()[0] == 0:
+        print(f"the evaluation of {run} is half done: going on with {kept} blocks that are kept")
+    evaluation = pvae.evaluate(model, guide, data, **_options(pvae.evaluate, config), out=run)
+    if processes()[0] == 0:
+        print(evaluation.table())
     return evaluation
 
 

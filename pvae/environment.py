@@ -1,6 +1,7 @@
 """Where a computation runs: its device, and the random state that it has to itself."""
 
 import contextlib
+import os
 import random
 from collections.abc import Iterator
 from typing import Any
@@ -14,7 +15,9 @@ from pvae.errors import PvaeError, first_line
 __all__ = [
     "default_device",
     "find_device",
+    "is_out_of_memory",
     "own_random_state",
+    "processes",
     "random_state",
     "restore_random_state",
 ]
@@ -27,7 +30,10 @@ def find_device(device: str) -> torch.device:
         PvaeError: If there is no such device.
     """
     if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if not torch.cuda.is_available():
+            return torch.device("cpu")
+        local = int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count()
+        return torch.device("cuda", local) if processes()[1] > 1 else torch.device("cuda")
     try:
         place = torch.device(device)
         torch.empty(0, device=place)
@@ -37,6 +43,18 @@ def find_device(device: str) -> torch.device:
             "device='cpu', or 'auto'."
         ) from error
     return place
+
+
+def processes() -> tuple[int, int]:
+    """Returns this process's number and how many there are, as `torchrun` says; else (0, 1)."""
+    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that a device, or the machine, had no memory left."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
 
 
 def default_device(device: torch.device) -> contextlib.AbstractContextManager[Any]:

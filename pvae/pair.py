@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pyro
-import torch
 from pyro import poutine
 from pyro.nn import PyroModule
 from pyro.poutine import Trace
@@ -18,6 +17,7 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
+from pvae.environment import is_out_of_memory
 from pvae.errors import PvaeError
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "observed_sites",
     "trace_guide",
     "trace_model",
+    "trace_program",
 ]
 
 Program = Callable[..., Any]
@@ -219,22 +220,27 @@ def evaluating(model: Program, guide: Program) -> Iterator[None]:
 
 def trace_guide(guide: Program, *batch: Tensor) -> Trace:
     """Runs the guide once on a batch, recorded site by site."""
-    return _trace("guide", guide, guide, batch)
+    return trace_program("guide", guide, guide, batch)
 
 
 def trace_model(model: Program, guide_trace: Trace, *batch: Tensor) -> Trace:
     """Runs the model once on a batch with the guide's draws in place of its own."""
     replayed = poutine.replay(model, trace=guide_trace)
-    return _trace("model", model, replayed, batch)
+    return trace_program("model", model, replayed, batch)
 
 
-def _trace(role: str, program: Program, run: Program, batch: tuple[Tensor, ...]) -> Trace:
+def trace_program(role: str, program: Program, run: Program, batch: tuple[Tensor, ...]) -> Trace:
+    """Records one call of a program, perhaps wrapped by handlers as `run`.
+
+    Raises:
+        PvaeError: If it fails, naming the last site and the line of the user's own code.
+    """
     tracer = poutine.trace(run)
     try:
         return tracer.get_trace(*batch)
-    except torch.OutOfMemoryError:
-        raise
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         shapes = ", ".join(str(tuple(getattr(b, "shape", ()))) for b in batch)
         sites = [n for n, s in tracer.trace.nodes.items() if s["type"] == "sample"]
         after = f" after site {sites[-1]!r}" if sites else ""

@@ -1,18 +1,20 @@
 """From the traces of a pair to its log weights: per-site terms, and how they add up."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from pyro.distributions import Independent
 from pyro.distributions.util import scale_and_mask
-from pyro.poutine import Trace
 from torch import Tensor
+from torch.nn.functional import softplus
 
-from pvae.errors import PvaeError
-from pvae.pair import latent_sites, observed_sites
+from pvae.environment import is_out_of_memory
+from pvae.errors import PvaeError, first_line
 
-__all__ = ["Draws", "add_up", "site_terms"]
+__all__ = ["Draws", "add_up", "expect", "log_terms", "sum_out"]
 
 
 @dataclass
@@ -31,53 +33,73 @@ class Draws:
     kl: dict[str, Tensor]
     means: dict[str, Tensor]
 
+    def map(self, function: Callable[[Tensor], Tensor]) -> "Draws":
+        """Returns draws whose every tensor went through a function."""
+        return Draws(
+            function(self.log_w),
+            function(self.elbo),
+            {name: function(value) for name, value in self.kl.items()},
+            {name: function(value) for name, value in self.means.items()},
+        )
 
-def site_terms(
-    guide_trace: Trace, model_trace: Trace, *, dim: int, wide: int, shape: tuple[int, ...]
+    @staticmethod
+    def cat(parts: list["Draws"]) -> "Draws":
+        """Returns draws with the samples of all parts."""
+        return Draws(
+            torch.cat([part.log_w for part in parts]),
+            torch.cat([part.elbo for part in parts]),
+            {name: torch.cat([part.kl[name] for part in parts]) for name in parts[0].kl},
+            {name: torch.cat([part.means[name] for part in parts]) for name in parts[0].means},
+        )
+
+
+def log_terms(
+    sites: dict[str, dict[str, Any]], *, dim: int, wide: int, shape: tuple[int, ...]
 ) -> dict[str, Tensor]:
-    """Returns the log density of every site, summed over all plates but samples and data.
+    """Returns the log density of each site, summed over all plates but samples and data.
 
-    Scales do not enter; masks do. An observed site of the guide (a penalty) is left out.
+    Scales do not enter; masks do.
 
     Args:
-        guide_trace: A call of the guide.
-        model_trace: The call of the model with the guide's draws.
+        sites: Sample sites of one call of a program, by name.
         dim: The batch plate's dimension (negative).
         wide: Number of dimensions that plates take up; the particle plate is the leftmost.
         shape: `(K, B)` with a particle plate, else `(B,)`.
 
     Returns:
-        `"p(name)"` for the model's sites and `"q(name)"` for the guide's, each of shape
-        [*enumerated, *shape], in nats.
+        For each site a tensor [*enumerated, *shape], in nats.
     """
     keep = {dim} if len(shape) == 1 else {dim, -wide}
     summed = [d for d in range(-wide, 0) if d not in keep]
     terms = {}
-    for letter, sites in (
-        ("q", latent_sites(guide_trace)),
-        ("p", {**latent_sites(model_trace), **observed_sites(model_trace)}),
-    ):
-        for name, site in sites.items():
-            log_p = _log_prob(name, site)
-            log_p = log_p.reshape((1,) * (wide - log_p.ndim) + log_p.shape)
-            log_p = log_p.sum(summed) if summed else log_p
-            try:
-                log_p = log_p.expand(*log_p.shape[: -len(shape)], *shape)
-            except RuntimeError as error:
-                raise PvaeError(
-                    f"site {name!r} has log densities of shape {tuple(log_p.shape)} where "
-                    f"{shape} was due"
-                ) from error
-            terms[f"{letter}({name})"] = log_p
+    for name, site in sites.items():
+        log_p = _log_prob(name, site)
+        log_p = log_p.reshape((1,) * (wide - log_p.ndim) + log_p.shape)
+        log_p = log_p.sum(summed) if summed else log_p
+        try:
+            terms[name] = log_p.expand(*log_p.shape[: -len(shape)], *shape)
+        except RuntimeError as error:
+            raise PvaeError(
+                f"site {name!r} has log densities of shape {tuple(log_p.shape)} where "
+                f"{shape} was due"
+            ) from error
     return terms
 
 
 def _log_prob(name: str, site: dict[str, Any]) -> Tensor:
     try:
-        log_p = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
+        log_p = _bits(site["fn"], site["value"])
+        if log_p is None:
+            log_p = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
         return torch.as_tensor(scale_and_mask(log_p, 1.0, site["mask"]))
+    except (KeyError, NotImplementedError) as error:
+        # A flow that was written for one direction looks its input up among those it has seen.
+        raise PvaeError(
+            f"Site {name!r}: the density of its {type(site['fn']).__name__} cannot be evaluated at "
+            f"values that it did not draw itself ({first_line(error)})"
+        ) from error
     except (RuntimeError, ValueError) as error:
-        if isinstance(error, torch.OutOfMemoryError):
+        if is_out_of_memory(error):
             raise
         raise PvaeError(
             f"Site {name!r}: a value of shape {tuple(site['value'].shape)} does not fit its "
@@ -86,13 +108,34 @@ def _log_prob(name: str, site: dict[str, Any]) -> Tensor:
         ) from error
 
 
+def _bits(fn: Any, value: Tensor) -> Tensor | None:
+    r"""Log probability of independent bits, with two passes over the logits in place of four.
+
+    .. math:: \log p(x) = \sum_d x_d l_d - \log(1 + e^{l_d})
+    """
+    base = getattr(fn, "base_dist", None)
+    if type(fn) is not Independent or not isinstance(base, torch.distributions.Bernoulli):
+        return None
+    if "logits" not in base.__dict__:
+        return None
+    logits, n = base.logits, fn.reinterpreted_batch_ndims
+    if value.shape[-n:] != logits.shape[-n:] or value.dtype != logits.dtype:
+        return None
+    logits, value = logits.flatten(-n), value.flatten(-n)
+    return torch.linalg.vecdot(logits, value) - softplus(logits).sum(-1)
+
+
 def add_up(
-    terms: dict[str, Tensor],
+    p: dict[str, Tensor],
+    q: dict[str, Tensor],
     enumerated: tuple[str, ...],
     means: dict[str, Tensor],
     first: int = 0,
 ) -> Draws:
-    r"""Adds per-site terms [*enumerated, K, B] up to log weights, summing enumerated sites out.
+    r"""Adds the terms of model and guide up to log weights, summing enumerated sites out.
+
+    The terms are per site, [*enumerated, K, B], and come without an observed site of the guide
+    (a penalty).
 
     With y enumerated in the guide, :math:`\log w = \log \sum_y p(x, y, z_y) / q(z_y | x, y)`,
     and the ELBO's terms are :math:`\sum_y q(y|x) [\log p(x, y, z_y) - \log q(y, z_y | x)]`.
@@ -100,17 +143,15 @@ def add_up(
     Raises:
         PvaeError: If a weight is NaN or +inf, naming datum (counted from `first`) and site.
     """
-    q = {name[2:-1]: term for name, term in terms.items() if name[0] == "q"}
-    p = {name[2:-1]: term for name, term in terms.items() if name[0] == "p"}
     log_ratio = sum(p.values()) - sum(t for name, t in q.items() if name not in enumerated)
-    kl = {name: term - p[name] if name in p else term for name, term in q.items()}
-    log_w = _logsumexp(log_ratio)
+    log_w = sum_out(log_ratio)
     bad = log_w.isnan() | (log_w == math.inf)
     if bad.any():
         sample, datum = (int(i) for i in bad.nonzero()[0])
         value = "NaN" if log_w[sample, datum].isnan() else "+inf"
         sites = [
-            f"log {name}"
+            f"log {letter}({name})"
+            for letter, terms in (("q", q), ("p", p))
             for name, term in terms.items()
             if not term[..., sample, datum].isfinite().all()
         ]
@@ -121,22 +162,38 @@ def add_up(
             "and the distributions for scales that reach zero."
         )
     inside = [q[name] for name in enumerated if name in q]
+    outside = sum(p[name] for name in enumerated if name in p and name not in q)
+    kl = {
+        name: term - _prior(p[name], outside, len(inside)) if name in p else term
+        for name, term in q.items()
+    }
     if not inside:
-        return Draws(log_w, log_w, {name: _logsumexp(t) for name, t in kl.items()}, means)
+        return Draws(log_w, log_w, {name: sum_out(t) for name, t in kl.items()}, means)
     log_q = sum(inside)
     model_only = tuple(range(log_ratio.ndim - log_q.ndim))
     elbo = log_ratio.logsumexp(model_only) if model_only else log_ratio
-    kl = {name: _expect(log_q, term) for name, term in kl.items()}
-    return Draws(log_w, _expect(log_q, elbo - log_q), kl, means)
+    kl = {name: expect(log_q, term) for name, term in kl.items()}
+    return Draws(log_w, expect(log_q, elbo - log_q), kl, means)
 
 
-def _logsumexp(term: Tensor) -> Tensor:
+def _prior(log_p: Tensor, outside: Tensor | int, lead: int) -> Tensor:
+    """Log p(z) of a site, with the sites that only the model enumerates summed out of it."""
+    axes = tuple(range(log_p.ndim - 2 - lead))
+    return (log_p + outside).logsumexp(axes) if axes else log_p
+
+
+def sum_out(term: Tensor) -> Tensor:
+    """Returns logsumexp over the enumerated dimensions of a term: [K, B]."""
     axes = tuple(range(term.ndim - 2))
     return term.logsumexp(axes) if axes else term
 
 
-def _expect(log_q: Tensor, value: Tensor) -> Tensor:
-    """Sums q * value over the enumerated dimensions; a value of infinity counts 0 where q is 0."""
+def expect(log_q: Tensor, value: Tensor) -> Tensor:
+    """Sums q * value over the enumerated dimensions of q, [*enumerated, K, B].
+
+    A value of infinity counts 0 where q is 0. Dimensions of `value` further left stay.
+    """
+    axes = range(-log_q.ndim, -2)
     log_q, value = torch.broadcast_tensors(log_q, value)
     product = torch.where(log_q.isneginf(), 0.0, log_q.exp() * value)
-    return product.sum(tuple(range(product.ndim - 2)))
+    return product.sum(tuple(axes)) if axes else product

@@ -3,7 +3,7 @@
 import numpy as np
 from torch import Tensor
 
-__all__ = ["ActiveUnits"]
+__all__ = ["ActiveUnits", "active_units", "variances"]
 
 
 class ActiveUnits:
@@ -44,16 +44,29 @@ class ActiveUnits:
             noise = np.where(spread <= 1e-9 * (1 + mean**2), 0.0, spread) / (num_samples - 1)
             kept = self._sums.setdefault(name, [0, 0.0, 0.0, 0.0])
             self._sums[name] = [
-                kept[0] + len(mean),
+                kept[0] + float(len(mean)),
                 kept[1] + mean.sum(0),
                 kept[2] + (mean**2).sum(0),
                 kept[3] + noise.sum(0),
             ]
 
+    def sums(self) -> dict[str, np.ndarray]:
+        """Returns what is kept, [4, Z] for each site; those of several data add up."""
+        return {name: np.stack(np.broadcast_arrays(*kept)) for name, kept in self._sums.items()}
+
     def count(self, name: str) -> int | None:
         """Returns the number of active units of a site; `None` where it is not defined."""
-        if name not in self._sums or self._sums[name][0] < 2:
-            return None
-        size, first, second, noise = self._sums[name]
-        variance = (second - first**2 / size) / (size - 1) - noise / size
-        return int((variance > self.threshold).sum())
+        return active_units(variances(self.sums().get(name)))
+
+
+def variances(sums: np.ndarray | None) -> np.ndarray | None:
+    """Returns the variance A_u of each unit from `ActiveUnits.sums`; `None` where undefined."""
+    if sums is None or sums[0, 0] < 2:
+        return None
+    size, first, second, noise = sums
+    return (second - first**2 / size) / (size - 1) - noise / size
+
+
+def active_units(variance: np.ndarray | None) -> int | None:
+    """Returns how many variances A_u are above the threshold."""
+    return None if variance is None else int((variance > ActiveUnits.threshold).sum())

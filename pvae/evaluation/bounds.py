@@ -1,11 +1,19 @@
 """Bounds on log p(x) from log weights, datum by datum."""
 
 import math
+from collections.abc import Iterable
 
 import numpy as np
-from scipy.special import logsumexp
 
-__all__ = ["bound", "effective_sample_size", "log_px_se"]
+__all__ = [
+    "bound",
+    "bound_se",
+    "bounds",
+    "cubo",
+    "effective_sample_size",
+    "log_mean_exp",
+    "log_px_se",
+]
 
 
 def bound(log_w: np.ndarray, num_samples: int) -> np.ndarray:
@@ -19,7 +27,7 @@ def bound(log_w: np.ndarray, num_samples: int) -> np.ndarray:
             out.
 
     Returns:
-        Array [B]: the mean over the ⌊S / K⌋ blocks.
+        Array [B]: the mean over the ⌊S / K⌋ blocks; -inf where every weight of a block is zero.
 
     Source: Burda, Grosse & Salakhutdinov 2016.
 
@@ -27,9 +35,82 @@ def bound(log_w: np.ndarray, num_samples: int) -> np.ndarray:
         >>> bound(np.log([[1.0, 3.0, 2.0, 2.0]]), 2)
         array([0.69314718])
     """
-    blocks = log_w.shape[1] // num_samples
-    cut = log_w[:, : blocks * num_samples].reshape(len(log_w), blocks, num_samples)
-    return (logsumexp(cut, axis=-1) - math.log(num_samples)).mean(-1)
+    return _block_means(log_w, num_samples).mean(-1)
+
+
+def bound_se(log_w: np.ndarray, num_samples: int) -> np.ndarray:
+    r"""Monte Carlo standard error of `bound`.
+
+    .. math:: \mathrm{se} = \mathrm{sd}(L^{(1)}, \ldots, L^{(n)}) / \sqrt n,
+        \qquad n = \lfloor S / K \rfloor
+
+    with :math:`L^{(i)}` the log of the mean weight of block i. One block has no spread: there
+    it is `log_px_se` of the block.
+
+    Args:
+        log_w: Log weights [B, S], nats.
+        num_samples: K, at most S.
+
+    Returns:
+        Array [B]; NaN where every weight of a block is zero, or where S is 1.
+
+    Example:
+        >>> bound_se(np.array([[0.0, 1.0, 0.0, 1.0]]), 1)
+        array([0.28867513])
+    """
+    return _block_se(_block_means(log_w, num_samples), log_w, num_samples)
+
+
+def bounds(
+    log_w: np.ndarray, num_samples: Iterable[int]
+) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+    """`bound` and `bound_se` for several K, at little more than the price of one.
+
+    Args:
+        log_w: Log weights [B, S], nats.
+        num_samples: The values of K, each at most S.
+
+    Returns:
+        For each K, in rising order, the bound [B] and its standard error [B].
+
+    Example:
+        >>> found = bounds(np.log([[1.0, 3.0, 2.0, 2.0]]), [1, 2])
+        >>> list(found), found[2][0]
+        ([1, 2], array([0.69314718]))
+    """
+    means: dict[int, np.ndarray] = {}
+    for k in sorted(set(num_samples)):
+        # A block of 50 is ten blocks of 5: only the smallest K looks at every weight.
+        part = max((j for j in means if k % j == 0), default=0)
+        means[k] = _block_means(means[part], k // part) if part else _block_means(log_w, k)
+    return {k: (m.mean(-1), _block_se(m, log_w, k)) for k, m in means.items()}
+
+
+def cubo(log_w: np.ndarray) -> np.ndarray:
+    r"""The χ² upper bound on log p(x), as far as samples can tell.
+
+    .. math:: \log p(x) \le \frac12 \log E_q[w^2] \approx \frac12 \log \frac1S \sum_s w_s^2
+
+    The inequality holds for the expectation. The logarithm of an average is below it in
+    expectation, and much below where few samples carry the average of :math:`w^2`, so that the
+    number returned can lie below log p(x): it is an indication, never a certificate, and means
+    nothing where the variance of :math:`w^2` is infinite (k̂ above ¼).
+
+    Args:
+        log_w: Log weights [B, S], nats.
+
+    Returns:
+        Array [B], nats; -inf where every weight is zero.
+
+    Source: Dieng, Tran, Ranganath, Paisley & Blei 2017, *Variational Inference via χ Upper
+    Bound Minimization*.
+
+    Example:
+        >>> cubo(np.log([[1.0, 7.0]]))  # log 5, where the mean weight is 4
+        array([1.60943791])
+    """
+    weights, high = _relative(log_w)
+    return _log_of_mean(np.vecdot(weights, weights) / log_w.shape[-1], 2 * high) / 2
 
 
 def effective_sample_size(log_w: np.ndarray) -> np.ndarray:
@@ -40,9 +121,30 @@ def effective_sample_size(log_w: np.ndarray) -> np.ndarray:
 
     Returns:
         Array [B] between 1 and S; NaN where every weight is zero.
+
+    Example:
+        >>> effective_sample_size(np.log([[1.0, 1.0, 2.0]]))
+        array([2.66666667])
     """
-    with np.errstate(invalid="ignore"):
-        return np.exp(2 * logsumexp(log_w, axis=-1) - logsumexp(2 * log_w, axis=-1))
+    weights, _ = _relative(log_w)
+    return weights.sum(-1) ** 2 / np.vecdot(weights, weights)
+
+
+def log_mean_exp(log_w: np.ndarray) -> np.ndarray:
+    """The log of the mean weight along the last axis, in nats.
+
+    Args:
+        log_w: Log weights [..., S], nats.
+
+    Returns:
+        Array [...]; -inf where every weight is zero.
+
+    Example:
+        >>> log_mean_exp(np.log([[1.0, 3.0], [2.0, 2.0]]))
+        array([0.69314718, 0.69314718])
+    """
+    weights, high = _relative(log_w)
+    return _log_of_mean(weights.mean(-1), high)
 
 
 def log_px_se(log_w: np.ndarray) -> np.ndarray:
@@ -57,9 +159,41 @@ def log_px_se(log_w: np.ndarray) -> np.ndarray:
 
     Returns:
         Array [B]; NaN for a single sample, or where every weight is zero.
+
+    Example:
+        >>> log_px_se(np.log([[1.0, 3.0]]))
+        array([0.5])
     """
     if log_w.shape[1] < 2:
         return np.full(len(log_w), np.nan)
+    weights, _ = _relative(log_w)
+    return weights.std(-1, ddof=1) / weights.mean(-1) / math.sqrt(log_w.shape[1])
+
+
+def _block_means(log_w: np.ndarray, num_samples: int) -> np.ndarray:
+    """The log of the mean weight of each block of K, [B, ⌊S / K⌋]."""
+    if num_samples == 1:
+        return log_w
+    blocks = log_w.shape[1] // num_samples
+    return log_mean_exp(log_w[:, : blocks * num_samples].reshape(len(log_w), blocks, num_samples))
+
+
+def _block_se(means: np.ndarray, log_w: np.ndarray, num_samples: int) -> np.ndarray:
+    if means.shape[1] < 2:
+        return log_px_se(log_w[:, :num_samples])
+    with np.errstate(invalid="ignore"):  # -inf - -inf
+        return means.std(-1, ddof=1) / math.sqrt(means.shape[1])
+
+
+def _relative(log_w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Weights [..., S] divided by the largest (NaN where that is zero), and its log [...]."""
+    # numpy reduces a short last axis many times faster where it is outermost in memory.
+    weights = np.array(log_w, order="F" if log_w.shape[-1] < 32 else "C")
+    high = weights.max(-1)
     with np.errstate(invalid="ignore"):
-        weights = np.exp(log_w - log_w.max(-1, keepdims=True))
-        return weights.std(-1, ddof=1) / weights.mean(-1) / math.sqrt(log_w.shape[1])
+        weights -= high[..., None]
+    return np.exp(weights, out=weights), high
+
+
+def _log_of_mean(mean: np.ndarray, high: np.ndarray) -> np.ndarray:
+    return np.where(np.isneginf(high), -np.inf, high + np.log(mean))[()]

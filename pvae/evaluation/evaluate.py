@@ -1,25 +1,48 @@
-"""evaluate(): streams the log weights of a pair over a data set into an Evaluation."""
+"""evaluate(): everything that is known about log p(x) of a data set, put into an Evaluation."""
+
+import dataclasses
+import itertools
+import math
+import os
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
+import pyro
 from torch import Tensor
 
 from pvae.data import Data, Part
+from pvae.data.observation import BINARY
 from pvae.data.tensors import Tensors
+from pvae.density import Density
 from pvae.environment import default_device, find_device, own_random_state
 from pvae.errors import PvaeError
-from pvae.evaluation.active_units import ActiveUnits
-from pvae.evaluation.bounds import bound, effective_sample_size, log_px_se
-from pvae.evaluation.pareto import khat, khat_threshold
+from pvae.evaluation import annealed
+from pvae.evaluation.gap import gap as inference_gap
+from pvae.evaluation.pareto import khat_threshold
+from pvae.evaluation.prior import from_prior
+from pvae.evaluation.quadrature import quadrature as quadrature_of
 from pvae.evaluation.result import Evaluation
-from pvae.importance import Sampler, Strategy
+from pvae.evaluation.surgery import surgery
+from pvae.evaluation.weights import from_weights
+from pvae.evaluation.work import Work, fingerprint, take
 from pvae.pair import Program, modules, name_of
-from pvae.progress import tqdm
+from pvae.sampler import Sampler, Strategy
 
 __all__ = ["evaluate"]
 
 _BOUNDS = (1, 5, 50, 500, 5000)
-_WEIGHTS = 2**21  # log weights held at a time: 16 MiB in double precision
+_WORDS = {
+    "prior": "Naive Monte Carlo from the prior",
+    "surgery": "The ELBO surgery",
+    "quadrature": "Quadrature",
+    "ais_prior": "AIS from the prior",
+    "ais_guide": "AIS from the guide",
+    "bdmc": "Bidirectional Monte Carlo",
+    "gap": "The inference gap",
+}
 
 
 def evaluate(
@@ -27,22 +50,38 @@ def evaluate(
     guide: Program,
     data: Data | Part | Tensor | tuple[Tensor, ...],
     *,
-    num_samples: int = 5000,
+    num_samples: int | list[int] = 5000,
+    prior_samples: int = 500,
+    ais: int = 0,
+    bdmc: int = 0,
+    gap: int = 0,
+    quadrature: bool = False,
+    num_chains: int = 16,
+    num_temperatures: int = 500,
+    num_leapfrog: int = 2,
     seed: int = 0,
     strategy: Strategy = "auto",
     plate: str | None = None,
+    memory: float | None = None,
     device: str = "auto",
+    out: str | os.PathLike[str] | None = None,
     progress: bool = True,
 ) -> Evaluation:
-    r"""Bounds log p(x) of every datum by importance sampling with the guide.
+    r"""Bounds log p(x) of every datum, and says how far the bounds can be trusted.
 
     .. math:: \mathrm{ELBO} = E[\log w], \qquad
         L_K = E \left[ \log \frac1K \sum_{k=1}^K w_k \right] \le \log p_\theta(x), \qquad
         w_k = \frac{p_\theta(x, z_k)}{q_\phi(z_k | x)}
 
+    From one stream of weights come the ELBO, L_K for each K, the jackknife and the
+    Pareto-smoothed estimates and the diagnostics; beside it naive Monte Carlo from the prior
+    and the ELBO surgery. Annealed importance sampling, bidirectional Monte Carlo, the inference
+    gaps and quadrature are asked for by the number of data they may cost.
+
     Memory grows neither with `num_samples` nor, beyond the data and a few numbers for each
-    datum, with the data. The work is cut into fixed units (data × samples), each drawn from
-    its own seed, so that the same seed gives the same numbers on the same device.
+    datum, with the data. The work is cut into fixed units (data × samples), each drawn from its
+    own seed: the same seed gives the same numbers whatever the chunks, the interruptions and
+    the number of processes. Under `torchrun` the data are shared out over the processes.
 
     Args:
         model: Pyro program p(z) p(x|z), called as `model(*batch)`.
@@ -50,20 +89,35 @@ def evaluate(
         data: What `pvae.data.load` returns (its test part is used), one part of it, or the
             pair's arguments: a tensor or a tuple of tensors of the same leading size N.
         num_samples: K, samples for each datum; L_K is reported for K = 1, 5, 50, 500, 5000
-            below it, and for K itself.
+            below it, and for K itself. Or an increasing list of all these K.
+        prior_samples: Samples for each datum from the prior, for naive Monte Carlo; 0 for none.
+        ais: Number of data, drawn at random, for annealed importance sampling, from the prior
+            (which can find modes that the guide misses) and from the guide.
+        bdmc: Number of data simulated from the model for bidirectional Monte Carlo.
+        gap: Number of data for the inference gaps, which need AIS on as many.
+        quadrature: Whether to integrate over a latent space of one or two dimensions.
+        num_chains: Chains for each datum, in AIS.
+        num_temperatures: Temperatures, in AIS.
+        num_leapfrog: Leapfrog steps at each temperature, in AIS.
         seed: Seed of the draws.
         strategy: See `pvae.log_weights`.
         plate: Name of the batch plate, where it is ambiguous.
+        memory: MiB for the weights and activations of a chunk; None is 64 on the CPU.
         device: `"auto"` (the GPU where there is one), `"cpu"`, `"cuda"`, …
-        progress: Whether to show a progress bar.
+        out: A run folder. The evaluation is saved there, and what is done of it is kept there
+            until it is complete: the same call goes on after an interruption. An evaluation
+            that is there already, of the same pair, data, seed and samples, is added to.
+        progress: Whether to show progress bars.
 
     Returns:
-        Bounds, errors and diagnostics, datum by datum; `summary()` has their means.
+        Bounds, errors and diagnostics, datum by datum; `summary()` has their means. What does
+        not apply to this pair is in `missing`, with the reason.
 
     Raises:
-        PvaeError: As `pvae.log_weights`.
+        PvaeError: As `pvae.log_weights`; if a number of samples or data makes no sense.
 
-    Source: Burda, Grosse & Salakhutdinov 2016, *Importance Weighted Autoencoders*.
+    Source: Burda, Grosse & Salakhutdinov 2016, *Importance Weighted Autoencoders*; each
+    estimator names its own.
 
     Example:
         >>> from pvae import data, evaluate, guides, models
@@ -73,109 +127,164 @@ def evaluate(
         >>> evaluation.log_px.shape
         (297,)
     """
-    if num_samples < 1:
-        raise PvaeError(f"num_samples={num_samples}: at least one sample is needed.")
+    annealing = {
+        "num_chains": num_chains,
+        "num_temperatures": num_temperatures,
+        "num_leapfrog": num_leapfrog,
+    }
+    counts = {"prior_samples": prior_samples, "ais": ais, "bdmc": bdmc, "gap": gap}
+    ks = check_counts(num_samples, **counts, **annealing)
     part = data.test if isinstance(data, Data) else data
     part = part if isinstance(part, Part | Tensors) else Tensors(part)
+    described = _describe(data, part)
     place = find_device(device)
     for module in modules(model, guide).values():
         module.to(place)
     part = part.to(place)
+    everything = np.arange(len(part))
+    order = np.random.default_rng(seed % 2**64).permutation(len(part))
+
     with own_random_state(seed), default_device(place):
-        first = _rows(part, 0, min(len(part), 64), place)
-        sampler = Sampler(model, guide, *first, strategy=strategy, plate=plate)
-        # A unit holds few data and many samples, so that the encoder runs seldom; a loop has
-        # one sample at a time and wants many data.
-        most = max(1, _WEIGHTS // num_samples)
-        step = min(most, sampler.rows(place) if sampler.strategy == "loop" else 32)
-        columns: dict[str, list[np.ndarray]] = {}
-        active = ActiveUnits()
-        with (
-            sampler,
-            tqdm(total=len(part), unit="datum", disable=not progress, desc="evaluate") as bar,
-        ):
-            for start in range(0, len(part), step):
-                batch = _rows(part, start, min(start + step, len(part)), place)
-                for name, values in _datum_by_datum(
-                    sampler, batch, num_samples, seed, start, active
-                ).items():
-                    columns.setdefault(name, []).append(values)
-                bar.update(len(batch[0]))
-    arrays = {name: np.concatenate(values) for name, values in columns.items()}
-    sites = {
-        name: {"kl": _finite(arrays.pop(f"kl {name}").mean()), "active_units": active.count(name)}
-        for name in sampler.structure.latent
-    }
-    bounds = {k: arrays.pop(f"bound {k}") for k in _bounds(num_samples)}
-    named = isinstance(data, Data)
-    return Evaluation(
-        **arrays,
-        bounds=bounds,
-        log_px=bounds[num_samples],
-        sites=sites,
-        num_samples=num_samples,
-        seed=seed,
-        khat_threshold=khat_threshold(num_samples),
-        model=name_of(model),
-        guide=name_of(guide),
-        data={
-            "name": data.name if named else "tensor",
-            "observation": data.observation if named else "as given",
-            "hash": part.hash,
-        },
-        strategy=sampler.strategy,
-        caveat=sampler.structure.caveat,
-    )
+        batch = take(part, everything[:64], place)
+        sampler = Sampler(model, guide, *batch, strategy=strategy, plate=plate, memory=memory)
+        names = name_of(model), name_of(guide)
+        key = {
+            "pair": [*names, sampler.strategy, _fingerprint(model, guide)],
+            "data": described["hash"],
+            "num_samples": ks,
+            "seed": seed,
+            "device": place.type,
+        }
+        folder = None if out is None else Path(out)
+        work = Work(folder, key, progress)
+        result = _former(folder, work.key)
+        shared = (sampler, part)
+        where = {"work": work, "device": place}
+        with sampler:
+            latent = set(sampler.structure.latent) - set(sampler.structure.enumerated)
+            if result is None:
+                result = Evaluation(
+                    **from_weights(*shared, ks, seed=seed, **where),
+                    num_samples=ks[-1],
+                    seed=seed,
+                    khat_threshold=khat_threshold(ks[-1]),
+                    model=names[0],
+                    guide=names[1],
+                    data=described,
+                    strategy=sampler.strategy,
+                    caveat=sampler.structure.caveat,
+                    exact=not latent,
+                    key=work.key,
+                )
+                result = _save(result, folder, work)
+
+            def add(name: str, positions: np.ndarray, estimate: Callable, **options: Any) -> None:
+                nonlocal result
+                settings = {"num_data": len(positions), **options}
+                if not len(positions) or result.settings.get(name) == settings:
+                    return
+                work.settings = settings
+                found, missing = dict(result.findings), dict(result.missing)
+                found.pop(name, None)
+                missing.pop(name, None)
+                try:
+                    found[name] = estimate(*shared, positions, seed=seed, **where, **options)
+                except PvaeError as error:
+                    missing[name] = str(error)
+                    warnings.warn(f"{_WORDS[name]} was left out: {error}", stacklevel=3)
+                result = dataclasses.replace(
+                    result,
+                    findings=found,
+                    missing=missing,
+                    settings=result.settings | {name: settings},
+                )
+                result = _save(result, folder, work)
+
+            if latent and prior_samples:
+                add("prior", everything, from_prior, num_samples=prior_samples)
+            if sampler.structure.latent:
+                add("surgery", everything, surgery)
+            if quadrature:
+                add("quadrature", everything, _quadrature)
+            some = np.sort(order[: max(ais, gap)])
+            add("ais_prior", some, annealed.ais, start="prior", **annealing)
+            add("ais_guide", some, annealed.ais, start="guide", **annealing)
+            add("bdmc", order[:bdmc], annealed.bdmc, start="prior", **annealing)
+            known = _best_known(result)
+            add("gap", np.sort(order[:gap]), lambda *a, **o: inference_gap(*a, known, **o))
+        work.close()
+    return result
 
 
-def _datum_by_datum(
-    sampler: Sampler,
-    batch: tuple[Tensor, ...],
-    num_samples: int,
-    seed: int,
-    start: int,
-    active: ActiveUnits,
-) -> dict[str, np.ndarray]:
-    """Everything about B data from all their samples, held together only here."""
-    size = len(batch[0])
-    log_w = np.empty((size, num_samples))
-    elbo = np.zeros(size)
-    kl = {name: np.zeros(size) for name in sampler.structure.latent}
-    done = 0
-    for draws in sampler.stream(batch, num_samples, first=start, seed=seed):
-        count = len(draws.log_w)
-        log_w[:, done : done + count] = draws.log_w.T.double().cpu().numpy()
-        elbo += draws.elbo.double().sum(0).cpu().numpy()
-        for name, terms in draws.kl.items():
-            kl[name] += terms.double().sum(0).cpu().numpy()
-        active.add(draws.means)
-        done += count
-    active.end_data(num_samples)
-    elbo /= num_samples
-    kl = {name: total / num_samples for name, total in kl.items()}
-    total = sum(kl.values()) if kl else np.zeros(size)
-    with np.errstate(invalid="ignore"):  # -inf + inf, where some weight is zero
-        reconstruction = elbo + total
-    return {
-        "elbo": elbo,
-        "log_px_se": log_px_se(log_w),
-        "khat": khat(log_w),
-        "ess": effective_sample_size(log_w),
-        "kl": total,
-        "reconstruction": reconstruction,
-        "zero_weights": np.isneginf(log_w).mean(1),
-        **{f"kl {name}": values for name, values in kl.items()},
-        **{f"bound {k}": bound(log_w, k) for k in _bounds(num_samples)},
-    }
+def _quadrature(sampler: Sampler, part: Part | Tensors, positions: np.ndarray, **options: Any):
+    del options["seed"]  # nothing is drawn but the box to start from
+    density = Density(sampler, take(part, positions[:64], options["device"]))
+    return quadrature_of(density, part, positions, **options)
 
 
-def _bounds(num_samples: int) -> list[int]:
-    return [k for k in _BOUNDS if k < num_samples] + [num_samples]
+def _best_known(evaluation: Evaluation) -> np.ndarray:
+    """The largest estimate of log p(x) there is for each datum, each from below, [N]."""
+    best = evaluation.log_px.copy()
+    for name in ("ais_prior", "ais_guide"):
+        if name in evaluation.findings:
+            found = evaluation.findings[name]
+            best[found.datum] = np.maximum(best[found.datum], found.log_px)
+    return best
 
 
-def _rows(part: Part | Tensors, start: int, stop: int, device: torch.device) -> tuple[Tensor, ...]:
-    return tuple(tensor.to(device) for tensor in part.observe(slice(start, stop)))
+def check_counts(num_samples: int | Sequence[int], **counts: int) -> list[int]:
+    """Returns the K of the bounds, increasing, after a look at all numbers that were asked for.
+
+    Raises:
+        PvaeError: If one of them is too small, or the K do not increase.
+    """
+    for name, value in counts.items():
+        least = 0 if name in ("prior_samples", "ais", "bdmc", "gap") else 1
+        if value < least:
+            raise PvaeError(f"{name}={value}: it must be at least {least}.")
+    if isinstance(num_samples, int):
+        if num_samples < 1:
+            raise PvaeError(f"num_samples={num_samples}: at least one sample is needed.")
+        return [k for k in _BOUNDS if k < num_samples] + [num_samples]
+    ks = list(num_samples)
+    if not ks or ks[0] < 1 or any(a >= b for a, b in itertools.pairwise(ks)):
+        raise PvaeError(
+            f"num_samples={ks}: the numbers of samples K must be at least 1 and increase, as in "
+            "[1, 10, 100]."
+        )
+    return ks
 
 
-def _finite(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
+def _describe(data: Any, part: Part | Tensors) -> dict[str, Any]:
+    """Says which data these are, and what turns their log p(x) into bits."""
+    described: dict[str, Any] = {"name": "tensor", "observation": "as given", "hash": part.hash}
+    if isinstance(data, Data):
+        described |= {"name": data.name, "observation": data.observation}
+        levels = 2 if data.observation in BINARY else data.levels
+        if data.observation in (*BINARY, "dequantize") and levels:
+            described |= {"dims": math.prod(data.event_shape), "levels": levels}
+    return described
+
+
+def _fingerprint(model: Program, guide: Program) -> str:
+    """A hash of every parameter and buffer that the pair can reach."""
+    own = [t for m in modules(model, guide).values() for t in m.state_dict().values()]
+    store = pyro.get_param_store()
+    return fingerprint([*own, *(store[name] for name in sorted(store.keys()))])
+
+
+def _former(folder: Path | None, key: str) -> Evaluation | None:
+    """The evaluation that a folder holds already, if it is of the same work."""
+    if folder is None or not (folder / "evaluation.nc").exists():
+        return None
+    try:
+        former = Evaluation.load(folder)
+    except PvaeError:
+        return None
+    return former if former.key == key else None
+
+
+def _save(evaluation: Evaluation, folder: Path | None, work: Work) -> Evaluation:
+    if folder is not None and work.rank == 0:
+        evaluation.save(folder)
+    return evaluation

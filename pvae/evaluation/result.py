@@ -10,12 +10,48 @@ from typing import Any
 import numpy as np
 
 from pvae.errors import PvaeError, first_line
-from pvae.evaluation.pareto import verdict
+from pvae.evaluation.annealed import Annealed, Sandwich
+from pvae.evaluation.finding import Finding
+from pvae.evaluation.gap import Gap
+from pvae.evaluation.prior import FromPrior
+from pvae.evaluation.quadrature import Quadrature
+from pvae.evaluation.summary import summarise, tabulate
+from pvae.evaluation.surgery import Surgery
+from pvae.evaluation.verdict import verdict
+from pvae.evaluation.work import half_done
 from pvae.files import atomic
 
 __all__ = ["Evaluation"]
 
-_PER_DATUM = ("elbo", "log_px", "log_px_se", "khat", "ess", "kl", "reconstruction", "zero_weights")
+_PER_DATUM = (
+    "elbo",
+    "elbo_analytic",
+    "log_px",
+    "log_px_se",
+    "psis",
+    "cubo",
+    "khat",
+    "ess",
+    "kl",
+    "reconstruction",
+    "zero_weights",
+)
+_META = (
+    "num_samples",
+    "seed",
+    "khat_threshold",
+    "model",
+    "guide",
+    "data",
+    "strategy",
+    "caveat",
+    "exact",
+    "sites",
+    "missing",
+    "settings",
+    "key",
+)
+_KINDS = {kind.__name__: kind for kind in (Annealed, FromPrior, Gap, Quadrature, Sandwich, Surgery)}
 
 
 @dataclass(frozen=True)
@@ -23,24 +59,41 @@ class Evaluation:
     """Bounds on log p(x) and their diagnostics, in nats; arrays are over the N data.
 
     Attributes:
-        elbo: The ELBO, [N].
+        elbo: The ELBO by Monte Carlo, [N].
+        elbo_analytic: The ELBO with the KL of every site that allows it in closed form, [N];
+            None where no site does.
         log_px: The importance-weighted bound at `num_samples`, [N].
         log_px_se: Its Monte Carlo standard error (delta method), [N].
+        psis: The Pareto-smoothed estimate of log p(x), [N]; not a bound.
+        cubo: The χ² indication from above, [N]; NaN where k̂ > ¼. No certificate.
         khat: Pareto k̂, [N].
         ess: Effective sample size, [N].
-        kl: KL(q(z|x) ‖ p(z)), summed over sites, by the samples, [N].
-        reconstruction: E_q[log p(x|z)], [N]; the ELBO is reconstruction - kl.
+        kl: KL(q(z|x) ‖ p(z)), summed over sites, by the samples, [N]: the rate.
+        reconstruction: E_q[log p(x|z)], [N]: minus the distortion; the ELBO is
+            reconstruction - kl.
         zero_weights: Share of weights that are zero, [N].
         bounds: For each K, the bound L_K averaged over all blocks of K samples, [N].
-        sites: For each latent site its mean `kl` and number of `active_units`.
+        bounds_se: For each K, its Monte Carlo standard error, [N].
+        jvi: For order 1 and 2 and each K, the jackknife-debiased estimate, [N]; not a bound.
+        sites: For each latent site its mean `kl` (`closed_form` or by the samples), the number
+            of `active_units`, and for each dimension `kl_dims` and `variance` of the posterior
+            mean over the data.
         num_samples: K, samples for each datum.
         seed: Seed of the draws.
         khat_threshold: The k̂ up to which `num_samples` samples are enough.
         model: Name of the model.
         guide: Name of the guide.
-        data: `name`, `observation` and `hash` of the data.
+        data: `name`, `observation` and `hash` of the data; where they are discretised also
+            `dims` and `levels`.
         strategy: How the samples were computed: `"plate"`, `"tile"` or `"loop"`.
         caveat: Why these numbers are not likelihoods, else `None`.
+        exact: Whether nothing was sampled, so that `log_px` is exact.
+        findings: What the other estimators found: `"prior"`, `"ais_prior"`, `"ais_guide"`,
+            `"bdmc"`, `"quadrature"`, `"gap"`, `"surgery"`, as far as they were asked for.
+        missing: Why an estimator that was asked for does not apply.
+        settings: The options of each of them.
+        key: Names the pair, data, seed and samples that this evaluation is of.
+        verdict: In words, what was checked and what was not.
     """
 
     elbo: np.ndarray
@@ -52,19 +105,37 @@ class Evaluation:
     reconstruction: np.ndarray
     zero_weights: np.ndarray
     bounds: dict[int, np.ndarray]
-    sites: dict[str, dict[str, float | int | None]]
+    sites: dict[str, dict[str, Any]]
     num_samples: int
     seed: int
     khat_threshold: float
     model: str
     guide: str
-    data: dict[str, str]
+    data: dict[str, Any]
     strategy: str
     caveat: str | None = None
+    exact: bool = False
+    elbo_analytic: np.ndarray | None = None
+    psis: np.ndarray | None = None
+    cubo: np.ndarray | None = None
+    bounds_se: dict[int, np.ndarray] = field(default_factory=dict)
+    jvi: dict[int, dict[int, np.ndarray]] = field(default_factory=dict)
+    findings: dict[str, Finding] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
+    settings: dict[str, dict[str, Any]] = field(default_factory=dict)
+    key: str = ""
     verdict: str = field(init=False)
 
     def __post_init__(self) -> None:
-        words = verdict(self.khat, self.khat_threshold, self.num_samples)
+        words = verdict(
+            self.khat,
+            self.khat_threshold,
+            self.num_samples,
+            log_px=self.log_px,
+            log_px_se=self.log_px_se,
+            ais=self.findings.get("ais_prior"),
+            exact=self.exact,
+        )
         object.__setattr__(self, "verdict", words)
 
     def __len__(self) -> int:
@@ -75,60 +146,11 @@ class Evaluation:
 
         `se` is the standard error over the data (sd / √N); `None` where a number is undefined.
         """
-        units = [site["active_units"] for site in self.sites.values()]
-        known = self.khat[~np.isnan(self.khat)]
-        return {
-            "units": "nats",
-            "num_data": len(self),
-            "num_samples": self.num_samples,
-            "seed": self.seed,
-            "model": self.model,
-            "guide": self.guide,
-            "data": self.data,
-            "elbo": _mean_and_se(self.elbo),
-            "log_px": [{"num_samples": k, **_mean_and_se(v)} for k, v in self.bounds.items()],
-            "log_px_se": _number(np.sqrt(np.mean(self.log_px_se**2) / len(self))),
-            "kl": _number(self.kl.mean()),
-            "reconstruction": _number(self.reconstruction.mean()),
-            "khat": {
-                "median": _number(np.median(known)) if len(known) else None,
-                "threshold": _number(self.khat_threshold),
-                "above_threshold": (
-                    _number((known > self.khat_threshold).mean()) if len(known) else None
-                ),
-            },
-            "ess": {"median": _number(np.median(self.ess))},
-            "zero_weights": _number(self.zero_weights.mean()),
-            "active_units": None if None in units else sum(units),
-            "sites": self.sites,
-            "strategy": self.strategy,
-            "not_a_likelihood": self.caveat,
-        }
+        return summarise(self)
 
     def table(self) -> str:
-        """Returns the bounds as a table for a terminal."""
-        summary = self.summary()
-        label = "not a likelihood, nats per datum" if self.caveat else "nats per datum"
-        rows = [("ELBO", summary["elbo"])]
-        rows += [(f"L_{row['num_samples']}", row) for row in summary["log_px"]]
-        width = max(len(name) for name, _ in rows) + 2
-        lines = [
-            f"{self.model} with {self.guide} on {self.data['name']} ({self.data['observation']}, "
-            f"{len(self)} data, {self.num_samples} samples each)",
-            f"{'bound':<{width}}{'mean':>12}{'± se':>10}   {label}",
-        ]
-        lines += [
-            f"{name:<{width}}{_show(row['mean']):>12}{_show(row['se']):>10}" for name, row in rows
-        ]
-        above = summary["khat"]["above_threshold"]
-        lines += [
-            f"reconstruction {_show(summary['reconstruction'])}, KL {_show(summary['kl'])}, "
-            f"active units {'–' if summary['active_units'] is None else summary['active_units']}, "
-            f"median ESS {_show(summary['ess']['median'])}",
-            f"k̂: median {_show(summary['khat']['median'])}, above {self.khat_threshold:.2f} for "
-            f"{'–' if above is None else f'{above:.1%}'} of the data",
-        ]
-        return "\n".join(lines + ([self.caveat] if self.caveat else []))
+        """Returns the bounds and estimates as a table for a terminal."""
+        return tabulate(self)
 
     def __str__(self) -> str:
         return self.table()
@@ -145,75 +167,105 @@ class Evaluation:
             temporary.write_text(json.dumps(self.summary(), indent=1, allow_nan=False) + "\n")
 
     def to_datatree(self) -> Any:
-        """Returns the per-datum arrays as an ArviZ DataTree with the dimension `datum`."""
+        """Returns an ArviZ DataTree.
+
+        The group `evaluation` holds the arrays over `datum` (with `bound_num_samples` and
+        `jvi_order` where there are several), and under it each finding has a group.
+        """
         import xarray
 
-        arrays = {name: ("datum", getattr(self, name)) for name in _PER_DATUM}
-        if self.bounds:
-            stacked = np.stack(list(self.bounds.values()))
-            arrays["bound"] = (("bound_num_samples", "datum"), stacked)
-        dataset = xarray.Dataset(
-            arrays,
-            coords={
-                "datum": np.arange(len(self)),
-                "bound_num_samples": np.array(list(self.bounds), dtype=np.int64),
-            },
-            attrs={
-                "units": "nats",
-                "created_by": "pvae",
-                "meta": json.dumps(
-                    {
-                        "num_samples": self.num_samples,
-                        "seed": self.seed,
-                        "khat_threshold": self.khat_threshold,
-                        "model": self.model,
-                        "guide": self.guide,
-                        "data": self.data,
-                        "strategy": self.strategy,
-                        "caveat": self.caveat,
-                        "sites": self.sites,
-                    }
-                ),
-            },
+        arrays: dict[str, Any] = {
+            name: ("datum", getattr(self, name))
+            for name in _PER_DATUM
+            if getattr(self, name) is not None
+        }
+        ks = list(self.bounds)
+        by_k = ("bound_num_samples", "datum")
+        arrays["bound"] = (by_k, np.stack([self.bounds[k] for k in ks]))
+        if self.bounds_se:
+            arrays["bound_se"] = (by_k, np.stack([self.bounds_se[k] for k in ks]))
+        coords = {"datum": np.arange(len(self)), "bound_num_samples": np.array(ks, dtype=np.int64)}
+        if self.jvi:
+            nothing = np.full(len(self), np.nan)
+            stack = [[found.get(k, nothing) for k in ks] for found in self.jvi.values()]
+            arrays["jvi"] = (("jvi_order", *by_k), np.stack(stack))
+            coords["jvi_order"] = np.array(list(self.jvi), dtype=np.int64)
+        meta = json.dumps({name: getattr(self, name) for name in _META})
+        attrs = {"units": "nats", "created_by": "pvae", "meta": meta}
+        groups = {"/evaluation": xarray.Dataset(arrays, coords=coords, attrs=attrs)}
+        for name, found in self.findings.items():
+            dataset = found.to_dataset()
+            # A group's coordinates would have to be those of its parent.
+            groups[f"/{name}"] = dataset.assign_attrs(kind=type(found).__name__)
+        return xarray.DataTree.from_dict(groups)
+
+    def to_elpd(self) -> Any:
+        """Returns log p(x) and k̂ of each datum as ArviZ's ELPDData, for `az.plot_khat`.
+
+        It has no number of effective parameters, and its k̂ are those of the bounds, not of
+        leave-one-out cross-validation.
+        """
+        import xarray
+        from arviz_stats.utils import ELPDData
+
+        def over_data(values: np.ndarray) -> Any:
+            return xarray.DataArray(values, dims="datum", coords={"datum": np.arange(len(self))})
+
+        return ELPDData(
+            elpd=float(self.log_px.sum()),
+            se=float(self.log_px.std() * math.sqrt(len(self))),
+            p=math.nan,
+            n_samples=self.num_samples,
+            n_data_points=len(self),
+            scale="log",
+            warning=bool((self.khat > self.khat_threshold).any()),
+            good_k=self.khat_threshold,
+            elpd_i=over_data(self.log_px),
+            pareto_k=over_data(self.khat),
         )
-        return xarray.DataTree.from_dict({"/evaluation": dataset})
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> "Evaluation":
         """Reads what `save` wrote.
 
         Raises:
-            PvaeError: If there is no evaluation, or it is damaged.
+            PvaeError: If there is no evaluation, it is half done, or it is damaged.
         """
         import xarray
 
         path = Path(folder) / "evaluation.nc"
         if not path.exists():
+            done = half_done(folder)
+            if done is not None:
+                raise PvaeError(
+                    f"The evaluation of {folder} is half done ({done} blocks are kept); "
+                    f"`pvae evaluate {folder}` with the same options goes on with it."
+                )
             raise PvaeError(f"{path} does not exist; `pvae evaluate {folder}` makes it.")
         try:
             with xarray.open_datatree(path, engine="netcdf4") as tree:
-                data = tree["evaluation"].to_dataset().load()
+                groups = {name: node.to_dataset().load() for name, node in tree.children.items()}
+            data = groups.pop("evaluation")
             meta = json.loads(data.attrs["meta"])
-            arrays = {name: data[name].values for name in _PER_DATUM}
-            bounds = {int(k): data["bound"].sel(bound_num_samples=k).values
-                      for k in data["bound_num_samples"].values}  # fmt: skip
-        except (OSError, KeyError, ValueError) as error:
+            arrays = {name: data[name].values for name in _PER_DATUM if name in data}
+            ks = [int(k) for k in data["bound_num_samples"].values]
+            arrays["bounds"] = dict(zip(ks, data["bound"].values, strict=True))
+            if "bound_se" in data:
+                arrays["bounds_se"] = dict(zip(ks, data["bound_se"].values, strict=True))
+            if "jvi" in data:
+                arrays["jvi"] = {
+                    int(order): {
+                        k: v for k, v in zip(ks, row, strict=True) if not np.isnan(v).all()
+                    }
+                    for order, row in zip(data["jvi_order"].values, data["jvi"].values, strict=True)
+                }
+            findings = {
+                name: _KINDS[group.attrs["kind"]].from_dataset(group)
+                for name, group in groups.items()
+            }
+            return cls(**arrays, **meta, findings=findings)
+        except (OSError, KeyError, ValueError, TypeError) as error:
             raise PvaeError(
-                f"{path} is damaged or not pvae's ({first_line(error)}); "
+                f"{path} is damaged or not this version's ({first_line(error)}); "
                 f"`pvae evaluate {folder}` writes it anew."
             ) from error
-        return cls(**arrays, bounds=bounds, **meta)
-
-
-def _mean_and_se(values: np.ndarray) -> dict[str, float | None]:
-    with np.errstate(invalid="ignore"):
-        se = values.std(ddof=1) / math.sqrt(len(values)) if len(values) > 1 else math.nan
-    return {"mean": _number(values.mean()), "se": _number(se)}
-
-
-def _number(value: float) -> float | None:
-    return float(value) if math.isfinite(value) else None
-
-
-def _show(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2f}"

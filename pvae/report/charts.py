@@ -15,10 +15,12 @@ from pvae.report.svg import (
     FILL,
     INK,
     MUTED,
+    PAPER,
     SECOND,
     WARN_FILL,
     chart,
     finite,
+    key,
     mark,
     plain,
     responsive,
@@ -26,26 +28,51 @@ from pvae.report.svg import (
 from pvae.report.text import count, decimals, number
 
 Series = NDArray[np.float64]
+Marks = tuple[str, list[tuple[int, float]]]
+Level = tuple[str, float]
 
-__all__ = ["bounds", "histogram", "khat_histogram", "training"]
+__all__ = ["Level", "Marks", "bounds", "histogram", "khat_histogram", "training"]
 
 
-def bounds(summary: dict[str, Any]) -> Markup | None:
-    """Returns the mean bound against K, with ±1 standard error over the data.
+def bounds(
+    summary: dict[str, Any], marks: Sequence[Marks] = (), levels: Sequence[Level] = ()
+) -> tuple[Markup | None, list[str]]:
+    """Returns the mean bound against K, with ±1 standard error over the data, and what is beside it.
 
     Args:
         summary: `Evaluation.summary()`.
+        marks: Estimates that have a K of their own: name and points (K, mean).
+        levels: Estimates that have none: name and mean.
+
+    Returns:
+        The chart, and the names of the estimates so far off that they are left out.
     """
     rows = [r for r in summary["log_px"] if r["mean"] is not None and math.isfinite(r["mean"])]
     if not rows:
-        return None
-    return responsive(lambda width: _bounds(rows, summary["elbo"]["mean"], width))
+        return None, []
+    elbo = summary["elbo"]["mean"]
+    frame = [r["mean"] + s * (r["se"] or 0) for r in rows for s in (-1, 1)]
+    frame += [elbo] if elbo is not None and math.isfinite(elbo) else []
+    low, high = min(frame), max(frame)
+    room = high - low or 1.0
+    # One estimate that is nonsense must not flatten everything else.
+    far = [name for name, points in [*marks, *((n, [(1, v)]) for n, v in levels)]
+           if any(not low - room <= value <= high + room for _, value in points)]  # fmt: skip
+    marks = [mark for mark in marks if mark[0] not in far]
+    levels = [level for level in levels if level[0] not in far]
+    return responsive(lambda width: _bounds(rows, elbo, marks, levels, width)), far
 
 
-def _bounds(rows: list[dict[str, Any]], elbo: float | None, width: float) -> Markup:
+def _bounds(
+    rows: list[dict[str, Any]],
+    elbo: float | None,
+    marks: Sequence[Marks],
+    levels: Sequence[Level],
+    width: float,
+) -> Markup:
     k, mean = [r["num_samples"] for r in rows], np.array([r["mean"] for r in rows])
     se = np.array([r["se"] if r["se"] is not None else math.nan for r in rows], dtype=np.float64)
-    with chart("Mean bound on log p(x) against the number of samples K", width, 270) as drawn:
+    with chart("Mean bound on log p(x) against the number of samples K", width, 290) as drawn:
         ax = drawn.figure.subplots()
         ax.set_xscale("log")
         if len(k) == 1:
@@ -54,7 +81,14 @@ def _bounds(rows: list[dict[str, Any]], elbo: float | None, width: float) -> Mar
         else:
             ax.fill_between(k, mean - se, mean + se, color=ACCENT, alpha=0.16, linewidth=0)
             ax.set_xlim(k[0] / 1.25, k[-1] * 1.25 * (k[-1] / k[0]) ** 0.1)
+        for (name, value), dashes in zip(levels, ((1, 0), (1, 2), (5, 2, 1, 2)), strict=False):
+            ax.axhline(value, color=MUTED, linewidth=1.3, dashes=dashes, label=name)
         ax.plot(k, mean, marker="o", markersize=4.5, color=ACCENT)
+        for (name, points), shape in zip(marks, "^vD", strict=False):
+            ax.plot(
+                *zip(*points, strict=True), shape, markersize=6, markerfacecolor=PAPER,
+                markeredgecolor=INK, markeredgewidth=1.1, label=name,
+            )  # fmt: skip
         text = number(float(mean[-1]), decimals(*se))
         ax.annotate(
             text, (k[-1], mean[-1]), (9, 0), textcoords="offset points", va="center", color=ACCENT
@@ -65,6 +99,8 @@ def _bounds(rows: list[dict[str, Any]], elbo: float | None, width: float) -> Mar
                 "ELBO", (0, elbo), xycoords=ax.get_yaxis_transform(), xytext=(2, -4),
                 textcoords="offset points", ha="left", va="top", color=SECOND,
             )  # fmt: skip
+        if marks or levels:
+            key(ax, 3 if width < 500 else 6)
         ax.margins(y=0.16)
         plain(ax.yaxis)
         # A label close before the next would run into it.
@@ -131,10 +167,7 @@ def _training(
         if np.isfinite(held).any():
             known = np.isfinite(held)
             top.plot(epoch[known], held[known], color=SECOND, label="validation", **dot)
-            top.legend(
-                loc="lower right", ncols=2, bbox_to_anchor=(1, 1), borderpad=0,
-                borderaxespad=0.3, handlelength=1.4,
-            )  # fmt: skip
+            key(top, 2)
         if cut:
             late = _late(train, held)
             top.set_ylim(late.min() - 0.05 * np.ptp(late), late.max() + 0.1 * np.ptp(late))

@@ -13,7 +13,7 @@ from torch import Tensor
 
 import pvae
 from pvae.files import atomic
-from pvae.report import charts, panels, text
+from pvae.report import charts, decompositions, estimates, panels, text, trust
 from pvae.report.panels import Panel, attempt
 from pvae.report.subject import Subject
 
@@ -78,27 +78,38 @@ def _context(
     config: dict[str, Any] | None,
 ) -> dict[str, Any]:
     summary = evaluation.summary()
-    last = summary["log_px"][-1] if summary["log_px"] else {"mean": None, "se": None}
-    places = text.decimals(last["se"], summary["elbo"]["se"])
-    log_px, khat = np.asarray(evaluation.log_px), np.asarray(evaluation.khat)
+    rows = estimates.bounds(evaluation, summary)
+    others = estimates.estimates(evaluation, summary)
+    places = text.decimals(rows[-1].se, summary["elbo"]["se"])
+    log_px = np.asarray(evaluation.log_px)
     return {
         "summary": summary,
         "evaluation": evaluation,
         "config": dict(text.flatten(config)) if config else {},
         "has_config": config is not None,
         "facts": _facts(evaluation, subject, history, config),
-        "last": last,
-        "rows": _rows(evaluation, summary),
-        "mc": _monte_carlo(evaluation, places),
+        "rows": rows,
+        "estimates": others,
         "places": places,
-        "khat": _khat(khat, float(evaluation.khat_threshold)),
+        "bits": estimates.bits(evaluation, summary),
+        "one_datum": _one_datum(summary, places),
         "undefined": int(np.sum(~np.isfinite(log_px))),
-        "log_px": log_px,
+        "absent": {
+            "estimates": estimates.absent(evaluation, "prior", "quadrature"),
+            "trust": estimates.absent(evaluation, "ais_prior", "ais_guide", "bdmc"),
+            "parts": estimates.absent(evaluation, "surgery", "gap"),
+        },
         "panels": {
-            "bounds": attempt("Bound against K", _bounds, summary),
+            "bounds": attempt("Bound against K", estimates.against_k, evaluation, summary),
+            "khat": attempt("Pareto k̂, datum by datum", trust.khat, evaluation),
+            "log_px": attempt("log p(x), datum by datum", trust.log_px, evaluation, places),
+            "ais": attempt("AIS against L_K", trust.ais, evaluation),
+            "acceptance": attempt("Acceptance of AIS", trust.acceptance, evaluation),
+            "bdmc": attempt("Bidirectional Monte Carlo", trust.bdmc, evaluation),
+            "kl_dims": attempt("KL of each dimension", decompositions.kl_dims, evaluation),
+            "surgery": attempt("ELBO surgery", decompositions.surgery, evaluation),
+            "gap": attempt("Inference gap", decompositions.gap, evaluation, summary),
             "training": attempt("ELBO over epochs", _training, history),
-            "log_px": attempt("log p(x), datum by datum", _log_px, log_px, places),
-            "khat": attempt("Pareto k̂, datum by datum", _khat_panel, evaluation),
             "reconstructions": attempt(
                 "Reconstructions", panels.reconstructions, subject, "Reconstructions"
             ),
@@ -108,14 +119,22 @@ def _context(
                 "Least likely", panels.least_likely, subject, log_px, places, "Least likely"
             ),
         },
-        "zero_weights": summary.get("zero_weights"),
         "versions": _versions(),
         "data_seed": getattr(subject.data, "seed", None),
         "number": text.number,
         "count": text.count,
+        "decimals": text.decimals,
         "percent": text.percent,
         "plural": text.plural,
     }
+
+
+def _one_datum(summary: dict[str, Any], places: int) -> str | None:
+    """Returns the Monte Carlo error of one datum's bound, as a root mean square over the data."""
+    if summary["log_px_se"] is None:
+        return None
+    error = summary["log_px_se"] * summary["num_data"] ** 0.5
+    return text.number(error, max(places, text.decimals(error)))
 
 
 def _facts(
@@ -153,50 +172,6 @@ def _sizes(part: Any) -> str | None:
     return ", ".join(sizes) or None
 
 
-def _rows(evaluation: "Evaluation", summary: dict[str, Any]) -> list[dict[str, Any]]:
-    rows = [{"name": "ELBO", "k": None, **summary["elbo"], "mc": None}]
-    for row in summary["log_px"]:
-        rows.append({"name": "L", "k": row["num_samples"], **row, "mc": None})
-    rows[-1]["mc"] = _mean(evaluation.log_px_se) if len(rows) > 1 else None
-    return rows
-
-
-def _mean(values: Any) -> float | None:
-    known = np.asarray(values, dtype=np.float64)
-    known = known[np.isfinite(known)]
-    return float(known.mean()) if known.size else None
-
-
-def _monte_carlo(evaluation: "Evaluation", places: int) -> str | None:
-    """Returns the Monte Carlo error of the mean over data; data have samples of their own."""
-    errors = np.asarray(evaluation.log_px_se, dtype=np.float64)
-    if not errors.size or not np.isfinite(errors).all():
-        return None
-    error = float(np.sqrt((errors**2).sum()) / len(errors))
-    return text.number(error, max(places, text.decimals(error)))
-
-
-def _khat(khat: np.ndarray, threshold: float) -> dict[str, int]:
-    return {
-        "constant": int(np.isneginf(khat).sum()),
-        "unknown": int(np.isnan(khat).sum()),
-        "above": int((khat > threshold).sum()),
-    }
-
-
-def _bounds(summary: dict[str, Any]) -> Panel | None:
-    body = charts.bounds(summary)
-    note = "The mean of each bound over the data, against its number of samples"
-    if summary["elbo"]["mean"] is not None:
-        note += ", beside the ELBO"
-    if any(row["se"] is not None for row in summary["log_px"]):
-        note += (
-            ". The band is ±1 standard error over the data; all points share the same data, so "
-            "the rise from one K to the next is known better than the band suggests"
-        )
-    return Panel("Bound against K", (body,), note + ".") if body else None
-
-
 def _training(history: list[dict[str, Any]]) -> Panel | None:
     if not history:
         raise panels.Missing("No training history was handed to the report.")
@@ -214,40 +189,6 @@ def _training(history: list[dict[str, Any]]) -> Panel | None:
     if any(row.get("kl_weight") not in (None, 1) for row in history):
         note += " Where the KL weight is not 1, training shows the objective under that weight."
     return Panel("ELBO over epochs", (drawn[0],), note)
-
-
-def _log_px(log_px: np.ndarray, places: int) -> Panel | None:
-    label = "Histogram of log p(x) over the data"
-    body = charts.histogram(log_px, label, places)
-    note = "How many data have which bound on log p(x), at the largest K. The tail on the left "
-    note += "is what the pair finds unlikely."
-    if missing := int(np.sum(~np.isfinite(log_px))):
-        note += f" {text.plural(missing, 'datum', 'data')} without a finite value: not drawn."
-    return Panel("log p(x), datum by datum", (body,), note) if body else None
-
-
-def _khat_panel(evaluation: "Evaluation") -> Panel | None:
-    khat = np.asarray(evaluation.khat)
-    counts = _khat(khat, float(evaluation.khat_threshold))
-    without = []
-    if counts["constant"]:
-        n = text.plural(counts["constant"], "datum has", "data have")
-        without.append(f"{n} constant weights (k̂ = −∞, as with an exact guide)")
-    if counts["unknown"]:
-        n = text.plural(counts["unknown"], "datum has", "data have")
-        without.append(f"{n} no k̂ (too few samples or degenerate weights)")
-    body = charts.khat_histogram(khat, float(evaluation.khat_threshold))
-    if body is None:
-        raise panels.Missing(f"There is no k̂ to draw: {'; '.join(without) or 'no data'}.")
-    note = (
-        "k̂ estimates how heavy the tail of a datum's importance weights is. Up to the "
-        "threshold the weights give no reason to doubt the Monte Carlo error; above it a few "
-        "samples carry the estimate, so the bound may lie far below log p(x) and its error is "
-        "understated."
-    )
-    if without:
-        note += f" Not drawn: {'; '.join(without)}."
-    return Panel("Pareto k̂, datum by datum", (body,), note)
 
 
 def _versions() -> list[tuple[str, str]]:

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from pvae.report.text import number
 
 __all__ = [
-    "ACCENT", "CLASSES", "FILL", "INK", "MUTED", "PAPER", "SECOND", "WARN_FILL", "Chart", "chart",
-    "finite", "mark", "plain", "responsive",
+    "ACCENT", "CLASSES", "FILL", "INK", "MUTED", "PAPER", "RULE", "SECOND", "WARN", "WARN_FILL",
+    "Chart", "chart", "finite", "key", "mark", "plain", "responsive",
 ]  # fmt: skip
 
 # Stand-ins that the SVG's style attributes are searched for: a CSS variable cannot be asked
@@ -148,4 +148,12 @@ def mark(ax: Axes, x: float, text: str, colour: str, level: float = 1.0) -> None
     ax.annotate(
         text, (x, level), xycoords=ax.get_xaxis_transform(), xytext=(-5 if left else 5, -2),
         textcoords="offset points", ha="right" if left else "left", va="top", color=colour,
+    )  # fmt: skip
+
+
+def key(ax: Axes, columns: int) -> None:
+    """The names of what is drawn, above the frame on the right."""
+    ax.legend(
+        loc="lower right", ncols=columns, bbox_to_anchor=(1, 1), borderpad=0, borderaxespad=0.3,
+        handlelength=1.4, columnspacing=1.2, handletextpad=0.5, numpoints=1,
     )  # fmt: skip

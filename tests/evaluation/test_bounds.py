@@ -4,8 +4,17 @@ import math
 
 import numpy as np
 import pytest
+from scipy.special import logsumexp
 
-from pvae.evaluation.bounds import bound, effective_sample_size, log_px_se
+from pvae.evaluation.bounds import (
+    bound,
+    bound_se,
+    bounds,
+    cubo,
+    effective_sample_size,
+    log_mean_exp,
+    log_px_se,
+)
 
 
 def test_bound_uses_every_block():
@@ -45,3 +54,74 @@ def test_standard_error_is_that_of_replications():
 def test_no_error_from_one_sample():
     assert np.isnan(log_px_se(np.zeros((2, 1)))).all()
     assert (log_px_se(np.zeros((2, 5))) == 0).all()
+
+
+@pytest.mark.parametrize("num_samples", [1, 7, 30, 200])
+def test_log_mean_exp_is_scipys(num_samples):
+    log_w = np.random.default_rng(0).normal(scale=300, size=(4, 9, num_samples))
+    log_w[0, 0] = -np.inf
+    log_w[1, :, 0] = -np.inf
+    expected = logsumexp(log_w, axis=-1) - math.log(num_samples)
+    np.testing.assert_allclose(log_mean_exp(log_w), expected, rtol=1e-13)
+
+
+def test_bounds_share_work_and_nothing_else():
+    """Each K sees its own blocks, whether or not a smaller K divides it."""
+    log_w = np.random.default_rng(0).normal(scale=3, size=(6, 1003))
+    log_w[0, 3] = -np.inf
+    found = bounds(log_w, [500, 1, 5, 7, 50, 1003, 5])
+    assert list(found) == [1, 5, 7, 50, 500, 1003]
+    for k, (value, se) in found.items():
+        cut = log_w[:, : 1003 // k * k].reshape(6, -1, k)
+        blocks = logsumexp(cut, axis=-1) - math.log(k)
+        np.testing.assert_allclose(value, blocks.mean(-1), rtol=1e-12)
+        np.testing.assert_allclose(value, bound(log_w, k), rtol=1e-12)
+        np.testing.assert_allclose(se, bound_se(log_w, k), rtol=1e-10)
+    assert found[1][0][0] == -np.inf
+    assert np.isnan(found[1][1][0])
+    assert np.isfinite(found[5][1]).all()
+
+
+@pytest.mark.parametrize("num_samples", [1, 5, 40, 100, 160])
+def test_standard_error_of_the_bound_is_that_of_replications(num_samples):
+    """160 of 200 samples are one block, whose error the other 40 must not shrink."""
+    log_w = np.random.default_rng(0).normal(-0.125, 0.5, size=(4000, 200))
+    spread, se = bound(log_w, num_samples).std(), bound_se(log_w, num_samples)
+    assert math.sqrt((se**2).mean()) == pytest.approx(spread, rel=0.06)
+    if num_samples == 160:
+        np.testing.assert_array_equal(se, log_px_se(log_w[:, :160]))
+
+
+def test_no_error_of_a_bound_from_one_sample():
+    assert np.isnan(bound_se(np.zeros((2, 1)), 1)).all()
+
+
+def test_cubo_is_an_upper_bound_that_is_approached_from_below():
+    """Log-normal weights with mean one: half the log of their second moment is σ² / 2."""
+    rng = np.random.default_rng(0)
+    many = cubo(rng.normal(-0.125, 0.5, size=(20, 50_000)))
+    np.testing.assert_allclose(many, 0.125, atol=0.02)
+    assert cubo(rng.normal(-0.125, 0.5, size=(20_000, 5))).mean() < 0.11
+    np.testing.assert_allclose(cubo(np.log([[1.0, 7.0, 0.5]])), 0.5 * math.log(50.25 / 3))
+
+
+@pytest.mark.filterwarnings("error")
+def test_zero_weights():
+    log_w = np.array([[-np.inf] * 4, [0.0, -np.inf, -np.inf, -np.inf]])
+    assert list(bound(log_w, 4)) == [-np.inf, pytest.approx(-math.log(4))]
+    assert list(bound(log_w, 2)) == [-np.inf, -np.inf]
+    assert np.isnan(bound_se(log_w, 2)).all()
+    assert list(cubo(log_w)) == [-np.inf, pytest.approx(-math.log(4) / 2)]
+    assert list(log_px_se(log_w)) == [pytest.approx(np.nan, nan_ok=True), pytest.approx(1.0)]
+
+
+def test_shifts_and_permutations():
+    rng = np.random.default_rng(0)
+    log_w = rng.normal(scale=2, size=(5, 60))
+    shuffled = rng.permuted(log_w.reshape(5, 3, 20), axis=-1).reshape(5, 60)
+    for estimate in (cubo, lambda w: bound(w, 20), lambda w: bound(w, 60)):
+        np.testing.assert_allclose(estimate(log_w - 2000), estimate(log_w) - 2000, atol=1e-11)
+        np.testing.assert_allclose(estimate(shuffled), estimate(log_w), atol=1e-12)
+    for spread in (effective_sample_size, log_px_se, lambda w: bound_se(w, 20)):
+        np.testing.assert_allclose(spread(log_w - 2000), spread(log_w), rtol=1e-10)
+        np.testing.assert_allclose(spread(shuffled), spread(log_w), rtol=1e-12)

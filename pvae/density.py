@@ -1,0 +1,175 @@
+"""Density: log p(x, z) and log q(z|x) of a pair at latents that are given from outside."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.distributions import biject_to, constraints
+from torch.distributions.transforms import Transform
+
+from pvae.errors import PvaeError, first_line
+from pvae.memory import Chunks
+from pvae.pair import latent_sites
+from pvae.sampler import Sampler
+from pvae.structure import base_distribution
+from pvae.terms import sum_out
+
+__all__ = ["Density", "Path"]
+
+Path = Callable[[Tensor], tuple[Tensor, Tensor]]
+
+
+class Density:
+    r"""A pair's densities as functions of unconstrained coordinates u, [C, B, D].
+
+    The latent sites of a datum, each carried from its support to the real line by Pyro's own
+    transform z = T(u), are laid end to end. Densities are those of u: with
+    log |det dT/du| added. Sites that are enumerated are summed out and have no coordinates.
+
+    Args:
+        sampler: Draws of the pair; its context must be entered.
+
+    Attributes:
+        dim: D, the number of coordinates of one datum.
+        no_guide: Why q(z|x) cannot be evaluated away from its own samples, else `None`.
+
+    Raises:
+        PvaeError: If a site has no coordinates to move along: it is discrete.
+    """
+
+    def __init__(self, sampler: Sampler, batch: tuple[Tensor, ...]) -> None:
+        self.sampler = sampler
+        self._sites: dict[str, tuple] = {}
+        with torch.random.fork_rng([batch[0].device] if batch[0].is_cuda else []):
+            rows = sampler.prior(batch, 1)
+            sites = latent_sites(sampler.structure.model_trace)
+            for name, value in rows.items():
+                support = sites[name]["fn"].support
+                if support.is_discrete or not value.is_floating_point():
+                    raise PvaeError(
+                        f"Latent site {name!r} is discrete "
+                        f"({type(base_distribution(sites[name]['fn'])).__name__}): its density has "
+                        "no gradient for HMC to follow. Mark the site "
+                        'infer={"enumerate": "parallel"} to sum it out.'
+                    )
+                transform = _transform(name, support)
+                shape = transform.inverse_shape(value.shape)[2:]
+                self._sites[name] = (transform, tuple(shape), shape.numel())
+            self.dim = sum(numel for *_, numel in self._sites.values())
+            self.no_guide = self._why_no_guide(batch)
+
+    def flatten(self, values: Mapping[str, Tensor]) -> Tensor:
+        """Returns the coordinates [C, B, D] of latents given as rows [C, B, *rest]."""
+        parts = [
+            transform.inv(values[name]).flatten(2) if values[name].ndim > 2 or shape
+            else transform.inv(values[name])[..., None]
+            for name, (transform, shape, _) in self._sites.items()
+        ]  # fmt: skip
+        return torch.cat(parts, -1)
+
+    def constrain(self, u: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """Returns the latents as rows, and log |det dz/du|, [C, B]."""
+        values: dict[str, Tensor] = {}
+        jacobian = u.new_zeros(u.shape[:2])
+        sizes = [numel for *_, numel in self._sites.values()]
+        pieces = u.split(sizes, -1)
+        for (name, (transform, shape, _)), piece in zip(self._sites.items(), pieces, strict=True):
+            piece = piece.reshape(*u.shape[:2], *shape)
+            values[name] = transform(piece)
+            log_det = transform.log_abs_det_jacobian(piece, values[name])
+            jacobian = jacobian + log_det.reshape(*u.shape[:2], -1).sum(-1)
+        return values, jacobian
+
+    def prior(self, batch: tuple[Tensor, ...], num: int) -> Tensor:
+        """Draws u ~ p, [num, B, D]."""
+        return self.flatten(self.sampler.prior(batch, num))
+
+    def posterior(self, batch: tuple[Tensor, ...], num: int) -> Tensor:
+        """Draws u ~ q( · | x), [num, B, D]; sites that the guide enumerates are sampled."""
+        return self.flatten(self.sampler.posterior(batch, num))
+
+    def log_joint(self, u: Tensor, batch: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        """Returns log p(u) and log p(x, u), each [C, B], in nats."""
+        values, jacobian = self.constrain(u)
+        terms = self.sampler.terms(batch, len(u), values)
+        observed = set(self.sampler.structure.observed)
+        log_prior = sum_out(sum(t for name, t in terms.items() if name not in observed))
+        return log_prior + jacobian, sum_out(sum(terms.values())) + jacobian
+
+    def log_guide(self, u: Tensor, batch: tuple[Tensor, ...]) -> Tensor:
+        """Returns log q(u|x), [C, B], in nats."""
+        values, jacobian = self.constrain(u)
+        terms = self.sampler.guide_terms(batch, len(u), values)
+        return sum_out(sum(terms.values())) + jacobian
+
+    def path(self, batch: tuple[Tensor, ...], start: Literal["prior", "guide"]) -> Path:
+        """Returns u -> (log f_0(u), log f_1(u)): from the prior or the guide to p(x, u)."""
+
+        def ends(u: Tensor) -> tuple[Tensor, Tensor]:
+            log_prior, log_joint = self.log_joint(u, batch)
+            return (log_prior if start == "prior" else self.log_guide(u, batch)), log_joint
+
+        chunks, size = self.sampler.gradient_chunks, len(batch[0])
+
+        def path(u: Tensor) -> tuple[Tensor, Tensor]:
+            if not torch.is_grad_enabled() or len(u) * size <= chunks.rows:
+                return ends(u)
+            return _InChunks.apply(u, ends, chunks)
+
+        return path
+
+    def _why_no_guide(self, batch: tuple[Tensor, ...]) -> str | None:
+        structure = self.sampler.structure
+        extra = [n for n in structure.latent if n not in latent_sites(structure.model_trace)]
+        if extra:
+            return f"it samples {extra[0]!r}, which the model does not have"
+        try:
+            # Values that the guide did not draw: a flow without an inverse fails on them.
+            u = self.prior(batch, 2)
+            if self.log_guide(u, batch).isnan().any():
+                return "its log density is NaN there"
+        except Exception as error:
+            text = first_line(error)[:200]
+            return text if isinstance(error, PvaeError) else f"{type(error).__name__}: {text}"
+        return None
+
+
+def _transform(name: str, support: constraints.Constraint) -> Transform:
+    if isinstance(support, constraints.MixtureSameFamilyConstraint):
+        support = support.base_constraint
+    try:
+        return biject_to(support)
+    except NotImplementedError:
+        raise PvaeError(
+            f"Latent site {name!r} has the support {support}, from which Pyro knows no transform "
+            "to the real line."
+        ) from None
+
+
+class _InChunks(torch.autograd.Function):
+    """A path whose gradients are taken a chunk at a time, so that no graph outlives its chunk."""
+
+    @staticmethod
+    def forward(ctx: Any, u: Tensor, ends: Path, chunks: Chunks) -> tuple[Tensor, Tensor]:
+        def run(start: int, stop: int) -> dict[str, Tensor]:
+            with torch.enable_grad():
+                part = u[start:stop].detach().requires_grad_()
+                log_f = ends(part)
+                slopes = [
+                    torch.autograd.grad(f.sum(), part, retain_graph=True, allow_unused=True)[0]
+                    if f.requires_grad
+                    else None
+                    for f in log_f
+                ]
+            slopes = [torch.zeros_like(part) if s is None else s for s in slopes]
+            return {"f": torch.stack(log_f).detach(), "g": torch.stack(slopes).movedim(-1, 0)}
+
+        found = chunks.run(len(u), u.shape[1], run)
+        ctx.save_for_backward(found["g"].movedim(0, -1))
+        return found["f"][0], found["f"][1]
+
+    @staticmethod
+    def backward(ctx: Any, first: Tensor, second: Tensor) -> tuple[Tensor, None, None]:
+        (slopes,) = ctx.saved_tensors
+        return first[..., None] * slopes[0] + second[..., None] * slopes[1], None, None

@@ -1,0 +1,370 @@
+"""compare(): the bounds of several runs on the same test data, datum by datum."""
+
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from scipy.special import stdtrit
+
+from pvae.errors import PvaeError
+from pvae.evaluation.result import Evaluation
+
+__all__ = ["Bound", "Compared", "Comparison", "Difference", "compare", "read_runs"]
+
+_MANY = 0.1  # a run with k̂ above the threshold for more of its data is said to be loose
+
+
+@dataclass(frozen=True, eq=False)
+class Difference:
+    r"""One run's bound minus the reference's on the same N data, in nats.
+
+    .. math:: d_n = a_n - b_n, \qquad \mathrm{se} = \mathrm{sd}(d) / \sqrt N
+
+    Attributes:
+        values: d, [N].
+        mean: Its mean; like the other numbers NaN where it is undefined.
+        se: Its standard error; the Monte Carlo errors of both bounds are a part of sd(d).
+        unpaired_se: The standard error, had the two runs seen different data.
+        low: Lower end of the 95% interval of the mean (Student's t).
+        high: Upper end.
+        higher: Share of data on which the run's bound is higher than the reference's.
+    """
+
+    values: np.ndarray
+    mean: float
+    se: float
+    unpaired_se: float
+    low: float
+    high: float
+    higher: float
+
+    @property
+    def verdict(self) -> str:
+        """`"better"`, `"worse"`, `"no difference"` that these data show, or `"undefined"`."""
+        if math.isnan(self.low):
+            return "undefined"
+        return "better" if self.low > 0 else "worse" if self.high < 0 else "no difference"
+
+
+@dataclass(frozen=True, eq=False)
+class Bound:
+    """A bound datum by datum [N] in nats, its mean, the standard error of that over the data.
+
+    The reference's has no difference to itself.
+    """
+
+    values: np.ndarray
+    mean: float
+    se: float
+    difference: Difference | None
+
+
+@dataclass(frozen=True, eq=False)
+class Compared:
+    """One run of a comparison; the reference has no differences and no words.
+
+    Attributes:
+        num_samples: The samples for each datum that it was evaluated with.
+        above_threshold: Share of data with k̂ above `khat_threshold`; NaN if not available.
+        log_px: L_K at the comparison's K.
+        words: What the difference of L_K says, and why it may not be one of likelihoods.
+    """
+
+    name: str
+    model: str
+    guide: str
+    num_samples: int
+    khat_threshold: float
+    above_threshold: float
+    log_px: Bound
+    elbo: Bound
+    words: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Runs on the same test data, each against the first, which is the reference.
+
+    Attributes:
+        runs: The runs, the reference first.
+        num_samples: K, the largest that all runs have a bound for.
+        data: `name`, `observation` and `hash` of the data.
+        caveat: Why these numbers are not likelihoods, else `None`.
+        notes: How far the differences can be trusted, a sentence or two each.
+    """
+
+    runs: tuple[Compared, ...]
+    num_samples: int
+    data: dict[str, str]
+    caveat: str | None
+    notes: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.runs[0].elbo.values)
+
+    def table(self) -> str:
+        """Returns the comparison as a table for a terminal, and what it says in words."""
+        runs, width = self.runs, max(len(run.name) for run in self.runs) + 2
+        label = "not a likelihood, nats per datum" if self.caveat else "nats per datum"
+        what = f"{self.data['name']} ({self.data['observation']}, {_data(len(self))})"
+        lines = [f"{what}: differences from {runs[0].name}, {label}"]
+        for title, kind in ((f"L_{self.num_samples}", "log_px"), ("ELBO", "elbo")):
+            bounds: list[Bound] = [getattr(run, kind) for run in runs]
+            differences = [bound.difference for bound in bounds]
+            lines.append(
+                f"{title:<{width}}{'mean':>9}{'± se':>8}{'difference':>12}{'± se':>8}"
+                f"{'unpaired':>10}{'95% interval':>19}{'higher on':>11}"
+            )
+            places, fine = _places(*bounds), _places(*filter(None, differences))
+            for run, bound, d in zip(runs, bounds, differences, strict=True):
+                row = (
+                    f"{run.name:<{width}}{_show(bound.mean, places):>9}{_show(bound.se, places):>8}"
+                )
+                if d is not None:
+                    row += f"{_show(d.mean, fine, '+'):>12}{_show(d.se, fine):>8}"
+                    row += f"{_show(d.unpaired_se, fine):>10}{_interval(d, fine):>19}"
+                    row += f"{_percent(d.higher):>11}"
+                lines.append(row)
+        for run in runs:
+            khat = f"k̂ above {run.khat_threshold:.2f} for {_percent(run.above_threshold)}"
+            samples = f"{run.num_samples} samples each, {khat} of the data"
+            lines.append(f"{run.name}: {run.model} with {run.guide}, {samples}")
+        words = [run.words for run in runs[1:]]
+        return "\n".join([*lines, *words, *self.notes] + ([self.caveat] if self.caveat else []))
+
+    def __str__(self) -> str:
+        return self.table()
+
+
+def compare(evaluations: Mapping[str, Evaluation]) -> Comparison:
+    """Compares the bounds of two or more pairs that were evaluated on the same data.
+
+    Each datum is its own control: most of the spread of log p(x) over the data is common to all
+    runs and cancels in the difference, which is known better than either mean.
+
+    A difference between lower bounds is one between likelihoods only as far as both are equally
+    tight; `words` says where they may not be. A density of x and a probability of x cannot be
+    compared either, and nothing here can tell them apart.
+
+    Args:
+        evaluations: Evaluations by name; the first is the reference.
+
+    Returns:
+        The differences at the largest K that all evaluations share, and those of the ELBO.
+
+    Raises:
+        PvaeError: Fewer than two, other data, or a caveat that not all of them have.
+
+    Source: Box, Hunter & Hunter 2005, *Statistics for Experimenters*, ch. 3 (paired comparison).
+    """
+    _check(evaluations)
+    shared = sorted(set.intersection(*(set(e.bounds) for e in evaluations.values())))
+    if not shared:
+        raise PvaeError(f"{_and(list(evaluations))}: no K has a bound in all; use one num_samples.")
+    runs: list[Compared] = []
+    for name, evaluation in evaluations.items():
+        known = evaluation.khat[~np.isnan(evaluation.khat)]
+        above = _mean_and_se(known > evaluation.khat_threshold)[0]
+        run = Compared(
+            name=name,
+            model=evaluation.model,
+            guide=evaluation.guide,
+            num_samples=evaluation.num_samples,
+            khat_threshold=evaluation.khat_threshold,
+            above_threshold=0.0 if evaluation.exact else above,
+            log_px=_bound(evaluation.bounds[shared[-1]], runs[0].log_px if runs else None),
+            elbo=_bound(evaluation.elbo, runs[0].elbo if runs else None),
+        )
+        if d := run.log_px.difference:
+            words = _words(run, runs[0], d, f"L_{shared[-1]}") + _caution(run, runs[0], d.verdict)
+            run = replace(run, words=words)
+        runs.append(run)
+    parts = [evaluation.data for evaluation in evaluations.values()]
+    return Comparison(
+        runs=tuple(runs),
+        num_samples=shared[-1],
+        data={
+            key: ", ".join(dict.fromkeys(part[key] for part in parts))
+            for key in ("name", "observation", "hash")
+        },
+        caveat=next(iter(evaluations.values())).caveat,
+        notes=tuple(_notes(evaluations, shared)),
+    )
+
+
+def read_runs(folders: Iterable[str | os.PathLike[str]]) -> dict[str, Evaluation]:
+    """Reads evaluated run folders, by their names, with parents where it takes them.
+
+    Raises:
+        PvaeError: Fewer than two folders, the same one twice, or one without an evaluation.
+    """
+    folders = [Path(folder) for folder in folders]
+    if len(folders) < 2:
+        raise PvaeError("a comparison needs two runs or more: `pvae compare RUN RUN`")
+    places = [folder.resolve() for folder in folders]
+    if twice := [
+        f"{f}" for f, place in zip(folders, places, strict=True) if places.count(place) > 1
+    ]:
+        raise PvaeError(f"the same folder is given more than once: {_and(twice)}")
+    for folder in folders:
+        if not folder.is_dir():
+            raise PvaeError(f"there is no run folder {folder}")
+    names, depth = [place.name for place in places], 1
+    while len(set(names)) < len(names):
+        depth += 1
+        names = [
+            "/".join(place.parts[-depth:]) if names.count(name) > 1 else name
+            for place, name in zip(places, names, strict=True)
+        ]
+    return {name: Evaluation.load(folder) for name, folder in zip(names, folders, strict=True)}
+
+
+def _check(evaluations: Mapping[str, Evaluation]) -> None:
+    if len(evaluations) < 2:
+        raise PvaeError("a comparison needs two evaluations or more")
+    labelled = [name for name, evaluation in evaluations.items() if evaluation.caveat]
+    others = [name for name in evaluations if name not in labelled]
+    if labelled and others:
+        raise PvaeError(
+            f"the numbers of {_and(labelled)} are not a likelihood and those of {_and(others)} "
+            "are, so they cannot be compared. Train all on the same kind of data "
+            "(--data.observation)."
+        )
+    if len({(e.data["hash"], len(e)) for e in evaluations.values()}) > 1:
+        parts = ", ".join(
+            f"{name} on {e.data['name']} ({e.data['observation']}, {_data(len(e))}, hash "
+            f"{e.data['hash'][:8]}…)"
+            for name, e in evaluations.items()
+        )
+        raise PvaeError(
+            f"the runs were not evaluated on the same data: {parts}. Evaluate all on the same "
+            "data with the same --data.seed: repeat a run with the data options of the other, as "
+            "in `pvae run --config RUN/config.yaml --data.seed SEED`."
+        )
+
+
+def _bound(values: np.ndarray, reference: Bound | None = None) -> Bound:
+    mean, se = _mean_and_se(values)
+    if reference is None:
+        return Bound(values, mean, se, None)
+    with np.errstate(invalid="ignore"):  # -inf - -inf
+        d = values - reference.values
+    d_mean, d_se = _mean_and_se(d)
+    half = float(stdtrit(len(d) - 1, 0.975)) * d_se if len(d) > 1 else math.nan
+    difference = Difference(
+        values=d,
+        mean=d_mean,
+        se=d_se,
+        unpaired_se=math.hypot(se, reference.se),
+        low=d_mean - half,
+        high=d_mean + half,
+        higher=float((values > reference.values).mean()),
+    )
+    return Bound(values, mean, se, difference)
+
+
+def _mean_and_se(values: np.ndarray) -> tuple[float, float]:
+    if not len(values) or not np.isfinite(values).all():
+        return math.nan, math.nan
+    se = values.std(ddof=1) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+    return float(values.mean()), float(se)
+
+
+def _words(run: Compared, first: Compared, d: Difference, bound: str) -> str:
+    size, pair = _data(len(d.values)), f"{run.name} and {first.name}"
+    if d.verdict == "undefined":
+        why = "some bound is not finite" if math.isnan(d.mean) else f"{size} cannot give an error"
+        return (
+            f"{pair} are undecided: {why}. {bound} is higher on {_percent(d.higher)} of the data."
+        )
+    if not d.values.any():
+        return f"{pair} have the same {bound} on every datum."
+    sign, places = (1 if d.mean > 0 else -1), _places(d)
+    way = "higher" if d.mean > 0 else "lower"
+    low, high = sorted((sign * d.low, sign * d.high))
+    what = (
+        f"is {way} by {abs(d.mean):.{places}f} ± {d.se:.{places}f} nats per datum (95% interval "
+        f"{_show(low, places)} to {_show(high, places)}), {way} on "
+        f"{_percent(float((sign * d.values > 0).mean()))} of the data"
+    )
+    if d.verdict != "no difference":
+        return f"{run.name} is {d.verdict} than {first.name}: its {bound} {what}."
+    none = f"These {size} show no difference between {pair}"
+    return f"{none}: {bound} of {run.name} {what}; the interval contains zero."
+
+
+def _caution(run: Compared, first: Compared, verdict: str) -> str:
+    """Says which bound may be the looser one, and what that does to the difference."""
+    loose = [each for each in (run, first) if not each.above_threshold <= _MANY]
+    if not loose:
+        return ""
+    said = _and([
+        f"k̂ of {each.name} is above {each.khat_threshold:.2f} for {_percent(each.above_threshold)}"
+        " of the data" if each.above_threshold > _MANY else f"k̂ of {each.name} is not available"
+        for each in loose
+    ])  # fmt: skip
+    if loose == [{"better": run, "worse": first}.get(verdict)]:
+        return (
+            f" But {said}: its bound may be loose, which makes its lead look smaller, not larger."
+        )
+    return (
+        f" But {said}: a bound may lie well below log p(x), so a difference between bounds need "
+        "not be one between likelihoods."
+    )
+
+
+def _notes(evaluations: Mapping[str, Evaluation], shared: Sequence[int]) -> Iterator[str]:
+    k = shared[-1]
+    if len({e.num_samples for e in evaluations.values()}) > 1:
+        each = ", ".join(f"{name} {e.num_samples}" for name, e in evaluations.items())
+        yield (
+            f"The runs have different numbers of samples ({each}). They are compared at K = {k}, "
+            "the largest K with a bound in all of them; k̂ is that of all samples of a run. "
+            "Evaluate all with the same --num_samples for tighter bounds."
+        )
+    if len(shared) > 1:
+        before = shared[-2]
+        rises = ", ".join(
+            f"{name} by {_show(_bound(e.bounds[k]).mean - _bound(e.bounds[before]).mean, 2)}"
+            for name, e in evaluations.items()
+        )
+        yield (
+            f"From K = {before} to K = {k} the bounds rose, in nats: {rises}. A bound that still "
+            "rises is not tight; the one that rises most is likely to be the loosest."
+        )
+    yield (
+        "± is a standard error over the data. It covers these test data and the evaluation's "
+        "samples, not the training: another --seed moves a run too, so compare several before "
+        "crediting a design."
+    )
+    if len(evaluations) > 2:
+        yield "Each interval holds with 95% for itself, not all of them together."
+
+
+def _interval(d: Difference, places: int) -> str:
+    return "–" if math.isnan(d.low) else f"{_show(d.low, places)} to {_show(d.high, places)}"
+
+
+def _places(*bounds: Bound | Difference) -> int:
+    """How many decimals show two digits of the smallest error."""
+    errors = [bound.se for bound in bounds if bound.se > 0]
+    return min(4, max(1, 1 - math.floor(math.log10(min(errors))))) if errors else 2
+
+
+def _show(value: float, places: int, sign: str = "-") -> str:
+    return f"{value:{sign}.{places}f}".replace("-", "−") if math.isfinite(value) else "–"
+
+
+def _percent(share: float) -> str:
+    return "–" if math.isnan(share) else f"{share:.1%}"
+
+
+def _data(count: int) -> str:
+    return f"{count} {'datum' if count == 1 else 'data'}"
+
+
+def _and(parts: Sequence[str]) -> str:
+    return " and ".join(filter(None, [", ".join(parts[:-1]), parts[-1]]))

@@ -1,0 +1,118 @@
+"""KL(q(z|x) ‖ p(z)), site by site and dimension by dimension, in closed form where there is one."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from pyro.poutine import Trace
+from torch import Tensor
+from torch.distributions import Independent, kl_divergence
+
+from pvae.pair import latent_sites
+from pvae.particles import Particles
+from pvae.sampler import Sampler
+from pvae.terms import expect
+
+__all__ = ["SiteKL", "site_kl"]
+
+NUM_SAMPLES = 16  # of the sites that a site's distribution may depend on
+
+
+@dataclass(frozen=True)
+class SiteKL:
+    """The KL divergence of one latent site, in nats, averaged over its parents.
+
+    Attributes:
+        total: KL of the site, [B]; None where there is no closed form.
+        dims: KL of each dimension, [B, D], by closed form or by samples; None where the
+            site's dimensions are not independent in guide and model.
+    """
+
+    total: Tensor | None
+    dims: Tensor | None
+
+
+def site_kl(sampler: Sampler, batch: tuple[Tensor, ...]) -> dict[str, SiteKL]:
+    r"""Returns the KL divergence of each latent site, given a few draws of the sites before it.
+
+    .. math:: \mathrm{KL}_s = E_{q(z_{<s}|x)} \left[
+        \mathrm{KL}\big( q(z_s | z_{<s}, x) \,\|\, p(z_s | z_{<s}) \big) \right]
+
+    The draws come from torch's global generator. For a site without parents the value is exact.
+
+    Args:
+        sampler: Draws of the pair; its context must be entered.
+        batch: The data, tensors of leading size B.
+    """
+    parts = [_once(sampler, batch, num) for num in _calls(sampler)]
+    found = {}
+    for name in parts[0]:
+        totals, dims = zip(*(part[name] for part in parts), strict=True)
+        found[name] = SiteKL(
+            None if totals[0] is None else torch.cat(totals).double().mean(0),
+            None if dims[0] is None else torch.cat(dims).double().mean(0),
+        )
+    return found
+
+
+def _calls(sampler: Sampler) -> list[int]:
+    return [1] * NUM_SAMPLES if sampler.strategy == "loop" else [NUM_SAMPLES]
+
+
+def _once(
+    sampler: Sampler, batch: tuple[Tensor, ...], num: int
+) -> dict[str, tuple[Tensor | None, Tensor | None]]:
+    particles, size = sampler.particles, len(batch[0])
+    guide_trace = particles.guide(batch, num)
+    model_trace = particles.model(batch, num, guide_trace)
+    sites = {n: s for n, s in latent_sites(guide_trace).items() if n in model_trace.nodes}
+    terms = particles.log_terms(guide_trace, num, size, observed=False)
+    inside = [terms[name] for name in sampler.structure.enumerated if name in terms]
+    log_q = sum(inside) if inside else None
+    return {
+        name: _of_site(particles, site, model_trace, log_q, num, size)
+        for name, site in sites.items()
+    }
+
+
+def _of_site(
+    particles: Particles,
+    site: dict[str, Any],
+    model_trace: Trace,
+    log_q: Tensor | None,
+    num: int,
+    size: int,
+) -> tuple[Tensor | None, Tensor | None]:
+    other = model_trace.nodes[site["name"]]
+    if site["mask"] is not None or other["mask"] is not None:
+        return None, None
+    q, p = _peel(site["fn"]), _peel(other["fn"])
+    if q.event_dim != p.event_dim:
+        return None, None
+    closed = True
+    try:
+        each = kl_divergence(q, p)
+    except NotImplementedError:
+        closed = False
+        each = q.log_prob(site["value"]) - p.log_prob(site["value"])
+    event_dim = site["fn"].event_dim - q.event_dim
+    rows = particles.rows(each, event_dim, num, size)
+    lead = rows.ndim - 2 - len(_rest(particles, each, event_dim))
+    if lead and (log_q is None or lead > log_q.ndim - 2):
+        return None, None  # p(z|y) with y summed out in the model: no closed form
+    rows = rows.reshape(*rows.shape[:lead], num, size, -1)
+    if log_q is not None:
+        rows = expect(log_q, rows.movedim(-1, 0)).movedim(0, -1) if lead else rows
+    single = q.event_dim == 0 or each.ndim == 0
+    return rows.sum(-1) if closed else None, rows if single else None
+
+
+def _rest(particles: Particles, each: Tensor, event_dim: int) -> tuple[int, ...]:
+    used = 2 if particles.how == "plate" else 1
+    return (1,) * (particles.wide - used + event_dim)
+
+
+def _peel(fn: Any) -> Any:
+    while isinstance(fn, Independent):
+        fn = fn.base_dist
+    return fn

@@ -1,0 +1,262 @@
+"""Quadrature: log p(x) to many digits, where the latents have one or two dimensions."""
+
+import contextlib
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pvae.data import Part
+from pvae.data.tensors import Tensors
+from pvae.density import Density
+from pvae.errors import PvaeError
+from pvae.evaluation.finding import Finding
+from pvae.evaluation.work import Work, in_blocks, take
+from pvae.particles import counts_data
+from pvae.sampler import seed_unit
+
+__all__ = ["Quadrature", "quadrature"]
+
+_TAG = 0x51
+_BLOCK = 16  # data whose grids are evaluated together
+_DRAWS = 128  # of the prior and of the guide each, to begin with
+_DEPTH = 40.0  # nats below the maximum where the grid ends
+_SEARCH = {1: 129, 2: 65}  # grid points of each dimension while the box is looked for
+_MOST = {1: 2**16 + 1, 2: 2**10 + 1}  # and when it is refined
+_MOVES = 50  # of a box, at most
+_TURNS = 6  # of its axes
+_TOLERANCE = 1e-8
+
+LogF = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Quadrature(Finding):
+    """log p(x) by numerical integration.
+
+    Attributes:
+        datum: Positions of the data, [n].
+        log_px: log p(x), [n], nats.
+        error: Its numerical error, [n], nats: how far it is from the same on a grid twice as
+            coarse, or the rounding error if that is larger; inf where no box was found that
+            holds the mass.
+    """
+
+    log_px: np.ndarray
+    error: np.ndarray
+
+
+def quadrature(
+    density: Density,
+    part: Part | Tensors,
+    positions: np.ndarray,
+    work: Work,
+    device: torch.device,
+    *,
+    name: str = "quadrature",
+) -> Quadrature:
+    r"""Integrates the latents out on a grid for each datum.
+
+    .. math:: \log p(x) = \log \int p(x, u) \, du
+        \approx \log \Big( \prod_d h_d \sum_i p(x, u_i) \Big)
+
+    with u the unconstrained coordinates and h the spacing: the trapezoid rule, which converges
+    faster than any power of h for smooth densities that vanish at both ends.
+
+    The grid of a datum is a box. At first it holds draws of the prior and of the guide; then
+    it shrinks to, or grows to, where p(x, u) may be within 40 nats of its largest value. What a
+    peak between two grid points may reach is judged by extending the slopes on either side of
+    it, so that one much narrower than the first grid is found. In two dimensions the box is
+    turned along a slanted posterior. When the box is stable the grid is made finer, up to
+    65,537 points or 1,025 × 1,025, until it agrees with every second of its points.
+
+    Args:
+        density: The pair's density with D = 1 or 2 coordinates.
+        part: The data.
+        positions: Which of them: sorted positions in the part.
+        work: Where blocks are computed, see `Work`.
+        device: Where the pair and the data are.
+        name: What is computed, for `work`.
+
+    Raises:
+        PvaeError: If D is not 1 or 2; if log p(x, u) is nowhere finite.
+
+    Source: Trefethen & Weideman 2014, *The exponentially convergent trapezoidal rule*.
+    """
+    if density.dim not in (1, 2):
+        what = "importance sampling (log_px) or annealing (ais=…)" if density.dim else "the ELBO"
+        exact = "" if density.dim else ", which is exact here"
+        raise PvaeError(
+            f"Quadrature is for one or two latent dimensions, and a datum has {density.dim} "
+            f"once the enumerated sites are summed out. Use {what}{exact}."
+        )
+
+    def compute(block: np.ndarray) -> dict[str, np.ndarray]:
+        seed_unit(0, int(block[0]), _TAG)
+        log_px, error = _integrate(density, take(part, block, device))
+        bad = (~log_px.isfinite()).nonzero()
+        if len(bad):
+            raise PvaeError(
+                f"log p(x, u) of datum {int(block[int(bad[0, 0])])} is finite nowhere that the "
+                "prior or the guide drew: there is nothing to integrate."
+            )
+        return {"log_px": log_px.cpu().numpy(), "error": error.cpu().numpy()}
+
+    results = work.map(name, in_blocks(positions, _BLOCK), compute)
+    columns = {key: np.concatenate([r[key] for r in results]) for key in ("log_px", "error")}
+    return Quadrature(np.asarray(positions), **columns)
+
+
+def _integrate(density: Density, batch: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+    """Returns log p(x) and its error, each [B]."""
+    size, dim = len(batch[0]), density.dim
+    draws = [density.prior(batch, _DRAWS)]
+    with contextlib.suppress(PvaeError, RuntimeError, KeyError):  # it only helps to find the mass
+        draws.append(density.posterior(batch, _DRAWS))
+    u = torch.cat(draws)
+    dtype, u = u.dtype, u.double()
+
+    # Coordinates t of the grid: u = origin + A t.
+    origin, a = u.new_zeros(size, dim), torch.eye(dim, dtype=u.dtype, device=u.device)
+    a = a.repeat(size, 1, 1)
+
+    def log_f(t: Tensor, data: Tensor) -> Tensor:
+        """Log p(x, t) at points [G, b, D] of some of the data, [G, b]; not a number is zero."""
+        part = tuple(each[data] if counts_data(each, size) else each for each in batch)
+        turn, shift = a[data], origin[data]
+
+        def run(start: int, stop: int) -> dict[str, Tensor]:
+            u = shift + (turn @ t[start:stop, ..., None])[..., 0]
+            return {"": density.log_joint(u.to(dtype), part)[1].double()}
+
+        found = density.sampler.chunks.run(len(t), len(data), run)[""] + turn.logdet()
+        return torch.where(found < math.inf, found, -math.inf)
+
+    everything = torch.arange(size, device=u.device)
+    known = log_f(u, everything)
+    spread = u.amax(0) - u.amin(0)
+    spread = torch.where(spread > 0, spread, 1.0)
+    low, high = u.amin(0) - spread, u.amax(0) + spread
+    stable = torch.zeros(size, dtype=torch.bool, device=u.device)
+    for turn in range(_TURNS if dim > 1 else 1):
+        t = torch.linalg.solve(a, (u - origin)[..., None])[..., 0]
+        _search(log_f, low, high, t, known + a.logdet(), stable)
+        if turn == _TURNS - 1 or dim == 1:
+            break
+        mean, factor, slanted = _moments(log_f, low, high)
+        if not slanted.any():
+            break
+        origin = torch.where(slanted[:, None], origin + (a @ mean[..., None])[..., 0], origin)
+        a = torch.where(slanted[:, None, None], a @ factor, a)
+        low[slanted], high[slanted], stable[slanted] = -10.0, 10.0, False
+    log_px, error = torch.full_like(known[0], -math.inf), torch.full_like(known[0], math.inf)
+    points, active = _SEARCH[dim], everything
+    while len(active) and points <= _MOST[dim]:
+        # A fine grid of two dimensions for few data at a time.
+        for data in active.split(max(1, 2**22 // points**dim)):
+            fine, coarse = _sums(log_f, low[data], high[data], points, data)
+            log_px[data], error[data] = fine, (fine - coarse).abs()
+        rounding = torch.finfo(dtype).eps * (log_px.abs() + _DEPTH)
+        active = everything[(error > rounding.clamp(min=_TOLERANCE)) & log_px.isfinite()]
+        points = 2 * points - 1
+    error = torch.maximum(error, rounding)
+    return log_px, torch.where(stable, error, math.inf)
+
+
+def _moments(log_f: LogF, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean [B, D] and Cholesky factor [B, D, D] of the posterior, and where it is slanted, [B].
+
+    A narrow slanted posterior needs few points only in coordinates that stand along it.
+    """
+    points, data = _SEARCH[low.shape[1]], torch.arange(len(low), device=low.device)
+    nodes = _nodes(low, high, points)
+    weights = log_f(nodes, data).softmax(0).nan_to_num(0)[..., None]
+    mean = (weights * nodes).sum(0)
+    apart = nodes - mean
+    covariance = torch.einsum("gbd,gbe->bde", weights * apart, apart)
+    cell = (high - low) / (points - 1)
+    covariance = covariance + torch.diag_embed((cell / 4) ** 2)
+    factor = torch.linalg.cholesky(covariance)
+    variance = covariance.diagonal(dim1=-2, dim2=-1)
+    return mean, factor, covariance.det() / variance.prod(-1) < 0.3  # 1 - ρ²
+
+
+def _search(
+    log_f: LogF, low: Tensor, high: Tensor, draws: Tensor, known: Tensor, stable: Tensor
+) -> None:
+    """Moves the boxes [B, D] that are not stable yet, in place, to where the mass is."""
+    points = _SEARCH[low.shape[1]]
+    for _ in range(_MOVES):
+        data = (~stable).nonzero()[:, 0]
+        if not len(data):
+            break
+        values = log_f(_nodes(low[data], high[data], points), data)
+        top = torch.maximum(values.amax(0), known[:, data].amax(0))
+        values = values.reshape(*[points] * low.shape[1], len(data))
+        done = torch.ones_like(data, dtype=torch.bool)
+        for d in range(low.shape[1]):
+            others = tuple(i for i in range(low.shape[1]) if i != d)
+            profile = values.amax(others) if others else values
+            start, end = low[data, d], high[data, d]
+            width = end - start
+            keep = _hopeful(profile) >= top - _DEPTH  # cells [points - 1, b]
+            cell, at = width / (points - 1), torch.arange(points - 1, device=low.device)[:, None]
+            first = torch.where(keep, at, points).amin(0)
+            last = torch.where(keep, at, -1).amax(0)
+            new_low, new_high = start + (first - 1) * cell, start + (last + 2) * cell
+            # A box that grows does not shrink, so that it doubles until it holds the mass.
+            left, right = first == 0, last == points - 2
+            new_low = torch.where(left, start - width, torch.where(right, start, new_low))
+            new_high = torch.where(right, end + width, torch.where(left, end, new_high))
+            # What the draws know counts as well: a peak may be missed by every grid point.
+            good = known[:, data] >= top - _DEPTH
+            near = draws[:, data, d]
+            new_low = torch.minimum(new_low, torch.where(good, near, math.inf).amin(0) - cell)
+            new_high = torch.maximum(new_high, torch.where(good, near, -math.inf).amax(0) + cell)
+            moved = (new_low < start) | (new_high > end)
+            moved |= (new_high - new_low) < 0.8 * width
+            moved &= new_low.isfinite() & new_high.isfinite() & (new_high > new_low)
+            low[data, d] = torch.where(moved, new_low, start)
+            high[data, d] = torch.where(moved, new_high, end)
+            done &= ~moved
+        stable[data] = done
+
+
+def _hopeful(profile: Tensor) -> Tensor:
+    """The most that log f may reach within each cell of a grid, [G - 1, b], from [G, b].
+
+    Where log f is concave near a cell, it lies below both the line through the two points left
+    of the cell and the line through the two points right of it.
+    """
+    profile = profile.clamp(min=-1e300)
+    left, right = profile[:-1], profile[1:]
+    slope = right - left
+    up = torch.cat([torch.full_like(slope[:1], math.inf), slope[:-1]])  # from the left
+    down = torch.cat([-slope[1:], torch.full_like(slope[:1], math.inf)])  # from the right
+    up, down = (torch.where(s.isfinite(), s, slope.abs()) for s in (up, down))
+    # left + up t = right + down (1 - t)
+    t = ((right + down - left) / (up + down)).nan_to_num(0.5).clamp(0, 1)
+    meet = torch.where((up > 0) & (down > 0), left + up * t, -math.inf)
+    return torch.maximum(torch.maximum(left, right), meet)
+
+
+def _sums(
+    log_f: LogF, low: Tensor, high: Tensor, points: int, data: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Returns the log integral on a grid and on every second of its points, each [b]."""
+    dim = low.shape[1]
+    values = log_f(_nodes(low, high, points), data)
+    coarse = values.reshape(*[points] * dim, len(data))[(slice(None, None, 2),) * dim]
+    log_cell = ((high - low) / (points - 1)).log().sum(-1)
+    coarse = coarse.reshape(-1, len(data)).logsumexp(0) + dim * math.log(2)
+    return values.logsumexp(0) + log_cell, coarse + log_cell
+
+
+def _nodes(low: Tensor, high: Tensor, points: int) -> Tensor:
+    """The points of grids between the corners [b, D] of boxes, [points^D, b, D]."""
+    axis = torch.linspace(0, 1, points, dtype=low.dtype, device=low.device)
+    grid = torch.cartesian_prod(*[axis] * low.shape[1]).reshape(-1, 1, low.shape[1])
+    return low + grid * (high - low)

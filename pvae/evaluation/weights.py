@@ -1,0 +1,149 @@
+"""All that one stream of log weights tells: bounds, estimates, diagnostics, KL and active units."""
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from pvae.data import Part
+from pvae.data.tensors import Tensors
+from pvae.evaluation.active_units import ActiveUnits, active_units, variances
+from pvae.evaluation.bounds import bounds, cubo, effective_sample_size
+from pvae.evaluation.divergence import site_kl
+from pvae.evaluation.jackknife import jackknife
+from pvae.evaluation.pareto import psis
+from pvae.evaluation.work import Work, in_blocks, take
+from pvae.sampler import Sampler, seed_unit
+
+__all__ = ["from_weights"]
+
+_WEIGHTS = 2**20  # log weights held at a time: 8 MiB in double precision
+_CUBO = 0.25  # the k̂ from which the second moment of w² is infinite
+
+
+def from_weights(
+    sampler: Sampler,
+    part: Part | Tensors,
+    ks: list[int],
+    work: Work,
+    device: torch.device,
+    seed: int,
+) -> dict[str, Any]:
+    """Streams the log weights of every datum and reduces them, block of data by block.
+
+    Args:
+        sampler: Draws of the pair; its context must be entered.
+        part: N data on the device.
+        ks: The K of L_K, increasing; the last is the number of samples S.
+        work: Does the blocks.
+        device: Where the data are.
+        seed: Seed of the draws.
+
+    Returns:
+        The fields of `Evaluation` that hold arrays over the data, and `sites`.
+    """
+    # A block holds few data and many samples, so that the encoder runs seldom; a loop has one
+    # sample at a time and wants many data. The cut depends on neither memory nor processes.
+    most = max(1, _WEIGHTS // ks[-1])
+    step = min(most, 256 if sampler.strategy == "loop" else 32)
+
+    def compute(block: np.ndarray) -> dict[str, np.ndarray]:
+        return _block(sampler, take(part, block, device), ks, seed, int(block[0]))
+
+    results = work.map("log weights", in_blocks(np.arange(len(part)), step), compute)
+    columns = {
+        name: np.concatenate([r[name] for r in results])
+        for name in results[0]
+        if not name.startswith(("sum ", "site "))
+    }
+    for name in ("bounds", "bounds_se", "jvi_1", "jvi_2"):
+        columns[name] = dict(zip(ks, columns[name].T.copy(), strict=True))
+    jvi = {order: columns.pop(f"jvi_{order}") for order in (1, 2)}
+    columns["jvi"] = {
+        order: {k: values for k, values in found.items() if not np.isnan(values).all()}
+        for order, found in jvi.items()
+    }
+    closed = columns.pop("elbo_analytic")
+    columns["elbo_analytic"] = None if np.isnan(closed).all() else closed
+    columns["log_px"] = columns["bounds"][ks[-1]]
+    columns["log_px_se"] = columns["bounds_se"][ks[-1]]
+    columns["sites"] = {name: _site(name, results, len(part)) for name in sampler.structure.latent}
+    return columns
+
+
+def _block(
+    sampler: Sampler, batch: tuple[torch.Tensor, ...], ks: list[int], seed: int, first: int
+) -> dict[str, np.ndarray]:
+    """Everything about B data from all their samples, held together only here."""
+    size, num_samples = len(batch[0]), ks[-1]
+    log_w = np.empty((size, num_samples))
+    elbo, done = np.zeros(size), 0
+    kl = {name: np.zeros(size) for name in sampler.structure.latent}
+    active = ActiveUnits()
+    for draws in sampler.stream(batch, num_samples, first=first, seed=seed):
+        count = len(draws.log_w)
+        log_w[:, done : done + count] = draws.log_w.T.cpu().numpy()
+        elbo += draws.elbo.double().sum(0).cpu().numpy()
+        for name, terms in draws.kl.items():
+            kl[name] += terms.double().sum(0).cpu().numpy()
+        active.add(draws.means)
+        done += count
+    active.end_data(num_samples)
+    elbo /= num_samples
+    kl = {name: total / num_samples for name, total in kl.items()}
+    total = sum(kl.values()) if kl else np.zeros(size)
+    seed_unit(seed, first, 5)
+    parts = site_kl(sampler, batch)
+    closed = {name: found.total for name, found in parts.items() if found.total is not None}
+    found = bounds(log_w, ks)
+    khat, smoothed = psis(log_w)
+    nothing = np.full(size, np.nan)
+    with np.errstate(invalid="ignore"):  # -inf + inf, where some weight is zero
+        reconstruction = elbo + total
+        correction = sum(kl[name] - value.cpu().numpy() for name, value in closed.items())
+        result = {
+            "elbo": elbo,
+            "elbo_analytic": elbo + correction if closed else nothing,
+            "psis": smoothed,
+            "cubo": np.where(khat > _CUBO, np.nan, cubo(log_w)),
+            "khat": khat,
+            "ess": effective_sample_size(log_w),
+            "kl": total,
+            "reconstruction": reconstruction,
+            "zero_weights": np.isneginf(log_w).mean(1),
+            "bounds": np.stack([found[k][0] for k in ks], -1),
+            "bounds_se": np.stack([found[k][1] for k in ks], -1),
+            "jvi_1": np.stack([jackknife(log_w, k) if k > 1 else nothing for k in ks], -1),
+            "jvi_2": np.stack(
+                [jackknife(log_w, k, 2) if k > 2 else nothing for k in ks], -1
+            ),
+        }
+    for name, values in kl.items():
+        result[f"sum kl {name}"] = np.array(values.sum())
+    for name, value in closed.items():
+        result[f"sum closed {name}"] = np.array(value.sum().item())
+    for name, each in parts.items():
+        if each.dims is not None:
+            result[f"sum dims {name}"] = each.dims.sum(0).cpu().numpy()
+    for name, sums in active.sums().items():
+        result[f"sum active {name}"] = sums
+    return result
+
+
+def _site(name: str, results: list[dict[str, np.ndarray]], size: int) -> dict[str, Any]:
+    """What is known of one latent site, averaged over the data."""
+
+    def total(what: str) -> np.ndarray | None:
+        key = f"sum {what} {name}"
+        return sum(r[key] for r in results) if all(key in r for r in results) else None
+
+    kl, closed, dims = total("kl"), total("closed"), total("dims")
+    variance = variances(total("active"))
+    mean = (kl if closed is None else closed) / size
+    return {
+        "kl": float(mean) if np.isfinite(mean) else None,
+        "closed_form": closed is not None,
+        "active_units": active_units(variance),
+        "kl_dims": None if dims is None else [float(v) for v in dims / size],
+        "variance": None if variance is None else [float(v) for v in variance],
+    }

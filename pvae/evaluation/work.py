@@ -1,0 +1,190 @@
+"""Work: blocks of an evaluation, shared out over processes and kept on disk until all are done."""
+
+import contextlib
+import datetime
+import hashlib
+import json
+import os
+import shutil
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from pvae.data import Part
+from pvae.data.tensors import Tensors
+from pvae.environment import processes
+from pvae.errors import PvaeError
+from pvae.files import atomic
+from pvae.progress import tqdm
+
+__all__ = ["FOLDER", "Work", "fingerprint", "half_done", "in_blocks", "take"]
+
+FOLDER = "evaluation.partial"
+
+Block = TypeVar("Block")
+Arrays = dict[str, np.ndarray]
+
+
+class Work:
+    """Does blocks of work once, however often the process is killed or however many there are.
+
+    A block's result is a few arrays. With a folder, each is written there as soon as it is
+    there, and is read instead of computed anew as long as `key` says that it is the same work.
+    Under `torchrun` the processes take turns, and every one of them gets all results, in order.
+
+    Args:
+        folder: The run folder, or None to keep nothing.
+        key: What the numbers depend on: plain values.
+        progress: Whether to show progress bars.
+
+    Attributes:
+        rank: This process's number.
+        world: How many processes share the work.
+        key: A hash of `key`.
+        settings: What the blocks of the next `map` depend on beside the key.
+    """
+
+    def __init__(self, folder: Path | None, key: dict[str, Any], progress: bool) -> None:
+        self.rank, self.world = processes()
+        self._folder = folder / FOLDER if folder is not None else None
+        text = json.dumps(key, sort_keys=True, default=str)
+        self.key = hashlib.sha256(text.encode()).hexdigest()
+        self.settings: dict[str, Any] = {}
+        self._progress = progress and self.rank == 0
+        if self.world > 1 and not dist.is_initialized():
+            # One process may wait for another for as long as a block of its takes.
+            dist.init_process_group("gloo", timeout=datetime.timedelta(days=7))
+        self._open()
+
+    def _open(self) -> None:
+        problem = None
+        if self._folder is not None and self.rank == 0:
+            try:
+                old = _key(self._folder)
+                if old is not None and old != self.key:
+                    print("the half-done evaluation was of another pair, data or settings: anew")
+                if old != self.key:
+                    shutil.rmtree(self._folder, ignore_errors=True)
+                    with atomic(self._folder / "key") as temporary:
+                        temporary.write_text(self.key)
+            except PvaeError as error:
+                problem = str(error)
+        self._agree([problem])
+
+    def map(
+        self, name: str, blocks: Sequence[Block], compute: Callable[[Block], Arrays]
+    ) -> list[Arrays]:
+        """Returns what `compute` makes of each block, in the order of the blocks.
+
+        Args:
+            name: What is computed: for the files and the progress bar.
+            blocks: What to compute; sized, for the progress bar.
+            compute: Maps a block to arrays that depend on the block alone.
+
+        Raises:
+            PvaeError: Whatever a block raised, in any process.
+        """
+        mine: dict[int, Arrays] = {}
+        problem: Exception | None = None
+        numbers = range(self.rank, len(blocks), self.world)
+        total = sum(len(blocks[i]) for i in numbers)
+        bar = tqdm(total=total, unit="datum", desc=name, disable=not self._progress)
+        with bar:
+            for i in numbers:
+                try:
+                    path = self._path(name, i, blocks[i])
+                    found = self._read(path)
+                    if found is None:
+                        found = compute(blocks[i])
+                        self._write(path, found)
+                    mine[i] = found
+                except Exception as error:
+                    if self.world == 1:
+                        raise
+                    problem = error
+                    break
+                bar.update(len(blocks[i]))
+        if self.world == 1:
+            return [mine[i] for i in numbers]
+        everyone: list[Any] = [None] * self.world
+        dist.all_gather_object(everyone, (mine, problem and f"{type(problem).__name__}: {problem}"))
+        self._agree([text for _, text in everyone], problem)
+        results = {i: found for part, _ in everyone for i, found in part.items()}
+        return [results[i] for i in range(len(blocks))]
+
+    def close(self) -> None:
+        """Forgets the kept blocks: everything has been saved elsewhere."""
+        if self._folder is not None and self.rank == 0:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _agree(self, problems: list[str | None], own: Exception | None = None) -> None:
+        """Raises in every process what was raised in one."""
+        if self.world > 1:
+            everyone: list[Any] = [None] * self.world
+            dist.all_gather_object(everyone, problems)
+            problems = [problem for each in everyone for problem in each]
+        for problem in problems:
+            if problem:
+                raise own or PvaeError(problem.removeprefix("PvaeError: "))
+
+    def _path(self, name: str, i: int, block: Any) -> Path | None:
+        if self._folder is None:
+            return None
+        text = f"{json.dumps(self.settings, sort_keys=True)} {list(block)}"
+        digest = hashlib.sha256(text.encode()).hexdigest()[:12]
+        return self._folder / f"{name.replace(' ', '-')}-{i}-{digest}.npz"
+
+    def _read(self, path: Path | None) -> Arrays | None:
+        if path is None or not path.exists():
+            return None
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                return {key: arrays[key] for key in arrays.files}
+        except (OSError, ValueError, zipfile.BadZipFile, EOFError):
+            return None  # damaged: computed anew
+
+    def _write(self, path: Path | None, arrays: Arrays) -> None:
+        if path is not None:
+            with atomic(path) as temporary, open(temporary, "wb") as file:
+                np.savez(file, **arrays)
+
+
+def half_done(run: str | os.PathLike[str]) -> int | None:
+    """Returns how many blocks of an unfinished evaluation a run folder keeps; None if none is."""
+    folder = Path(run) / FOLDER
+    if _key(folder) is None:
+        return None
+    return sum(1 for path in folder.glob("*.npz"))
+
+
+def _key(folder: Path) -> str | None:
+    with contextlib.suppress(OSError):
+        return (folder / "key").read_text()
+    return None
+
+
+def fingerprint(tensors: Sequence[Tensor]) -> str:
+    """Returns a hash of the values of tensors."""
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(f"{list(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def in_blocks(positions: np.ndarray, size: int) -> list[np.ndarray]:
+    """Cuts positions of data into blocks; the cuts depend on nothing else."""
+    return [positions[i : i + size] for i in range(0, len(positions), size)]
+
+
+def take(part: Part | Tensors, positions: np.ndarray, device: torch.device) -> tuple[Tensor, ...]:
+    """Returns a batch: the data at these positions, on a device."""
+    first, last = int(positions[0]), int(positions[-1]) + 1
+    rows = slice(first, last) if last - first == len(positions) else torch.from_numpy(positions)
+    return tuple(tensor.to(device) for tensor in part.observe(rows))

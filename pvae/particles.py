@@ -1,0 +1,188 @@
+"""Many samples of each datum at once: in a particle plate, in a repeated batch, or in a loop."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pyro
+from pyro import poutine
+from pyro.poutine import Trace
+from torch import Tensor
+
+from pvae.pair import Program, latent_sites, observed_sites, trace_program
+from pvae.structure import Structure
+from pvae.terms import log_terms
+
+__all__ = ["Particles", "counts_data", "trace_of"]
+
+
+class Particles:
+    """Runs a pair for K samples of each of B data, laid out in one of three ways.
+
+    `"plate"` puts a particle plate left of the batch plate, `"tile"` repeats the batch K
+    times, `"loop"` runs one sample at a time (then K is always 1 here). Outside, latent values
+    are *rows*, [K, B, *rest], whatever the layout.
+
+    Args:
+        model: Pyro program p(z) p(x|z).
+        guide: Pyro program q(z|x).
+        structure: What `check` found.
+        dim: The batch plate's dimension (negative).
+        how: `"plate"`, `"tile"` or `"loop"`.
+    """
+
+    def __init__(
+        self, model: Program, guide: Program, structure: Structure, dim: int, how: str
+    ) -> None:
+        self._model, self._guide, self.structure = model, guide, structure
+        self.dim, self.how = dim, how
+        self.wide = structure.max_plate_nesting + (how == "plate")
+        traces = structure.model_trace, structure.guide_trace
+        self._events = {
+            name: site["fn"].event_dim for t in traces for name, site in latent_sites(t).items()
+        }
+        in_guide = latent_sites(structure.guide_trace)
+        self._inside = [name for name in structure.enumerated if name in in_guide]
+
+    def guide(
+        self,
+        batch: tuple[Tensor, ...],
+        num: int,
+        values: Trace | Mapping[str, Tensor] | None = None,
+        *,
+        enumerate: bool = True,
+    ) -> Trace:
+        """Runs the guide; `values` (a trace, or rows) take the place of its draws."""
+        program = self._guide
+        if values is not None:
+            values = values if isinstance(values, Trace) else self._laid_out(values)
+            program = poutine.replay(program, trace=values)
+        program = self._widen(program, num)
+        if enumerate and self._inside:
+            program = poutine.enum(program, first_available_dim=-1 - self.wide)
+        return trace_program("guide", self._guide, program, self._repeat(batch, num))
+
+    def model(
+        self, batch: tuple[Tensor, ...], num: int, values: Trace | Mapping[str, Tensor]
+    ) -> Trace:
+        """Runs the model with the values of a guide's trace, or with rows.
+
+        With rows, every enumerated site is summed out by the model itself.
+        """
+        given = isinstance(values, Trace)
+        trace = values if given else self._laid_out(values)
+        program = self._widen(poutine.replay(self._model, trace=trace), num)
+        if self.structure.enumerated and given:
+            used = len(self._inside)
+            program = poutine.enum(program, first_available_dim=-1 - self.wide - used)
+        elif self.structure.enumerated:
+            program = self._summing_out(program)
+        return trace_program("model", self._model, program, self._repeat(batch, num))
+
+    def prior(self, batch: tuple[Tensor, ...], num: int, *, enumerate: bool = False) -> Trace:
+        """Runs the model with draws of its own, z ~ p(z)."""
+        program = self._widen(self._model, num)
+        if enumerate and self.structure.enumerated:
+            program = self._summing_out(program)
+        return trace_program("model", self._model, program, self._repeat(batch, num))
+
+    def log_terms(
+        self, trace: Trace, num: int, size: int, *, observed: bool = True
+    ) -> dict[str, Tensor]:
+        """Returns the log density of every site, [*enumerated, num, size], in nats."""
+        shape = (num, size) if self.how == "plate" else (num * size,)
+        sites = latent_sites(trace)
+        if observed:
+            sites |= observed_sites(trace)
+        found = log_terms(sites, dim=self.dim, wide=self.wide, shape=shape)
+        return {name: t.reshape(*t.shape[: -len(shape)], num, size) for name, t in found.items()}
+
+    def rows_of(
+        self, trace: Trace, num: int, size: int, *, enumerated: bool = False
+    ) -> dict[str, Tensor]:
+        """Returns the values of a trace's latent sites as rows; enumerated ones only if asked."""
+        return {
+            name: self.rows(site["value"], site["fn"].event_dim, num, size)
+            for name, site in latent_sites(trace).items()
+            if enumerated or name not in self.structure.enumerated
+        }
+
+    def rows(self, value: Tensor, event_dim: int, num: int, size: int) -> Tensor:
+        """Lays a value [*plates, *event] out as rows [*enumerated, num, size, *rest]."""
+        value = value.reshape((1,) * (self.wide + event_dim - value.ndim) + value.shape)
+        lead = value.ndim - event_dim - self.wide
+        at = value.ndim - event_dim + self.dim
+        if self.how == "plate":
+            value = value.movedim(at, lead + 1)
+            shape = (*value.shape[:lead], num, size)
+            return value.expand(*shape, *value.shape[lead + 2 :])
+        value = value.movedim(at, lead)
+        value = value.expand(*value.shape[:lead], num * size, *value.shape[lead + 1 :])
+        return value.unflatten(lead, (num, size))
+
+    def cut(self, trace: Trace, start: int, stop: int, num: int, size: int) -> Trace:
+        """Returns the values of samples `start` to `stop` of a guide's trace of `num` samples."""
+        if stop - start == num:
+            return trace
+        values, infer = {}, {}
+        for name, site in latent_sites(trace).items():
+            value, event = site["value"], site["fn"].event_dim
+            axis, step = value.ndim - event - self.wide, 1
+            if self.how != "plate":
+                axis, step = value.ndim - event + self.dim, size
+            if axis >= 0 and value.shape[axis] == num * step > 1:
+                value = value.narrow(axis, start * step, (stop - start) * step)
+            values[name], infer[name] = value, site["infer"]
+        return trace_of(values, infer)
+
+    def _laid_out(self, values: Mapping[str, Tensor]) -> Trace:
+        """The inverse of `rows`."""
+        nodes = {
+            **latent_sites(self.structure.model_trace),
+            **latent_sites(self.structure.guide_trace),
+        }
+        laid_out = {}
+        for name, value in values.items():
+            if self.how == "plate":
+                laid_out[name] = value.movedim(1, self.wide + self.dim)
+                continue
+            shape = list(nodes[name]["value"].shape)
+            axis = len(shape) - self._events[name] + self.dim
+            del shape[axis]
+            laid_out[name] = value.reshape(-1, *shape).movedim(0, axis)
+        return trace_of(laid_out)
+
+    def _summing_out(self, program: Program) -> Program:
+        """Lets the model enumerate every enumerated site, those of the guide too."""
+        sites = self.structure.enumerated
+        program = poutine.infer_config(
+            program,
+            lambda m: {"enumerate": "parallel"} if m["name"] in sites and not m["done"] else {},
+        )
+        return poutine.enum(program, first_available_dim=-1 - self.wide)
+
+    def _widen(self, program: Program, num: int) -> Program:
+        if self.how != "plate":
+            return program
+        return pyro.plate("_pvae_samples", num, dim=-self.wide)(program)
+
+    def _repeat(self, batch: tuple[Tensor, ...], num: int) -> tuple[Tensor, ...]:
+        if self.how == "plate" or num == 1:
+            return batch
+        size = len(batch[0])
+        return tuple(
+            t.repeat(num, *(1,) * (t.ndim - 1)) if counts_data(t, size) else t for t in batch
+        )
+
+
+def trace_of(values: Mapping[str, Tensor], infer: Mapping[str, Any] | None = None) -> Trace:
+    """Returns a trace to replay: of latent sites with given values."""
+    trace = Trace()
+    for name, value in values.items():
+        node = {"type": "sample", "name": name, "value": value, "is_observed": False}
+        trace.add_node(name, **node, infer=dict((infer or {}).get(name, {})))
+    return trace
+
+
+def counts_data(tensor: Tensor, size: int) -> bool:
+    """Whether a tensor's leading size is the number of data."""
+    return tensor.ndim > 0 and len(tensor) == size

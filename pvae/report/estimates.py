@@ -1,0 +1,247 @@
+"""The bounds and the estimates of log p(x) as tables, and the mean bound against K."""
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pvae.evaluation.summary import mean_and_se
+from pvae.report import charts, text
+from pvae.report.panels import Panel
+
+if TYPE_CHECKING:
+    from pvae.evaluation import Evaluation
+
+__all__ = ["Row", "absent", "against_k", "bits", "bounds", "estimates"]
+
+Mean = dict[str, float | None]
+
+_CUBO = 0.25  # the k̂ from which the second moment of w² is infinite
+_NOTHING: Mean = {"mean": None, "se": None}
+_HINTS = {
+    "prior": ("Naive Monte Carlo from the prior", "--prior_samples 500"),
+    "quadrature": ("Quadrature", "--quadrature true"),
+    "ais": ("AIS", "--ais 100"),
+    "ais_prior": ("AIS from the prior", "--ais 100"),
+    "ais_guide": ("AIS from the guide", "--ais 100"),
+    "bdmc": ("Bidirectional Monte Carlo", "--bdmc 100"),
+    "gap": ("The inference gap", "--gap 100"),
+    "surgery": ("The ELBO surgery", ""),
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a table, in nats per datum.
+
+    Attributes:
+        name: What was computed.
+        note: How, and how to read it.
+        mean: Over the data.
+        se: Standard error over the data.
+        k: K, where the row is a bound L_K.
+        error: Monte Carlo error of the mean.
+        size: How many data, where they are not all.
+        above: `mean` and `se` of the difference to L_K on the same data.
+    """
+
+    name: str
+    note: str
+    mean: float | None
+    se: float | None
+    k: int | None = None
+    error: float | None = None
+    size: int | None = None
+    above: Mean | None = None
+
+
+def bounds(evaluation: "Evaluation", summary: dict[str, Any]) -> list[Row]:
+    """Returns the rows whose expectation is at most the mean of log p(x)."""
+    e = evaluation
+    # Where no site is enumerated in the guide, the ELBO is L_1.
+    same = 1 in e.bounds and np.allclose(e.elbo, e.bounds[1], equal_nan=True)
+    error = summary["log_px"][0]["monte_carlo_se"] if same else None
+    rows = [Row("ELBO", "", _mean(e.elbo), summary["elbo"]["se"], error=error)]
+    if e.elbo_analytic is not None:
+        note = "the same bound, with the KL in closed form where there is one"
+        rows.append(Row("ELBO", note, _mean(e.elbo_analytic), summary["elbo_analytic"]["se"]))
+    if e.exact:
+        # L_K is the same for every K.
+        return [*rows, Row("log p(x)", "exact: nothing was sampled", _mean(e.log_px),
+                           summary["log_px"][-1]["se"])]  # fmt: skip
+    for row in summary["log_px"]:
+        k, unused = row["num_samples"], row["unused_samples"]
+        note = f"{unused} of {text.plural(e.num_samples, 'sample')} left over" if unused else ""
+        rows.append(Row("", note, _mean(e.bounds[k]), row["se"], k, row["monte_carlo_se"]))
+    return rows
+
+
+def estimates(evaluation: "Evaluation", summary: dict[str, Any]) -> list[Row]:
+    """Returns the rows that stand beside the bounds."""
+    e, rows = evaluation, []
+    if not e.exact:
+        for order, found in e.jvi.items():
+            k = max(found, default=0)
+            if k:
+                note = f"jackknife of order {order} (Nowozin 2018): not a bound"
+                rows.append(_same_data(f"JVI-{order}, K = {text.count(k)}", note, found[k], e))
+        if e.psis is not None:
+            note = "Pareto-smoothed weights (Vehtari et al. 2024): not a bound"
+            rows.append(_same_data("PSIS", note, e.psis, e))
+    for name in ("prior", "ais_prior", "ais_guide", "quadrature"):
+        if name in e.findings:
+            found = summary[name]
+            size = found["num_data"] if found["num_data"] < len(e) else None
+            rows.append(
+                Row(_HINTS[name][0], _note(name, found), found["mean"], found["se"],
+                    size=size, above=found["above_log_px"])
+            )  # fmt: skip
+    if e.cubo is not None and not e.exact:
+        rows.append(_from_above(e, e.cubo))
+    return rows
+
+
+def _same_data(name: str, note: str, values: np.ndarray, e: "Evaluation") -> Row:
+    with np.errstate(invalid="ignore"):
+        found, above = mean_and_se(values), mean_and_se(values - e.log_px)
+    return Row(name, note, found["mean"], found["se"], above=above)
+
+
+def _note(name: str, found: dict[str, Any]) -> str:
+    if name == "prior":
+        return (
+            f"S = {text.count(found['num_samples'])}, Var[p(x|z)] / E[p(x|z)]² about "
+            f"{text.number(found['relative_variance']['median'], 1)} (at most S), effective sample "
+            f"size about {text.number(found['ess']['median'], 1)} (medians)"
+        )
+    if name == "quadrature":
+        return (
+            "log p(x) itself, by the trapezoid rule (Trefethen & Weideman 2014); largest numerical "
+            f"error {_small(found['error'])}"
+        )
+    source = "Neal 2001" if name == "ais_prior" else "Neal 2001; Wu et al. 2017"
+    return (
+        f"{text.plural(found['num_chains'], 'chain')}, "
+        f"{text.plural(found['num_temperatures'], 'temperature')} ({source})"
+    )
+
+
+def _small(error: float | None) -> str:
+    if error is None:
+        return "unknown for some datum"
+    power = math.floor(math.log10(error)) if error > 0 else -16
+    return f"{text.number(error, 3)} nats" if power > -3 else f"below 10^{power + 1} nats"
+
+
+def _from_above(e: "Evaluation", cubo: np.ndarray) -> Row:
+    """The χ² row: only the data whose weights give it a meaning."""
+    shown = (e.khat <= _CUBO) & ~np.isnan(cubo)
+    name, why = "χ² (CUBO)", "an indication from above (Dieng et al. 2017), not a bound here"
+    if not shown.any():
+        return Row(name, f"{why}; shown for 0% of the data: k̂ is nowhere known to be ≤ ¼", None,
+                   None, above=_NOTHING)  # fmt: skip
+    share = text.percent(float(shown.mean()))
+    with np.errstate(invalid="ignore"):
+        found, above = mean_and_se(cubo[shown]), mean_and_se((cubo - e.log_px)[shown])
+    size = int(shown.sum()) if not shown.all() else None
+    note = f"{why}; shown for {share} of the data, those with k̂ ≤ ¼"
+    return Row(name, note, found["mean"], found["se"], size=size, above=above)
+
+
+def absent(evaluation: "Evaluation", *names: str) -> list[str]:
+    """Returns why findings are not on the page: not applicable, or not asked for, and how to."""
+    e, reasons, hints = evaluation, dict[str, list[str]](), list[str]()
+    latents = [site["variance"] for site in e.sites.values()]
+    dims = None if None in latents else sum(map(len, latents))
+    for name in names:
+        words, option = _HINTS[name]
+        if name in e.missing:
+            reasons.setdefault(e.missing[name], []).append(words)
+        elif name in e.findings or e.exact or not option:
+            continue
+        elif name != "quadrature" or dims in (1, 2):
+            hints.append(name)
+    if {"ais_prior", "ais_guide"} <= set(hints):
+        hints = ["ais", *(name for name in hints if not name.startswith("ais_"))]
+    lines = [f"{' and '.join(words)}: {reason}" for reason, words in reasons.items()]
+    for name in hints:
+        words, option = _HINTS[name]
+        lines.append(f"{words} was not asked for: pvae evaluate RUN {option} adds it.")
+    return lines
+
+
+def bits(evaluation: "Evaluation", summary: dict[str, Any]) -> str | None:
+    """Returns a sentence with the bits for each dimension of x, where there are such."""
+    found = summary["bits_per_dim"]
+    if found is None:
+        return None
+    e, dims = evaluation, text.count(evaluation.data["dims"])
+    by = "" if e.exact else f" by L_K at K = {text.count(e.num_samples)}"
+    words = (
+        f"In bits per dimension: {text.number(found['log_px'], 4)}{by} and "
+        f"{text.number(found['elbo'], 4)} by the ELBO, where fewer are better. That is "
+        f"−log p(x) / (D ln 2) for D = {dims}"
+    )
+    if e.data["observation"] == "dequantize":
+        levels = text.count(e.data["levels"])
+        words += (
+            f", plus log₂ {levels} because the {levels} levels were dequantised to the unit cube: "
+            "an upper bound on the bits of the discrete values (Theis et al. 2016)"
+        )
+    return words + "."
+
+
+def against_k(evaluation: "Evaluation", summary: dict[str, Any]) -> Panel | None:
+    """Draws the mean bound against K, with those estimates beside it that are of all data."""
+    title = "Bound against K"
+    if evaluation.exact:
+        return Panel(title, hidden=True)
+    marks, levels = _beside(summary)
+    body, outside = charts.bounds(summary, marks, levels)
+    if body is None:
+        return None
+    note = "The mean of each bound over the data, against its number of samples"
+    if summary["elbo"]["mean"] is not None:
+        note += ", beside the ELBO"
+    if any(row["se"] is not None for row in summary["log_px"]):
+        note += (
+            ". The band is ±1 standard error over the data; all points share the same data, so "
+            "the rise from one K to the next is known better than the band suggests"
+        )
+    note += ": a curve that still rises at its end has not reached log p(x)."
+    if marks:
+        note += (
+            " The marks are estimates from the same samples (JVI from blocks of K, PSIS from all) "
+            "and not bounds: where they lie above the curve, they guess how far it has to rise."
+        )
+    if levels:
+        note += " Horizontal lines are other estimates on the same data."
+    if any(name in summary and summary[name]["num_data"] < len(evaluation)
+           for name in ("ais_prior", "ais_guide")):  # fmt: skip
+        note += " AIS ran on some of the data, whose mean is another number: it is not drawn here."
+    if outside:
+        note += f" Outside of the frame: {', '.join(outside)}."
+    return Panel(title, (body,), note)
+
+
+def _beside(summary: dict[str, Any]) -> tuple[list[charts.Marks], list[charts.Level]]:
+    marks = []
+    for order in (1, 2):
+        rows = [r for r in summary["jvi"] if r["order"] == order and r["mean"] is not None]
+        if rows:
+            marks.append((f"JVI-{order}", [(r["num_samples"], r["mean"]) for r in rows]))
+    if summary["psis"] and summary["psis"]["mean"] is not None:
+        marks.append(("PSIS", [(summary["num_samples"], summary["psis"]["mean"])]))
+    words = {"ais_prior": "AIS, prior", "ais_guide": "AIS, guide", "quadrature": "quadrature"}
+    levels = [
+        (label, summary[name]["mean"]) for name, label in words.items()
+        if name in summary and summary[name]["num_data"] == summary["num_data"]
+        and summary[name]["mean"] is not None
+    ]  # fmt: skip
+    return marks, levels
+
+
+def _mean(values: np.ndarray) -> float:
+    with np.errstate(invalid="ignore"):
+        return float(np.mean(values))

@@ -1,0 +1,329 @@
+"""Sampler: draws of a pair, unit by unit, in chunks that fit into memory."""
+
+import contextlib
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
+
+import numpy as np
+import pyro
+import torch
+from pyro.poutine import Trace
+from torch import Tensor
+
+from pvae.agreement import find_fault, refuse_mixing, refuse_unbounded
+from pvae.checking import check
+from pvae.errors import PvaeError
+from pvae.memory import Chunks, bytes_per_row, keep_freed_memory
+from pvae.pair import OwnParameters, Program, evaluating, latent_sites, observed_sites
+from pvae.particles import Particles, counts_data
+from pvae.structure import batch_plate
+from pvae.terms import Draws, add_up, sum_out
+
+__all__ = ["Sampler", "Strategy", "seed_unit"]
+
+Strategy = Literal["auto", "plate", "tile", "loop"]
+
+MIB = 2**20
+_TRIED = {
+    "plate": "a particle plate left of the batch plate",
+    "tile": "a batch that repeats each datum",
+}
+_PIECE = 1024  # rows of one draw from the prior
+
+
+def seed_unit(*words: int) -> None:
+    """Seeds torch's global generators for one unit of work, named by integers."""
+    state = np.random.SeedSequence([word % 2**64 for word in words]).generate_state(1, np.uint64)
+    # Not torch.manual_seed, which formats a stack trace for CUDA each time: 80 times slower.
+    torch.default_generator.manual_seed(int(state[0] >> 1))
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(int(state[0] >> 1))
+
+
+class Sampler:
+    """Draws of one pair, by the strategy that was found right for it; use as a context.
+
+    Inside the context the pair is in eval mode, keeps its own parameters, is not validated by
+    Pyro and not differentiated.
+
+    Work is cut into *units*: what is drawn together depends on nothing but the pair, so that
+    a unit's draws are the same however it is computed. A unit's model is run in *chunks* of
+    `rows` rows (samples times data), which only memory and speed decide.
+
+    Args:
+        model: Pyro program p(z) p(x|z).
+        guide: Pyro program q(z|x).
+        *batch: Some data, to check the pair with.
+        strategy: See `log_weights`.
+        plate: Name of the batch plate, where it is ambiguous.
+        memory: MiB for the weights and activations of a chunk; the default is 64 on a CPU.
+
+    Attributes:
+        strategy: `"plate"`, `"tile"` or `"loop"`.
+        structure: What `check` found.
+        chunks: Runs the model in chunks.
+        gradient_chunks: The same where gradients are kept, which takes more memory for a row.
+    """
+
+    def __init__(
+        self,
+        model: Program,
+        guide: Program,
+        *batch: Tensor,
+        strategy: Strategy = "auto",
+        plate: str | None = None,
+        memory: float | None = None,
+    ) -> None:
+        self.model, self.guide = model, guide
+        size = len(batch[0]) if batch else 0
+        with self._scope():
+            self.structure = check(model, guide, *batch)
+            self.plate, self.dim = batch_plate(self.structure, size, plate)
+            refuse_unbounded(self.structure, guide, self.plate, self.dim)
+            with torch.random.fork_rng([batch[0].device] if batch[0].is_cuda else []):
+                small = self._small(batch)
+                self.strategy = self._choose(small, strategy)
+                self.particles = self._particles(self.strategy)
+                self._set_chunks(batch[0].device, size, memory, small)
+
+    @contextlib.contextmanager
+    def _scope(self) -> Iterator[None]:
+        with (
+            evaluating(self.model, self.guide),
+            OwnParameters(self.model, self.guide),
+            pyro.validation_enabled(False),
+            torch.no_grad(),
+        ):
+            yield
+
+    def __enter__(self) -> "Sampler":
+        self._entered = self._scope()
+        self._entered.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._entered.__exit__(*error)
+
+    def stream(
+        self,
+        batch: tuple[Tensor, ...],
+        num_samples: int,
+        first: int = 0,
+        seed: int | None = None,
+    ) -> Iterator[Draws]:
+        """Draws K samples for each datum, unit by unit.
+
+        Args:
+            batch: The data, tensors of leading size B.
+            num_samples: K.
+            first: Number of the batch's first datum, for seeds and messages.
+            seed: With a seed, each unit is drawn from its own: of seed, first datum and
+                first sample.
+        """
+        if set(self.structure.latent) <= set(self.structure.enumerated):
+            # Nothing is drawn: one weight says all, and it is exact.
+            draws = self._draw(batch, 1, first)
+            yield draws.map(lambda t: t.expand(num_samples, *t.shape[1:]))
+            return
+        step = self.unit(batch)
+        for start in range(0, num_samples, step):
+            if seed is not None:
+                seed_unit(seed, first, start)
+            yield self._draw(batch, min(step, num_samples - start), first)
+
+    def prior_stream(
+        self, batch: tuple[Tensor, ...], num_samples: int, first: int = 0, seed: int = 0
+    ) -> Iterator[Tensor]:
+        """Yields log p(x|z), [k, B], for K draws z ~ p(z) of each datum, unit by unit."""
+        size, summed = len(batch[0]), {*self.structure.observed, *self.structure.enumerated}
+        step = self._piece(size)
+        for start in range(0, num_samples, step):
+            num = min(step, num_samples - start)
+            seed_unit(seed, first, start, 1)
+            trace = self.particles.prior(batch, num, enumerate=True)
+            terms = self.particles.log_terms(trace, num, size)
+            yield sum_out(sum(term for name, term in terms.items() if name in summed))
+
+    def unit(self, batch: tuple[Tensor, ...]) -> int:
+        """Returns how many samples for each datum of a batch are drawn together."""
+        floats, most = (2**20, 2**15) if batch[0].device.type == "cpu" else (2**25, 2**20)
+        return max(1, min(floats // self.latent_numel, most) // len(batch[0]))
+
+    @property
+    def latent_numel(self) -> int:
+        """Number of latent values of one datum."""
+        sites = latent_sites(self.structure.guide_trace) or latent_sites(self.structure.model_trace)
+        numbers = [site["value"].numel() for site in sites.values()]
+        return max(1, sum(numbers) // self._checked)
+
+    def prior(self, batch: tuple[Tensor, ...], num: int) -> dict[str, Tensor]:
+        """Draws the latents from p(z), as rows [num, B, *rest], but for enumerated sites."""
+        size = len(batch[0])
+        step, parts = self._piece(size), []
+        for start in range(0, num, step):
+            n = min(step, num - start)
+            parts.append(self.particles.rows_of(self.particles.prior(batch, n), n, size))
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+    def _piece(self, size: int) -> int:
+        """How many samples of the prior are drawn at once: the decoder runs with them."""
+        return 1 if self.strategy == "loop" else max(1, min(_PIECE, self._usual) // size)
+
+    def terms(
+        self, batch: tuple[Tensor, ...], num: int, values: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Returns the model's log density at given latents (rows), site by site."""
+        if self.strategy == "loop" and num > 1:
+            parts = [
+                self.terms(batch, 1, {name: v[k : k + 1] for name, v in values.items()})
+                for k in range(num)
+            ]
+            return {name: torch.cat([part[name] for part in parts], -2) for name in parts[0]}
+        trace = self.particles.model(batch, num, values)
+        return self.particles.log_terms(trace, num, len(batch[0]))
+
+    def posterior(self, batch: tuple[Tensor, ...], num: int) -> dict[str, Tensor]:
+        """Draws the latents from q(z|x), as rows [num, B, *rest], enumerated ones sampled too."""
+        if self.strategy == "loop" and num > 1:
+            parts = [self.posterior(batch, 1) for _ in range(num)]
+            return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        trace = self.particles.guide(batch, num, enumerate=False)
+        return self.particles.rows_of(trace, num, len(batch[0]), enumerated=True)
+
+    def guide_terms(
+        self,
+        batch: tuple[Tensor, ...],
+        num: int,
+        values: dict[str, Tensor],
+        *,
+        enumerate: bool = True,
+    ) -> dict[str, Tensor]:
+        """Returns the guide's log density at given latents (rows), site by site."""
+        if self.strategy == "loop" and num > 1:
+            parts = [
+                self.guide_terms(
+                    batch, 1, {n: v[k : k + 1] for n, v in values.items()}, enumerate=enumerate
+                )
+                for k in range(num)
+            ]
+            return {name: torch.cat([part[name] for part in parts], -2) for name in parts[0]}
+        trace = self.particles.guide(batch, num, values, enumerate=enumerate)
+        return self.particles.log_terms(trace, num, len(batch[0]), observed=False)
+
+    def _draw(self, batch: tuple[Tensor, ...], num: int, first: int) -> Draws:
+        if self.strategy == "loop" and num > 1:
+            return Draws.cat([self._draw(batch, 1, first) for _ in range(num)])
+        particles, size = self.particles, len(batch[0])
+        guide_trace = particles.guide(batch, num)
+        q = particles.log_terms(guide_trace, num, size, observed=False)
+        p = self.chunks.run(num, size, self._model_of(guide_trace, batch, num))
+        means = {}
+        for name, site in latent_sites(guide_trace).items():
+            value, fn = site["value"], site["fn"]
+            if name in self.structure.enumerated or not value.is_floating_point():
+                continue
+            if value.ndim - fn.event_dim > particles.wide:
+                continue  # one for each value of an enumerated site
+            with contextlib.suppress(NotImplementedError, AttributeError):
+                value = fn.mean.expand_as(value)
+            rows = particles.rows(value, fn.event_dim, num, size)
+            means[name] = rows.reshape(num, size, -1)
+        return add_up(p, q, self.structure.enumerated, means, first)
+
+    @property
+    def rows(self) -> int:
+        """Rows (samples times data) of a chunk."""
+        return self.chunks.rows
+
+    def _set_chunks(
+        self, device: torch.device, size: int, memory: float | None, batch: tuple[Tensor, ...]
+    ) -> None:
+        if memory is not None and memory <= 0:
+            raise PvaeError(f"memory={memory}: a number of MiB above zero is needed.")
+        live, made = bytes_per_row(self.particles, batch)
+        # About 8 MiB for the largest site on a CPU, where chunks that leave the cache are
+        # several times slower; 256 MiB on a GPU, which wants to be filled.
+        traces = (self.structure.guide_trace, self.structure.model_trace)
+        sites = [s for t in traces for s in {**latent_sites(t), **observed_sites(t)}.values()]
+        numel = max(1, max(site["value"].numel() for site in sites) // size)
+        on_cpu = device.type == "cpu"
+        if on_cpu:
+            keep_freed_memory()
+        floats, most = (2**21, 2**12) if on_cpu else (2**26, 2**18)
+        usual = min(max(floats // numel, 64), most)
+        budget = MIB * (64 if on_cpu else 4096)
+        usual = max(1, min(usual, budget // live))
+        if memory is not None:
+            budget = int(memory * MIB)
+        self._usual = usual
+        rows = usual if memory is None else max(1, min(most, budget // live))
+        self.chunks = Chunks(rows)
+        self.gradient_chunks = Chunks(max(1, min(most, budget // made)))
+        if on_cpu and not self._same_bits(batch, rows, usual):
+            warnings.warn(
+                "on this machine the last digits depend on the size of a chunk: with "
+                f"memory={memory} they differ from those of the default",
+                stacklevel=4,
+            )
+
+    def _same_bits(self, batch: tuple[Tensor, ...], *rows: int) -> bool:
+        """Whether chunks of one size give the same bits as chunks of another."""
+        if self.strategy == "loop" or rows[0] == rows[1]:
+            return True
+        size = len(batch[0])
+        num = max(1, max(rows) // size)
+        trace = self.particles.guide(batch, num)
+        ours, theirs = (Chunks(n).run(num, size, self._model_of(trace, batch, num)) for n in rows)
+        return all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+    def _model_of(
+        self, guide_trace: Trace, batch: tuple[Tensor, ...], num: int
+    ) -> Callable[[int, int], dict[str, Tensor]]:
+        """The model's terms for samples start to stop of a guide's trace."""
+        size = len(batch[0])
+
+        def run(start: int, stop: int) -> dict[str, Tensor]:
+            values = self.particles.cut(guide_trace, start, stop, num, size)
+            model_trace = self.particles.model(batch, stop - start, values)
+            return self.particles.log_terms(model_trace, stop - start, size)
+
+        return run
+
+    def _particles(self, how: str) -> Particles:
+        return Particles(self.model, self.guide, self.structure, self.dim, how)
+
+    def _small(self, batch: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        size = len(batch[0])
+        self._checked = size
+        small = tuple(_take(t, size, 6) for t in batch)
+        try:
+            single, num = self._particles("loop"), len(small[0])
+            guide_trace = single.guide(small, 1)
+            single.log_terms(guide_trace, 1, num, observed=False)
+            single.log_terms(single.model(small, 1, guide_trace), 1, num)
+        except PvaeError:
+            return batch  # the program is bound to the size of its batch
+        return small
+
+    def _choose(self, small: tuple[Tensor, ...], wanted: Strategy) -> str:
+        single = self._particles("loop")
+        refuse_mixing(single, small)
+        faults = []
+        for how in ("plate", "tile", "loop"):
+            if wanted not in ("auto", how):
+                continue
+            fault = None if how == "loop" else find_fault(self._particles(how), single, small)
+            if fault is None:
+                if faults:
+                    warnings.warn(f"log_weights uses a {how}: {'; '.join(faults)}.", stacklevel=4)
+                return how
+            faults.append(f"{_TRIED[how]} {fault}")
+        raise PvaeError(f"strategy={wanted!r} is not right for this pair: {faults[0]}.")
+
+
+def _take(tensor: Tensor, size: int, most: int) -> Tensor:
+    """The first few data; a lone datum would broadcast, so that fewer than four are repeated."""
+    if not counts_data(tensor, size):
+        return tensor
+    return tensor[:most] if size >= 4 else torch.cat([tensor] * 4)[: max(4, size)]

@@ -1,0 +1,194 @@
+"""AIS and bidirectional Monte Carlo of Pyro pairs whose log p(x) is known."""
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from oracles import ORACLES, SUMS, ambiguous_mixture
+from pyro.distributions.transforms import Planar
+
+import pvae
+from pvae import PvaeError
+from pvae.data.tensors import Tensors
+from pvae.density import Density
+from pvae.evaluation.annealed import ais, bdmc, simulate
+from pvae.evaluation.work import Work
+from pvae.sampler import Sampler
+
+CPU = torch.device("cpu")
+CONTINUOUS = [name for name in ORACLES if name != "categorical_sampled"]
+
+
+def _estimate(function, pair, num=30, **options):
+    model, guide, batch, exact = pair
+    options = {"start": "prior", "num_chains": 20, "num_temperatures": 40, "num_leapfrog": 4,
+               "seed": 0, **options}  # fmt: skip
+    with Sampler(model, guide, *batch) as sampler:
+        positions = np.arange(min(num, len(batch[0])))
+        work = Work(None, {}, False)
+        found = function(sampler, Tensors(batch), positions, work, CPU, **options)
+    return found, exact.numpy()[positions]
+
+
+@pytest.mark.parametrize("start", ["prior", "guide"])
+@pytest.mark.parametrize("name", CONTINUOUS)
+def test_ais_is_right_within_its_error(name, start):
+    found, exact = _estimate(ais, ORACLES[name](), start=start, num_temperatures=100)
+    error = found.log_px - exact
+    assert error.std() < 0.5
+    assert np.abs(error).max() < 2
+    # The log of a mean is low by half its relative variance; beyond that there is no bias.
+    bias = error.mean() + (found.log_px_se**2).mean() / 2
+    assert abs(bias) < 4 * np.sqrt((found.log_px_se**2).mean() / len(error)) + 0.003
+    assert error.mean() < 3 * error.std() / np.sqrt(len(error))
+    assert found.acceptance.mean() > 0.5
+    assert len(found.acceptance) == 99
+
+
+@pytest.mark.parametrize("name", CONTINUOUS)
+def test_bidirectional_monte_carlo_holds_the_exact_value(name):
+    pair = ORACLES[name]()
+    model, guide, batch, _ = pair
+    found, _ = _estimate(bdmc, pair, num=40)
+    assert found.gap > -3 * found.gap_se
+    assert found.gap < 2
+    with Sampler(model, guide, *batch) as sampler:
+        from pvae.evaluation.work import take
+        from pvae.sampler import seed_unit
+
+        density = Density(sampler, batch)
+        seed_unit(0, 0, 4)
+        simulated, _ = simulate(sampler, density, take(Tensors(batch), np.arange(40), CPU))
+    again = pvae.log_weights(model, guide, *simulated, num_samples=20_000)
+    truth = (again.logsumexp(0) - np.log(20_000)).numpy()
+    for side, sign in ((found.lower, 1), (found.upper, -1)):
+        error = sign * (side - truth)
+        assert error.mean() < 3 * error.std() / np.sqrt(len(error)) + 0.005
+
+
+def test_ais_from_the_prior_finds_the_mode_that_the_guide_misses():
+    model, guide, batch, exact = ambiguous_mixture(missed=True)
+    result = pvae.evaluate(
+        model, guide, batch, num_samples=1000, prior_samples=0, ais=20,
+        num_temperatures=60, num_leapfrog=4, progress=False,
+    )  # fmt: skip
+    at = result.findings["ais_prior"].datum
+    error = result.findings["ais_prior"].log_px - exact.numpy()[at]
+    assert abs(error.mean()) < 0.1
+    assert (exact.numpy() - result.log_px).mean() > 0.3  # what the guide's samples do not show
+    assert "leaves out part of their posterior" in result.verdict
+    # From the guide, chains that start at one mode seldom reach the other in a few steps.
+    whole = ambiguous_mixture(missed=False)
+    right = pvae.evaluate(
+        *whole[:3], num_samples=1000, prior_samples=0, ais=20, num_temperatures=60,
+        num_leapfrog=4, progress=False,
+    )  # fmt: skip
+    assert "agrees" in right.verdict
+    assert f"The other {len(right) - 20:,} data were not checked" in right.verdict
+
+
+def test_a_discrete_site_is_refused_in_words():
+    pair = ORACLES["categorical_sampled"]()
+    with pytest.raises(PvaeError, match=r"'y' is discrete \(Categorical\).*enumerate"):
+        _estimate(ais, pair)
+    with pytest.warns(UserWarning, match="AIS from the prior was left out: Latent site 'y'"):
+        result = pvae.evaluate(*pair[:3], num_samples=20, ais=2, progress=False)
+    assert "discrete" in result.missing["ais_prior"]
+    assert "discrete" in result.summary()["missing"]["ais_guide"]
+    assert len(result.log_px) == len(pair[3])
+
+
+@pytest.mark.parametrize("name", SUMS)
+def test_nothing_to_anneal(name):
+    with pytest.raises(PvaeError, match="nothing to anneal"):
+        _estimate(ais, SUMS[name]())
+
+
+def test_a_density_without_gradient_is_refused():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            # The uniform prior has no gradient, and the likelihood looks at a rounded z.
+            z = pyro.sample("z", dist.Uniform(torch.full((2,), -3.0), 3.0).to_event(1))
+            pyro.sample("x", dist.Normal(z.detach().round(), 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Uniform(torch.full_like(x, -3.0), 3.0).to_event(1))
+
+    x = torch.randn(20, 2)
+    with Sampler(model, guide, x) as sampler:
+        density = Density(sampler, (x,))
+        assert density.no_guide is None
+
+    def constant(x):
+        with pyro.plate("data", len(x)), torch.no_grad():
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+    def normal(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(0.5 * x, 0.8).to_event(1))
+
+    del constant, normal
+
+
+def test_a_guide_without_an_inverse_starts_from_the_prior():
+    torch.manual_seed(0)
+    flow = Planar(2)
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z, 0.5).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            base = dist.Normal(0.8 * x, 0.5).to_event(1)
+            pyro.sample("z", dist.TransformedDistribution(base, [flow]))
+
+    x = torch.randn(30, 2) * 1.1
+    exact = dist.Normal(0.0, 1.25**0.5).log_prob(x).sum(-1)
+    with pytest.warns(UserWarning, match="start from the prior instead"):
+        result = pvae.evaluate(
+            model, guide, x, num_samples=200, ais=10, num_temperatures=50, progress=False
+        )
+    assert "start from the prior" in result.missing["ais_guide"]
+    assert "surgery" in result.missing
+    found = result.findings["ais_prior"]
+    assert np.abs(found.log_px - exact.numpy()[found.datum]).max() < 0.3
+
+
+def test_data_that_cannot_be_simulated_say_why():
+    def reads_x(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(1), 1.0).to_event(1))
+            loc = torch.cat([torch.zeros_like(x[:, :1]), x[:, :-1]], -1) + z
+            pyro.sample("x", dist.Normal(loc, 1.0).to_event(1), obs=x)
+
+    def changes_x(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(1), 1.0).to_event(1))
+            loc = z.expand(*z.shape[:-1], 3)
+            pyro.sample("x", dist.Normal(loc, 1.0).to_event(1), obs=2 * x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x.mean(-1, keepdim=True), 1.0).to_event(1))
+
+    x = torch.randn(10, 3)
+    with pytest.raises(PvaeError, match="changes with the data themselves"):
+        _estimate(bdmc, (reads_x, guide, (x,), x[:, 0]))
+    with pytest.raises(PvaeError, match="'x' is not one of the arguments"):
+        _estimate(bdmc, (changes_x, guide, (x,), x[:, 0]))
+
+
+def test_coordinates_go_round():
+    for name in CONTINUOUS:
+        model, guide, batch, _ = ORACLES[name]()
+        with Sampler(model, guide, *batch) as sampler:
+            density = Density(sampler, batch)
+            u = density.posterior(batch, 3)
+            values, _ = density.constrain(u)
+            np.testing.assert_allclose(density.flatten(values), u, atol=1e-9, err_msg=name)
+            assert u.shape == (3, len(batch[0]), density.dim)

@@ -1,0 +1,327 @@
+"""Inference gaps, against optima that are known in closed form."""
+
+import math
+
+import numpy as np
+import oracles
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from torch.distributions import kl_divergence
+
+from pvae.data.tensors import Tensors
+from pvae.errors import PvaeError
+from pvae.evaluation import gap as module
+from pvae.evaluation.gap import Gap, gap
+from pvae.evaluation.work import Work
+from pvae.sampler import Sampler
+
+CPU = torch.device("cpu")
+FAST = {"num_steps": 150, "num_samples": 400}
+
+
+def run(model, guide, x, exact=None, *, rows=None, strategy="auto", positions=None, **options):
+    sampler = Sampler(model, guide, x, strategy=strategy)
+    if rows:
+        sampler.gradient_chunks.rows = rows
+    log_px = None if exact is None else exact.double().numpy()
+    positions = np.arange(len(x)) if positions is None else positions
+    work = Work(None, {}, False)
+    with sampler:
+        options = {"seed": 0, **FAST, **options}
+        return gap(sampler, Tensors(x), positions, log_px, work, CPU, **options)
+
+
+class Linear:
+    """z ~ N(0, I), x ~ N(W z, σ²), its posterior N(G x, C), and guides of any kind."""
+
+    def __init__(self, weight, noise=0.7, size=8, dtype=torch.float64) -> None:
+        self.weight = torch.tensor(weight, dtype=dtype)
+        self.noise, self.dtype = noise, dtype
+        wide = self.weight.double()
+        self.precision = torch.eye(wide.shape[1]).double() + wide.T @ wide / noise**2
+        self.covariance = torch.linalg.inv(self.precision)
+        self.gain = (self.covariance @ wide.T / noise**2).to(dtype)
+        self.x = oracles.random(size, len(wide), seed=0).to(dtype) * 1.3
+        covariance = wide @ wide.T + noise**2 * torch.eye(len(wide))
+        zero = torch.zeros(len(wide)).double()
+        self.exact = dist.MultivariateNormal(zero, covariance).log_prob(self.x.double())
+
+    def model(self, x):
+        with pyro.plate("data", len(x)):
+            prior = dist.Normal(torch.zeros(self.weight.shape[1], dtype=self.dtype), 1.0)
+            z = pyro.sample("z", prior.to_event(1))
+            pyro.sample("x", dist.Normal(z @ self.weight.T, self.noise).to_event(1), obs=x)
+
+    def guide(self, fn):
+        """A guide from a function of the posterior's mean [B, Z] and scale [Z]."""
+
+        def guide(x):
+            with pyro.plate("data", len(x)):
+                scale = self.covariance.diagonal().sqrt().to(self.dtype)
+                pyro.sample("z", fn(x @ self.gain.T, scale))
+
+        return guide
+
+
+def wrong(loc, scale):
+    """Shifted, and too wide by a factor between 1.1 and 1.9 that differs from datum to datum."""
+    return dist.Normal(loc + 0.5 * scale, scale * (1.5 + 0.4 * loc.tanh())).to_event(1)
+
+
+ORTHOGONAL = [[1.0, 0.5], [0.5, -1.0], [0.0, 0.0]]
+CORRELATED = [[1.0, 0.8], [0.3, 0.6], [-0.5, 0.1]]
+
+
+@pytest.mark.parametrize("strategy", ["plate", "tile"])
+@pytest.mark.parametrize("weight", [[[0.8], [0.5]], ORTHOGONAL])
+def test_a_family_that_holds_the_posterior_leaves_no_approximation_gap(weight, strategy):
+    pair = Linear(weight)
+    options = {"strategy": strategy, "num_samples": 2000}
+    found = run(pair.model, pair.guide(wrong), pair.x, pair.exact, **options)
+    assert found.own_family
+    assert found.family == "z ~ Normal(loc, scale)"
+    assert np.abs(found.approximation).max() < 1e-3
+    loc, scale = pair.x @ pair.gain.T, pair.covariance.diagonal().sqrt()
+    posterior = dist.Normal(loc, scale).to_event(1)
+    kl = kl_divergence(wrong(loc, scale), posterior).numpy()
+    assert (np.abs(found.amortisation - kl) < 5 * found.to_best_se + 1e-3).all()
+    assert (found.to_best_se < 0.1).all()
+    np.testing.assert_allclose(found.inference, found.amortisation + found.approximation)
+
+
+def test_single_precision_and_a_loop():
+    pair = Linear([[0.8], [0.5]], size=4, dtype=torch.float32)
+    few = {"num_steps": 80, "num_particles": 8, "num_samples": 50}
+    found = run(pair.model, pair.guide(wrong), pair.x, pair.exact, strategy="loop", **few)
+    assert (np.abs(found.approximation) < 5 * found.elbo_best_se + 5e-3).all()
+    assert (found.elbo_best_se < 0.03).all()
+    found = run(pair.model, pair.guide(wrong), pair.x, pair.exact)
+    assert np.abs(found.approximation).max() < 1e-3
+    assert found.elbo.dtype == np.float64
+
+
+def test_a_scale_that_all_data_share_belongs_to_the_family():
+    pair, shift, wide = Linear(ORTHOGONAL), 0.6, 1.4
+
+    def fn(loc, scale):
+        return dist.Normal(loc + shift * scale, wide * scale).to_event(1)
+
+    found = run(pair.model, pair.guide(fn), pair.x, pair.exact)
+    assert found.family == "z ~ Normal(loc), the same scale for all data"
+    kl = 2 * (wide**2 / 2 - 0.5 - math.log(wide))
+    assert (np.abs(found.approximation - kl) < 5 * found.elbo_best_se + 2e-3).all()
+    assert (np.abs(found.amortisation - shift**2) < 5 * found.to_best_se + 2e-3).all()
+
+
+def test_a_guide_that_ignores_x_may_move_everything():
+    pair = Linear([[0.8], [0.5]])
+
+    def fn(loc, scale):
+        return dist.Normal(torch.zeros_like(loc), 1.0).to_event(1)
+
+    found = run(pair.model, pair.guide(fn), pair.x, pair.exact)
+    assert found.family == "z ~ Normal(loc, scale)"
+    assert np.abs(found.approximation).max() < 2e-3
+    found = run(pair.model, pair.guide(wrong), pair.x[:1], pair.exact[:1])
+    assert found.family == "z ~ Normal(loc, scale)"
+    assert np.abs(found.approximation).max() < 2e-3
+
+
+def optimal_mean_field(precision) -> float:
+    """KL of the best product of Normals from a Gaussian."""
+    return float(precision.diagonal().log().sum() - torch.logdet(precision)) / 2
+
+
+def test_a_correlated_posterior_keeps_its_distance_from_mean_field():
+    pair = Linear(CORRELATED, noise=0.5)
+    found = run(pair.model, pair.guide(wrong), pair.x, pair.exact, num_samples=2000)
+    kl = optimal_mean_field(pair.precision)
+    assert kl > 0.1
+    assert (np.abs(found.approximation - kl) < 4 * found.elbo_best_se + 2e-3).all()
+
+    def fn(loc, scale):
+        tril = torch.diag_embed(scale * (1.2 + 0.1 * loc.tanh()))
+        return dist.MultivariateNormal(loc + 0.3 * scale, scale_tril=tril)
+
+    found = run(pair.model, pair.guide(fn), pair.x, pair.exact, num_steps=300)
+    assert found.family == "z ~ MultivariateNormal(loc, scale_tril)"
+    assert np.abs(found.approximation).max() < 2e-3
+
+
+def test_gamma():
+    model, _, (x,), exact = oracles.gamma_poisson()
+    x, exact = x[:8], exact[:8]
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            total = x.sum(-1)
+            pyro.sample("z", dist.Gamma(2 + 0.7 * total, 3 + 0.02 * total))
+
+    found = run(model, guide, x, exact, num_steps=400)
+    assert found.family == "z ~ Gamma(concentration, rate)"
+    assert np.abs(found.approximation).max() < 2e-3
+    assert found.amortisation.min() > 0.01
+
+
+def test_a_label_that_the_guide_enumerates():
+    truth = oracles.LinearMixture(oracles.random(3, 3, seed=4))
+    model, _, (x,), exact = oracles.categorical("guide")
+    x, exact = x[:8], exact[:8]
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            fn = dist.Categorical(logits=0.8 * truth.log_joint(x))
+            y = pyro.sample("y", fn, infer={"enumerate": "parallel"})
+            loc, scale = truth.posterior(x)
+            loc = loc[torch.arange(len(x)), y]
+            pyro.sample(
+                "z", dist.Normal(loc + 0.2, scale[y] * (1.2 + 0.1 * loc.tanh())).to_event(1)
+            )
+
+    for strategy in ("plate", "tile"):
+        found = run(model, guide, x, exact, num_steps=200, strategy=strategy)
+        assert found.family == "y ~ Categorical(logits); z ~ Normal(loc, scale)"
+        assert np.abs(found.approximation).max() < 3e-3
+        assert found.amortisation.min() > 0.02
+
+
+def test_a_label_alone_needs_no_draws():
+    model, guide, (x,), exact = oracles.summed("guide")
+    found = run(model, guide, x[:8], exact[:8], num_steps=300)
+    assert np.abs(found.approximation).max() < 1e-4
+    assert (found.elbo_best_se == 0).all()
+    assert found.amortisation.max() > 0.05
+
+
+def test_a_hierarchy_is_compared_with_the_optimal_mean_field():
+    model, guide, (x,), exact = oracles.hierarchy()
+    found = run(model, guide, x[:8], exact[:8], num_samples=2000)
+    assert not found.own_family
+    assert found.family.startswith("gap to the optimal mean field: loc of site 'z_2'")
+    assert np.isnan(found.amortisation).all()
+    assert np.isfinite(found.to_best).all()
+    upper, lower = oracles.random(2, 2, seed=1), oracles.random(4, 2, seed=2)
+    eye = torch.eye(2).double()
+    precision = torch.cat([
+        torch.cat([eye / 0.36 + lower.T @ lower / 0.25, -upper / 0.36], 1),
+        torch.cat([-upper.T / 0.36, eye + upper.T @ upper / 0.36], 1),
+    ])  # fmt: skip
+    kl = optimal_mean_field(precision)
+    assert kl > 0.1
+    assert (np.abs(found.approximation - kl) < 4 * found.elbo_best_se + 3e-3).all()
+
+
+def test_a_flow_and_a_guide_with_a_mixture_are_compared_with_the_optimal_mean_field():
+    pair = Linear(CORRELATED)
+
+    def flow(loc, scale):
+        base = dist.Normal(torch.zeros_like(loc), 1.0).to_event(1)
+        return dist.TransformedDistribution(
+            base, [dist.transforms.AffineTransform(loc, scale, event_dim=1)]
+        )
+
+    found = run(pair.model, pair.guide(flow), pair.x, pair.exact, num_samples=2000)
+    assert "TransformedDistribution of site 'z'" in found.family
+    kl = optimal_mean_field(pair.precision)
+    assert (np.abs(found.approximation - kl) < 4 * found.elbo_best_se + 2e-3).all()
+    model, guide, (x,), exact = oracles.categorical("model")
+    found = run(model, guide, x[:8], exact[:8])
+    assert "MixtureSameFamily of site 'z'" in found.family
+    assert (found.approximation > -4 * found.elbo_best_se - 1e-3).all()
+
+
+@pytest.mark.parametrize("rate", [1e-12, 300.0])
+def test_nothing_worse_than_the_guide_is_returned(rate):
+    pair = Linear(ORTHOGONAL)
+    found = run(pair.model, pair.guide(wrong), pair.x, pair.exact, num_steps=2, learning_rate=rate)
+    assert (found.elbo_best > found.elbo - 1e-6).all()
+    if rate > 1:
+        assert (found.elbo_best == found.elbo).all()  # the same draws, too
+        assert (found.to_best_se == 0).all()
+
+
+def test_reported_draws_are_not_those_that_were_chosen_by(monkeypatch):
+    """At the guide, and at a member that is no better, only noise can choose."""
+    pair = Linear([[0.8], [0.5]], size=300)
+    tags, original = [], module.seed_unit
+    monkeypatch.setattr(module, "seed_unit", lambda *w: (tags.append(w), original(*w)))
+    pair.exact = pair.exact.expand(300)
+
+    def unmoved(member, *args):
+        found = [0.02 * torch.randn_like(leaf) for leaf, _ in member.leaves]
+        return found, torch.ones(member.size, dtype=torch.bool)
+
+    monkeypatch.setattr(module, "_optimise", unmoved)
+
+    def fn(loc, scale):
+        return dist.Normal(loc + 1e-9 * loc, scale.expand_as(loc) * (1 + 1e-9 * loc)).to_event(1)
+
+    found = run(pair.model, pair.guide(fn), pair.x, pair.exact, num_samples=20)
+    moved = found.to_best != 0
+    assert moved.sum() > 0
+    # The guide is the posterior: fresh draws say that every other member is worse.
+    t = found.to_best[moved].mean() / (found.to_best[moved].std() / math.sqrt(moved.sum()))
+    assert t < 3
+
+
+def test_positions_and_chunks():
+    pair = Linear(ORTHOGONAL, size=40)
+    positions = np.array([1, 5, 6, 39])
+    args = (pair.model, pair.guide(wrong), pair.x)
+    found = run(*args, pair.exact, positions=positions, num_steps=20)
+    np.testing.assert_array_equal(found.log_px, pair.exact.numpy()[positions])
+    assert found.datum.tolist() == positions.tolist()
+    again = run(*args, positions=positions, num_steps=20, rows=9)
+    np.testing.assert_allclose(again.elbo_best, found.elbo_best, 1e-9)
+    assert np.isnan(again.log_px).all()
+    assert np.isnan(again.approximation).all()
+    other = run(*args, positions=positions, num_steps=20, seed=1)
+    assert (other.elbo_best != found.elbo_best).all()
+    everything = run(*args, num_steps=20)  # more than one block
+    assert len(everything) == 40
+    assert np.abs(everything.elbo_best[positions] - found.elbo_best).max() < 0.2
+
+
+def test_round_trip():
+    pair = Linear(ORTHOGONAL, size=5)
+    found = run(pair.model, pair.guide(wrong), pair.x, num_steps=2, num_samples=10)
+    again = Gap.from_dataset(found.to_dataset())
+    for name in ("datum", "elbo", "elbo_best", "log_px", "elbo_best_se", "to_best_se"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(found, name))
+    for name in ("family", "own_family", "num_samples", "num_steps"):
+        assert getattr(again, name) == getattr(found, name)
+    assert again.own_family is True
+
+
+def test_what_cannot_be_optimised_is_refused():
+    model, guide, (x,), _ = oracles.categorical("sampled")
+    with pytest.raises(PvaeError, match="'y' is discrete"):
+        run(model, guide, x[:8])
+    model, guide, (x,), _ = oracles.explicit()
+    with pytest.raises(PvaeError, match="no latent sites"):
+        run(model, guide, x[:8])
+    pair = Linear(ORTHOGONAL)
+
+    def masked(x):
+        with pyro.poutine.mask(mask=torch.arange(len(x)) % 2 == 0):
+            pair.guide(wrong)(x)
+
+    with pytest.raises(PvaeError, match="masked"):
+        run(pair.model, masked, pair.x)
+
+
+def test_parameters_and_modules_are_left_alone():
+    pair = Linear(ORTHOGONAL)
+    net = torch.nn.Linear(2, 3).double()
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2).double(), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(net(z), 0.5).to_event(1), obs=x)
+
+    before = net.weight.clone()
+    run(model, pair.guide(wrong), pair.x, num_steps=5)
+    assert net.weight.grad is None
+    assert torch.equal(net.weight, before)

@@ -1,0 +1,228 @@
+"""Quadrature, against marginals in closed form."""
+
+import math
+
+import numpy as np
+import oracles
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+
+from pvae.data.tensors import Tensors
+from pvae.density import Density
+from pvae.errors import PvaeError
+from pvae.evaluation import quadrature as module
+from pvae.evaluation.quadrature import Quadrature, quadrature
+from pvae.evaluation.work import Work
+from pvae.sampler import Sampler
+
+CPU = torch.device("cpu")
+DOUBLE = {"dtype": torch.float64}
+
+
+def run(model, guide, batch, exact=None, *, size=20, tolerance=1e-9, positions=None, **options):
+    """Quadrature of the first few data, within a tolerance and its own error."""
+    batch = tuple(t[:size] for t in batch)
+    positions = np.arange(len(batch[0])) if positions is None else positions
+    sampler = Sampler(model, guide, *batch, **options)
+    with sampler:
+        density = Density(sampler, batch)
+        found = quadrature(density, Tensors(batch), positions, Work(None, {}, False), CPU)
+    assert found.log_px.dtype == found.error.dtype == np.float64
+    if exact is not None:
+        error = np.abs(found.log_px - exact[:size].double().numpy()[positions])
+        assert error.max() < tolerance
+        assert (error < 10 * found.error + 1e-10).all()
+        assert found.error.max() < tolerance
+    return found
+
+
+def somewhere(event=(), scale=1.0):
+    """A guide that looks at no data."""
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            zero = torch.zeros(event, dtype=x.dtype)
+            pyro.sample("z", dist.Normal(zero, scale).to_event(len(event)))
+
+    return guide
+
+
+def linear(weight, noise, size=20, dtype=torch.float64):
+    """z ~ N(0, I), x ~ N(W z, σ²)."""
+    weight = torch.tensor(weight, **DOUBLE)
+    z = oracles.random(size, weight.shape[1], seed=0)
+    x = z @ weight.T + noise * oracles.random(size, len(weight), seed=1)
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            prior = dist.Normal(torch.zeros(weight.shape[1], dtype=dtype), 1.0).to_event(1)
+            z = pyro.sample("z", prior)
+            loc = z @ weight.T.to(dtype)
+            pyro.sample("x", dist.Normal(loc, noise).to_event(1), obs=x)
+
+    covariance = weight @ weight.T + noise**2 * torch.eye(len(weight), **DOUBLE)
+    exact = dist.MultivariateNormal(torch.zeros(len(weight), **DOUBLE), covariance).log_prob(x)
+    return model, somewhere((weight.shape[1],)), (x.to(dtype),), exact
+
+
+@pytest.mark.parametrize("name", ["categorical_in_guide", "categorical_in_model", "gamma_poisson"])
+def test_oracles(name):
+    run(*oracles.ORACLES[name](), tolerance=1e-8)
+
+
+def test_a_network():
+    run(*oracles.decoder(1), tolerance=1e-8)
+    run(*oracles.decoder(2), size=4, tolerance=1e-8)
+
+
+def narrow(noise, x=None, mirrored=False):
+    """z ~ N(0, 1), x ~ N(z, σ²), perhaps with either sign: a peak at x, or at x and -x."""
+    x = 1.5 * oracles.random(20, seed=0) if x is None else x
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros((), **DOUBLE), 1.0))
+            if mirrored:
+                signs = dist.Categorical(logits=torch.zeros(2, **DOUBLE))
+                parts = dist.Normal(torch.stack([z, -z], -1), noise)
+                pyro.sample("x", dist.MixtureSameFamily(signs, parts), obs=x)
+            else:
+                pyro.sample("x", dist.Normal(z, noise), obs=x)
+
+    scale = torch.tensor(math.sqrt(1 + noise**2), **DOUBLE)
+    return model, somewhere(), (x,), dist.Normal(0.0, scale).log_prob(x)
+
+
+@pytest.mark.parametrize("noise", [0.1, 1e-2, 1e-3, 1e-5])
+def test_a_peak_between_the_points_of_the_first_grid(noise):
+    run(*narrow(noise))
+
+
+@pytest.mark.parametrize("noise", [0.3, 1e-2, 1e-3])
+def test_two_peaks(noise):
+    run(*narrow(noise, mirrored=True), tolerance=1e-7)
+
+
+def test_a_posterior_that_neither_prior_nor_guide_ever_draws():
+    run(*narrow(0.1, torch.tensor([40.0, -35.0, 0.0, 100.0], **DOUBLE)))
+
+
+@pytest.mark.parametrize(
+    ("a", "b"), [(2.5, 0.8), (0.3, 0.1), (0.05, 1.0), (50.0, 1e-3), (1e4, 10.0)]
+)
+def test_heavy_tails_negative_binomial(a, b):
+    a, b = torch.tensor([a, b], **DOUBLE)
+    x = torch.tensor([0.0, 1, 2, 5, 20, 100, 3000], **DOUBLE)
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Poisson(pyro.sample("z", dist.Gamma(a, b))), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Gamma(1 + x, 1.0))
+
+    exact = dist.GammaPoisson(a, b).log_prob(x)
+    run(model, guide, (x,), exact, tolerance=1e-8)
+
+
+@pytest.mark.parametrize(("a", "b"), [(1.0, 1.0), (0.5, 0.7), (30.0, 0.5)])
+def test_boundaries_beta_binomial(a, b):
+    a, b = torch.tensor([a, b], **DOUBLE)
+    x = torch.arange(11, **DOUBLE)
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Binomial(10, pyro.sample("z", dist.Beta(a, b))), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Beta(a + x, b + 10 - x))
+
+    # Doubles below one end at 1 - 1e-16: log p(x, u) is rounded where u > 36.
+    exact = dist.BetaBinomial(a, b, torch.tensor(10.0, **DOUBLE)).log_prob(x)
+    sampled = run(model, guide, (x,))
+    assert np.abs(sampled.log_px - exact.numpy()).max() < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("weight", "noise"),
+    [
+        ([[0.8], [0.5]], 0.3),
+        ([[1.0, 0.5], [0.2, -0.7], [0.3, 0.3]], 0.5),
+        ([[1.0, 1.0], [1.0, -1.0]], 0.01),
+        ([[1.0, 1.0], [1.0, 1.1]], 0.1),  # ρ = -0.994
+        ([[1.0, 1.0], [1.0, 1.0]], 0.01),  # ρ = -0.99995
+    ],
+)
+def test_linear_gaussian(weight, noise):
+    run(*linear(weight, noise), tolerance=1e-8)
+
+
+@pytest.mark.parametrize("strategy", ["tile", "loop"])
+def test_layouts(strategy, monkeypatch):
+    size = 3 if strategy == "loop" else 20
+    run(*linear([[0.8], [0.5]], 0.3), size=size, strategy=strategy)
+
+
+def test_single_precision():
+    model, guide, batch, exact = linear([[0.8], [0.5]], 0.05, dtype=torch.float32)
+    found = run(model, guide, batch, exact, tolerance=2e-5)
+    assert found.error.min() > 1e-7
+    run(*linear([[1.0, 1.0], [1.0, 0.0]], 0.1, dtype=torch.float32), tolerance=2e-5)
+
+
+def test_the_error_says_when_the_grid_was_not_fine_enough(monkeypatch):
+    monkeypatch.setattr(module, "_MOST", {1: 257, 2: 65})
+    pair = narrow(1e-2, mirrored=True)
+    found = run(*pair[:3])
+    error = np.abs(found.log_px - pair[3].numpy())
+    assert error.max() > 1e-3
+    assert (error < 10 * found.error).all()
+
+
+def test_the_error_says_when_the_mass_was_not_found(monkeypatch):
+    monkeypatch.setattr(module, "_MOVES", 2)
+    found = run(*narrow(0.1, torch.tensor([0.0, 1000.0], **DOUBLE))[:3])
+    assert found.error[1] == math.inf
+
+
+def test_positions_blocks_and_memory(monkeypatch):
+    pair = linear([[0.8], [0.5]], 0.3, size=40)
+    everything = run(*pair, size=40)
+    positions = np.array([2, 3, 20, 39])
+    found = run(*pair, size=40, positions=positions)
+    assert found.datum.tolist() == positions.tolist()
+    np.testing.assert_allclose(found.log_px, everything.log_px[positions], 1e-12)
+    monkeypatch.setattr(module, "_BLOCK", 7)
+    again = run(*pair, size=40, memory=0.01)
+    np.testing.assert_allclose(again.log_px, everything.log_px, 1e-12)
+
+
+def test_round_trip():
+    found = run(*narrow(0.1))
+    again = Quadrature.from_dataset(found.to_dataset())
+    for name in ("datum", "log_px", "error"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(found, name))
+
+
+def test_other_dimensions_are_refused():
+    pair = linear([[1.0, 1.0, 0.0], [1.0, 0.0, 1.0]], 0.1)
+    with pytest.raises(PvaeError, match=r"a datum has 3 .*importance sampling"):
+        run(*pair)
+    with pytest.raises(PvaeError, match=r"a datum has 0 .*exact"):
+        run(*oracles.summed("guide"))
+
+
+def test_nothing_to_integrate():
+    model, guide, batch, _ = narrow(0.1)
+
+    def broken(x):
+        model(x)
+        with pyro.plate("again", len(x)):
+            pyro.factor("none", torch.where(x > 1.0, -math.inf, 0.0))
+
+    with pytest.raises(PvaeError, match="nothing to integrate"):
+        run(broken, guide, batch)

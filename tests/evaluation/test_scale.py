@@ -1,0 +1,292 @@
+"""The same numbers, bit for bit, whatever the chunks, the kills and the number of processes."""
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from small import small_pair
+
+import pvae
+from pvae import Evaluation, PvaeError
+from pvae.evaluation.work import FOLDER, Work, half_done
+from pvae.memory import Chunks, LiveBytes
+from pvae.sampler import Sampler
+
+SCRIPT = textwrap.dedent(
+    """
+    import os, signal, sys, torch, pvae
+    from pvae.evaluation.work import Work
+
+    torch.set_num_threads(1)
+    out, survive = sys.argv[1], int(sys.argv[2])
+    written, write = 0, Work._write
+
+    def kill_after(self, *args):
+        global written
+        write(self, *args)
+        written += 1
+        if written == survive:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    Work._write = kill_after
+    torch.manual_seed(0)
+    model = pvae.models.VAE((1, 8, 8), latent_dim=4, hidden_dims=[16])
+    guide = pvae.guides.MeanField((1, 8, 8), latent_dim=4, hidden_dims=[16])
+    data = pvae.data.load("digits").test.tensors()[0][:150]
+    pvae.evaluate(
+        model, guide, data, num_samples=[1, 7, 300], prior_samples=20, ais=6, num_chains=4,
+        num_temperatures=10, num_leapfrog=2, progress=False, out=out, device="cpu",
+    )
+    """
+)
+
+
+@pytest.fixture(scope="module")
+def script(tmp_path_factory):
+    path = tmp_path_factory.mktemp("scale") / "evaluate_it.py"
+    path.write_text(SCRIPT)
+    return path
+
+
+def _run(script, out, survive=0, processes=1):
+    command = [sys.executable]
+    if processes > 1:
+        command += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    command += [str(script), str(out), str(survive)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+
+
+def _same(a: Evaluation, b: Evaluation) -> None:
+    for name in ("elbo", "log_px", "psis", "khat", "kl", "log_px_se", "elbo_analytic"):
+        np.testing.assert_array_equal(getattr(a, name), getattr(b, name), err_msg=name)
+    assert a.summary() == b.summary()
+    assert a.findings.keys() == b.findings.keys()
+    for name, found in a.findings.items():
+        for key, value in vars(found).items():
+            np.testing.assert_array_equal(value, getattr(b.findings[name], key), f"{name} {key}")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(script, tmp_path_factory):
+    out = tmp_path_factory.mktemp("undisturbed")
+    done = _run(script, out)
+    assert done.returncode == 0, done.stderr
+    assert sorted(p.name for p in out.iterdir()) == ["evaluation.json", "evaluation.nc"]
+    return Evaluation.load(out)
+
+
+def test_two_processes_find_what_one_finds(script, undisturbed, tmp_path):
+    done = _run(script, tmp_path, processes=2)
+    assert done.returncode == 0, done.stderr[-2000:]
+    _same(Evaluation.load(tmp_path), undisturbed)
+    assert not (tmp_path / FOLDER).exists()
+
+
+def test_a_killed_evaluation_goes_on_where_it_was(script, undisturbed, tmp_path):
+    for survive in (2, 5, 1):  # within the weights; in what follows them; once more
+        assert _run(script, tmp_path, survive).returncode == -9
+    kept = half_done(tmp_path)
+    assert kept is not None
+    assert kept >= 7
+    assert _run(script, tmp_path).returncode == 0
+    _same(Evaluation.load(tmp_path), undisturbed)
+    assert half_done(tmp_path) is None
+
+
+@pytest.mark.parametrize("network", ["dense", "conv"])
+def test_small_and_large_chunks(network):
+    torch.manual_seed(0)
+    model = pvae.models.VAE((1, 8, 8), latent_dim=4, network=network)
+    guide = pvae.guides.MeanField((1, 8, 8), latent_dim=4)
+    x = pvae.data.load("digits").test.tensors()[0][:70]
+    options = {"num_samples": 200, "prior_samples": 20, "progress": False, "ais": 3}
+    options |= {"num_chains": 6, "num_temperatures": 4, "num_leapfrog": 2}
+    usual = pvae.evaluate(model, guide, x, **options)
+    rows = set()
+    for memory in (0.1, 1, 1000):
+        _same(pvae.evaluate(model, guide, x, memory=memory, **options), usual)
+        rows.add(Sampler(model, guide, x, memory=memory).rows)
+    assert len(rows) > 1  # the chunks did differ
+
+
+def test_out_of_memory_halves_the_chunk_and_changes_nothing(monkeypatch):
+    pair = small_pair()
+    x = pvae.data.load("digits").test.tensors()[0][:40]
+    usual = pvae.evaluate(*pair, x, num_samples=300, progress=False)
+    model, decoder = pair[0], pair[0].decoder
+    most, forward = 600, decoder.forward
+
+    def limited(z):
+        if z.ndim == 3 and z.shape[1] == 32 and z.shape[:-1].numel() > most:
+            raise torch.OutOfMemoryError("CUDA out of memory (pretended)")
+        return forward(z)
+
+    monkeypatch.setattr(decoder, "forward", limited)
+    with pytest.warns(UserWarning, match="out of memory: going on with"):
+        again = pvae.evaluate(model, pair[1], x, num_samples=300, progress=False, prior_samples=0)
+    np.testing.assert_array_equal(again.log_px, usual.log_px)
+    most = 31
+    with pytest.raises(PvaeError, match="not enough memory for one sample of 32 data"):
+        pvae.evaluate(model, pair[1], x, num_samples=300, progress=False, prior_samples=0)
+
+
+def test_an_evaluation_is_added_to(tmp_path, monkeypatch):
+    pair = small_pair()
+    x = pvae.data.load("digits").test.tensors()[0][:40]
+    options = {"num_samples": 50, "progress": False, "out": tmp_path}
+    first = pvae.evaluate(*pair, x, **options)
+    drawn = []
+    stream = Sampler.stream
+    monkeypatch.setattr(Sampler, "stream", lambda *a, **k: drawn.append(1) or stream(*a, **k))
+    annealing = {"num_chains": 4, "num_temperatures": 5, "num_leapfrog": 2}
+    second = pvae.evaluate(*pair, x, **options, ais=3, **annealing)
+    assert not drawn  # the weights were there already
+    np.testing.assert_array_equal(first.log_px, second.log_px)
+    assert set(second.findings) == {"prior", "surgery", "ais_prior", "ais_guide"}
+    third = pvae.evaluate(*pair, x, **options)
+    assert set(third.findings) == set(second.findings)  # nothing computed is lost
+    other = pvae.evaluate(*small_pair(seed=1), x, **options)
+    assert drawn  # another pair: anew
+    assert set(other.findings) == {"prior", "surgery"}
+
+
+def test_blocks_of_other_work_are_not_taken(tmp_path, capsys):
+    blocks = [np.arange(2), np.arange(2, 4)]
+
+    def half(block):
+        if block[0]:
+            raise PvaeError("stop here")
+        return {"x": block * 1.0}
+
+    with pytest.raises(PvaeError, match="stop here"):
+        Work(tmp_path, {"seed": 0}, False).map("a", blocks, half)
+    assert half_done(tmp_path) == 1
+
+    def never(block):
+        assert block[0], "the first block was kept"
+        return {"x": block * 1.0}
+
+    work = Work(tmp_path, {"seed": 0}, False)
+    assert [r["x"].tolist() for r in work.map("a", blocks, never)] == [[0, 1], [2, 3]]
+    Work(tmp_path, {"seed": 1}, False)
+    assert "anew" in capsys.readouterr().out
+    assert half_done(tmp_path) == 0
+    with pytest.raises(PvaeError, match=r"half done \(0 blocks"):
+        Evaluation.load(tmp_path)
+
+
+def test_a_damaged_block_is_computed_anew(tmp_path):
+    work = Work(tmp_path, {}, False)
+    work.map("a", [np.arange(3)], lambda block: {"x": block})
+    (path,) = (tmp_path / FOLDER).glob("*.npz")
+    path.write_bytes(path.read_bytes()[:40])
+    assert work.map("a", [np.arange(3)], lambda block: {"x": block + 1})[0]["x"].tolist() == [
+        1,
+        2,
+        3,
+    ]
+
+
+def test_half_done_in_the_shell(script, tmp_path):
+    from pvae.cli import main
+
+    run = tmp_path / "run"
+    assert main(["train", "--epochs", "1", "--out", str(run), "--progress", "false"]) == 0
+    Work(run, {"of": "something else"}, False).map("a", [np.arange(2)], lambda b: {"x": b})
+    done = subprocess.run(
+        [sys.executable, "-m", "pvae", "report", str(run)], capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert "half done (1 blocks are kept)" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_live_bytes_counts_what_is_alive():
+    x = torch.zeros(1000)
+    with LiveBytes() as found:
+        y = x + 1
+        y = y + 1
+        y.view(10, 100)
+        del y
+    assert found.peak == 2 * 4000
+    assert found.total == 2 * 4000
+
+
+def test_chunks_cover_every_sample_once():
+    chunks = Chunks(10)
+    out = chunks.run(7, 3, lambda a, b: {"k": torch.arange(a, b)[:, None].expand(-1, 3)})
+    assert out["k"][:, 0].tolist() == list(range(7))
+
+
+def test_memory_must_be_positive():
+    with pytest.raises(PvaeError, match="memory=0"):
+        pvae.evaluate(*small_pair(), torch.zeros(3, 1, 8, 8), memory=0, progress=False)
+
+
+@pytest.mark.parametrize("growing", ["samples", "data"])
+def test_memory_grows_neither_with_samples_nor_with_data(growing):
+    script = """
+        import resource, sys, torch, pvae
+        torch.set_num_threads(1)
+        model, guide = pvae.models.VAE((784,), 5), pvae.guides.MeanField((784,), 5)
+        x = torch.zeros(40, 784)
+        pvae.evaluate(model, guide, x, num_samples=50, progress=False)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        x = torch.zeros(int(sys.argv[2]), 784)
+        pvae.evaluate(model, guide, x, num_samples=int(sys.argv[1]), prior_samples=0,
+                      progress=False)
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+    """
+    sizes = {"samples": ((500, 4), (20_000, 4)), "data": ((2, 500), (2, 6000))}[growing]
+    grown = []
+    for samples, data in sizes:
+        command = [sys.executable, "-c", textwrap.dedent(script), str(samples), str(data)]
+        done = subprocess.run(command, check=True, capture_output=True)
+        grown.append(int(done.stdout))  # KiB
+    own = (sizes[1][1] - sizes[0][1]) * 784 * 4 / 1024
+    assert grown[1] < grown[0] + own + 64 * 1024
+
+
+def test_k_lists(tmp_path):
+    pair = small_pair()
+    x = pvae.data.load("digits").test.tensors()[0][:10]
+    result = pvae.evaluate(*pair, x, num_samples=[2, 3, 10], progress=False)
+    assert list(result.bounds) == [2, 3, 10]
+    rows = {row["num_samples"]: row["unused_samples"] for row in result.summary()["log_px"]}
+    assert rows == {2: 0, 3: 1, 10: 0}
+    for wrong in ([5, 5], [5, 2], [0, 3], []):
+        with pytest.raises(PvaeError, match="must be at least 1 and increase"):
+            pvae.evaluate(*pair, x, num_samples=wrong, progress=False)
+    with pytest.raises(PvaeError, match="ais=-1"):
+        pvae.evaluate(*pair, x, ais=-1, progress=False)
+
+
+def test_bits_per_dimension():
+    data = pvae.data.load("digits", observation="dequantize")
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            # Uniform on the unit cube: log p(x) = 0, and 64 pixels of log2(17) bits each.
+            low = torch.zeros(1, 8, 8)
+            pyro.sample("x", dist.Uniform(low, low + 1, validate_args=False).to_event(3), obs=x)
+
+    found = pvae.evaluate(model, lambda x: None, data, num_samples=2, progress=False).summary()
+    assert found["bits_per_dim"]["log_px"] == pytest.approx(np.log2(data.levels))
+    assert found["exact"]
+    binary = pvae.data.load("digits")
+
+    def coins(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Bernoulli(torch.full((1, 8, 8), 0.5)).to_event(3), obs=x)
+
+    found = pvae.evaluate(coins, lambda x: None, binary, num_samples=2, progress=False).summary()
+    assert found["bits_per_dim"]["log_px"] == pytest.approx(1.0)
+    json.dumps(found, allow_nan=False)

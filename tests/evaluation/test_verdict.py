@@ -1,0 +1,81 @@
+"""The verdict claims no more than was checked."""
+
+import numpy as np
+
+from pvae.evaluation.annealed import Annealed
+from pvae.evaluation.verdict import verdict
+
+N = 50
+
+
+def _ais(difference, se=0.05):
+    data = np.arange(10)
+    return Annealed(
+        datum=data,
+        log_px=-100.0 + difference,
+        log_px_se=np.full(10, se),
+        ess=np.full(10, 9.0),
+        acceptance=np.ones(3),
+        start="prior",
+        num_chains=16,
+        num_temperatures=500,
+        num_leapfrog=10,
+    )
+
+
+def _words(khat, ais=None, **options):
+    return verdict(
+        np.full(N, khat), 0.7, 5000,
+        log_px=np.full(N, -100.0), log_px_se=np.full(N, 0.05), ais=ais, **options,
+    )  # fmt: skip
+
+
+def test_khat_alone():
+    good = _words(0.1)
+    assert "no sign" in good
+    assert "cannot exclude" in good
+    assert "nothing here has checked" in good
+    bad = _words(0.9)
+    assert "100%" in bad
+    assert "not to be trusted" in bad
+    assert "not available" in verdict(np.full(10, np.nan), 0.7, 20)
+    assert "no sign" in _words(-np.inf)
+
+
+def test_some_data_above_the_threshold():
+    khat = np.full(N, 0.1)
+    khat[:2] = 0.8
+    words = verdict(khat, 0.7, 5000)
+    assert "4.0% of the data" in words
+    assert "cannot exclude" in words
+
+
+def test_ais_that_agrees_says_what_was_not_checked():
+    noise = 0.05 * np.random.default_rng(0).standard_normal(10)
+    words = _words(0.1, _ais(noise))
+    assert "agrees" in words
+    assert "on 10 data" in words
+    assert "The other 40 data were not checked" in words
+    assert "nothing here has checked" not in words
+
+
+def test_ais_that_finds_more():
+    words = _words(0.1, _ais(np.linspace(0.5, 1.5, 10)))
+    assert "higher by 1.00" in words
+    assert "for 10" in words
+    assert "leaves out part of their posterior" in words
+    one = np.zeros(10)
+    one[3] = 0.21  # one datum in ten beyond three errors, by chance
+    assert "agrees" in _words(0.1, _ais(one))
+
+
+def test_ais_that_finds_less_rules_out_nothing():
+    words = _words(0.1, _ais(np.linspace(-3, -2, 10)))
+    assert "comes out lower by 2.50" in words
+    assert "can rule out no missed mode" in words
+
+
+def test_exact():
+    words = _words(-np.inf, exact=True)
+    assert "exact" in words
+    assert "cannot exclude" not in words
