@@ -91,7 +91,9 @@ def _of_site(
         return None, None
     closed = True
     try:
-        each = kl_divergence(q, p)
+        # Some of torch's formulas index by masks, which do not broadcast.
+        shape = torch.broadcast_shapes(q.batch_shape, p.batch_shape)
+        each = kl_divergence(q.expand(shape), p.expand(shape))
     except NotImplementedError:
         closed = False
         each = q.log_prob(site["value"]) - p.log_prob(site["value"])

@@ -87,7 +87,7 @@ def quadrature(
     Source: Trefethen & Weideman 2014, *The exponentially convergent trapezoidal rule*.
     """
     if density.dim not in (1, 2):
-        what = "importance sampling (log_px) or annealing (ais=…)" if density.dim else "the ELBO"
+        what = "importance sampling (log_px) or annealing (ais=…)" if density.dim else "log_px"
         exact = "" if density.dim else ", which is exact here"
         raise PvaeError(
             f"Quadrature is for one or two latent dimensions, and a datum has {density.dim} "

@@ -37,7 +37,7 @@ __all__ = ["Level", "Marks", "bounds", "histogram", "khat_histogram", "training"
 def bounds(
     summary: dict[str, Any], marks: Sequence[Marks] = (), levels: Sequence[Level] = ()
 ) -> tuple[Markup | None, list[str]]:
-    """Returns the mean bound against K, with ±1 standard error over the data, and what is beside it.
+    """Returns the mean bound against K, with ±1 standard error over the data, and estimates.
 
     Args:
         summary: `Evaluation.summary()`.
@@ -55,9 +55,10 @@ def bounds(
     frame += [elbo] if elbo is not None and math.isfinite(elbo) else []
     low, high = min(frame), max(frame)
     room = high - low or 1.0
-    # One estimate that is nonsense must not flatten everything else.
-    far = [name for name, points in [*marks, *((n, [(1, v)]) for n, v in levels)]
+    # An estimate that is nonsense must not flatten everything else; levels far above are news.
+    far = [name for name, points in marks
            if any(not low - room <= value <= high + room for _, value in points)]  # fmt: skip
+    far += [name for name, value in levels if value < low - room]
     marks = [mark for mark in marks if mark[0] not in far]
     levels = [level for level in levels if level[0] not in far]
     return responsive(lambda width: _bounds(rows, elbo, marks, levels, width)), far
@@ -91,8 +92,9 @@ def _bounds(
             )  # fmt: skip
         text = number(float(mean[-1]), decimals(*se))
         ax.annotate(
-            text, (k[-1], mean[-1]), (9, 0), textcoords="offset points", va="center", color=ACCENT
-        )
+            text, (k[-1], mean[-1]), (10, 0), textcoords="offset points", va="center",
+            color=ACCENT, bbox={"fc": PAPER, "ec": "none", "pad": 1},
+        )  # fmt: skip
         if elbo is not None and math.isfinite(elbo):
             ax.axhline(elbo, color=SECOND, linewidth=1.4, dashes=(4, 3))
             ax.annotate(

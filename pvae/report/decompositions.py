@@ -45,9 +45,10 @@ def kl_dims(evaluation: "Evaluation") -> Panel | None:
     )
     note = (
         "KL(q(z|x) ‖ p(z)) of each dimension, averaged over the data, from the largest to the "
-        "smallest. Dark bars are active units: their posterior mean varies over the data by more "
-        f"than {ActiveUnits.threshold:g} (Burda, Grosse & Salakhutdinov 2016, section 5.2). A "
-        "dimension without KL carries nothing about x."
+        "smallest. In strong colour are the active units: their posterior mean varies over the "
+        f"data by more than {ActiveUnits.threshold:g} (Burda, Grosse & Salakhutdinov 2016, section "
+        "5.2). A faint bar varies less, or its mean is undefined. A dimension without KL carries "
+        "nothing about x."
     )
     dims = ", ".join(
         f"the {_BARS} largest of {text.count(len(known[name]['kl_dims']))}"
@@ -56,7 +57,9 @@ def kl_dims(evaluation: "Evaluation") -> Panel | None:
     )  # fmt: skip
     note += f" Shown: {dims}." if dims else ""
     if left := len(known) - len(shown):
-        note += f" {text.plural(left, 'site')} with less KL {'is' if left == 1 else 'are'} not shown."
+        note += (
+            f" {text.plural(left, 'site')} with less KL {'is' if left == 1 else 'are'} not shown."
+        )
     if without := [name for name in evaluation.sites if name not in known]:
         note += f" Not split into dimensions: {', '.join(without)}."
     return Panel(title, bodies, note)
@@ -67,18 +70,21 @@ def _dims(name: str, site: dict[str, Any], index: int, width: float) -> Markup:
     order = np.argsort(-np.nan_to_num(kl), kind="stable")[:_BARS]
     variance = site["variance"] or []
     same = len(variance) == len(kl)
-    active = np.asarray(variance)[order] > ActiveUnits.threshold if same else np.ones(len(order))
+    active = np.asarray(variance)[order] > ActiveUnits.threshold if same else np.zeros(len(order))
     label = f"KL of the dimensions of latent site {index + 1}"
     with chart(label, width, 200) as drawn:
         ax, at = drawn.figure.subplots(), np.arange(len(order))
-        for some, colour, words in ((active == 1, ACCENT, "active"), (active == 0, FILL, "not")):
+        for some, colour, words in (
+            (active == 1, ACCENT, "active"),
+            (active == 0, FILL, "not active"),
+        ):
             ax.bar(at[some], kl[order][some], color=colour, width=0.72,
                    alpha=0.85, label=words if same else None)  # fmt: skip
         if same and 0 < active.sum() < len(active):
             key(ax, 2)
         few = len(order) <= (20 if width > 500 or len(order) <= 10 else 12)
         ax.set_xticks(at if few else [], [str(i + 1) for i in order] if few else [])
-        ax.set_xlim(-0.8, max(len(order), 6) - 0.2)
+        ax.set_xlim(-0.8, max(len(order), width / 60) - 0.2)
         plain(ax.yaxis)
         ax.set_title(f"{name}, nats", parse_math=False)
         ax.set_xlabel("dimension, sorted →" if few else "dimensions, sorted →", loc="right")
@@ -108,8 +114,9 @@ def surgery(evaluation: "Evaluation") -> Panel | None:
         "Rate = mutual information + marginal KL (Hoffman & Johnson 2016), from one draw of z for "
         f"{text.plural(len(found), 'datum', 'data')}. The first says how well a code tells which "
         f"of the {n} data it is of; it cannot exceed log N = {text.number(most)} nats, the dashed "
-        "line, and close to it only says that N is small for this pair. The second says how far "
-        "the codes of all data together are from the prior: what a better prior could win."
+        "line, and close to it only says that N is small for this pair, and that the other part is "
+        "overstated. The second says how far the codes of all data together are from the prior: "
+        "what a better prior could win."
     )
     return Panel(title, (body,), note)
 
@@ -138,17 +145,19 @@ def gap(evaluation: "Evaluation", summary: dict[str, Any]) -> Panel | None:
         note += (
             "The amortisation gap is what an encoder of more capacity or more training could win; "
             "the approximation gap is what only a richer family than the guide's could win. "
+            f"Optimised for each datum: {found.family}"
         )
     else:
+        reason = found.family.removeprefix(f"{first}: ")
         note += (
-            "The guide's own family could not be optimised datum by datum, so the comparison is "
-            "with the optimal mean field: this is no amortisation gap, and it is below zero where "
-            "the guide is better than every mean field. "
+            f"The guide's own family could not be optimised datum by datum ({reason}), so the "
+            "comparison is with the optimal mean field: this is no amortisation gap, and it is "
+            "below zero where the guide is better than every mean field. Optimised for each datum: "
+            "a product of Normals"
         )
     note += (
-        f"Optimised for each datum: {found.family} ({text.count(found.num_steps)} steps). log p(x) "
-        "is taken from the largest estimate there is (L_K or AIS, each below it in expectation); "
-        "the last gap is known only as well as that."
+        f" ({text.count(found.num_steps)} steps). log p(x) is the largest estimate there "
+        "is (by importance weights or AIS, each below it in expectation); the last gap is known only as well as that."
     )
     return Panel(title, (body,), note)
 
@@ -177,7 +186,7 @@ def _steps(
         most: What the first part can be at most.
         error: Standard error of the sum.
     """
-    places = 2 if max(abs(value) for _, value, _ in parts) >= 0.1 else 4
+    places = min(3, max(2, text.decimals(*(se for _, _, se in parts))))
     with chart(label, width, 60 + 46 * (len(parts) + 1)) as drawn:
         ax, start = drawn.figure.subplots(), 0.0
         ends = [0.0]
@@ -187,19 +196,27 @@ def _steps(
             colour = RULE if last else (ACCENT, SECOND)[y % 2]
             ax.barh(y, value, left=left, height=0.34, color=colour, alpha=1 if last else 0.8)
             start = left + value
-            if se is not None and math.isfinite(se):
-                ax.errorbar(start, y, xerr=se, color=INK, elinewidth=1.4, capsize=3)
+            spread = se if se is not None and math.isfinite(se) else 0.0
+            if spread:
+                ax.errorbar(start, y, xerr=spread, color=INK, elinewidth=1.4, capsize=3)
             if y < len(parts):
                 ax.plot([start, start], [y, y + 1], color=RULE, linewidth=1, zorder=0)
-            ends += [start, start + (se or 0)]
+            ends += [start - spread, start + spread]
+            words = " ".join([name, "", *text.with_error(value, se, places)])
             ax.annotate(
-                f"{name}  {_with(value, se, places)}", (0, y - 0.22), xytext=(5, 0),
+                words, (0, y - 0.22), xytext=(5, 0),
                 xycoords=ax.get_yaxis_transform(), textcoords="offset points", va="bottom",
                 color=INK, bbox={"fc": PAPER, "ec": "none", "pad": 1},
             )  # fmt: skip
         if most is not None:
             ax.plot([most, most], [-0.18, 0.34], color=INK, linewidth=1.4, dashes=(3, 2))
             ends.append(most)
+            left = most >= 0.8 * max(ends)
+            if not left or parts[0][1] < 0.75 * most:
+                ax.annotate(
+                    "log N", (most, 0), (-5 if left else 5, 0), textcoords="offset points",
+                    ha="right" if left else "left", va="center", color=INK,
+                )  # fmt: skip
         ax.axvline(0, color=INK, linewidth=1.4)
         low, high = min(ends), max(ends)
         room = 0.03 * (high - low) or 0.5
@@ -210,8 +227,3 @@ def _steps(
         plain(ax.xaxis)
         ax.set_xlabel("nats per datum →", loc="right")
     return drawn.svg
-
-
-def _with(value: float, se: float | None, places: int) -> str:
-    known = se is not None and math.isfinite(se)
-    return text.number(value, places) + (f" ± {text.number(se, places)}" if known else "")

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from markupsafe import Markup
 
 from pvae.evaluation.summary import mean_and_se
 from pvae.report import charts, text
@@ -19,6 +20,8 @@ Mean = dict[str, float | None]
 
 _CUBO = 0.25  # the k̂ from which the second moment of w² is infinite
 _NOTHING: Mean = {"mean": None, "se": None}
+_HINT = Markup("{} was not asked for: <code>pvae evaluate RUN {}</code> adds it.")
+_SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _HINTS = {
     "prior": ("Naive Monte Carlo from the prior", "--prior_samples 500"),
     "quadrature": ("Quadrature", "--quadrature true"),
@@ -61,7 +64,7 @@ def bounds(evaluation: "Evaluation", summary: dict[str, Any]) -> list[Row]:
     e = evaluation
     # Where no site is enumerated in the guide, the ELBO is L_1.
     same = 1 in e.bounds and np.allclose(e.elbo, e.bounds[1], equal_nan=True)
-    error = summary["log_px"][0]["monte_carlo_se"] if same else None
+    error = summary["log_px"][0]["monte_carlo_se"] if same and not e.exact else None
     rows = [Row("ELBO", "", _mean(e.elbo), summary["elbo"]["se"], error=error)]
     if e.elbo_analytic is not None:
         note = "the same bound, with the KL in closed form where there is one"
@@ -131,7 +134,9 @@ def _small(error: float | None) -> str:
     if error is None:
         return "unknown for some datum"
     power = math.floor(math.log10(error)) if error > 0 else -16
-    return f"{text.number(error, 3)} nats" if power > -3 else f"below 10^{power + 1} nats"
+    if power > -3:
+        return f"{text.number(error, 3)} nats"
+    return f"below 10{str(power + 1).translate(_SUPERSCRIPT)} nats"
 
 
 def _from_above(e: "Evaluation", cubo: np.ndarray) -> Row:
@@ -164,10 +169,10 @@ def absent(evaluation: "Evaluation", *names: str) -> list[str]:
             hints.append(name)
     if {"ais_prior", "ais_guide"} <= set(hints):
         hints = ["ais", *(name for name in hints if not name.startswith("ais_"))]
-    lines = [f"{' and '.join(words)}: {reason}" for reason, words in reasons.items()]
+    lines = [f"Left out: {', '.join(words)}. {reason}" for reason, words in reasons.items()]
     for name in hints:
         words, option = _HINTS[name]
-        lines.append(f"{words} was not asked for: pvae evaluate RUN {option} adds it.")
+        lines.append(_HINT.format(words, option))
     return lines
 
 
@@ -177,7 +182,7 @@ def bits(evaluation: "Evaluation", summary: dict[str, Any]) -> str | None:
     if found is None:
         return None
     e, dims = evaluation, text.count(evaluation.data["dims"])
-    by = "" if e.exact else f" by L_K at K = {text.count(e.num_samples)}"
+    by = "" if e.exact else f" by the bound at K = {text.count(e.num_samples)}"
     words = (
         f"In bits per dimension: {text.number(found['log_px'], 4)}{by} and "
         f"{text.number(found['elbo'], 4)} by the ELBO, where fewer are better. That is "

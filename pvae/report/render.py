@@ -103,7 +103,7 @@ def _context(
             "bounds": attempt("Bound against K", estimates.against_k, evaluation, summary),
             "khat": attempt("Pareto k̂, datum by datum", trust.khat, evaluation),
             "log_px": attempt("log p(x), datum by datum", trust.log_px, evaluation, places),
-            "ais": attempt("AIS against L_K", trust.ais, evaluation),
+            "ais": attempt("AIS against the bound", trust.ais, evaluation),
             "acceptance": attempt("Acceptance of AIS", trust.acceptance, evaluation),
             "bdmc": attempt("Bidirectional Monte Carlo", trust.bdmc, evaluation),
             "kl_dims": attempt("KL of each dimension", decompositions.kl_dims, evaluation),
@@ -126,6 +126,7 @@ def _context(
         "decimals": text.decimals,
         "percent": text.percent,
         "plural": text.plural,
+        "with_error": text.with_error,
     }
 
 

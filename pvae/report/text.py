@@ -4,7 +4,9 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-__all__ = ["NONE", "count", "decimals", "flatten", "number", "percent", "plural", "shape"]
+__all__ = [
+    "NONE", "count", "decimals", "flatten", "number", "percent", "plural", "shape", "with_error",
+]  # fmt: skip
 
 NONE = "–"
 
@@ -22,6 +24,19 @@ def number(value: Any, places: int = 2, sign: bool = False) -> str:
         return "∞" if value > 0 else "−∞"
     text = f"{value:{'+' if sign else ''}.{places}f}"
     return (text.lstrip("-+") if float(text) == 0 else text).replace("-", "−")
+
+
+def with_error(value: Any, error: Any, places: int, sign: bool = False) -> tuple[str, str]:
+    """Returns a number and its error as two words; the second is empty where there is none.
+
+    Example:
+        >>> with_error(-1.234, 0.05, 2), with_error(0.5, None, 1), with_error(0.5, 1e-6, 2)
+        (('−1.23', '± 0.05'), ('0.5', ''), ('0.50', '± <0.01'))
+    """
+    known = error is not None and math.isfinite(error)
+    tiny = known and 0 < error < 0.5 * 10**-places
+    shown = f"<{number(10**-places, places)}" if tiny else number(error, places)
+    return number(value, places, sign), f"± {shown}" if known else ""
 
 
 def decimals(*errors: float | None) -> int:

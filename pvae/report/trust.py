@@ -1,4 +1,4 @@
-"""How far the numbers can be trusted, datum by datum: k̂, AIS beside L_K, and the sandwich."""
+"""How far the numbers can be trusted, datum by datum: k̂, AIS beside the bound, and the sandwich."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -60,8 +60,8 @@ def log_px(evaluation: "Evaluation", places: int) -> Panel | None:
 
 
 def ais(evaluation: "Evaluation") -> Panel | None:
-    """Draws what AIS finds above or below L_K, for each datum of its own, in order."""
-    title = "AIS against L_K, datum by datum"
+    """Draws what AIS finds above or below the bound, for each datum of its own, in order."""
+    title = "AIS against the bound, datum by datum"
     found = _annealed(evaluation)
     if not found:
         return Panel(title, hidden=True)
@@ -101,7 +101,7 @@ def _annealed(evaluation: "Evaluation") -> dict[str, "Annealed"]:
 
 
 def _difference(evaluation: "Evaluation", found: "Annealed") -> tuple[Series, Series]:
-    """Returns AIS minus L_K, and the Monte Carlo error of both together."""
+    """Returns AIS minus the bound, and the Monte Carlo error of both together."""
     error = np.nan_to_num(evaluation.log_px_se[found.datum], posinf=0.0)
     with np.errstate(invalid="ignore"):
         difference = found.log_px - evaluation.log_px[found.datum]
@@ -112,9 +112,9 @@ def _about(evaluation: "Evaluation", found: dict[str, Any], higher: int) -> str:
     (start, first), *others = found.items()
     k = text.count(evaluation.num_samples)
     note = (
-        f"Annealed importance sampling {start} (Neal 2001; Wu et al. 2017) minus L_K at K = {k}, "
-        f"for {text.plural(len(first), 'datum', 'data')} in the order of that difference; bars are "
-        "±2 Monte Carlo errors of both. "
+        f"Annealed importance sampling {start} (Neal 2001; Wu et al. 2017) minus the bound at "
+        f"K = {k}, for {text.plural(len(first), 'datum', 'data')} in the order of that difference; "
+        "bars are ±2 Monte Carlo errors of both. "
     )
     if start == "from the prior":
         note += (
@@ -184,9 +184,10 @@ def bdmc(evaluation: "Evaluation") -> Panel | None:
         f"{text.plural(found.num_chains, 'chain')}, "
         f"{text.plural(found.num_temperatures, 'temperature')}). Left, the two ends; right, what "
         f"lies between them in the same order, on average {text.number(found.gap, places)} ± "
-        f"{text.number(found.gap_se, places)} nats: neither end is further off than that. This "
-        "holds for data drawn from the model, not for the test data, whose posteriors can be "
-        "harder; it says how well annealing with these settings can do."
+        f"{text.number(found.gap_se, places)} nats: on average neither end is further from log "
+        "p(x) than that, and below zero there is only noise. This holds for data drawn from the "
+        "model, not for the test data, whose posteriors can be harder; it says how well annealing "
+        "with these settings can do."
     )
     if left := int((~known).sum()):
         note += f" {text.plural(left, 'datum', 'data')} without finite ends: not drawn."

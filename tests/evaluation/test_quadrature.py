@@ -67,7 +67,9 @@ def linear(weight, noise, size=20, dtype=torch.float64):
     return model, somewhere((weight.shape[1],)), (x.to(dtype),), exact
 
 
-@pytest.mark.parametrize("name", ["categorical_in_guide", "categorical_in_model", "gamma_poisson"])
+@pytest.mark.parametrize(
+    "name", ["mixture", "categorical_in_guide", "categorical_in_model", "gamma_poisson"]
+)
 def test_oracles(name):
     run(*oracles.ORACLES[name](), tolerance=1e-8)
 

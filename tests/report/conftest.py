@@ -1,4 +1,4 @@
-"""A made-up evaluation, a page read back as a browser reads it, and stand-ins for the pair."""
+"""Made-up evaluations, a page read back as a browser reads it, and stand-ins for the pair."""
 
 import dataclasses
 import html.parser
@@ -13,13 +13,20 @@ import torch
 
 import pvae
 from pvae.errors import PvaeError
+from pvae.evaluation import Evaluation
+from pvae.evaluation.annealed import Annealed, Sandwich
+from pvae.evaluation.gap import Gap
+from pvae.evaluation.prior import FromPrior
+from pvae.evaluation.quadrature import Quadrature
+from pvae.evaluation.summary import summarise
+from pvae.evaluation.surgery import Surgery
 
 VOID = {"meta", "img", "link", "br", "hr", "input"}
 
 
 @dataclasses.dataclass
 class Numbers:
-    """An evaluation with exact numbers: what `Evaluation` promises, made by hand."""
+    """An evaluation with exact numbers whose parts can be changed; its summary is the real one."""
 
     log_px: np.ndarray
     num_samples: int = 500
@@ -31,6 +38,7 @@ class Numbers:
     seed: int = 11
     verdict: str = "The verdict in words."
     strategy: str = "plate"
+    exact: bool = False
 
     def __post_init__(self) -> None:
         n = len(self.log_px)
@@ -39,33 +47,67 @@ class Numbers:
         self.elbo = self.log_px - 4
         self.bounds = {1: self.log_px - 4, 5: self.log_px - 2, self.num_samples: self.log_px}
         self.log_px_se = np.full(n, 0.125)
+        self.bounds_se = {k: np.full(n, 0.125) for k in self.bounds}
         self.ess = np.full(n, 321.0)
         self.kl = np.full(n, 17.25)
         self.reconstruction = self.elbo + self.kl
+        self.zero_weights = np.zeros(n)
+        self.elbo_analytic = self.psis = self.cubo = None
+        self.jvi, self.findings, self.missing, self.settings = {}, {}, {}, {}
+        self.sites = {
+            "z_1": {"kl": 12.5, "closed_form": True, "active_units": 6,
+                    "kl_dims": [0.5, 4.5, 0.0, 4.5, 0.0, 1.0, 1.0, 1.0],
+                    "variance": [0.02, 0.9, 0.0, 1.5, 0.001, 0.4, 0.4, 0.4]},
+            "z_2": {"kl": None, "closed_form": False, "active_units": 3, "kl_dims": None,
+                    "variance": None},
+        }  # fmt: skip
+
+    def __len__(self) -> int:
+        return len(self.log_px)
 
     def summary(self) -> dict[str, Any]:
-        def stat(values: np.ndarray) -> dict[str, float | None]:
-            se = float(values.std(ddof=1) / len(values) ** 0.5) if len(values) > 1 else None
-            return {"mean": float(values.mean()), "se": se}
+        return summarise(self)
 
-        known = self.khat[~np.isnan(self.khat)]
-        return {
-            "units": "nats", "num_data": len(self.log_px), "num_samples": self.num_samples,
-            "seed": self.seed, "model": self.model, "guide": self.guide, "data": self.data,
-            "elbo": stat(self.elbo),
-            "log_px": [{"num_samples": k, **stat(b)} for k, b in sorted(self.bounds.items())],
-            "kl": float(self.kl.mean()), "reconstruction": float(self.reconstruction.mean()),
-            "khat": {
-                "median": float(np.median(known)) if len(known) else None,
-                "threshold": self.khat_threshold,
-                "above_threshold": (
-                    float((known > self.khat_threshold).mean()) if len(known) else None
-                ),
-            },
-            "ess": {"median": float(np.median(self.ess))}, "active_units": 9,
-            "sites": {"z_1": {"kl": 12.5, "active_units": 6},
-                      "z_2": {"kl": None, "active_units": 3}},
-        }  # fmt: skip
+
+def everything(**changes: Any) -> Evaluation:
+    """An `Evaluation` in which every estimator has found something."""
+    rng, n, k = np.random.default_rng(3), 60, 7
+    log_px = -80 + 10 * rng.standard_normal(n)
+    noise = np.full(n, 0.05)
+    some, few = np.arange(0, 60, 3), np.arange(10)
+    path = {"num_chains": 16, "num_temperatures": 30, "num_leapfrog": 10}
+    # Three data whose posterior the guide misses half of.
+    missed = np.where(np.arange(20) < 3, 0.7, 0.0)
+    ais = Annealed(some, log_px[some] + missed, noise[some], np.full(20, 15.0),
+                   np.linspace(0.9, 0.25, 29), "prior", **path)  # fmt: skip
+    findings = {
+        "prior": FromPrior(np.arange(n), log_px - 31.5, 9 * noise, np.full(n, 487.5),
+                           np.full(n, 1.25), 500),
+        "ais_prior": ais,
+        "ais_guide": dataclasses.replace(ais, log_px=log_px[some], start="guide"),
+        "bdmc": Sandwich(few, -80.0 - few, -79.625 - few, "prior", **path),
+        "quadrature": Quadrature(np.arange(n), log_px + 0.3125, np.full(n, 3e-10)),
+        "gap": Gap(few, log_px[few] - 4, log_px[few] - 2.5, log_px[few], noise[few], noise[few],
+                   "z ~ Normal(loc, scale)", True, 1000, 450),
+        "surgery": Surgery(np.arange(n), np.full(n, 1.0), np.full(n, -2.5), np.full(n, -9.75), n),
+    }  # fmt: skip
+    fields = {
+        "elbo": log_px - 4, "elbo_analytic": log_px - 4.0625, "log_px": log_px,
+        "log_px_se": noise, "psis": log_px + 0.1875, "cubo": np.where(np.arange(n) < 15,
+        log_px + 0.4375, np.nan), "khat": np.where(np.arange(n) < 15, 0.1, 0.5),
+        "ess": np.full(n, 5.5), "kl": np.full(n, 10.75), "reconstruction": log_px + 6.75,
+        "zero_weights": np.full(n, 0.03125), "num_samples": k, "seed": 1, "khat_threshold": 0.4,
+        "bounds": {1: log_px - 4, 3: log_px - 1, k: log_px},
+        "bounds_se": {1: noise, 3: noise, k: noise},
+        "jvi": {1: {3: log_px - 0.5, k: log_px + 0.25}, 2: {3: log_px, k: log_px + 0.375}},
+        "sites": {"z": {"kl": 10.75, "closed_form": True, "active_units": 1,
+                        "kl_dims": [0.0, 10.75], "variance": [0.0, 0.9]}},
+        "model": "Net", "guide": "Cone", "strategy": "plate",
+        "data": {"name": "toys", "observation": "fixed", "hash": "cafe1234", "dims": 64,
+                 "levels": 2},
+        "findings": findings,
+    }  # fmt: skip
+    return Evaluation(**(fields | changes))
 
 
 class Page(html.parser.HTMLParser):
@@ -126,6 +168,11 @@ def numbers() -> Callable[..., Numbers]:
         return Numbers(**{"log_px": log_px, **changes})
 
     return make
+
+
+@pytest.fixture(scope="session")
+def found() -> Callable[..., Evaluation]:
+    return everything
 
 
 @pytest.fixture
