@@ -49,8 +49,8 @@ class Density:
                 if support.is_discrete or not value.is_floating_point():
                     raise PvaeError(
                         f"Latent site {name!r} is discrete "
-                        f"({type(base_distribution(sites[name]['fn'])).__name__}): its density has "
-                        "no gradient for HMC to follow. Mark the site "
+                        f"({type(base_distribution(sites[name]['fn'])).__name__}), with neither a "
+                        "gradient for HMC to follow nor a line to integrate over. Mark the site "
                         'infer={"enumerate": "parallel"} to sum it out.'
                     )
                 transform = _transform(name, support)

@@ -62,6 +62,8 @@ class Sampler:
     Attributes:
         strategy: `"plate"`, `"tile"` or `"loop"`.
         structure: What `check` found.
+        usual_rows: Rows of a chunk where `memory` is not given, for what is drawn in chunks.
+        usual_gradient_rows: The same where gradients are kept.
         chunks: Runs the model in chunks.
         gradient_chunks: The same where gradients are kept, which takes more memory for a row.
     """
@@ -168,7 +170,7 @@ class Sampler:
 
     def _piece(self, size: int) -> int:
         """How many samples of the prior are drawn at once: the decoder runs with them."""
-        return 1 if self.strategy == "loop" else max(1, min(_PIECE, self._usual) // size)
+        return 1 if self.strategy == "loop" else max(1, min(_PIECE, self.usual_rows) // size)
 
     def terms(
         self, batch: tuple[Tensor, ...], num: int, values: dict[str, Tensor]
@@ -256,7 +258,8 @@ class Sampler:
         usual = max(1, min(usual, budget // live))
         if memory is not None:
             budget = int(memory * MIB)
-        self._usual = usual
+        self.usual_rows = usual
+        self.usual_gradient_rows = max(1, min(most, budget // made))
         rows = usual if memory is None else max(1, min(most, budget // live))
         self.chunks = Chunks(rows)
         self.gradient_chunks = Chunks(max(1, min(most, budget // made)))

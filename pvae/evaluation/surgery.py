@@ -143,7 +143,7 @@ def surgery(
         )
     rows = _FLOATS.get(device.type, 2**26) // sampler.latent_numel
     if layout != "plate":
-        rows = min(rows, sampler.rows)  # the encoder sees each row, not each datum
+        rows = min(rows, sampler.usual_rows)  # the encoder sees each row, not each datum
     observed = sampler.structure.observed
 
     def compute(block: np.ndarray) -> dict[str, np.ndarray]:

@@ -55,6 +55,13 @@ def _tails(khat: np.ndarray, threshold: float, num_samples: int) -> tuple[str, b
             "discrete, nothing can be said about the weights' tails. Use 100 samples or more."
         ), False
     share = float((known > threshold).mean())
+    infinite = float((known > 0.5).mean())
+    if share == 0 and infinite > 0:
+        return (
+            f"k̂ is at most {threshold:.2f} for every datum: no sign that the guide's tails are too "
+            f"light for these estimates. For {_percent(infinite)} of the data it is above 0.5, "
+            "where the weights' variance may be infinite: there the error bar is likely too small."
+        ), True
     if share == 0:
         return (
             f"k̂ is at most {threshold:.2f} for every datum: no sign that the guide's tails are "

@@ -31,8 +31,8 @@ def kl_dims(evaluation: "Evaluation") -> Panel | None:
         if not evaluation.sites:
             return Panel(title, hidden=True)
         raise Missing(
-            "The KL does not split into dimensions: those of no latent site are independent of "
-            "each other in both the guide and the prior."
+            "The KL does not split into dimensions: no latent site has dimensions that are "
+            "independent of each other in both the guide and the prior."
         )
     largest = sorted(known, key=lambda name: -_sum(known[name]["kl_dims"]))[:_SITES]
     shown = [name for name in known if name in largest]
@@ -156,8 +156,9 @@ def gap(evaluation: "Evaluation", summary: dict[str, Any]) -> Panel | None:
             "a product of Normals"
         )
     note += (
-        f" ({text.count(found.num_steps)} steps). log p(x) is the largest estimate there "
-        "is (by importance weights or AIS, each below it in expectation); the last gap is known only as well as that."
+        f" ({text.count(found.num_steps)} steps). log p(x) is the largest estimate there is (by "
+        "importance weights or AIS, each below it in expectation); the last gap is known only as "
+        "well as that."
     )
     return Panel(title, (body,), note)
 
@@ -202,7 +203,7 @@ def _steps(
             if y < len(parts):
                 ax.plot([start, start], [y, y + 1], color=RULE, linewidth=1, zorder=0)
             ends += [start - spread, start + spread]
-            words = " ".join([name, "", *text.with_error(value, se, places)])
+            words = " ".join([name, "", *text.with_error(value, se, places)]).strip()
             ax.annotate(
                 words, (0, y - 0.22), xytext=(5, 0),
                 xycoords=ax.get_yaxis_transform(), textcoords="offset points", va="bottom",

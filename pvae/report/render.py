@@ -103,12 +103,16 @@ def _context(
             "bounds": attempt("Bound against K", estimates.against_k, evaluation, summary),
             "khat": attempt("Pareto k̂, datum by datum", trust.khat, evaluation),
             "log_px": attempt("log p(x), datum by datum", trust.log_px, evaluation, places),
-            "ais": attempt("AIS against the bound", trust.ais, evaluation),
+            "ais": attempt("AIS against the bound, datum by datum", trust.ais, evaluation),
             "acceptance": attempt("Acceptance of AIS", trust.acceptance, evaluation),
-            "bdmc": attempt("Bidirectional Monte Carlo", trust.bdmc, evaluation),
-            "kl_dims": attempt("KL of each dimension", decompositions.kl_dims, evaluation),
-            "surgery": attempt("ELBO surgery", decompositions.surgery, evaluation),
-            "gap": attempt("Inference gap", decompositions.gap, evaluation, summary),
+            "bdmc": attempt("Bidirectional Monte Carlo, on simulated data", trust.bdmc, evaluation),
+            "kl_dims": attempt("KL of each latent dimension", decompositions.kl_dims, evaluation),
+            "surgery": attempt(
+                "ELBO surgery: what the rate is spent on", decompositions.surgery, evaluation
+            ),
+            "gap": attempt(
+                "Inference gap: from the ELBO to log p(x)", decompositions.gap, evaluation, summary
+            ),
             "training": attempt("ELBO over epochs", _training, history),
             "reconstructions": attempt(
                 "Reconstructions", panels.reconstructions, subject, "Reconstructions"

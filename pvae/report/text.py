@@ -9,6 +9,7 @@ __all__ = [
 ]  # fmt: skip
 
 NONE = "–"
+_ROUNDING = 1e-9  # an error this small is that of the arithmetic
 
 
 def number(value: Any, places: int = 2, sign: bool = False) -> str:
@@ -34,7 +35,7 @@ def with_error(value: Any, error: Any, places: int, sign: bool = False) -> tuple
         (('−1.23', '± 0.05'), ('0.5', ''), ('0.50', '± <0.01'))
     """
     known = error is not None and math.isfinite(error)
-    tiny = known and 0 < error < 0.5 * 10**-places
+    tiny = known and _ROUNDING < error < 0.5 * 10**-places
     shown = f"<{number(10**-places, places)}" if tiny else number(error, places)
     return number(value, places, sign), f"± {shown}" if known else ""
 
@@ -46,7 +47,7 @@ def decimals(*errors: float | None) -> int:
         >>> decimals(0.27), decimals(13.1), decimals(None)
         (2, 1, 2)
     """
-    known = [e for e in errors if e is not None and math.isfinite(e) and e > 0]
+    known = [e for e in errors if e is not None and math.isfinite(e) and e > _ROUNDING]
     return min(4, max(1, 1 - math.floor(math.log10(min(known))))) if known else 2
 
 

@@ -121,9 +121,8 @@ def _about(evaluation: "Evaluation", found: dict[str, Any], higher: int) -> str:
             "Chains from the prior can reach modes of the posterior that the guide never visits: "
             "such a datum lies above zero by more than its error. "
         )
-    note += f"In red: the {higher} higher by more than three errors." if higher else (
-        "None is higher by more than three errors."
-    )  # fmt: skip
+    much = f"higher by more than three errors and {_SLACK:g} nats."
+    note += f"In red: the {higher} {much}" if higher else f"None is {much}"
     note += " Far below zero the chains are too short, and say nothing about the guide."
     if others:
         note += (
@@ -182,7 +181,7 @@ def bdmc(evaluation: "Evaluation") -> Panel | None:
         "z, annealing forwards bounds log p(x) from below and annealing back from that z bounds "
         "it from above, both in expectation (Grosse, Ghahramani & Adams 2015; "
         f"{text.plural(found.num_chains, 'chain')}, "
-        f"{text.plural(found.num_temperatures, 'temperature')}). Left, the two ends; right, what "
+        f"{text.plural(found.num_temperatures, 'temperature')}). First, the two ends; then what "
         f"lies between them in the same order, on average {text.number(found.gap, places)} ± "
         f"{text.number(found.gap_se, places)} nats: on average neither end is further from log "
         "p(x) than that, and below zero there is only noise. This holds for data drawn from the "

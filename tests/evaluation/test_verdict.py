@@ -35,6 +35,10 @@ def test_khat_alone():
     assert "no sign" in good
     assert "cannot exclude" in good
     assert "nothing here has checked" in good
+    assert "error bar" not in good
+    between = _words(0.6)
+    assert "error bar is likely too small" in between
+    assert "100%" in between
     bad = _words(0.9)
     assert "100%" in bad
     assert "not to be trusted" in bad

@@ -39,7 +39,13 @@ def test_numbers_are_those_of_the_evaluation(numbers, read):
     assert f"{number(last['mean'], 1)} ± {number(last['se'], 1)} nats" in page.text("headline")
     assert "about 0.12 nats" in page.text("bounds-table")
     table = "\n".join(page.rows)
-    for expected in ("17.2 nats", "321.0", "active units | 9", "z_1 | 12.5 | 6 of 8", "z_2 | – | 3"):
+    for expected in (
+        "17.2 nats",
+        "321.0",
+        "active units | 9",
+        "z_1 | 12.5 | 6 of 8",
+        "z_2 | – | 3",
+    ):
         assert expected in table
     above = np.mean(evaluation.khat > 0.7)
     assert f"above 0.70 | {above:.1%}" in table
