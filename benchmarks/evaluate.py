@@ -72,7 +72,7 @@ class Dense:
     def evaluation(self, x: Tensor, num_samples: int) -> pvae.Evaluation:
         return pvae.evaluate(
             self.model, self.guide, x, num_samples=num_samples, device=str(x.device),
-            seed=int(torch.randint(2**31, ())), progress=False,
+            seed=int(torch.randint(2**31, ())), prior_samples=0, progress=False,
         )  # fmt: skip
 
     def by_evaluate(self, x: Tensor, num_samples: int) -> Tensor:
@@ -178,7 +178,7 @@ def make_peers(pair: Dense, x: Tensor, num_samples: int) -> list[Peer]:
     plate = quickest(pair.by_plate, some, trial, chunks)
     peers = [
         Peer(f"hand-written PyTorch, {_size(hand)}, {hand[2].__name__}", pair.by_hand, x, hand),
-        Peer("pvae.evaluate, all that it reports", pair.by_evaluate, x),
+        Peer("pvae.evaluate, all but samples from the prior", pair.by_evaluate, x),
         Peer("pvae.log_weights", pair.by_log_weights, x),
         Peer(f"Pyro's particle plate, {_size(plate)}", pair.by_plate, x[: len(x) // 4], plate),
     ]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from pyro.distributions import Independent
+from pyro.distributions import Bernoulli, Independent, Normal
 from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 from torch.nn.functional import softplus
@@ -15,6 +15,8 @@ from pvae.environment import is_out_of_memory
 from pvae.errors import PvaeError, first_line
 
 __all__ = ["Draws", "add_up", "expect", "log_terms", "sum_out"]
+
+_HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
 
 @dataclass
@@ -88,7 +90,7 @@ def log_terms(
 
 def _log_prob(name: str, site: dict[str, Any]) -> Tensor:
     try:
-        log_p = _bits(site["fn"], site["value"])
+        log_p = _fast(site["fn"], site["value"])
         if log_p is None:
             log_p = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
         return torch.as_tensor(scale_and_mask(log_p, 1.0, site["mask"]))
@@ -108,21 +110,33 @@ def _log_prob(name: str, site: dict[str, Any]) -> Tensor:
         ) from error
 
 
-def _bits(fn: Any, value: Tensor) -> Tensor | None:
-    r"""Log probability of independent bits, with two passes over the logits in place of four.
+def _fast(fn: Any, value: Tensor) -> Tensor | None:
+    r"""Log density of independent bits or Normals, with a third of the passes over memory.
 
-    .. math:: \log p(x) = \sum_d x_d l_d - \log(1 + e^{l_d})
+    .. math:: \sum_d x_d l_d - \log(1 + e^{l_d}), \qquad
+        -\frac12 \sum_d \left( \frac{x_d - \mu_d}{\sigma_d} \right)^2 - \log \sigma_d
+        - \frac12 \log 2 \pi
+
+    Other distributions, and shapes that broadcast within the event, give None.
     """
     base = getattr(fn, "base_dist", None)
-    if type(fn) is not Independent or not isinstance(base, torch.distributions.Bernoulli):
+    if type(fn) is not Independent or not value.is_floating_point():
         return None
-    if "logits" not in base.__dict__:
+    n = fn.reinterpreted_batch_ndims
+    if value.shape[-n:] != base.batch_shape[-n:]:
         return None
-    logits, n = base.logits, fn.reinterpreted_batch_ndims
-    if value.shape[-n:] != logits.shape[-n:] or value.dtype != logits.dtype:
-        return None
-    logits, value = logits.flatten(-n), value.flatten(-n)
-    return torch.linalg.vecdot(logits, value) - softplus(logits).sum(-1)
+    if type(base) is Bernoulli and "logits" in base.__dict__:
+        logits, value = base.logits.flatten(-n), value.flatten(-n)
+        return torch.linalg.vecdot(logits, value.to(logits.dtype)) - softplus(logits).sum(-1)
+    if type(base) is Normal:
+        z = ((value - base.loc) / base.scale).flatten(-n)
+        scale = base.scale
+        for dim in range(scale.ndim - n):  # what a plate has repeated needs one logarithm
+            if scale.stride(dim) == 0:
+                scale = scale.narrow(dim, 0, 1)
+        log_scale = scale.log().flatten(-n).sum(-1)
+        return -0.5 * torch.linalg.vecdot(z, z) - log_scale - z.shape[-1] * _HALF_LOG_2PI
+    return None
 
 
 def add_up(

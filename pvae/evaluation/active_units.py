@@ -26,8 +26,11 @@ class ActiveUnits:
     def add(self, means: dict[str, Tensor]) -> None:
         """Takes conditional means [K, B, Z] of more samples of the current data."""
         for name, value in means.items():
+            times = 1
+            if value.stride(0) == 0:  # one mean for all samples, as in a guide of one layer
+                times, value = len(value), value[:1]
             value = value.double()
-            moments = [value.sum(0).cpu().numpy(), (value**2).sum(0).cpu().numpy()]
+            moments = [times * m.sum(0).cpu().numpy() for m in (value, value**2)]
             kept = self._chunks.setdefault(name, [0.0, 0.0])
             self._chunks[name] = [kept[0] + moments[0], kept[1] + moments[1]]
 

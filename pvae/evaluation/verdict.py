@@ -8,7 +8,7 @@ import numpy as np
 if TYPE_CHECKING:
     from pvae.evaluation.annealed import Annealed
 
-__all__ = ["verdict"]
+__all__ = ["above_bound", "verdict"]
 
 
 def verdict(
@@ -38,7 +38,7 @@ def verdict(
             "these values of log p(x) are exact."
         )
     tails, low = _tails(khat, threshold, num_samples)
-    modes = _modes(log_px, log_px_se, ais) if ais is not None else None
+    modes = _modes(log_px, log_px_se, ais, low) if ais is not None else None
     if modes is None and low:
         modes = (
             "A low k̂ cannot exclude a mode of the posterior that the guide never visits; nothing "
@@ -74,32 +74,54 @@ def _tails(khat: np.ndarray, threshold: float, num_samples: int) -> tuple[str, b
     ), share < 0.1
 
 
-def _modes(log_px: np.ndarray, log_px_se: np.ndarray, ais: "Annealed") -> str:
-    """What AIS from the prior, which can reach every mode, finds beside the guide's samples."""
+def above_bound(
+    ais: "Annealed", log_px: np.ndarray, log_px_se: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns by how much AIS is above the bound, its error, and where that is no chance, [n].
+
+    Not by chance is more than three standard errors of both, and more than 0.05 nats. A bound
+    of -inf, where every weight is zero, is below anything.
+    """
     at = ais.datum
-    difference = ais.log_px - log_px[at]
-    noise = np.sqrt(np.nan_to_num(log_px_se[at]) ** 2 + ais.log_px_se**2)
-    mean = float(difference.mean())
-    se = float(difference.std(ddof=1) / math.sqrt(len(at))) if len(at) > 1 else float(noise[0])
-    higher = int((difference > 3 * noise + 0.05).sum())
-    data = "1 datum" if len(at) == 1 else f"{len(at):,} data"
-    rest = len(log_px) - len(at)
+    with np.errstate(invalid="ignore"):
+        difference = np.where(np.isneginf(log_px[at]), np.inf, ais.log_px - log_px[at])
+    noise = np.sqrt(np.nan_to_num(log_px_se[at]) ** 2 + np.nan_to_num(ais.log_px_se) ** 2)
+    return difference, noise, difference > 3 * noise + 0.05
+
+
+def _modes(log_px: np.ndarray, log_px_se: np.ndarray, ais: "Annealed", low: bool) -> str:
+    """What AIS from the prior, which can reach every mode, finds beside the guide's samples."""
+    difference, _, above = above_bound(ais, log_px, log_px_se)
+    n, higher = len(difference), int(above.sum())
+    known = difference[np.isfinite(difference)]
+    mean = float(known.mean()) if len(known) else math.nan
+    se = float(known.std(ddof=1) / math.sqrt(len(known))) if len(known) > 1 else math.nan
+    data = "1 datum" if n == 1 else f"{n:,} data"
+    rest = len(log_px) - n
     unchecked = f" The other {rest:,} data were not checked." if rest else ""
     run = f"AIS from the prior ({ais.num_chains} chains, {ais.num_temperatures} temperatures)"
-    if higher and (mean > 2 * se or higher > max(1, 0.02 * len(at))):
+    size = f"{abs(mean):.2f} ± {se:.2f} nats" if len(known) > 1 else f"{abs(mean):.2f} nats"
+    if higher and (len(known) < n or not mean <= 2 * se or higher > max(1, 0.02 * n)):
+        infinite = n - len(known)
+        by = f" by {size} on average" if len(known) else ""
         return (
-            f"{run} on {data} finds log p(x) higher by {mean:.2f} ± {se:.2f} nats on average, and "
-            f"by more than three standard errors for {higher}: the guide leaves out part of "
-            f"their posterior, and its samples cannot show that.{unchecked}"
+            f"{run} on {data} finds log p(x) higher{by}, and by more than three standard errors "
+            f"for {higher}"
+            + (f" (for {infinite} every weight was zero)" if infinite else "")
+            + ": the guide leaves out part of their posterior"
+            + (f", and its samples cannot show that.{unchecked}" if low else f".{unchecked}")
         )
     if mean < -2 * se - 0.05:
         return (
-            f"{run} on {data} comes out lower by {-mean:.2f} ± {se:.2f} nats on average: too short "
-            f"to reach what the guide finds, so it can rule out no missed mode.{unchecked}"
+            f"{run} on {data} comes out lower by {size} on average: too short to reach what the "
+            f"guide finds, so it can rule out no missed mode.{unchecked}"
         )
+    if not len(known):
+        return f"{run} on {data} came to nothing, and can rule out no missed mode.{unchecked}"
+    sign = "−" if mean < 0 else "+"
     return (
-        f"{run} on {data} agrees (difference {mean:+.2f} ± {se:.2f} nats): no sign of a mode that "
-        f"the guide misses there, as far as annealing can reach.{unchecked}"
+        f"{run} on {data} agrees (difference {sign}{size}): no sign of a mode that the guide "
+        f"misses there, as far as annealing can reach.{unchecked}"
     )
 
 

@@ -18,7 +18,7 @@ from pvae.sampler import Sampler, seed_unit
 __all__ = ["from_weights"]
 
 _WEIGHTS = 2**20  # log weights held at a time: 8 MiB in double precision
-_CUBO = 0.25  # the k̂ from which the second moment of w² is infinite
+_CUBO = 0.25  # the k̂ from which w² has no variance
 
 
 def from_weights(
@@ -98,6 +98,7 @@ def _block(
     found = bounds(log_w, ks)
     khat, smoothed = psis(log_w)
     nothing = np.full(size, np.nan)
+    second = {max((k for k in ks if 2 < k <= most), default=0) for most in (500, num_samples)}
     with np.errstate(invalid="ignore"):  # -inf + inf, where some weight is zero
         reconstruction = elbo + total
         correction = sum(kl[name] - value.cpu().numpy() for name, value in closed.items())
@@ -105,7 +106,7 @@ def _block(
             "elbo": elbo,
             "elbo_analytic": elbo + correction if closed else nothing,
             "psis": smoothed,
-            "cubo": np.where(khat > _CUBO, np.nan, cubo(log_w)),
+            "cubo": np.where(khat <= _CUBO, cubo(log_w), np.nan),
             "khat": khat,
             "ess": effective_sample_size(log_w),
             "kl": total,
@@ -114,9 +115,7 @@ def _block(
             "bounds": np.stack([found[k][0] for k in ks], -1),
             "bounds_se": np.stack([found[k][1] for k in ks], -1),
             "jvi_1": np.stack([jackknife(log_w, k) if k > 1 else nothing for k in ks], -1),
-            "jvi_2": np.stack(
-                [jackknife(log_w, k, 2) if k > 2 else nothing for k in ks], -1
-            ),
+            "jvi_2": np.stack([jackknife(log_w, k, 2) if k in second else nothing for k in ks], -1),
         }
     for name, values in kl.items():
         result[f"sum kl {name}"] = np.array(values.sum())

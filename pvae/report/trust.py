@@ -6,6 +6,7 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
+from pvae.evaluation.verdict import above_bound
 from pvae.report import charts, text
 from pvae.report.panels import Missing, Panel
 from pvae.report.svg import ACCENT, FILL, INK, MUTED, SECOND, WARN, chart, finite, key, plain
@@ -19,7 +20,6 @@ __all__ = ["acceptance", "ais", "bdmc", "khat", "log_px"]
 Series = NDArray[np.float64]
 
 _STARTS = (("ais_prior", "from the prior"), ("ais_guide", "from the guide"))
-_SIGMAS, _SLACK = 3, 0.05  # from where AIS counts as higher, as in the verdict
 
 
 def khat(evaluation: "Evaluation") -> Panel | None:
@@ -66,12 +66,11 @@ def ais(evaluation: "Evaluation") -> Panel | None:
     if not found:
         return Panel(title, hidden=True)
     first = next(iter(found.values()))
-    difference, noise = _difference(evaluation, first)
+    difference, noise, higher = above_bound(first, evaluation.log_px, evaluation.log_px_se)
     order = np.argsort(np.where(np.isnan(difference), np.inf, difference), kind="stable")
     order = order[np.isfinite(difference[order])]
     if not len(order):
         return None
-    higher = difference > _SIGMAS * noise + _SLACK
     with chart("Annealed importance sampling minus the bound L, datum by datum") as drawn:
         ax, at = drawn.figure.subplots(), np.arange(1, len(order) + 1)
         ax.axhline(0, color=INK, linewidth=1.4)
@@ -83,7 +82,9 @@ def ais(evaluation: "Evaluation") -> Panel | None:
                 label=next(iter(found)) if colour == ACCENT else None,
             )  # fmt: skip
         if len(found) > 1:
-            other, _ = _difference(evaluation, found["from the guide"])
+            other, *_ = above_bound(
+                found["from the guide"], evaluation.log_px, evaluation.log_px_se
+            )
             ax.plot(at, other[order], "o", markersize=size - 0.5, markerfacecolor="none",
                     markeredgecolor=SECOND, label="from the guide")  # fmt: skip
             key(ax, 2)
@@ -92,20 +93,15 @@ def ais(evaluation: "Evaluation") -> Panel | None:
         plain(ax.yaxis)
         ax.set_title("nats")
         ax.set_xlabel("data, sorted →", loc="right")
-    return Panel(title, (drawn.svg,), _about(evaluation, found, int(higher.sum())))
+    note = _about(evaluation, found, int(higher.sum()))
+    if left := len(difference) - len(order):
+        note += f" {text.plural(left, 'datum', 'data')} without a finite difference: not drawn."
+    return Panel(title, (drawn.svg,), note)
 
 
 def _annealed(evaluation: "Evaluation") -> dict[str, "Annealed"]:
     return {words: evaluation.findings[name] for name, words in _STARTS
             if name in evaluation.findings}  # fmt: skip
-
-
-def _difference(evaluation: "Evaluation", found: "Annealed") -> tuple[Series, Series]:
-    """Returns AIS minus the bound, and the Monte Carlo error of both together."""
-    error = np.nan_to_num(evaluation.log_px_se[found.datum], posinf=0.0)
-    with np.errstate(invalid="ignore"):
-        difference = found.log_px - evaluation.log_px[found.datum]
-    return difference, np.sqrt(error**2 + np.nan_to_num(found.log_px_se, posinf=0.0) ** 2)
 
 
 def _about(evaluation: "Evaluation", found: dict[str, Any], higher: int) -> str:
@@ -121,7 +117,7 @@ def _about(evaluation: "Evaluation", found: dict[str, Any], higher: int) -> str:
             "Chains from the prior can reach modes of the posterior that the guide never visits: "
             "such a datum lies above zero by more than its error. "
         )
-    much = f"higher by more than three errors and {_SLACK:g} nats."
+    much = "higher by more than three errors and 0.05 nats."
     note += f"In red: the {higher} {much}" if higher else f"None is {much}"
     note += " Far below zero the chains are too short, and say nothing about the guide."
     if others:

@@ -79,6 +79,27 @@ def test_ais_that_finds_less_rules_out_nothing():
     assert "can rule out no missed mode" in words
 
 
+def test_weights_that_are_all_zero_do_not_agree_with_anything():
+    log_px = np.full(N, -100.0)
+    log_px[2] = -np.inf
+    words = verdict(
+        np.full(N, 0.1),
+        0.7,
+        5000,
+        log_px=log_px,
+        log_px_se=np.full(N, 0.05),
+        ais=_ais(np.zeros(10)),
+    )
+    assert "for 1 (for 1 every weight was zero)" in words
+    assert "agrees" not in words
+    assert "nan" not in words
+    lost = verdict(
+        np.full(N, 0.1), 0.7, 5000,
+        log_px=np.full(N, -100.0), log_px_se=np.full(N, 0.05), ais=_ais(np.full(10, np.nan)),
+    )  # fmt: skip
+    assert "came to nothing" in lost
+
+
 def test_exact():
     words = _words(-np.inf, exact=True)
     assert "exact" in words

@@ -47,8 +47,10 @@ def test_a_missed_mode_is_red_in_the_comparison_with_annealing(full, found, read
     assert "for 20 data in the order" in full.text("ais")
     assert re.search(r"var\(--warn\)", full.figure("ais"))
     e = found()
-    same = dataclasses.replace(e.findings["ais_prior"], log_px=e.log_px[::3])
+    same = dataclasses.replace(e.findings["ais_prior"], log_px=e.log_px[::3].copy())
+    same.log_px[4] = np.nan
     page = read(found(findings=e.findings | {"ais_prior": same}))
+    assert "1 datum without a finite difference: not drawn" in page.text("ais")
     assert "None is higher by more than three errors" in page.text("ais")
     assert not re.search(r"var\(--warn\)", page.figure("ais"))
 
