@@ -63,9 +63,10 @@ class Sampler:
         strategy: `"plate"`, `"tile"` or `"loop"`.
         structure: What `check` found.
         usual_rows: Rows of a chunk where `memory` is not given, for what is drawn in chunks.
-        usual_gradient_rows: The same where gradients are kept.
+        gradient_rows: Rows of a chunk where gradients are kept, which takes more memory for
+            each; `memory` does not change it.
         chunks: Runs the model in chunks.
-        gradient_chunks: The same where gradients are kept, which takes more memory for a row.
+        gradient_chunks: Runs it in chunks of `gradient_rows`.
     """
 
     def __init__(
@@ -255,14 +256,12 @@ class Sampler:
         floats, most = (2**21, 2**12) if on_cpu else (2**26, 2**18)
         usual = min(max(floats // numel, 64), most)
         budget = MIB * (64 if on_cpu else 4096)
-        usual = max(1, min(usual, budget // live))
-        if memory is not None:
-            budget = int(memory * MIB)
-        self.usual_rows = usual
-        self.usual_gradient_rows = max(1, min(most, budget // made))
-        rows = usual if memory is None else max(1, min(most, budget // live))
+        self.usual_rows = usual = max(1, min(usual, budget // live))
+        rows = usual if memory is None else max(1, min(most, int(memory * MIB) // live))
         self.chunks = Chunks(rows)
-        self.gradient_chunks = Chunks(max(1, min(most, budget // made)))
+        # Gradients of convolutions are not the same bit for bit in chunks of another size.
+        self.gradient_rows = max(1, min(most, budget // made))
+        self.gradient_chunks = Chunks(self.gradient_rows)
         if on_cpu and not self._same_bits(batch, rows, usual):
             warnings.warn(
                 "on this machine the last digits depend on the size of a chunk: with "

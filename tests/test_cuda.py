@@ -64,3 +64,39 @@ def test_programs_that_name_no_device(name):
     error = result.log_px - exact(*batch).cpu().numpy()
     trusted = result.khat < result.khat_threshold
     assert np.mean(np.abs(error[trusted]) < 4 * result.log_px_se[trusted] + 1e-3) > 0.95
+
+
+def test_every_estimator_as_on_the_cpu():
+    x = pvae.data.load("digits").test.tensors()[0][:40]
+    torch.manual_seed(0)
+    pair = pvae.models.VAE((1, 8, 8), 2), pvae.guides.MeanField((1, 8, 8), 2)
+    options = {"ais": 6, "bdmc": 6, "gap": 4, "quadrature": True, "num_temperatures": 100}
+    cpu, cuda = (
+        pvae.evaluate(*pair, x, num_samples=2000, device=device, progress=False, **options)
+        for device in ("cpu", "cuda")
+    )
+    assert cuda.findings.keys() == cpu.findings.keys()
+    assert not cuda.missing
+    assert abs(cuda.log_px.mean() - cpu.log_px.mean()) < 0.05
+    for name in ("quadrature", "ais_prior", "ais_guide"):
+        assert np.abs(cuda.findings[name].log_px - cpu.findings[name].log_px).mean() < 0.2
+    # Chunks regroup the same units: on a GPU the numbers agree to rounding.
+    again = pvae.evaluate(*pair, x, num_samples=2000, device="cuda", memory=1, progress=False)
+    np.testing.assert_allclose(again.log_px, cuda.log_px, atol=1e-3)
+
+
+def test_out_of_memory_halves_the_chunk():
+    torch.cuda.empty_cache()
+    total = torch.cuda.mem_get_info()[1]
+    torch.cuda.set_per_process_memory_fraction(min(1.0, 1.2e9 / total))
+    try:
+        pair = pvae.models.VAE((1, 28, 28)), pvae.guides.MeanField((1, 28, 28))
+        x = (torch.rand(32, 1, 28, 28) < 0.3).float()
+        with pytest.warns(UserWarning, match="out of memory: going on with"):
+            result = pvae.evaluate(
+                *pair, x, num_samples=5000, prior_samples=0, memory=100_000, device="cuda",
+                progress=False,
+            )  # fmt: skip
+        assert np.isfinite(result.log_px).all()
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)

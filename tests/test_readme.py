@@ -1,6 +1,7 @@
 """The README's code runs, and the options that it names exist."""
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,6 @@ def test_every_option_is_one(tmp_path, monkeypatch):
         if option.startswith(("--help", "--config", "--resume")):
             continue
         option += "" if " " in option else " 0"
-        argv = option.replace("--device auto", "--device cpu").replace("NAME", "mnist").split()
+        argv = shlex.split(option.replace("--device auto", "--device cpu").replace("NAME", "mnist"))
         config, _ = options.parse("run", argv)
         assert config["model"]["class_path"] == "pvae.models.VAE"

@@ -39,7 +39,7 @@ class Member:
 
     def chunks(self, num: int) -> list[tuple[int, int]]:
         """Cuts samples so that a chunk's graph fits into memory."""
-        step = max(1, self._sampler.usual_gradient_rows // self.size)
+        step = max(1, self._sampler.gradient_rows // self.size)
         return [(start, min(start + step, num)) for start in range(0, num, step)]
 
     def move(self, found: list[Tensor], which: Tensor) -> None:

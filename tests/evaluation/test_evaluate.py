@@ -2,9 +2,6 @@
 
 import json
 import math
-import subprocess
-import sys
-import textwrap
 
 import numpy as np
 import pyro
@@ -184,25 +181,6 @@ def test_two_latent_sites_and_a_discrete_one():
     assert np.mean(error < 3 * result.log_px_se) > 0.95
 
 
-def test_memory_grows_neither_with_samples_nor_with_data():
-    script = """
-        import resource, sys, torch, pvae
-        torch.set_num_threads(1)
-        model, guide = pvae.models.VAE((784,), 5), pvae.guides.MeanField((784,), 5)
-        x = torch.zeros(40, 784)
-        pvae.evaluate(model, guide, x, num_samples=50, progress=False)
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        pvae.evaluate(model, guide, x[: int(sys.argv[2])], num_samples=int(sys.argv[1]),
-                      progress=False)
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
-    """
-    grown = {}
-    for samples, data in ((500, 4), (20_000, 4)):
-        command = [sys.executable, "-c", textwrap.dedent(script), str(samples), str(data)]
-        grown[samples] = int(subprocess.run(command, check=True, capture_output=True).stdout)
-    assert grown[20_000] < grown[500] + 64 * 1024  # KiB
-
-
 def test_an_explicit_density_has_its_exact_log_px():
     x = torch.randn(5)
 
@@ -213,3 +191,101 @@ def test_an_explicit_density_has_its_exact_log_px():
     result = pvae.evaluate(model, lambda x: None, x, num_samples=30, progress=False)
     assert result.log_px == pytest.approx(dist.Normal(1.0, 2.0).log_prob(x).numpy(), rel=1e-6)
     assert (result.khat == -float("inf")).all()
+
+
+def test_everything_goes_round(tmp_path):
+    pair = pvae.models.VAE((1, 8, 8), 2), pvae.guides.MeanField((1, 8, 8), 2)
+    x = pvae.data.load("digits").test.tensors()[0][:6]
+    result = pvae.evaluate(
+        *pair, x, num_samples=[2, 7, 60], ais=4, bdmc=3, gap=2, quadrature=True, num_chains=4,
+        num_temperatures=6, out=tmp_path, progress=False,
+    )  # fmt: skip
+    assert set(result.findings) == {
+        "prior", "surgery", "quadrature", "ais_prior", "ais_guide", "bdmc", "gap"
+    }  # fmt: skip
+    again = Evaluation.load(tmp_path)
+    assert json.loads((tmp_path / "evaluation.json").read_text()) == again.summary()
+    assert again.summary() == result.summary()
+    assert again.table() == result.table()
+    assert again.verdict == result.verdict
+    assert again.jvi.keys() == result.jvi.keys() == {1, 2}
+    for order, found in result.jvi.items():
+        assert again.jvi[order].keys() == found.keys()
+        for k, values in found.items():
+            np.testing.assert_array_equal(again.jvi[order][k], values)
+    for name, found in result.findings.items():
+        for key, value in vars(found).items():
+            np.testing.assert_array_equal(value, getattr(again.findings[name], key))
+    # The subset of the gap is among that of AIS, whose estimate it uses where it is the best.
+    gap, ais = result.findings["gap"], result.findings["ais_guide"]
+    assert set(gap.datum) <= set(ais.datum)
+    prior = result.findings["ais_prior"]
+    best = np.maximum(np.maximum(ais.log_px, prior.log_px), result.log_px[ais.datum])
+    np.testing.assert_array_equal(gap.log_px, best[np.isin(ais.datum, gap.datum)])
+    assert (gap.log_px > result.log_px[gap.datum]).any()
+
+
+def test_cubo_is_shown_only_where_it_means_something():
+    model, wide, x, exact = linear_gaussian()
+
+    def guide(x):  # half of the data have weights of infinite variance
+        with pyro.poutine.block():
+            fn = pvae.pair.trace_guide(wide, x).nodes["z"]["fn"].base_dist
+        factor = torch.where(torch.arange(len(x)) % 2 == 0, 1.0, 0.5).to(x.dtype)
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(fn.loc, fn.scale * factor[:, None]).to_event(1))
+
+    result = pvae.evaluate(model, guide, x, num_samples=1000, progress=False)
+    shown = ~np.isnan(result.cubo)
+    assert 0 < shown.mean() < 1
+    assert (result.khat[shown] <= 0.25).all()
+    assert (result.khat[~shown] > 0.25).all()
+    assert (result.cubo - exact.numpy())[shown].mean() > 0
+    assert result.summary()["cubo"]["shown_for"] == pytest.approx(shown.mean())
+    few = pvae.evaluate(model, guide, x, num_samples=10, progress=False)
+    assert np.isnan(few.cubo).all()  # no k̂, no indication
+
+
+def test_plot_khat_takes_it(oracle):
+    import arviz as az
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    result, _, _ = oracle
+    elpd = result.to_elpd()
+    assert elpd.pareto_k.dims == ("datum",)
+    np.testing.assert_array_equal(elpd.elpd_i.values, result.log_px)
+    plot = az.plot_khat(elpd, backend="matplotlib")
+    axes = plot.viz["figure"].item().axes[0]
+    offsets = [c.get_offsets() for c in axes.collections if len(c.get_offsets())]
+    drawn = np.concatenate(offsets)[:, 1]
+    assert set(np.round(result.khat, 6)) <= set(np.round(np.asarray(drawn, dtype=float), 6))
+
+
+def test_batch_norm_that_keeps_no_statistics_is_refused():
+    class Mixing(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = torch.nn.Sequential(
+                torch.nn.Linear(3, 3), torch.nn.BatchNorm1d(3, track_running_stats=False)
+            )
+
+    net = Mixing()
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(3), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(net.net(x), 1.0).to_event(1))
+
+    with pytest.raises(PvaeError, match="mixes data across the batch"):
+        pvae.evaluate(model, guide, torch.randn(20, 3), num_samples=3, progress=False)
+
+
+def test_empty_data():
+    model, guide, x, _ = linear_gaussian()
+    with pytest.raises(PvaeError, match="at least one"):
+        pvae.evaluate(model, guide, x[:0], progress=False)

