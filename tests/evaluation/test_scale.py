@@ -11,6 +11,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from programs import linear_gaussian
 from small import small_pair
 
 import pvae
@@ -290,3 +291,29 @@ def test_bits_per_dimension():
     found = pvae.evaluate(coins, lambda x: None, binary, num_samples=2, progress=False).summary()
     assert found["bits_per_dim"]["log_px"] == pytest.approx(1.0)
     json.dumps(found, allow_nan=False)
+
+
+def test_every_unit_has_draws_of_its_own():
+    model, guide, x, _ = linear_gaussian()
+    x = x[:32]
+    with Sampler(model, guide, x) as sampler:
+        assert sampler.unit((x,)) < 1100
+        log_w = torch.cat([d.log_w for d in sampler.stream((x,), 2500, seed=0)])
+        again = torch.cat([d.log_w for d in sampler.stream((x,), 2500, seed=0)])
+        other = torch.cat([d.log_w for d in sampler.stream((x,), 2500, seed=0, first=32)])
+        prior = torch.cat(list(sampler.prior_stream((x,), 200)))
+    assert torch.equal(log_w, again)
+    for values in (log_w, prior):
+        assert len(values.unique()) == values.numel()
+    assert not torch.isin(other, log_w).any()
+
+
+def test_blocks_of_other_settings_are_not_taken(tmp_path):
+    work = Work(tmp_path, {}, False)
+    work.settings = {"num_temperatures": 10}
+    work.map("AIS", [np.arange(3)], lambda block: {"x": block})
+    work.settings = {"num_temperatures": 20}
+    assert work.map("AIS", [np.arange(3)], lambda block: {"x": block + 1})[0]["x"][0] == 1
+    work.settings = {"num_temperatures": 10}
+    assert work.map("AIS", [np.arange(3)], lambda block: {"x": block + 2})[0]["x"][0] == 0
+    assert work.map("AIS", [np.arange(2)], lambda block: {"x": block + 3})[0]["x"][0] == 3
