@@ -459,3 +459,37 @@ def test_the_help_of_run_has_the_options_of_the_chosen_class(here, capsys):
     assert "--model.hidden_dims" not in said
     assert "so their code is run" in said
     assert "AdaptiveAvgPool3d" not in said, "a list of all modules helps no one"
+
+
+def test_a_folder_that_is_overwritten_loses_its_half_done_evaluation(here):
+    import numpy as np
+
+    from pvae.evaluation.work import Work, half_done
+
+    assert main(["train", *SMALL, *QUICK, "--out", "a"]) == 0
+    Work(here / "a", {}, False).map("x", [np.arange(2)], lambda block: {"x": block})
+    assert half_done("a") == 1
+    assert main(["train", *SMALL, *QUICK, "--out", "a", "--overwrite"]) == 0
+    assert half_done("a") is None
+
+
+def test_training_under_torchrun_is_refused(here, capsys, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(["run", *SMALL, *QUICK, "--out", "a"]) == 2
+    assert "trains in one process" in capsys.readouterr().err
+    assert not (here / "a").exists()
+
+
+def test_an_evaluation_is_added_to_from_the_shell(here, capsys):
+    assert main(["run", *SMALL, *QUICK, "--out", "a", "--num_samples", "[3, 20]"]) == 0
+    before = (here / "a" / "evaluation.nc").stat().st_mtime_ns
+    more = ["--ais", "3", "--num_temperatures", "5", "--num_chains", "4", "--progress", "false"]
+    assert main(["evaluate", "a", *more]) == 0
+    assert "AIS from the prior" in capsys.readouterr().out
+    assert (here / "a" / "evaluation.nc").stat().st_mtime_ns > before
+    assert main(["report", "a"]) == 0
+    assert "AIS from the prior" in (here / "a" / "report.html").read_text()
+    for wrong, text in (("--num_samples", "[5, 5]"), ("--ais", "-1"), ("--num_chains", "0")):
+        assert main(["run", *SMALL, *QUICK, "--out", "b", wrong, text]) == 2
+        assert "must be at least" in capsys.readouterr().err

@@ -192,3 +192,31 @@ def test_coordinates_go_round():
             values, _ = density.constrain(u)
             np.testing.assert_allclose(density.flatten(values), u, atol=1e-9, err_msg=name)
             assert u.shape == (3, len(batch[0]), density.dim)
+
+
+def test_gradients_in_chunks_are_the_whole_gradients():
+    model, guide, batch, _ = ORACLES["hierarchy"]()
+    batch = tuple(t[:10] for t in batch)
+    found = []
+    for rows in (10_000, 30):
+        with Sampler(model, guide, *batch) as sampler:
+            sampler.gradient_chunks.rows = rows
+            density = Density(sampler, batch)
+            torch.manual_seed(0)
+            u = density.posterior(batch, 8)
+            with torch.enable_grad():
+                u.requires_grad_()
+                log_f = density.path(batch, "guide")(u)
+                found.append([torch.autograd.grad(f.sum(), u, retain_graph=True)[0] for f in log_f])
+    for whole, parts in zip(*found, strict=True):
+        torch.testing.assert_close(whole, parts)
+        assert whole.abs().min() > 0
+
+
+def test_the_upper_bound_averages_inverse_weights(monkeypatch):
+    import pvae.evaluation.annealed as module
+
+    weights = torch.tensor([[1.0], [3.0]], dtype=torch.float64)
+    monkeypatch.setattr(module, "anneal_back", lambda path, z, *_: weights.log().expand(2, 5))
+    found, _ = _estimate(bdmc, ORACLES["linear_gaussian"](), num=5, num_chains=2)
+    np.testing.assert_allclose(found.upper, -np.log((1 + 1 / 3) / 2))
