@@ -46,8 +46,12 @@ class Tensors:
                 "same data, at least one."
             )
         for i, tensor in enumerate(arrays):
-            if tensor.is_floating_point() and not tensor.isfinite().all():
-                bad = (~tensor.isfinite()).reshape(len(tensor), -1).any(1).nonzero()[:, 0]
+            if not tensor.is_floating_point():
+                continue
+            # In slabs: isfinite makes a copy of what it looks at.
+            slabs = [~s.isfinite().reshape(len(s), -1).all(1) for s in tensor.split(4096)]
+            bad = torch.cat(slabs).nonzero()[:, 0]
+            if len(bad):
                 raise PvaeError(
                     f"Tensor {i} of the data holds NaN or infinite values in {len(bad)} of "
                     f"{len(tensor)} rows, the first of them row {int(bad[0])}. Remove or replace "
