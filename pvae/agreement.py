@@ -9,6 +9,7 @@ from pyro.distributions import Delta
 from pyro.poutine import Trace
 from torch import Tensor
 
+from pvae.environment import is_out_of_memory
 from pvae.errors import PvaeError, first_line
 from pvae.pair import Program, latent_sites, name_of
 from pvae.particles import counts_data, trace_of
@@ -33,6 +34,8 @@ def find_fault(particles: Particles, single: Particles, batch: tuple[Tensor, ...
                 if not _agree(terms[name].select(-2, k), value.select(-2, 0)):
                     return f"changes log {name}"
     except (PvaeError, RuntimeError, IndexError) as error:
+        if is_out_of_memory(error):
+            raise
         return f"fails ({first_line(error.__cause__ or error)[:200]})"
     return None
 
@@ -54,7 +57,9 @@ def refuse_mixing(single: Particles, batch: tuple[Tensor, ...]) -> None:
             1,
             trace_of(values),
         )
-    except (PvaeError, RuntimeError, IndexError):
+    except (PvaeError, RuntimeError, IndexError) as error:
+        if is_out_of_memory(error):
+            raise
         return  # bound to the size of its batch: nothing to compare with
     for name, value in part.items():
         if not _agree(value, terms[name][..., :half]):

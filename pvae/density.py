@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.distributions import biject_to, constraints
 from torch.distributions.transforms import Transform
 
+from pvae.environment import is_out_of_memory
 from pvae.errors import PvaeError, first_line
 from pvae.memory import Chunks
 from pvae.pair import latent_sites
@@ -130,6 +131,8 @@ class Density:
             if self.log_guide(u, batch).isnan().any():
                 return "its log density is NaN there"
         except Exception as error:
+            if is_out_of_memory(error):
+                raise
             text = first_line(error)[:200]
             return text if isinstance(error, PvaeError) else f"{type(error).__name__}: {text}"
         return None

@@ -24,7 +24,7 @@ __all__ = ["Annealed", "Sandwich", "ais", "bdmc"]
 
 Start = Literal["prior", "guide"]
 _PILOT = 16  # chains of the pilot run
-_ROWS = 4096  # chains times data that move together
+_ROWS = 1024  # chains times data that move together on a CPU: enough to keep it busy
 
 
 @dataclass(frozen=True)
@@ -120,9 +120,11 @@ def ais(
         batch = take(part, block, device)
         seed_unit(seed, int(block[0]), 2 if start == "prior" else 3)
         path = density.path(batch, start)
-        steps = tune(path, _draw(density, batch, start, _PILOT), betas, num_leapfrog)
+        tick = work.ticks(2 * (num_temperatures - 1))
+        pilot = _draw(density, batch, start, _PILOT)
+        steps = tune(path, pilot, betas, num_leapfrog, tick=tick)
         z = _draw(density, batch, start, num_chains)
-        log_w, acceptance, _ = anneal(path, z, betas, steps, num_leapfrog)
+        log_w, acceptance, _ = anneal(path, z, betas, steps, num_leapfrog, tick=tick)
         weights = log_w.T.cpu().numpy()
         return {
             "log_px": log_mean_exp(weights),
@@ -131,7 +133,7 @@ def ais(
             "acceptance": acceptance.double().cpu().numpy(),
         }
 
-    results = work.map(f"AIS from the {start}", _blocks(positions, num_chains), compute)
+    results = work.map(f"AIS from the {start}", _blocks(positions, num_chains, device), compute)
     return Annealed(
         datum=positions,
         **{n: np.concatenate([r[n] for r in results]) for n in ("log_px", "log_px_se", "ess")},
@@ -176,17 +178,19 @@ def bdmc(
         seed_unit(seed, int(block[0]), 4)
         batch, exact = simulate(sampler, density, take(part, block, device))
         path = density.path(batch, start)
-        steps = tune(path, _draw(density, batch, start, _PILOT), betas, num_leapfrog)
+        tick = work.ticks(3 * (num_temperatures - 1))
+        pilot = _draw(density, batch, start, _PILOT)
+        steps = tune(path, pilot, betas, num_leapfrog, tick=tick)
         z = _draw(density, batch, start, num_chains)
-        forward, _, _ = anneal(path, z, betas, steps, num_leapfrog)
+        forward, _, _ = anneal(path, z, betas, steps, num_leapfrog, tick=tick)
         z = exact.expand(num_chains, *exact.shape[1:]).contiguous()
-        back = anneal_back(path, z, betas, steps, num_leapfrog)
+        back = anneal_back(path, z, betas, steps, num_leapfrog, tick=tick)
         return {
             "lower": log_mean_exp(forward.T.cpu().numpy()),
             "upper": -log_mean_exp(-back.T.cpu().numpy()),
         }
 
-    results = work.map("bidirectional Monte Carlo", _blocks(positions, num_chains), compute)
+    results = work.map("bidirectional Monte Carlo", _blocks(positions, num_chains, device), compute)
     return Sandwich(
         datum=np.arange(len(positions)),
         **{name: np.concatenate([r[name] for r in results]) for name in ("lower", "upper")},
@@ -269,5 +273,6 @@ def _draw(density: Density, batch: tuple[Tensor, ...], start: Start, num: int) -
     return draw(batch, num).contiguous()
 
 
-def _blocks(positions: np.ndarray, num_chains: int) -> list[np.ndarray]:
-    return in_blocks(positions, max(1, _ROWS // max(num_chains, _PILOT)))
+def _blocks(positions: np.ndarray, num_chains: int, device: torch.device) -> list[np.ndarray]:
+    rows = _ROWS if device.type == "cpu" else 64 * _ROWS
+    return in_blocks(positions, max(1, rows // max(num_chains, _PILOT)))

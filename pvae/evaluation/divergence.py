@@ -99,7 +99,8 @@ def _of_site(
         each = q.log_prob(site["value"]) - p.log_prob(site["value"])
     event_dim = site["fn"].event_dim - q.event_dim
     rows = particles.rows(each, event_dim, num, size)
-    lead = rows.ndim - 2 - len(_rest(particles, each, event_dim))
+    used = 2 if particles.how == "plate" else 1  # dimensions of plates that samples and data take
+    lead = rows.ndim - 2 - (particles.wide - used + event_dim)
     if lead and (log_q is None or lead > log_q.ndim - 2):
         return None, None  # p(z|y) with y summed out in the model: no closed form
     rows = rows.reshape(*rows.shape[:lead], num, size, -1)
@@ -107,11 +108,6 @@ def _of_site(
         rows = expect(log_q, rows.movedim(-1, 0)).movedim(0, -1) if lead else rows
     single = q.event_dim == 0 or each.ndim == 0
     return rows.sum(-1) if closed else None, rows if single else None
-
-
-def _rest(particles: Particles, each: Tensor, event_dim: int) -> tuple[int, ...]:
-    used = 2 if particles.how == "plate" else 1
-    return (1,) * (particles.wide - used + event_dim)
 
 
 def _peel(fn: Any) -> Any:

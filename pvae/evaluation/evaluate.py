@@ -178,9 +178,16 @@ def evaluate(
                 )
                 result = _save(result, folder, work)
 
-            def add(name: str, positions: np.ndarray, estimate: Callable, **options: Any) -> None:
+            def add(
+                name: str,
+                positions: np.ndarray,
+                estimate: Callable,
+                depends: dict[str, int] | None = None,
+                **options: Any,
+            ) -> None:
                 nonlocal result
-                settings = {"num_data": len(positions), **options}
+                plain = {k: v for k, v in options.items() if not isinstance(v, np.ndarray)}
+                settings = {"num_data": len(positions), **plain, **(depends or {})}
                 if not len(positions) or result.settings.get(name) == settings:
                     return
                 work.settings = settings
@@ -206,12 +213,18 @@ def evaluate(
                 add("surgery", everything, surgery)
             if quadrature:
                 add("quadrature", everything, _quadrature)
-            some = np.sort(order[: max(ais, gap)])
+            former = result.settings.get("ais_prior", {})
+            enough = (
+                not ais and former.get("num_data", 0) >= gap and annealing.items() <= former.items()
+            )
+            some = np.sort(order[: former["num_data"] if enough else max(ais, gap)])
             add("ais_prior", some, annealed.ais, start="prior", **annealing)
             add("ais_guide", some, annealed.ais, start="guide", **annealing)
             add("bdmc", order[:bdmc], annealed.bdmc, start="prior", **annealing)
-            known = _best_known(result)
-            add("gap", np.sort(order[:gap]), lambda *a, **o: inference_gap(*a, known, **o))
+            # What AIS found is a part of the gap: with other settings of it, the gap is another.
+            of_ais = {**annealing, "num_ais": len(some)}
+            log_px = _best_known(result)
+            add("gap", np.sort(order[:gap]), inference_gap, depends=of_ais, log_px=log_px)
         work.close()
     return result
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.distributions import transform_to
 
 from pvae.density import Density
+from pvae.environment import is_out_of_memory
 from pvae.errors import PvaeError, first_line
 from pvae.pair import latent_sites
 from pvae.particles import Particles, trace_of
@@ -239,6 +240,8 @@ def _take_apart(sampler: Sampler, batch: tuple[Tensor, ...]) -> dict[str, dict[s
             if name not in sampler.structure.enumerated and not rebuilt.has_rsample:
                 raise _NoFamilyError(f"{kind.__name__} of site {name!r} has no gradient")
         except (RuntimeError, ValueError, TypeError, NotImplementedError, AttributeError) as e:
+            if is_out_of_memory(e):
+                raise
             raise _NoFamilyError(
                 f"{kind.__name__} of site {name!r} cannot be taken apart ({first_line(e)[:100]})"
             ) from e

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pvae.data import Part
 from pvae.data.tensors import Tensors
+from pvae.environment import is_out_of_memory
 from pvae.errors import PvaeError, first_line
 from pvae.evaluation.finding import Finding
 from pvae.evaluation.work import Work, in_blocks, take
@@ -240,6 +241,8 @@ def _log_q(sampler: Sampler, batch: tuple[Tensor, ...]) -> tuple[LogQ, str]:
         expected = usual(batch, strange)
         reason = "it is NaN there" if expected.isnan().any() else None
     except (PvaeError, RuntimeError, NotImplementedError, ValueError, KeyError) as error:
+        if is_out_of_memory(error):
+            raise
         reason = f"{type(error).__name__}: {first_line(error)[:200]}"
     if reason:
         raise PvaeError(
@@ -254,8 +257,9 @@ def _log_q(sampler: Sampler, batch: tuple[Tensor, ...]) -> tuple[LogQ, str]:
         found = in_plate(batch, strange)
         if torch.allclose(found, expected, 1e-4, 1e-4):
             return in_plate, "plate"
-    except (PvaeError, RuntimeError, ValueError, IndexError):
-        pass
+    except (PvaeError, RuntimeError, ValueError, IndexError) as error:
+        if is_out_of_memory(error):
+            raise
     return usual, sampler.strategy
 
 

@@ -54,7 +54,7 @@ def from_weights(
     columns = {
         name: np.concatenate([r[name] for r in results])
         for name in results[0]
-        if not name.startswith(("sum ", "site "))
+        if not name.startswith("sum ")
     }
     for name in ("bounds", "bounds_se", "jvi_1", "jvi_2"):
         columns[name] = dict(zip(ks, columns[name].T.copy(), strict=True))

@@ -3,6 +3,7 @@
 import contextlib
 import datetime
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -97,6 +98,7 @@ class Work:
         bar = tqdm(total=total, unit="datum", desc=name, disable=not self._progress)
         with bar:
             for i in numbers:
+                self._bar, self._block, before = bar, len(blocks[i]), bar.n
                 try:
                     path = self._path(name, i, blocks[i])
                     found = self._read(path)
@@ -109,7 +111,7 @@ class Work:
                         raise
                     problem = error
                     break
-                bar.update(len(blocks[i]))
+                bar.update(before + len(blocks[i]) - bar.n)
         if self.world == 1:
             return [mine[i] for i in numbers]
         everyone: list[Any] = [None] * self.world
@@ -117,6 +119,12 @@ class Work:
         self._agree([text for _, text in everyone], problem)
         results = {i: found for part, _ in everyone for i, found in part.items()}
         return [results[i] for i in range(len(blocks))]
+
+    def ticks(self, number: int) -> Callable[[], None]:
+        """Returns what moves the progress bar through the current block in so many calls."""
+        bar, size, before = self._bar, self._block, self._bar.n
+        calls = itertools.count(1)
+        return lambda: bar.update(before + size * next(calls) // max(1, number) - bar.n)
 
     def close(self) -> None:
         """Forgets the kept blocks: everything has been saved elsewhere."""

@@ -321,3 +321,58 @@ def test_blocks_of_other_settings_are_not_taken(tmp_path):
     work.settings = {"num_temperatures": 10}
     assert work.map("AIS", [np.arange(3)], lambda block: {"x": block + 2})[0]["x"][0] == 0
     assert work.map("AIS", [np.arange(2)], lambda block: {"x": block + 3})[0]["x"][0] == 3
+
+
+def test_the_bar_moves_within_a_block():
+    work = Work(None, {}, False)
+    seen = []
+
+    def compute(block):
+        tick = work.ticks(10)
+        for _ in range(10):
+            tick()
+            seen.append(work._bar.n)
+        return {"x": block}
+
+    class Bar:
+        n = 0
+
+        def __init__(self, **_):
+            pass
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def update(self, by):
+            self.n += by
+
+    import pvae.evaluation.work as module
+
+    module_bar, module.tqdm = module.tqdm, Bar
+    try:
+        work.map("AIS", [np.arange(5), np.arange(4)], compute)
+    finally:
+        module.tqdm = module_bar
+    assert seen[:10] == [0, 1, 1, 2, 2, 3, 3, 4, 4, 5]
+    assert seen[-1] == work._bar.n == 9
+
+
+def test_the_gap_follows_ais(tmp_path):
+    pair = small_pair()
+    x = pvae.data.load("digits").test.tensors()[0][:40]
+    options = {"num_samples": 20, "progress": False, "out": tmp_path, "num_chains": 4}
+    short = pvae.evaluate(*pair, x, **options, num_temperatures=4, ais=8, gap=3)
+    kept = pvae.evaluate(*pair, x, **options, num_temperatures=4, gap=5)
+    assert len(kept.findings["ais_prior"]) == 8  # more data than the gap needs: not done again
+    assert len(kept.findings["gap"]) == 5
+    longer = pvae.evaluate(*pair, x, **options, num_temperatures=40, ais=8, gap=5)
+    for result in (short, kept, longer):
+        gap, best = result.findings["gap"], result.log_px.copy()
+        for name in ("ais_prior", "ais_guide"):
+            found = result.findings[name]
+            best[found.datum] = np.maximum(best[found.datum], found.log_px)
+        np.testing.assert_array_equal(gap.log_px, best[gap.datum])
+    assert (longer.findings["gap"].log_px != kept.findings["gap"].log_px).any()
