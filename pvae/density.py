@@ -19,6 +19,12 @@ from pvae.terms import sum_out
 __all__ = ["Density", "Path"]
 
 Path = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""What is annealed: z [C, B, D] to (log f_0(z), log f_1(z)), each [C, B], nats.
+
+C chains, B data, D unconstrained coordinates. f_0 is a normalised density that can be drawn from,
+f_1(z) = p(x, z); rows (c, b) do not influence each other. A log density of -inf, +inf or NaN
+counts as zero density.
+"""
 
 
 class Density:

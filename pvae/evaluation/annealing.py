@@ -7,17 +7,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pvae.density import Path
 from pvae.errors import PvaeError
 
-__all__ = ["Path", "anneal", "anneal_back", "schedule", "tune"]
-
-Path = Callable[[Tensor], tuple[Tensor, Tensor]]
-"""What is annealed: z [C, B, D] to (log f_0(z), log f_1(z)), each [C, B], nats.
-
-C chains, B data, D unconstrained coordinates. f_0 is a normalised density that can be drawn from,
-f_1(z) = p(x, z); rows (c, b) do not influence each other. A log density of -inf, +inf or NaN
-counts as zero density.
-"""
+__all__ = ["anneal", "anneal_back", "schedule", "tune"]
 
 # A quarter of a period carries a Gaussian to a fresh draw; half a period, to its mirror image.
 _LONGEST = math.pi / 2

@@ -11,10 +11,18 @@ from scipy.special import stdtrit
 
 from pvae.errors import PvaeError
 from pvae.evaluation.result import Evaluation
+from pvae.evaluation.wording import (
+    caution,
+    count_data,
+    in_words,
+    interval,
+    percent,
+    places_of,
+    show,
+    words,
+)
 
 __all__ = ["Bound", "Compared", "Comparison", "Difference", "compare", "read_runs"]
-
-_MANY = 0.1  # a run with k̂ above the threshold for more of its data is said to be loose
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +117,7 @@ class Comparison:
         """Returns the comparison as a table for a terminal, and what it says in words."""
         runs, width = self.runs, max(len(run.name) for run in self.runs) + 2
         label = "not a likelihood, nats per datum" if self.caveat else "nats per datum"
-        what = f"{self.data['name']} ({self.data['observation']}, {_data(len(self))})"
+        what = f"{self.data['name']} ({self.data['observation']}, {count_data(len(self))})"
         lines = [f"{what}: differences from {runs[0].name}, {label}"]
         for title, kind in ((f"L_{self.num_samples}", "log_px"), ("ELBO", "elbo")):
             bounds: list[Bound] = [getattr(run, kind) for run in runs]
@@ -118,22 +126,20 @@ class Comparison:
                 f"{title:<{width}}{'mean':>9}{'± se':>8}{'difference':>12}{'± se':>8}"
                 f"{'unpaired':>10}{'95% interval':>19}{'higher on':>11}"
             )
-            places, fine = _places(*bounds), _places(*filter(None, differences))
+            places, fine = places_of(*bounds), places_of(*filter(None, differences))
             for run, bound, d in zip(runs, bounds, differences, strict=True):
-                row = (
-                    f"{run.name:<{width}}{_show(bound.mean, places):>9}{_show(bound.se, places):>8}"
-                )
+                row = f"{run.name:<{width}}{show(bound.mean, places):>9}{show(bound.se, places):>8}"
                 if d is not None:
-                    row += f"{_show(d.mean, fine, '+'):>12}{_show(d.se, fine):>8}"
-                    row += f"{_show(d.unpaired_se, fine):>10}{_interval(d, fine):>19}"
-                    row += f"{_percent(d.higher):>11}"
+                    row += f"{show(d.mean, fine, '+'):>12}{show(d.se, fine):>8}"
+                    row += f"{show(d.unpaired_se, fine):>10}{interval(d, fine):>19}"
+                    row += f"{percent(d.higher):>11}"
                 lines.append(row)
         for run in runs:
-            khat = f"k̂ above {run.khat_threshold:.2f} for {_percent(run.above_threshold)}"
+            khat = f"k̂ above {run.khat_threshold:.2f} for {percent(run.above_threshold)}"
             samples = f"{run.num_samples} samples each, {khat} of the data"
             lines.append(f"{run.name}: {run.model} with {run.guide}, {samples}")
-        words = [run.words for run in runs[1:]]
-        return "\n".join([*lines, *words, *self.notes] + ([self.caveat] if self.caveat else []))
+        said = [run.words for run in runs[1:]]
+        return "\n".join([*lines, *said, *self.notes] + ([self.caveat] if self.caveat else []))
 
     def __str__(self) -> str:
         return self.table()
@@ -163,7 +169,9 @@ def compare(evaluations: Mapping[str, Evaluation]) -> Comparison:
     _check(evaluations)
     shared = sorted(set.intersection(*(set(e.bounds) for e in evaluations.values())))
     if not shared:
-        raise PvaeError(f"{_and(list(evaluations))}: no K has a bound in all; use one num_samples.")
+        raise PvaeError(
+            f"{in_words(list(evaluations))}: no K has a bound in all; use one num_samples."
+        )
     runs: list[Compared] = []
     for name, evaluation in evaluations.items():
         known = evaluation.khat[~np.isnan(evaluation.khat)]
@@ -179,8 +187,8 @@ def compare(evaluations: Mapping[str, Evaluation]) -> Comparison:
             elbo=_bound(evaluation.elbo, runs[0].elbo if runs else None),
         )
         if d := run.log_px.difference:
-            words = _words(run, runs[0], d, f"L_{shared[-1]}") + _caution(run, runs[0], d.verdict)
-            run = replace(run, words=words)
+            said = words(run, runs[0], d, f"L_{shared[-1]}") + caution(run, runs[0], d.verdict)
+            run = replace(run, words=said)
         runs.append(run)
     parts = [evaluation.data for evaluation in evaluations.values()]
     return Comparison(
@@ -208,7 +216,7 @@ def read_runs(folders: Iterable[str | os.PathLike[str]]) -> dict[str, Evaluation
     if twice := [
         f"{f}" for f, place in zip(folders, places, strict=True) if places.count(place) > 1
     ]:
-        raise PvaeError(f"the same folder is given more than once: {_and(twice)}")
+        raise PvaeError(f"the same folder is given more than once: {in_words(twice)}")
     for folder in folders:
         if not folder.is_dir():
             raise PvaeError(f"there is no run folder {folder}")
@@ -229,13 +237,13 @@ def _check(evaluations: Mapping[str, Evaluation]) -> None:
     others = [name for name in evaluations if name not in labelled]
     if labelled and others:
         raise PvaeError(
-            f"the numbers of {_and(labelled)} are not a likelihood and those of {_and(others)} "
-            "are, so they cannot be compared. Train all on the same kind of data "
-            "(--data.observation)."
+            f"the numbers of {in_words(labelled)} are not a likelihood and those of "
+            f"{in_words(others)} are, so they cannot be compared. Train all on the same kind of "
+            "data (--data.observation)."
         )
     if len({(e.data["hash"], len(e)) for e in evaluations.values()}) > 1:
         parts = ", ".join(
-            f"{name} on {e.data['name']} ({e.data['observation']}, {_data(len(e))}, hash "
+            f"{name} on {e.data['name']} ({e.data['observation']}, {count_data(len(e))}, hash "
             f"{e.data['hash'][:8]}…)"
             for name, e in evaluations.items()
         )
@@ -273,49 +281,6 @@ def _mean_and_se(values: np.ndarray) -> tuple[float, float]:
     return float(values.mean()), float(se)
 
 
-def _words(run: Compared, first: Compared, d: Difference, bound: str) -> str:
-    size, pair = _data(len(d.values)), f"{run.name} and {first.name}"
-    if d.verdict == "undefined":
-        why = "some bound is not finite" if math.isnan(d.mean) else f"{size} cannot give an error"
-        return (
-            f"{pair} are undecided: {why}. {bound} is higher on {_percent(d.higher)} of the data."
-        )
-    if not d.values.any():
-        return f"{pair} have the same {bound} on every datum."
-    sign, places = (1 if d.mean > 0 else -1), _places(d)
-    way = "higher" if d.mean > 0 else "lower"
-    low, high = sorted((sign * d.low, sign * d.high))
-    what = (
-        f"is {way} by {abs(d.mean):.{places}f} ± {d.se:.{places}f} nats per datum (95% interval "
-        f"{_show(low, places)} to {_show(high, places)}), {way} on "
-        f"{_percent(float((sign * d.values > 0).mean()))} of the data"
-    )
-    if d.verdict != "no difference":
-        return f"{run.name} is {d.verdict} than {first.name}: its {bound} {what}."
-    none = f"These {size} show no difference between {pair}"
-    return f"{none}: {bound} of {run.name} {what}; the interval contains zero."
-
-
-def _caution(run: Compared, first: Compared, verdict: str) -> str:
-    """Says which bound may be the looser one, and what that does to the difference."""
-    loose = [each for each in (run, first) if not each.above_threshold <= _MANY]
-    if not loose:
-        return ""
-    said = _and([
-        f"k̂ of {each.name} is above {each.khat_threshold:.2f} for {_percent(each.above_threshold)}"
-        " of the data" if each.above_threshold > _MANY else f"k̂ of {each.name} is not available"
-        for each in loose
-    ])  # fmt: skip
-    if loose == [{"better": run, "worse": first}.get(verdict)]:
-        return (
-            f" But {said}: its bound may be loose, which makes its lead look smaller, not larger."
-        )
-    return (
-        f" But {said}: a bound may lie well below log p(x), so a difference between bounds need "
-        "not be one between likelihoods."
-    )
-
-
 def _notes(evaluations: Mapping[str, Evaluation], shared: Sequence[int]) -> Iterator[str]:
     k = shared[-1]
     if len({e.num_samples for e in evaluations.values()}) > 1:
@@ -328,7 +293,7 @@ def _notes(evaluations: Mapping[str, Evaluation], shared: Sequence[int]) -> Iter
     if len(shared) > 1:
         before = shared[-2]
         rises = ", ".join(
-            f"{name} by {_show(_bound(e.bounds[k]).mean - _bound(e.bounds[before]).mean, 2)}"
+            f"{name} by {show(_bound(e.bounds[k]).mean - _bound(e.bounds[before]).mean, 2)}"
             for name, e in evaluations.items()
         )
         yield (
@@ -342,29 +307,3 @@ def _notes(evaluations: Mapping[str, Evaluation], shared: Sequence[int]) -> Iter
     )
     if len(evaluations) > 2:
         yield "Each interval holds with 95% for itself, not all of them together."
-
-
-def _interval(d: Difference, places: int) -> str:
-    return "–" if math.isnan(d.low) else f"{_show(d.low, places)} to {_show(d.high, places)}"
-
-
-def _places(*bounds: Bound | Difference) -> int:
-    """How many decimals show two digits of the smallest error."""
-    errors = [bound.se for bound in bounds if bound.se > 0]
-    return min(4, max(1, 1 - math.floor(math.log10(min(errors))))) if errors else 2
-
-
-def _show(value: float, places: int, sign: str = "-") -> str:
-    return f"{value:{sign}.{places}f}".replace("-", "−") if math.isfinite(value) else "–"
-
-
-def _percent(share: float) -> str:
-    return "–" if math.isnan(share) else f"{share:.1%}"
-
-
-def _data(count: int) -> str:
-    return f"{count} {'datum' if count == 1 else 'data'}"
-
-
-def _and(parts: Sequence[str]) -> str:
-    return " and ".join(filter(None, [", ".join(parts[:-1]), parts[-1]]))

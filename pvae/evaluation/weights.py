@@ -15,10 +15,10 @@ from pvae.evaluation.pareto import psis
 from pvae.evaluation.work import Work, in_blocks, take
 from pvae.sampler import Sampler, seed_unit
 
-__all__ = ["from_weights"]
+__all__ = ["CUBO_KHAT", "from_weights"]
 
 _WEIGHTS = 2**20  # log weights held at a time: 8 MiB in double precision
-_CUBO = 0.25  # the k̂ from which w² has no variance
+CUBO_KHAT = 0.25  # the k̂ from which w² has no variance
 
 
 def from_weights(
@@ -106,7 +106,7 @@ def _block(
             "elbo": elbo,
             "elbo_analytic": elbo + correction if closed else nothing,
             "psis": smoothed,
-            "cubo": np.where(khat <= _CUBO, cubo(log_w), np.nan),
+            "cubo": np.where(khat <= CUBO_KHAT, cubo(log_w), np.nan),
             "khat": khat,
             "ess": effective_sample_size(log_w),
             "kl": total,

@@ -8,6 +8,7 @@ import numpy as np
 from markupsafe import Markup
 
 from pvae.evaluation.summary import mean_and_se
+from pvae.evaluation.weights import CUBO_KHAT
 from pvae.report import charts, text
 from pvae.report.panels import Panel
 
@@ -18,7 +19,6 @@ __all__ = ["Row", "absent", "against_k", "bits", "bounds", "estimates"]
 
 Mean = dict[str, float | None]
 
-_CUBO = 0.25  # the k̂ from which the second moment of w² is infinite
 _NOTHING: Mean = {"mean": None, "se": None}
 _HINT = Markup("{} was not asked for: <code>pvae evaluate RUN {}</code> adds it.")
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -141,7 +141,7 @@ def _small(error: float | None) -> str:
 
 def _from_above(e: "Evaluation", cubo: np.ndarray) -> Row:
     """The χ² row: only the data whose weights give it a meaning."""
-    shown = (e.khat <= _CUBO) & ~np.isnan(cubo)
+    shown = (e.khat <= CUBO_KHAT) & ~np.isnan(cubo)
     name, why = "χ² (CUBO)", "an indication from above (Dieng et al. 2017), not a bound here"
     if not shown.any():
         return Row(name, f"{why}; shown for 0% of the data: k̂ is nowhere known to be ≤ ¼", None,

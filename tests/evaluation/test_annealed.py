@@ -228,6 +228,6 @@ def test_the_upper_bound_averages_inverse_weights(monkeypatch):
     import pvae.evaluation.annealed as module
 
     weights = torch.tensor([[1.0], [3.0]], dtype=torch.float64)
-    monkeypatch.setattr(module, "anneal_back", lambda path, z, *_: weights.log().expand(2, 5))
+    monkeypatch.setattr(module, "anneal_back", lambda *_, **__: weights.log().expand(2, 5))
     found, _ = _estimate(bdmc, ORACLES["linear_gaussian"](), num=5, num_chains=2)
     np.testing.assert_allclose(found.upper, -np.log((1 + 1 / 3) / 2))
