@@ -10,45 +10,25 @@ epochs of one round.
 """
 
 import argparse
-import datetime
-import os
-import platform
-import re
 import statistics
-import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pyro
 import torch
 import torch.nn.functional as F
+from common import SHAPE, device_name, spread, training_data, write
 from pyro.infer import SVI, Trace_ELBO, TraceMeanField_ELBO
 from torch import Tensor, nn
 
 import pvae
-from pvae.data import Data, Part
-from pvae.data.sources import root_folder
-from pvae.data.vision import SETS
+from pvae.data import Data
 from pvae.environment import find_device
 
-SHAPE, BATCH, LATENT, LR = (1, 28, 28), 128, 20, 1e-3
+BATCH, LATENT, LR = 128, 20, 1e-3
 
 Epoch = Callable[[int], float]  # seed -> ELBO of the epoch, nats per datum
-
-
-def training_data() -> tuple[Data, str]:
-    """Returns MNIST where it is already on this machine, else noise of the same size."""
-    root = root_folder(None)
-    if all((root / file).exists() for file in SETS["mnist"].files):
-        return pvae.data.load("mnist", root=root), "MNIST"
-    draw = torch.Generator().manual_seed(0)
-    raw = torch.randint(0, 256, (60_000, *SHAPE), generator=draw, dtype=torch.uint8)
-    raw *= torch.rand(raw.shape, generator=draw) < 0.2
-    part = Part(raw, None, "dynamic", 256)
-    data = Data("synthetic", "dynamic", 0, 256, SHAPE, "binary", part, None, part)
-    return data, "synthetic noise of MNIST's size (MNIST is not on this machine)"
 
 
 def minibatches(raw: Tensor, seed: int) -> Iterator[Tensor]:
@@ -157,19 +137,8 @@ def table(seconds: dict[str, list[float]]) -> str:
     ]
     for name, times in seconds.items():
         ratios = [ours / theirs for ours, theirs in zip(times, base, strict=True)]
-        lines.append(f"| {name} | {_spread(times)} | {_spread(ratios)} |")
+        lines.append(f"| {name} | {spread(times)} | {spread(ratios)} |")
     return "\n".join(lines)
-
-
-def _spread(values: list[float]) -> str:
-    return f"{statistics.median(values):.2f} ({min(values):.2f}–{max(values):.2f})"
-
-
-def processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    text = cpuinfo.read_text() if cpuinfo.exists() else ""
-    found = re.search(r"^model name\s*:\s*(.+)$", text, re.M)
-    return found.group(1) if found else platform.processor() or platform.machine()
 
 
 def main() -> None:
@@ -194,14 +163,8 @@ def main() -> None:
 
     times = list(seconds.values())
     ratio = statistics.median(p / h for p, h in zip(times[2], times[0], strict=True))
-    threads = torch.get_num_threads()
-    chip = f"{processor()}, {threads} thread{'s' if threads > 1 else ''}"
-    name = processor() if device.type == "cpu" else torch.cuda.get_device_name(device)
     rounds = len(times[0])
-    limit = os.environ.get("OMP_NUM_THREADS")
-    command = " ".join(["python benchmarks/epoch.py", *sys.argv[1:]])
-    command = command if limit is None else f"OMP_NUM_THREADS={limit} {command}"
-    text = f"""# Time per epoch: {name}
+    text = f"""# Time per epoch: {device_name(device)}
 
 {table(seconds)}
 
@@ -213,19 +176,8 @@ pvae.fit over hand-written: {ratio:.2f}.
 - Rounds: {rounds} after one of warm-up, one epoch of every peer in each; a ratio is of two
   epochs of one round. pvae.fit's time includes its check of the pair; its checks for values
   that are not finite are on. pyro.infer.SVI has its defaults: validation on, pyro.optim.Adam.
-- Device: {name if device.type == "cuda" else "CPU"}; CPU: {chip}.
-- torch {torch.__version__}, pyro {pyro.__version__}, pvae {pvae.__version__}, \
-Python {platform.python_version()}.
-- `{command}`, {datetime.date.today()}.
 """
-    slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
-    if device.type == "cpu":
-        slug = f"cpu-{slug}-{threads}-threads"
-    slug += "" if data.name == "mnist" else "-synthetic"
-    folder = Path(__file__).parent / "results"
-    folder.mkdir(exist_ok=True)
-    (folder / f"epoch-{slug}.md").write_text(text)
-    print(f"\n{text}\nwritten to benchmarks/results/epoch-{slug}.md")
+    write("epoch", text, device, data, ["torch", "pyro-ppl", "pvae"])
 
 
 if __name__ == "__main__":

@@ -11,25 +11,18 @@ rotates, and each ratio is of two rates of one round. A peer whose mean log p(x)
 """
 
 import argparse
-import datetime
-import importlib.metadata
 import itertools
 import math
-import os
-import platform
-import re
 import statistics
-import sys
 import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import pyro
 import torch
 import torch.nn.functional as F
-from epoch import processor, training_data
+from common import SHAPE, device_name, spread, training_data, write
 from pyro import poutine
 from torch import Tensor, nn
 
@@ -37,7 +30,7 @@ import pvae
 from pvae.environment import find_device
 from pvae.nn import MLP
 
-SHAPE, LATENT, WIDTHS, SIGMAS = (1, 28, 28), 50, (200, 200), 5.0
+LATENT, WIDTHS, SIGMAS = 50, (200, 200), 5.0
 
 
 def bce(logits: Tensor, x: Tensor) -> Tensor:
@@ -234,8 +227,8 @@ def table(peers: list[Peer], truth: pvae.Evaluation) -> str:
         error = statistics.fmean(peer.errors)
         se = standard_error(truth, len(peer.x)) * math.sqrt(1 + 1 / len(peer.errors))
         lines.append(
-            f"| {peer.name} | {len(peer.x):,} | {_spread([r / 1000 for r in peer.rates], 1)} "
-            f"| {_spread(_ratios(peer, peers[0]), 2)} | {error:+.4f} ± {se:.4f} |"
+            f"| {peer.name} | {len(peer.x):,} | {spread([r / 1000 for r in peer.rates], 1)} "
+            f"| {spread(_ratios(peer, peers[0]), 2)} | {error:+.4f} ± {se:.4f} |"
         )
     if not any("pythae" in peer.name for peer in peers):
         lines.append("| pythae's VAE.get_nll: not installed | – | – | – | – |")
@@ -244,11 +237,6 @@ def table(peers: list[Peer], truth: pvae.Evaluation) -> str:
 
 def _ratios(ours: Peer, theirs: Peer) -> list[float]:
     return [a / b for a, b in zip(ours.rates, theirs.rates, strict=True)]
-
-
-def _spread(values: list[float], digits: int) -> str:
-    low, high = min(values), max(values)
-    return f"{statistics.median(values):.{digits}f} ({low:.{digits}f}–{high:.{digits}f})"
 
 
 def main() -> None:
@@ -272,19 +260,12 @@ def main() -> None:
     peers = make_peers(pair, x, options.num_samples)
     measure(peers, truth, options.rounds, options.budget)
 
-    threads = torch.get_num_threads()
-    chip = f"{processor()}, {threads} thread{'s' if threads > 1 else ''}"
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
-    limit = os.environ.get("OMP_NUM_THREADS")
-    command = " ".join(["python benchmarks/evaluate.py", *sys.argv[1:]])
-    command = command if limit is None else f"OMP_NUM_THREADS={limit} {command}"
     packages = ["torch", "pyro-ppl", "pvae", *(["pythae"] if pair.pythae else [])]
-    versions = ", ".join(f"{each} {importlib.metadata.version(each)}" for each in packages)
     rivals = [
         (peer.name.split(",")[0], _ratios(peers[1], peer)) for peer in (peers[0], *peers[3:5])
     ]
     times = ", ".join(f"{statistics.median(ratio):.2f} × {rival}" for rival, ratio in rivals)
-    text = f"""# Throughput of likelihood evaluation: {name}
+    text = f"""# Throughput of likelihood evaluation: {device_name(device)}
 
 {table(peers, truth)}
 
@@ -301,18 +282,8 @@ pvae.evaluate is {times}.
   same data (its median k̂ is {truth.summary()["khat"]["median"]:.2f}), ± the Monte Carlo error; \
 every run was within
   {SIGMAS:g} standard errors.
-- Device: {name if device.type == "cuda" else "CPU"}; CPU: {chip}.
-- {versions}, Python {platform.python_version()}.
-- `{command}`, {datetime.date.today()}.
 """
-    slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
-    if device.type == "cpu":
-        slug = f"cpu-{slug}-{threads}-threads"
-    slug += "" if data.name == "mnist" else "-synthetic"
-    folder = Path(__file__).parent / "results"
-    folder.mkdir(exist_ok=True)
-    (folder / f"evaluate-{slug}.md").write_text(text)
-    print(f"\n{text}\nwritten to benchmarks/results/evaluate-{slug}.md")
+    write("evaluate", text, device, data, packages)
 
 
 if __name__ == "__main__":

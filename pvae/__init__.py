@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pvae.checkpoint import load
     from pvae.errors import PvaeError
     from pvae.evaluation import Evaluation, evaluate
+    from pvae.evaluation.comparison import compare
     from pvae.importance import log_weights
     from pvae.predictive import decode, encode, generate, reconstruct
     from pvae.report import write_report
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "check": "pvae.checking",
+    "compare": "pvae.evaluation.comparison",
     "load": "pvae.checkpoint",
     "PvaeError": "pvae.errors",
     "Evaluation": "pvae.evaluation",
@@ -42,6 +44,7 @@ __all__ = [
     "Evaluation",
     "PvaeError",
     "check",
+    "compare",
     "data",
     "decode",
     "encode",

@@ -3,6 +3,7 @@
 import contextlib
 import inspect
 import itertools
+import os
 import re
 import shutil
 import sys
@@ -69,6 +70,9 @@ def main(argv: list[str] | None = None) -> int:
         return 2 if isinstance(error, UsageError) else 1
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:  # `| head` has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     finally:
         warnings.formatwarning = shown
 
@@ -145,12 +149,16 @@ def _run(command: str, argv: list[str]) -> None:
 
 
 def _check_numbers(config: dict[str, Any]) -> None:
+    from pvae.environment import check_seed
     from pvae.evaluation.evaluate import check_counts
+    from pvae.memory import check_memory
 
     names = {"num_samples", "prior_samples", "ais", "bdmc", "gap"}
     names |= {"num_chains", "num_temperatures", "num_leapfrog"}
     try:
-        check_counts(**{name: config[name] for name in names & config.keys()})
+        check_counts(**{"num_samples": 1} | {n: config[n] for n in names & config.keys()})
+        check_memory(config.get("memory"))
+        check_seed(config.get("seed", 0))
     except PvaeError as error:
         raise UsageError(f"--{error}") from None
 
@@ -198,7 +206,7 @@ def _require(run: Path, name: str, command: str) -> None:
 
 def _evaluate(argv: list[str]) -> None:
     import pvae
-    from pvae.config import read_config
+    from pvae.config import read_config, write_config
     from pvae.environment import processes
 
     parser = new_parser("evaluate")
@@ -206,13 +214,34 @@ def _evaluate(argv: list[str]) -> None:
     parser.add_function_arguments(pvae.evaluate, skip=PROGRAMS | {"out"}, fail_untyped=False)
     given = values(parser, argv, defaults=False)
     run = Path(given.pop("run"))
+    if run.is_file():
+        raise PvaeError(f"{run} is a file: name the run's folder")
     config = read_config(run)
     _require(run, "checkpoint.pt", f"pvae train --resume {run}")
+    _check_numbers(given)
+    # What is there already is added to: it says what it is of, unless something else is asked for.
+    former = {}
+    with contextlib.suppress(PvaeError):
+        evaluation = pvae.Evaluation.load(run)
+        former = {"num_samples": list(evaluation.bounds), "seed": evaluation.seed}
+    # The config keeps what was asked of the evaluation, for --config and for the next time; what
+    # training takes too (the seed, the device) stays that of the training.
+    names = _of_evaluation()
+    asked = {key: value for key, value in given.items() if key in names}
+    if asked and processes()[0] == 0:
+        write_config(run, config | asked)
     data = _load_data(config)
     model, guide = pvae.load(run)
-    _save_evaluation(run, model, guide, data, config | given)
+    _save_evaluation(run, model, guide, data, config | former | given)
     if processes()[0] == 0:
         print(f"`pvae report {run}` renders it")
+
+
+def _of_evaluation() -> set[str]:
+    import pvae
+
+    shared = inspect.signature(pvae.fit).parameters.keys() | {"memory", "strategy"}
+    return set(inspect.signature(pvae.evaluate).parameters) - shared
 
 
 def _report(argv: list[str]) -> None:
@@ -244,6 +273,9 @@ def _compare(argv: list[str]) -> None:
         raise UsageError("a comparison needs two runs or more: `pvae compare RUN RUN`")
     if Path(given["out"]).is_dir():
         raise UsageError(f"--out {given['out']}: this is a folder; name a file, such as a.html")
+    out = Path(given["out"])
+    if out.name in RUN_FILES or (out.exists() and out.suffix != ".html"):
+        raise UsageError(f"--out {out}: this is another file; name a new one, such as a.html")
 
     from pvae.evaluation.comparison import compare, read_runs
     from pvae.report.compare import write_comparison
@@ -296,11 +328,7 @@ def _options(function: Callable[..., Any], config: dict[str, Any]) -> dict[str, 
 def _save_evaluation(run: Path, model: Any, guide: Any, data: Any, config: dict[str, Any]) -> Any:
     import pvae
     from pvae.environment import processes
-    from pvae.evaluation.work import half_done
 
-    kept = half_done(run)
-    if kept and processes()[0] == 0:
-        print(f"the evaluation of {run} is half done: going on with {kept} blocks that are kept")
     evaluation = pvae.evaluate(model, guide, data, **_options(pvae.evaluate, config), out=run)
     if processes()[0] == 0:
         print(evaluation.table())

@@ -1,5 +1,6 @@
 """Density: log p(x, z) and log q(z|x) of a pair at latents that are given from outside."""
 
+import copy
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -16,7 +17,7 @@ from pvae.sampler import Sampler
 from pvae.structure import base_distribution
 from pvae.terms import sum_out
 
-__all__ = ["Density", "Path"]
+__all__ = ["Density", "Path", "slopes"]
 
 Path = Callable[[Tensor], tuple[Tensor, Tensor]]
 """What is annealed: z [C, B, D] to (log f_0(z), log f_1(z)), each [C, B], nats.
@@ -60,7 +61,7 @@ class Density:
                         "gradient for HMC to follow nor a line to integrate over. Mark the site "
                         'infer={"enumerate": "parallel"} to sum it out.'
                     )
-                transform = _transform(name, support)
+                transform = _transform(name, _for_any_datum(name, support))
                 shape = transform.inverse_shape(value.shape)[2:]
                 self._sites[name] = (transform, tuple(shape), shape.numel())
             self.dim = sum(numel for *_, numel in self._sites.values())
@@ -144,6 +145,23 @@ class Density:
         return None
 
 
+def _for_any_datum(name: str, support: constraints.Constraint) -> constraints.Constraint:
+    """Returns a support whose bounds do not count the data of the batch it was found with."""
+    found = copy.copy(support)
+    for key, value in vars(support).items():
+        if isinstance(value, constraints.Constraint):
+            setattr(found, key, _for_any_datum(name, value))
+        elif isinstance(value, Tensor) and value.ndim:
+            first = value.flatten()[0]
+            if not (value == first).all():
+                raise PvaeError(
+                    f"Latent site {name!r} has a support that varies ({support}): its latents "
+                    "have no common coordinates. Give every value of it the same bounds."
+                )
+            setattr(found, key, first)
+    return found
+
+
 def _transform(name: str, support: constraints.Constraint) -> Transform:
     if isinstance(support, constraints.MixtureSameFamilyConstraint):
         support = support.base_constraint
@@ -156,6 +174,16 @@ def _transform(name: str, support: constraints.Constraint) -> Transform:
         ) from None
 
 
+def slopes(log_f: tuple[Tensor, Tensor], u: Tensor) -> list[Tensor | None]:
+    """Returns the gradient [C, B, D] of each end of a path; None where it does not depend on u."""
+    return [
+        torch.autograd.grad(f.sum(), u, retain_graph=True, allow_unused=True)[0]
+        if f.requires_grad
+        else None
+        for f in log_f
+    ]
+
+
 class _InChunks(torch.autograd.Function):
     """A path whose gradients are taken a chunk at a time, so that no graph outlives its chunk."""
 
@@ -165,14 +193,10 @@ class _InChunks(torch.autograd.Function):
             with torch.enable_grad():
                 part = u[start:stop].detach().requires_grad_()
                 log_f = ends(part)
-                slopes = [
-                    torch.autograd.grad(f.sum(), part, retain_graph=True, allow_unused=True)[0]
-                    if f.requires_grad
-                    else None
-                    for f in log_f
-                ]
-            slopes = [torch.zeros_like(part) if s is None else s for s in slopes]
-            return {"f": torch.stack(log_f).detach(), "g": torch.stack(slopes).movedim(-1, 0)}
+                found = [torch.zeros_like(part) if g is None else g for g in slopes(log_f, part)]
+            # A slope that is not finite would spoil the other end's, which is added to 0 times it.
+            both = torch.stack(found).nan_to_num(0, 0, 0).movedim(-1, 0)
+            return {"f": torch.stack(log_f).detach(), "g": both}
 
         found = chunks.run(len(u), u.shape[1], run)
         ctx.save_for_backward(found["g"].movedim(0, -1))
@@ -180,5 +204,5 @@ class _InChunks(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, first: Tensor, second: Tensor) -> tuple[Tensor, None, None]:
-        (slopes,) = ctx.saved_tensors
-        return first[..., None] * slopes[0] + second[..., None] * slopes[1], None, None
+        (saved,) = ctx.saved_tensors
+        return first[..., None] * saved[0] + second[..., None] * saved[1], None, None

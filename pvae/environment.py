@@ -1,6 +1,7 @@
 """Where a computation runs: its device, and the random state that it has to itself."""
 
 import contextlib
+import operator
 import os
 import random
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import torch
 from pvae.errors import PvaeError, first_line
 
 __all__ = [
+    "check_seed",
     "default_device",
     "find_device",
     "is_out_of_memory",
@@ -64,13 +66,31 @@ def default_device(device: torch.device) -> contextlib.AbstractContextManager[An
 
 @contextlib.contextmanager
 def own_random_state(seed: int) -> Iterator[None]:
-    """Seeds the global generators for the block, and leaves them as they were before it."""
-    before = random_state()
+    """Seeds the global generators for the block, and leaves them as they were before it.
+
+    Raises:
+        PvaeError: If the seed is no integer from 0 to 2^32 - 1.
+    """
+    seed, before = check_seed(seed), random_state()
     pyro.set_rng_seed(seed)
     try:
         yield
     finally:
         restore_random_state(before)
+
+
+def check_seed(seed: int) -> int:
+    """Returns a seed as a plain integer, after a look at whether every generator takes it.
+
+    Raises:
+        PvaeError: If the seed is no integer from 0 to 2^32 - 1.
+    """
+    try:
+        if 0 <= operator.index(seed) < 2**32:
+            return operator.index(seed)
+    except TypeError:
+        pass
+    raise PvaeError(f"seed={seed!r}: a seed is an integer from 0 to {2**32 - 1:,}.")
 
 
 def random_state() -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Files that are either whole or not there: written to a temporary name, then renamed."""
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,9 +33,11 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
         yield temporary
         os.replace(temporary, path)
     except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         raise PvaeError(
-            f"Cannot write {path}: {error.strerror or error}. Free some space or choose another "
-            "folder; what was there before is unchanged."
+            f"Cannot write {path}: {error.strerror or error}. "
+            f"{'Free some space or choose' if full else 'Choose'} another folder; what was there "
+            "before is unchanged."
         ) from error
     finally:
         with contextlib.suppress(OSError):

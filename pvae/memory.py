@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import warnings
 import weakref
 from collections.abc import Callable
@@ -19,7 +20,18 @@ from pvae.errors import PvaeError
 if TYPE_CHECKING:
     from pvae.particles import Particles
 
-__all__ = ["Chunks", "LiveBytes", "bytes_per_row", "keep_freed_memory"]
+__all__ = ["Chunks", "LiveBytes", "bytes_per_row", "check_memory", "keep_freed_memory"]
+
+
+def check_memory(memory: float | None) -> None:
+    """Refuses what is no number of MiB.
+
+    Raises:
+        PvaeError: If `memory` is neither None nor a finite number above zero.
+    """
+    number = isinstance(memory, int | float) and not isinstance(memory, bool)
+    if memory is not None and not (number and 0 < memory < math.inf):
+        raise PvaeError(f"memory={memory!r}: a number of MiB above zero is needed.")
 
 
 class Chunks:

@@ -101,6 +101,7 @@ def _check_resume(argv: list[str], run: str) -> None:
 def _start(early: argparse.Namespace) -> dict[str, Any]:
     """Returns the config file's content, completed and with the early options put into it."""
     from pvae.config import full_name, load_yaml, read_config
+    from pvae.environment import check_seed
 
     config = read_config(early.resume) if early.resume else {}
     config = load_yaml(early.config) if early.config else config
@@ -108,6 +109,10 @@ def _start(early: argparse.Namespace) -> dict[str, Any]:
     config["seed"] = config.get("seed", 0) if early.seed is None else early.seed
     if type(config["seed"]) is not int:
         raise PvaeError(f"seed: expected an integer, and the config has {config['seed']!r}")
+    try:
+        check_seed(config["seed"])
+    except PvaeError as error:
+        raise (PvaeError if early.seed is None else UsageError)(f"--{error}") from None
     for side, default in SIDES.items():
         program = _mapping(config, side, "class_path")
         stored = full_name(program.get("class_path", default), f"{side}s")

@@ -3,7 +3,7 @@
 import contextlib
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pyro
@@ -14,7 +14,7 @@ from torch import Tensor
 from pvae.agreement import find_fault, refuse_mixing, refuse_unbounded
 from pvae.checking import check
 from pvae.errors import PvaeError
-from pvae.memory import Chunks, bytes_per_row, keep_freed_memory
+from pvae.memory import Chunks, bytes_per_row, check_memory, keep_freed_memory
 from pvae.pair import OwnParameters, Program, evaluating, latent_sites, observed_sites
 from pvae.particles import Particles, counts_data
 from pvae.structure import batch_plate
@@ -32,9 +32,17 @@ _TRIED = {
 _PIECE = 1024  # rows of one draw from the prior
 
 
-def seed_unit(*words: int) -> None:
-    """Seeds torch's global generators for one unit of work, named by integers."""
-    state = np.random.SeedSequence([word % 2**64 for word in words]).generate_state(1, np.uint64)
+def seed_unit(seed: int, first: int, start: int = 0, purpose: int = 0) -> None:
+    """Seeds torch's global generators for one unit of work.
+
+    Args:
+        seed: The evaluation's.
+        first: The unit's first datum.
+        start: Its first sample.
+        purpose: What is drawn, so that estimators do not share their noise: 0 for the weights.
+    """
+    words = np.random.SeedSequence([seed, first, start, purpose])
+    state = words.generate_state(1, np.uint64)
     # Not torch.manual_seed, which formats a stack trace for CUDA each time: 80 times slower.
     torch.default_generator.manual_seed(int(state[0] >> 1))
     if torch.cuda.is_initialized():
@@ -78,6 +86,9 @@ class Sampler:
         plate: str | None = None,
         memory: float | None = None,
     ) -> None:
+        if strategy not in get_args(Strategy):
+            raise PvaeError(f"strategy={strategy!r}: one of {', '.join(get_args(Strategy))}.")
+        check_memory(memory)
         self.model, self.guide = model, guide
         size = len(batch[0]) if batch else 0
         with self._scope():
@@ -143,7 +154,7 @@ class Sampler:
         step = self._piece(size)
         for start in range(0, num_samples, step):
             num = min(step, num_samples - start)
-            seed_unit(seed, first, start, 1)
+            seed_unit(seed, first, start, purpose=1)
             trace = self.particles.prior(batch, num, enumerate=True)
             terms = self.particles.log_terms(trace, num, size)
             yield sum_out(sum(term for name, term in terms.items() if name in summed))
@@ -234,16 +245,9 @@ class Sampler:
             means[name] = rows.reshape(num, size, -1)
         return add_up(p, q, self.structure.enumerated, means, first)
 
-    @property
-    def rows(self) -> int:
-        """Rows (samples times data) of a chunk."""
-        return self.chunks.rows
-
     def _set_chunks(
         self, device: torch.device, size: int, memory: float | None, batch: tuple[Tensor, ...]
     ) -> None:
-        if memory is not None and memory <= 0:
-            raise PvaeError(f"memory={memory}: a number of MiB above zero is needed.")
         live, made = bytes_per_row(self.particles, batch)
         # About 8 MiB for the largest site on a CPU, where chunks that leave the cache are
         # several times slower; 256 MiB on a GPU, which wants to be filled.

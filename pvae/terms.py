@@ -27,12 +27,15 @@ class Draws:
         log_w: Log weights, [K, B].
         elbo: Terms whose mean is the ELBO, [K, B]: log_w, but for sites enumerated in the guide.
         kl: For each latent site of the guide, log q(z|x) - log p(z), [K, B].
+        rate: Terms whose mean is KL(q(z|x) ‖ p(z)) of all latent sites together, [K, B]: the sum
+            of `kl`, but for sites that share a parent which only the model enumerates.
         means: For each continuous latent site, E[z] given its parents, [K, B, numel].
     """
 
     log_w: Tensor
     elbo: Tensor
     kl: dict[str, Tensor]
+    rate: Tensor
     means: dict[str, Tensor]
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "Draws":
@@ -41,6 +44,7 @@ class Draws:
             function(self.log_w),
             function(self.elbo),
             {name: function(value) for name, value in self.kl.items()},
+            function(self.rate),
             {name: function(value) for name, value in self.means.items()},
         )
 
@@ -51,6 +55,7 @@ class Draws:
             torch.cat([part.log_w for part in parts]),
             torch.cat([part.elbo for part in parts]),
             {name: torch.cat([part.kl[name] for part in parts]) for name in parts[0].kl},
+            torch.cat([part.rate for part in parts]),
             {name: torch.cat([part.means[name] for part in parts]) for name in parts[0].means},
         )
 
@@ -176,24 +181,33 @@ def add_up(
             "and the distributions for scales that reach zero."
         )
     inside = [q[name] for name in enumerated if name in q]
+    latent = {name: term for name, term in p.items() if name in q or name in enumerated}
+    log_prior = sum(latent.values()) - sum(t for name, t in q.items() if name not in enumerated)
+    log_prior = log_prior + torch.zeros_like(log_w)
     outside = sum(p[name] for name in enumerated if name in p and name not in q)
     kl = {
         name: term - _prior(p[name], outside, len(inside)) if name in p else term
         for name, term in q.items()
     }
     if not inside:
-        return Draws(log_w, log_w, {name: sum_out(t) for name, t in kl.items()}, means)
+        kl = {name: sum_out(t) for name, t in kl.items()}
+        return Draws(log_w, log_w, kl, -sum_out(log_prior), means)
     log_q = sum(inside)
-    model_only = tuple(range(log_ratio.ndim - log_q.ndim))
-    elbo = log_ratio.logsumexp(model_only) if model_only else log_ratio
     kl = {name: expect(log_q, term) for name, term in kl.items()}
-    return Draws(log_w, expect(log_q, elbo - log_q), kl, means)
+    elbo, rate = (expect(log_q, _beyond(t, len(inside)) - log_q) for t in (log_ratio, log_prior))
+    return Draws(log_w, elbo, kl, -rate, means)
 
 
 def _prior(log_p: Tensor, outside: Tensor | int, lead: int) -> Tensor:
     """Log p(z) of a site, with the sites that only the model enumerates summed out of it."""
-    axes = tuple(range(log_p.ndim - 2 - lead))
-    return (log_p + outside).logsumexp(axes) if axes else log_p
+    joint = log_p + outside
+    return _beyond(joint, lead) if joint.ndim - 2 > lead else log_p
+
+
+def _beyond(term: Tensor, lead: int) -> Tensor:
+    """Returns logsumexp over the enumerated dimensions left of the last `lead` ones."""
+    axes = tuple(range(term.ndim - 2 - lead))
+    return term.logsumexp(axes) if axes else term
 
 
 def sum_out(term: Tensor) -> Tensor:

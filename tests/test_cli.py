@@ -490,6 +490,50 @@ def test_an_evaluation_is_added_to_from_the_shell(here, capsys):
     assert (here / "a" / "evaluation.nc").stat().st_mtime_ns > before
     assert main(["report", "a"]) == 0
     assert "AIS from the prior" in (here / "a" / "report.html").read_text()
-    for wrong, text in (("--num_samples", "[5, 5]"), ("--ais", "-1"), ("--num_chains", "0")):
-        assert main(["run", *SMALL, *QUICK, "--out", "b", wrong, text]) == 2
-        assert "must be at least" in capsys.readouterr().err
+    # It is added to as it is: without being told again of how many samples it is, or of AIS.
+    quick = ["--num_temperatures", "3", "--num_chains", "2", "--num_leapfrog", "1"]
+    asked = ["--quadrature", "true", "--bdmc", "2", "--gap", "2", "--memory", "1", *quick]
+    with pytest.warns(UserWarning, match="Quadrature was left out") as said:  # three dimensions
+        assert main(["evaluate", "a", *asked, "--strategy", "plate", "--device", "cpu"]) == 0
+    assert not [w for w in said if "is replaced" in str(w.message)]
+    found = pvae.Evaluation.load("a")
+    assert list(found.bounds) == [3, 20]
+    assert set(found.findings) >= {"ais_prior", "bdmc", "gap", "prior", "surgery"}
+    assert found.settings["bdmc"]["num_leapfrog"] == 1
+    assert len(found.findings["ais_prior"]) == 3
+    # The config repeats all of it.
+    config = yaml.safe_load((here / "a" / "config.yaml").read_text())
+    assert (config["ais"], config["bdmc"], config["gap"], config["num_chains"]) == (3, 2, 2, 2)
+    assert (config["seed"], config["num_samples"]) == (0, [3, 20])
+    none = ["--ais", "0", "--bdmc=0", "--gap=0", "--quadrature=false"]
+    with pytest.warns(UserWarning, match="is replaced, and what it had beside the bounds is lost"):
+        assert main(["evaluate", "a", "--seed", "1", *none]) == 0
+    assert yaml.safe_load((here / "a" / "config.yaml").read_text())["seed"] == 0  # the training's
+
+
+def test_numbers_that_make_no_sense_are_refused_before_anything_is_done(here, capsys):
+    assert main(["train", *SMALL, *QUICK, "--out", "a"]) == 0
+    before = (here / "a" / "config.yaml").read_bytes()
+    capsys.readouterr()
+    least_one = ("--num_samples", "--num_chains", "--num_temperatures", "--num_leapfrog")
+    wrong = dict.fromkeys(least_one, "0")
+    wrong |= dict.fromkeys(("--ais", "--bdmc", "--gap", "--prior_samples", "--seed"), "-1")
+    for option, value in (wrong | {"--memory": "0"}).items():
+        for command in (["run", *SMALL, *QUICK, "--out", "b"], ["evaluate", "a"]):
+            assert main([*command, f"{option}={value}"]) == 2, (command, option)
+            said = capsys.readouterr().err
+            assert said.count("\n") == 1
+            assert option.lstrip("-") in said
+    assert main(["run", *SMALL, *QUICK, "--out", "b", "--num_samples", "[5, 5]"]) == 2
+    assert "at least 1 and increase" in capsys.readouterr().err
+    assert not (here / "b").exists()
+    assert (here / "a" / "config.yaml").read_bytes() == before
+    assert main(["evaluate", "a/config.yaml"]) == 1
+    assert "a/config.yaml is a file: name the run's folder" in capsys.readouterr().err
+
+
+def test_a_pipe_that_closes_is_no_error(here):
+    done = subprocess.run(
+        f"{sys.executable} -m pvae list | head -c 1", shell=True, capture_output=True, text=True
+    )
+    assert done.stderr == ""

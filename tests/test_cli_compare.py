@@ -72,6 +72,8 @@ def test_out_names_the_page_and_an_older_one_is_replaced(here, capsys):
         (["a", "b", "--ot", "x"], 2, "there is no option --ot. Did you mean --out?"),
         (["a", "b", "--out"], 2, "--out: expected one argument"),
         (["a", "b", "--out", "."], 2, "--out .: this is a folder"),
+        (["a", "b", "--out", "a/config.yaml"], 2, "--out a/config.yaml: this is another file"),
+        (["a", "b", "--out", "b/report.html"], 2, "--out b/report.html: this is another file"),
         (["a", "nowhere"], 1, "there is no run folder nowhere"),
         (["a", "./a"], 1, "the same folder is given more than once: a and a"),
         (["a", "empty"], 1, "`pvae evaluate empty` makes it"),

@@ -118,7 +118,7 @@ def ais(
 
     def compute(block: np.ndarray) -> dict[str, np.ndarray]:
         batch = take(part, block, device)
-        seed_unit(seed, int(block[0]), 2 if start == "prior" else 3)
+        seed_unit(seed, int(block[0]), purpose=2 if start == "prior" else 3)
         path = density.path(batch, start)
         tick = work.ticks(2 * (num_temperatures - 1))
         pilot = _draw(density, batch, start, _PILOT)
@@ -133,7 +133,8 @@ def ais(
             "acceptance": acceptance.double().cpu().numpy(),
         }
 
-    results = work.map(f"AIS from the {start}", _blocks(positions, num_chains, device), compute)
+    blocks = _blocks(sampler, positions, num_chains, device)
+    results = work.map(f"AIS from the {start}", blocks, compute)
     return Annealed(
         datum=positions,
         **{n: np.concatenate([r[n] for r in results]) for n in ("log_px", "log_px_se", "ess")},
@@ -175,7 +176,7 @@ def bdmc(
     betas = schedule(num_temperatures)
 
     def compute(block: np.ndarray) -> dict[str, np.ndarray]:
-        seed_unit(seed, int(block[0]), 4)
+        seed_unit(seed, int(block[0]), purpose=4)
         batch, exact = simulate(sampler, density, take(part, block, device))
         path = density.path(batch, start)
         tick = work.ticks(3 * (num_temperatures - 1))
@@ -190,7 +191,8 @@ def bdmc(
             "upper": -log_mean_exp(-back.T.cpu().numpy()),
         }
 
-    results = work.map("bidirectional Monte Carlo", _blocks(positions, num_chains, device), compute)
+    blocks = _blocks(sampler, positions, num_chains, device)
+    results = work.map("bidirectional Monte Carlo", blocks, compute)
     return Sandwich(
         datum=np.arange(len(positions)),
         **{name: np.concatenate([r[name] for r in results]) for name in ("lower", "upper")},
@@ -217,7 +219,10 @@ def simulate(
     """
     model, size = sampler.model, len(batch[0])
     trace = trace_program("model", model, poutine.uncondition(model), batch)
-    drawn, new = latent_sites(trace), list(batch)
+    # Without its observations, a pyro.deterministic looks like a latent site.
+    sites = latent_sites(trace).items()
+    drawn = {name: s for name, s in sites if not s["infer"].get("_deterministic")}
+    new = list(batch)
     for name in sampler.structure.observed:
         site = drawn.pop(name)
         old, value = site["infer"]["obs"], site["value"].detach()
@@ -273,6 +278,10 @@ def _draw(density: Density, batch: tuple[Tensor, ...], start: Start, num: int) -
     return draw(batch, num).contiguous()
 
 
-def _blocks(positions: np.ndarray, num_chains: int, device: torch.device) -> list[np.ndarray]:
+def _blocks(
+    sampler: Sampler, positions: np.ndarray, num_chains: int, device: torch.device
+) -> list[np.ndarray]:
+    """Cuts data into blocks; a chunk of gradients holds one chain of every datum at least."""
     rows = _ROWS if device.type == "cpu" else 64 * _ROWS
-    return in_blocks(positions, max(1, rows // max(num_chains, _PILOT)))
+    size = min(rows // max(num_chains, _PILOT), sampler.gradient_rows)
+    return in_blocks(positions, max(1, size))

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pvae.density import Path
+from pvae.density import Path, slopes
 from pvae.errors import PvaeError
 
 __all__ = ["anneal", "anneal_back", "schedule", "tune"]
@@ -243,12 +243,7 @@ class _State(NamedTuple):
         with torch.enable_grad():
             z = z.detach().requires_grad_()
             log_f = path(z)
-            gradients = [
-                torch.autograd.grad(f.sum(), z, retain_graph=True, allow_unused=True)[0]
-                if f.requires_grad
-                else None
-                for f in log_f
-            ]
+            gradients = slopes(log_f, z)
         if gradients[1] is None:
             raise PvaeError(
                 "Annealing moves the latents along the gradient of log p(x, z), and this model's "
@@ -257,10 +252,10 @@ class _State(NamedTuple):
             )
         if gradients[0] is None:
             gradients[0] = torch.zeros_like(z)
-        both, slopes = torch.stack(log_f).detach(), torch.stack(gradients)
+        both, force = torch.stack(log_f).detach(), torch.stack(gradients)
         # Any force that depends on the position alone keeps the leapfrog reversible.
-        slopes = torch.where(slopes.isfinite(), slopes, 0)
-        return cls(z.detach(), torch.where(both < math.inf, both, -math.inf), slopes)
+        force = torch.where(force.isfinite(), force, 0)
+        return cls(z.detach(), torch.where(both < math.inf, both, -math.inf), force)
 
     def log_density(self, beta: float) -> Tensor:
         return (1 - beta) * self.log_f[0] + beta * self.log_f[1]

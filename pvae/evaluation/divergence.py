@@ -23,7 +23,8 @@ class SiteKL:
     """The KL divergence of one latent site, in nats, averaged over its parents.
 
     Attributes:
-        total: KL of the site, [B]; None where there is no closed form.
+        total: KL of the site, [B]; None where there is no closed form, or only one given draws
+            of other sites: the samples of the weights, which are more, then say it better.
         dims: KL of each dimension, [B, D], by closed form or by samples; None where the
             site's dimensions are not independent in guide and model.
     """
@@ -38,25 +39,29 @@ def site_kl(sampler: Sampler, batch: tuple[Tensor, ...]) -> dict[str, SiteKL]:
     .. math:: \mathrm{KL}_s = E_{q(z_{<s}|x)} \left[
         \mathrm{KL}\big( q(z_s | z_{<s}, x) \,\|\, p(z_s | z_{<s}) \big) \right]
 
-    The draws come from torch's global generator. For a site without parents the value is exact.
+    The draws come from torch's global generator.
 
     Args:
         sampler: Draws of the pair; its context must be entered.
         batch: The data, tensors of leading size B.
     """
-    parts = [_once(sampler, batch, num) for num in _calls(sampler)]
+    parts = [_once(sampler, batch, num) for num in _calls(sampler, len(batch[0]))]
     found = {}
     for name in parts[0]:
         totals, dims = zip(*(part[name] for part in parts), strict=True)
+        total = None if totals[0] is None else torch.cat(totals).double()
+        exact = total is not None and torch.allclose(total, total[:1], 1e-5, 1e-6)
         found[name] = SiteKL(
-            None if totals[0] is None else torch.cat(totals).double().mean(0),
+            total.mean(0) if exact else None,
             None if dims[0] is None else torch.cat(dims).double().mean(0),
         )
     return found
 
 
-def _calls(sampler: Sampler) -> list[int]:
-    return [1] * NUM_SAMPLES if sampler.strategy == "loop" else [NUM_SAMPLES]
+def _calls(sampler: Sampler, size: int) -> list[int]:
+    """How many samples each call of the pair has: no more rows than in a chunk of weights."""
+    most = 1 if sampler.strategy == "loop" else max(1, sampler.usual_rows // size)
+    return [min(most, NUM_SAMPLES - start) for start in range(0, NUM_SAMPLES, most)]
 
 
 def _once(

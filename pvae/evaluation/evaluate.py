@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import math
+import operator
 import os
 import warnings
 from collections.abc import Callable, Sequence
@@ -17,7 +18,7 @@ from pvae.data import Data, Part
 from pvae.data.observation import BINARY
 from pvae.data.tensors import Tensors
 from pvae.density import Density
-from pvae.environment import default_device, find_device, own_random_state
+from pvae.environment import check_seed, default_device, find_device, own_random_state, processes
 from pvae.errors import PvaeError
 from pvae.evaluation import annealed
 from pvae.evaluation.gap import gap as inference_gap
@@ -29,7 +30,7 @@ from pvae.evaluation.surgery import surgery
 from pvae.evaluation.weights import from_weights
 from pvae.evaluation.work import Work, fingerprint, take
 from pvae.pair import Program, modules, name_of
-from pvae.sampler import Sampler, Strategy
+from pvae.sampler import Sampler, Strategy, seed_unit
 
 __all__ = ["evaluate"]
 
@@ -78,10 +79,12 @@ def evaluate(
     and the ELBO surgery. Annealed importance sampling, bidirectional Monte Carlo, the inference
     gaps and quadrature are asked for by the number of data they may cost.
 
-    Memory grows neither with `num_samples` nor, beyond the data and a few numbers for each
-    datum, with the data. The work is cut into fixed units (data × samples), each drawn from its
-    own seed: the same seed gives the same numbers whatever the chunks, the interruptions and
-    the number of processes. Under `torchrun` the data are shared out over the processes.
+    Memory grows neither with `num_samples` (up to a million, whose weights of one datum are
+    held together) nor, beyond the data and a few numbers for each datum, with the data. The work
+    is cut into fixed units (data × samples), each drawn from its own seed: the same seed gives
+    the same draws whatever the chunks, the interruptions and the number of processes, and on a
+    CPU, with as many threads, the same numbers bit for bit. Under `torchrun` the data are shared
+    out over the processes.
 
     Args:
         model: Pyro program p(z) p(x|z), called as `model(*batch)`.
@@ -92,9 +95,11 @@ def evaluate(
             below it, and for K itself. Or an increasing list of all these K.
         prior_samples: Samples for each datum from the prior, for naive Monte Carlo; 0 for none.
         ais: Number of data, drawn at random, for annealed importance sampling, from the prior
-            (which can find modes that the guide misses) and from the guide.
+            (which can find modes that the guide misses) and from the guide. At most all data
+            are taken, here and in the next two.
         bdmc: Number of data simulated from the model for bidirectional Monte Carlo.
-        gap: Number of data for the inference gaps, which need AIS on as many.
+        gap: Number of data for the inference gaps, which need AIS on as many; AIS that is there
+            already for as many is used.
         quadrature: Whether to integrate over a latent space of one or two dimensions.
         num_chains: Chains for each datum, in AIS.
         num_temperatures: Temperatures, in AIS.
@@ -102,11 +107,13 @@ def evaluate(
         seed: Seed of the draws.
         strategy: See `pvae.log_weights`.
         plate: Name of the batch plate, where it is ambiguous.
-        memory: MiB for the weights and activations of a chunk; None is 64 on the CPU.
+        memory: MiB for the weights and activations of a chunk of samples; None is 64 on the CPU
+            and 4096 on a GPU. Gradients (AIS, gaps) have chunks of their own.
         device: `"auto"` (the GPU where there is one), `"cpu"`, `"cuda"`, …
         out: A run folder. The evaluation is saved there, and what is done of it is kept there
             until it is complete: the same call goes on after an interruption. An evaluation
-            that is there already, of the same pair, data, seed and samples, is added to.
+            that is there already, of the same pair, data, seed and samples, is added to;
+            another one is replaced, with a warning.
         progress: Whether to show progress bars.
 
     Returns:
@@ -134,6 +141,10 @@ def evaluate(
     }
     counts = {"prior_samples": prior_samples, "ais": ais, "bdmc": bdmc, "gap": gap}
     ks = check_counts(num_samples, **counts, **annealing)
+    # Integers of numpy, say, could not be saved.
+    prior_samples, ais, bdmc, gap = map(int, counts.values())
+    annealing = {name: int(value) for name, value in annealing.items()}
+    seed = check_seed(seed)
     part = data.test if isinstance(data, Data) else data
     part = part if isinstance(part, Part | Tensors) else Tensors(part)
     described = _describe(data, part)
@@ -142,14 +153,14 @@ def evaluate(
         module.to(place)
     part = part.to(place)
     everything = np.arange(len(part))
-    order = np.random.default_rng(seed % 2**64).permutation(len(part))
+    order = np.random.default_rng(seed).permutation(len(part))
 
     with own_random_state(seed), default_device(place):
         batch = take(part, everything[:64], place)
         sampler = Sampler(model, guide, *batch, strategy=strategy, plate=plate, memory=memory)
         names = name_of(model), name_of(guide)
         key = {
-            "pair": [*names, sampler.strategy, _fingerprint(model, guide)],
+            "pair": [*names, sampler.strategy, sampler.plate, *_fingerprint(sampler, batch)],
             "data": described["hash"],
             "num_samples": ks,
             "seed": seed,
@@ -186,24 +197,26 @@ def evaluate(
                 **options: Any,
             ) -> None:
                 nonlocal result
+                if not len(positions):
+                    return
                 plain = {k: v for k, v in options.items() if not isinstance(v, np.ndarray)}
                 settings = {"num_data": len(positions), **plain, **(depends or {})}
-                if not len(positions) or result.settings.get(name) == settings:
+                former = result.settings.get(name, {})
+                more = former.get("num_data", 0) >= len(positions)
+                if more and former | {"num_data": len(positions)} == settings:
                     return
                 work.settings = settings
-                found, missing = dict(result.findings), dict(result.missing)
-                found.pop(name, None)
-                missing.pop(name, None)
+                found, missing, made = dict(result.findings), dict(result.missing), {}
                 try:
                     found[name] = estimate(*shared, positions, seed=seed, **where, **options)
+                    made = {name: settings}
+                    missing.pop(name, None)
                 except PvaeError as error:
-                    missing[name] = str(error)
+                    if name not in found:
+                        missing[name] = str(error)
                     warnings.warn(f"{_WORDS[name]} was left out: {error}", stacklevel=3)
                 result = dataclasses.replace(
-                    result,
-                    findings=found,
-                    missing=missing,
-                    settings=result.settings | {name: settings},
+                    result, findings=found, missing=missing, settings=result.settings | made
                 )
                 result = _save(result, folder, work)
 
@@ -213,18 +226,17 @@ def evaluate(
                 add("surgery", everything, surgery)
             if quadrature:
                 add("quadrature", everything, _quadrature)
-            former = result.settings.get("ais_prior", {})
-            enough = (
-                not ais and former.get("num_data", 0) >= gap and annealing.items() <= former.items()
-            )
-            some = np.sort(order[: former["num_data"] if enough else max(ais, gap)])
-            add("ais_prior", some, annealed.ais, start="prior", **annealing)
-            add("ais_guide", some, annealed.ais, start="guide", **annealing)
-            add("bdmc", order[:bdmc], annealed.bdmc, start="prior", **annealing)
-            # What AIS found is a part of the gap: with other settings of it, the gap is another.
-            of_ais = {**annealing, "num_ais": len(some)}
-            log_px = _best_known(result)
-            add("gap", np.sort(order[:gap]), inference_gap, depends=of_ais, log_px=log_px)
+            some, former = np.sort(order[: max(ais, gap)]), result.settings.get("ais_prior", {})
+            if ais or former.get("num_data", 0) < len(some):
+                add("ais_prior", some, annealed.ais, start="prior", **annealing)
+                add("ais_guide", some, annealed.ais, start="guide", **annealing)
+            add("bdmc", np.sort(order[:bdmc]), annealed.bdmc, start="prior", **annealing)
+            if gap:
+                some = np.sort(order[:gap])
+                source, log_px = _best_known(result, some)
+                # With another estimate of log p(x) the gap is another.
+                depends = {"of": source, "of_settings": result.settings.get(source)}
+                add("gap", some, inference_gap, depends=depends, log_px=log_px)
         work.close()
     return result
 
@@ -235,37 +247,56 @@ def _quadrature(sampler: Sampler, part: Part | Tensors, positions: np.ndarray, *
     return quadrature_of(density, part, positions, **options)
 
 
-def _best_known(evaluation: Evaluation) -> np.ndarray:
-    """The largest estimate of log p(x) there is for each datum, each from below, [N]."""
-    best = evaluation.log_px.copy()
-    for name in ("ais_prior", "ais_guide"):
-        if name in evaluation.findings:
-            found = evaluation.findings[name]
-            best[found.datum] = np.maximum(best[found.datum], found.log_px)
-    return best
+def _best_known(evaluation: Evaluation, positions: np.ndarray) -> tuple[str, np.ndarray]:
+    """The best estimate of log p(x) at these data: its name, and its values among all N.
+
+    Quadrature, where it is there and certain, else of the estimates from below the one whose
+    mean is highest. It is the same one for all data: the highest for each datum would be that of
+    the luckiest draws.
+    """
+    names, best, source = ("quadrature", "ais_prior", "ais_guide"), evaluation.log_px, "log_px"
+    for name in names:
+        found = evaluation.findings.get(name)
+        if found is None or not np.isin(positions, found.datum).all():
+            continue
+        values = evaluation.log_px.copy()
+        values[found.datum] = found.log_px
+        if name == "quadrature" and np.isfinite(found.error).all():
+            return name, values
+        if values[positions].mean() > best[positions].mean():
+            best, source = values, name
+    return source, best
 
 
 def check_counts(num_samples: int | Sequence[int], **counts: int) -> list[int]:
     """Returns the K of the bounds, increasing, after a look at all numbers that were asked for.
 
     Raises:
-        PvaeError: If one of them is too small, or the K do not increase.
+        PvaeError: If one of them is no integer or too small, or the K do not increase.
     """
     for name, value in counts.items():
         least = 0 if name in ("prior_samples", "ais", "bdmc", "gap") else 1
-        if value < least:
+        if _integer(name, value) < least:
             raise PvaeError(f"{name}={value}: it must be at least {least}.")
-    if isinstance(num_samples, int):
+    if not isinstance(num_samples, Sequence):
+        num_samples = _integer("num_samples", num_samples)
         if num_samples < 1:
             raise PvaeError(f"num_samples={num_samples}: at least one sample is needed.")
         return [k for k in _BOUNDS if k < num_samples] + [num_samples]
-    ks = list(num_samples)
+    ks = [_integer("num_samples", k) for k in num_samples]
     if not ks or ks[0] < 1 or any(a >= b for a, b in itertools.pairwise(ks)):
         raise PvaeError(
             f"num_samples={ks}: the numbers of samples K must be at least 1 and increase, as in "
             "[1, 10, 100]."
         )
     return ks
+
+
+def _integer(name: str, value: Any) -> int:
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise PvaeError(f"{name}={value!r}: an integer is needed.") from None
 
 
 def _describe(data: Any, part: Part | Tensors) -> dict[str, Any]:
@@ -279,11 +310,23 @@ def _describe(data: Any, part: Part | Tensors) -> dict[str, Any]:
     return described
 
 
-def _fingerprint(model: Program, guide: Program) -> str:
-    """A hash of every parameter and buffer that the pair can reach."""
-    own = [t for m in modules(model, guide).values() for t in m.state_dict().values()]
+def _fingerprint(sampler: Sampler, batch: tuple[Tensor, ...]) -> list[Any]:
+    """What tells a pair from others: its parameters and buffers, and what it makes of some data.
+
+    The latter shows constants of the programs that are no parameters. It is rounded, because
+    with another number of threads the last digits are others.
+    """
+    programs, structure = (sampler.model, sampler.guide), sampler.structure
+    own = [t for m in modules(*programs).values() for t in m.state_dict().values()]
     store = pyro.get_param_store()
-    return fingerprint([*own, *(store[name] for name in sorted(store.keys()))])
+    traces = (structure.guide_trace, structure.model_trace)
+    named = {n for t in traces for n, node in t.nodes.items() if node["type"] == "param"}
+    stored = [store[name] for name in sorted(named & set(store.keys()))]
+    with sampler:
+        seed_unit(0, 0, purpose=9)
+        draws = next(sampler.stream(batch, 1))
+    sums = [draws.log_w, draws.rate, *draws.kl.values()]
+    return [fingerprint([*own, *stored]), *(f"{float(t.double().sum()):.5g}" for t in sums)]
 
 
 def _former(folder: Path | None, key: str) -> Evaluation | None:
@@ -292,12 +335,27 @@ def _former(folder: Path | None, key: str) -> Evaluation | None:
         return None
     try:
         former = Evaluation.load(folder)
-    except PvaeError:
+    except PvaeError as error:
+        if isinstance(error.__cause__, PermissionError):
+            raise
+        warnings.warn(f"{error} This is done now.", stacklevel=3)
         return None
-    return former if former.key == key else None
+    if former.key == key:
+        return former
+    if processes()[0]:
+        return None  # one warning is enough
+    lost = [_WORDS[name] for name in former.findings]
+    warnings.warn(
+        f"The evaluation in {folder} is of another pair, data, seed or number of samples "
+        f"(seed {former.seed}, K = {former.num_samples}). It is replaced, and what it had beside "
+        f"the bounds is lost: {', '.join(lost) or 'nothing'}.",
+        stacklevel=3,
+    )
+    return None
 
 
 def _save(evaluation: Evaluation, folder: Path | None, work: Work) -> Evaluation:
     if folder is not None and work.rank == 0:
         evaluation.save(folder)
+    work.saved()
     return evaluation

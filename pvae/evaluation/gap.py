@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pvae.data import Part
 from pvae.data.tensors import Tensors
+from pvae.errors import PvaeError
 from pvae.evaluation.family import MeanField, Member, OwnFamily, elbo_terms, find_family
 from pvae.evaluation.finding import Finding
 from pvae.evaluation.work import Work, in_blocks, take
@@ -130,19 +131,20 @@ def gap(
     Source: Cremer, Li & Duvenaud 2018; the gradient is that of Roeder, Wu & Duvenaud 2017,
     *Sticking the landing*.
     """
-    seed_unit(seed, 0, _TAG)
+    seed_unit(seed, 0, purpose=_TAG)
     free, family = find_family(sampler, take(part, positions[:16], device))
     make = (lambda b: OwnFamily(sampler, b, free)) if free else (lambda b: MeanField(sampler, b))
-    size = 32 if device.type == "cpu" else 512
+    # A chunk of gradients holds one sample of every datum at least.
+    size = max(1, min(32 if device.type == "cpu" else 512, sampler.gradient_rows))
 
     def compute(block: np.ndarray) -> dict[str, np.ndarray]:
         first, batch = int(block[0]), take(part, block, device)
 
         def draws(tag: int, source: Callable[[], Tensor]) -> Tensor:
-            seed_unit(seed, first, _TAG, tag)
+            seed_unit(seed, first, tag, purpose=_TAG)
             return source()
 
-        seed_unit(seed, first, _TAG, 1)
+        seed_unit(seed, first, 1, purpose=_TAG)
         member = make(batch)
         found, fine = _optimise(member, num_particles, num_steps, learning_rate)
 
@@ -158,6 +160,9 @@ def gap(
             elbo = draws(3, at(torch.zeros_like(fine)))
         else:
             elbo = draws(3, lambda: elbo_terms(sampler, batch, num_samples, first))
+        bad = (elbo + best).isnan().any(0).nonzero()
+        if len(bad):
+            raise PvaeError(f"The ELBO of datum {int(block[int(bad[0])])} is NaN in the gap.")
         return {
             "elbo": elbo.mean(0).cpu().numpy(),
             "elbo_best": best.mean(0).cpu().numpy(),

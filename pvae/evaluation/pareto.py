@@ -26,10 +26,10 @@ def psis(log_w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
     Returns:
         The shape k̂ [B]: below 0 bounded, above ½ infinite variance, above 1 infinite mean; -inf
-        where the weights are constant (an exact guide), NaN where S is below 25 or the tail is
-        too discrete for a fit. And the smoothed estimate of log p(x) [B], nats: the plain log
-        of the mean weight where k̂ is not finite, or where no weight outside the tail is above
-        zero.
+        where the weights are constant (an exact guide), NaN where S is 1, or below 25 with
+        weights that differ, or where the tail is too discrete for a fit. And the smoothed
+        estimate of log p(x) [B], nats: the plain log of the mean weight where k̂ is not finite,
+        or where no weight outside the tail is above zero.
 
     Source: Vehtari, Simpson, Gelman, Yao & Gabry 2024, *Pareto Smoothed Importance Sampling*,
     as implemented in arviz_stats.
@@ -53,7 +53,7 @@ def psis(log_w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if not np.isfinite(high):
             continue
         # Weights that agree to single precision are as good as constant.
-        if high - row.min() <= 1e-5 * max(1.0, abs(high)):
+        if count > 1 and high - row.min() <= 1e-5 * max(1.0, abs(high)):
             shape[i] = -np.inf
         elif count >= 25:
             ordered = np.partition(row, count - keep) - high

@@ -74,7 +74,8 @@ class Evaluation:
         zero_weights: Share of weights that are zero, [N].
         bounds: For each K, the bound L_K averaged over all blocks of K samples, [N].
         bounds_se: For each K, its Monte Carlo standard error, [N].
-        jvi: For order 1 and 2 and each K, the jackknife-debiased estimate, [N]; not a bound.
+        jvi: For order 1 each K above 1, for order 2 the largest K up to 500 and the largest:
+            the jackknife-debiased estimate, [N]; not a bound.
         sites: For each latent site its mean `kl` (`closed_form` or by the samples), the number
             of `active_units`, and for each dimension `kl_dims` and `variance` of the posterior
             mean over the data.
@@ -91,7 +92,7 @@ class Evaluation:
         findings: What the other estimators found: `"prior"`, `"ais_prior"`, `"ais_guide"`,
             `"bdmc"`, `"quadrature"`, `"gap"`, `"surgery"`, as far as they were asked for.
         missing: Why an estimator that was asked for does not apply.
-        settings: The options of each of them.
+        settings: The options of each that was found.
         key: Names the pair, data, seed and samples that this evaluation is of.
         verdict: In words, what was checked and what was not.
     """
@@ -264,6 +265,8 @@ class Evaluation:
                 for name, group in groups.items()
             }
             return cls(**arrays, **meta, findings=findings)
+        except PermissionError as error:
+            raise PvaeError(f"{path} cannot be read: {error.strerror}.") from error
         except (OSError, KeyError, ValueError, TypeError) as error:
             raise PvaeError(
                 f"{path} is damaged or not this version's ({first_line(error)}); "

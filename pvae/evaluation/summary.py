@@ -148,9 +148,9 @@ def _gap(found: Any, e: Evaluation) -> dict[str, Any]:
         "num_data": len(found),
         "family": found.family,
         "own_family": found.own_family,
-        first: mean_and_se(found.elbo_best - found.elbo),
-        "approximation": mean_and_se(found.log_px - found.elbo_best),
-        "inference": mean_and_se(found.log_px - found.elbo),
+        first: mean_and_se(found.to_best),
+        "approximation": mean_and_se(found.approximation),
+        "inference": mean_and_se(found.inference),
     }
 
 
@@ -204,7 +204,8 @@ def tabulate(evaluation: Evaluation) -> str:
             row = summary[name]
             above = row["above_log_px"]["mean"]
             some = f"{row['num_data']} data, " if row["num_data"] < len(e) else ""
-            rows.append((words, row, f"{some}{above:+.2f} on L_{e.num_samples} of the same data"))
+            beside = "" if above is None else f"{above:+.2f} on L_{e.num_samples} of the same data"
+            rows.append((words, row, f"{some}{beside}".removesuffix(", ")))
     width = max(len(name) for name, *_ in rows) + 2
     lines = [
         f"{e.model} with {e.guide} on {e.data['name']} ({e.data['observation']}, "
@@ -226,9 +227,12 @@ def _details(e: Evaluation, summary: dict[str, Any]) -> list[str]:
         f"reconstruction {_show(summary['reconstruction'])}, KL {_show(summary['kl'])}, "
         f"active units {'–' if units is None else units}, "
         f"median ESS {_show(summary['ess']['median'])}",
-        f"k̂: median {_show(summary['khat']['median'])}, above {e.khat_threshold:.2f} for "
-        f"{'–' if above is None else f'{above:.1%}'} of the data",
     ]
+    if above is not None:
+        lines.append(
+            f"k̂: median {_show(summary['khat']['median'])}, above {e.khat_threshold:.2f} for "
+            f"{above:.1%} of the data"
+        )
     if bits := summary["bits_per_dim"]:
         lines.append(f"bits/dim: {_show(bits['log_px'], 4)} (by the ELBO {_show(bits['elbo'], 4)})")
     if found := summary.get("bdmc"):

@@ -133,7 +133,7 @@ def surgery(
     Source: Hoffman & Johnson 2016.
     """
     num_data = len(part)
-    seed_unit(seed, 0, _TAG)
+    seed_unit(seed, 0, purpose=_TAG)
     log_q, layout = _log_q(sampler, take(part, np.arange(min(6, num_data)), device))
     if layout == "loop" and num_data > _LOOP:
         raise PvaeError(
@@ -148,7 +148,7 @@ def surgery(
     observed = sampler.structure.observed
 
     def compute(block: np.ndarray) -> dict[str, np.ndarray]:
-        seed_unit(seed, int(block[0]), _TAG)
+        seed_unit(seed, int(block[0]), 1, purpose=_TAG)
         drawn, log_prior = [], []
         for piece in in_blocks(block, _PIECE):
             batch = take(part, piece, device)

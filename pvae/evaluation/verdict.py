@@ -91,18 +91,19 @@ def above_bound(
 
 def _modes(log_px: np.ndarray, log_px_se: np.ndarray, ais: "Annealed", low: bool) -> str:
     """What AIS from the prior, which can reach every mode, finds beside the guide's samples."""
-    difference, _, above = above_bound(ais, log_px, log_px_se)
+    difference, noise, above = above_bound(ais, log_px, log_px_se)
     n, higher = len(difference), int(above.sum())
     known = difference[np.isfinite(difference)]
     mean = float(known.mean()) if len(known) else math.nan
-    se = float(known.std(ddof=1) / math.sqrt(len(known))) if len(known) > 1 else math.nan
+    se = float(known.std(ddof=1) / math.sqrt(len(known))) if len(known) > 1 else float(noise[0])
+    lost = int(np.isneginf(difference).sum())
     data = "1 datum" if n == 1 else f"{n:,} data"
     rest = len(log_px) - n
     unchecked = f" The other {rest:,} data were not checked." if rest else ""
     run = f"AIS from the prior ({ais.num_chains} chains, {ais.num_temperatures} temperatures)"
     size = f"{abs(mean):.2f} ± {se:.2f} nats" if len(known) > 1 else f"{abs(mean):.2f} nats"
-    if higher and (len(known) < n or not mean <= 2 * se or higher > max(1, 0.02 * n)):
-        infinite = n - len(known)
+    infinite, far = int(np.isposinf(difference).sum()), bool((difference > 6 * noise + 0.05).any())
+    if higher and (far or not mean <= 2 * se or higher > max(1, 0.02 * n)):
         by = f" by {size} on average" if len(known) else ""
         return (
             f"{run} on {data} finds log p(x) higher{by}, and by more than three standard errors "
@@ -110,6 +111,11 @@ def _modes(log_px: np.ndarray, log_px_se: np.ndarray, ais: "Annealed", low: bool
             + (f" (for {infinite} every weight was zero)" if infinite else "")
             + ": the guide leaves out part of their posterior"
             + (f", and its samples cannot show that.{unchecked}" if low else f".{unchecked}")
+        )
+    if lost and len(known):
+        return (
+            f"{run} on {data} came to nothing for {lost} of them: too short to reach what the "
+            f"guide finds, so it can rule out no missed mode.{unchecked}"
         )
     if mean < -2 * se - 0.05:
         return (

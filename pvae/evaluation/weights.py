@@ -77,22 +77,22 @@ def _block(
     """Everything about B data from all their samples, held together only here."""
     size, num_samples = len(batch[0]), ks[-1]
     log_w = np.empty((size, num_samples))
-    elbo, done = np.zeros(size), 0
+    elbo, rate, done = np.zeros(size), np.zeros(size), 0
     kl = {name: np.zeros(size) for name in sampler.structure.latent}
     active = ActiveUnits()
     for draws in sampler.stream(batch, num_samples, first=first, seed=seed):
         count = len(draws.log_w)
         log_w[:, done : done + count] = draws.log_w.T.cpu().numpy()
         elbo += draws.elbo.double().sum(0).cpu().numpy()
+        rate += draws.rate.double().sum(0).cpu().numpy()
         for name, terms in draws.kl.items():
             kl[name] += terms.double().sum(0).cpu().numpy()
         active.add(draws.means)
         done += count
     active.end_data(num_samples)
-    elbo /= num_samples
+    elbo, rate = elbo / num_samples, rate / num_samples
     kl = {name: total / num_samples for name, total in kl.items()}
-    total = sum(kl.values()) if kl else np.zeros(size)
-    seed_unit(seed, first, 5)
+    seed_unit(seed, first, purpose=5)
     parts = site_kl(sampler, batch)
     closed = {name: found.total for name, found in parts.items() if found.total is not None}
     found = bounds(log_w, ks)
@@ -100,7 +100,7 @@ def _block(
     nothing = np.full(size, np.nan)
     second = {max((k for k in ks if 2 < k <= most), default=0) for most in (500, num_samples)}
     with np.errstate(invalid="ignore"):  # -inf + inf, where some weight is zero
-        reconstruction = elbo + total
+        reconstruction = elbo + rate
         correction = sum(kl[name] - value.cpu().numpy() for name, value in closed.items())
         result = {
             "elbo": elbo,
@@ -109,7 +109,7 @@ def _block(
             "cubo": np.where(khat <= CUBO_KHAT, cubo(log_w), np.nan),
             "khat": khat,
             "ess": effective_sample_size(log_w),
-            "kl": total,
+            "kl": rate,
             "reconstruction": reconstruction,
             "zero_weights": np.isneginf(log_w).mean(1),
             "bounds": np.stack([found[k][0] for k in ks], -1),

@@ -58,6 +58,7 @@ class Work:
         self.key = hashlib.sha256(text.encode()).hexdigest()
         self.settings: dict[str, Any] = {}
         self._progress = progress and self.rank == 0
+        self._used: list[Path] = []
         if self.world > 1 and not dist.is_initialized():
             # One process may wait for another for as long as a block of its takes.
             dist.init_process_group("gloo", timeout=datetime.timedelta(days=7))
@@ -67,16 +68,25 @@ class Work:
         problem = None
         if self._folder is not None and self.rank == 0:
             try:
-                old = _key(self._folder)
+                old, kept = _key(self._folder), half_done(self._folder.parent)
                 if old is not None and old != self.key:
                     print("the half-done evaluation was of another pair, data or settings: anew")
+                elif kept:
+                    print(
+                        f"the evaluation of {self._folder.parent} is half done: {kept} blocks are "
+                        "kept, and taken where the options are the same"
+                    )
                 if old != self.key:
                     shutil.rmtree(self._folder, ignore_errors=True)
                     with atomic(self._folder / "key") as temporary:
                         temporary.write_text(self.key)
             except PvaeError as error:
-                problem = str(error)
-        self._agree([problem])
+                problem = f"PvaeError: {error}"
+        everyone = [problem]
+        if self.world > 1:
+            everyone = [None] * self.world
+            dist.all_gather_object(everyone, problem)
+        _raise(everyone)
 
     def map(
         self, name: str, blocks: Sequence[Block], compute: Callable[[Block], Arrays]
@@ -93,6 +103,8 @@ class Work:
         """
         mine: dict[int, Arrays] = {}
         problem: Exception | None = None
+        paths = [self._path(name, i, block) for i, block in enumerate(blocks)]
+        self._used += filter(None, paths)
         numbers = range(self.rank, len(blocks), self.world)
         total = sum(len(blocks[i]) for i in numbers)
         bar = tqdm(total=total, unit="datum", desc=name, disable=not self._progress)
@@ -100,11 +112,10 @@ class Work:
             for i in numbers:
                 self._bar, self._block, before = bar, len(blocks[i]), bar.n
                 try:
-                    path = self._path(name, i, blocks[i])
-                    found = self._read(path)
+                    found = self._read(paths[i])
                     if found is None:
                         found = compute(blocks[i])
-                        self._write(path, found)
+                        self._write(paths[i], found)
                     mine[i] = found
                 except Exception as error:
                     if self.world == 1:
@@ -116,7 +127,7 @@ class Work:
             return [mine[i] for i in numbers]
         everyone: list[Any] = [None] * self.world
         dist.all_gather_object(everyone, (mine, problem and f"{type(problem).__name__}: {problem}"))
-        self._agree([text for _, text in everyone], problem)
+        _raise([text for _, text in everyone], problem)
         results = {i: found for part, _ in everyone for i, found in part.items()}
         return [results[i] for i in range(len(blocks))]
 
@@ -126,20 +137,17 @@ class Work:
         calls = itertools.count(1)
         return lambda: bar.update(before + size * next(calls) // max(1, number) - bar.n)
 
-    def close(self) -> None:
-        """Forgets the kept blocks: everything has been saved elsewhere."""
-        if self._folder is not None and self.rank == 0:
-            shutil.rmtree(self._folder, ignore_errors=True)
+    def saved(self) -> None:
+        """Forgets the blocks of all maps so far: what they say has been saved elsewhere."""
+        if self.rank == 0:
+            for path in self._used:
+                path.unlink(missing_ok=True)
+        self._used.clear()
 
-    def _agree(self, problems: list[str | None], own: Exception | None = None) -> None:
-        """Raises in every process what was raised in one."""
-        if self.world > 1:
-            everyone: list[Any] = [None] * self.world
-            dist.all_gather_object(everyone, problems)
-            problems = [problem for each in everyone for problem in each]
-        for problem in problems:
-            if problem:
-                raise own or PvaeError(problem.removeprefix("PvaeError: "))
+    def close(self) -> None:
+        """Removes the folder, but for blocks of other options."""
+        if self._folder is not None and self.rank == 0 and not half_done(self._folder.parent):
+            shutil.rmtree(self._folder, ignore_errors=True)
 
     def _path(self, name: str, i: int, block: Any) -> Path | None:
         if self._folder is None:
@@ -161,6 +169,14 @@ class Work:
         if path is not None:
             with atomic(path) as temporary, open(temporary, "wb") as file:
                 np.savez(file, **arrays)
+
+
+def _raise(problems: list[str | None], own: Exception | None = None) -> None:
+    """Raises in every process what was raised in one."""
+    for problem in filter(None, problems):
+        known = problem.startswith("PvaeError: ")
+        error = PvaeError(problem.removeprefix("PvaeError: ")) if known else RuntimeError(problem)
+        raise own or error
 
 
 def half_done(run: str | os.PathLike[str]) -> int | None:

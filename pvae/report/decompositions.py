@@ -156,9 +156,9 @@ def gap(evaluation: "Evaluation", summary: dict[str, Any]) -> Panel | None:
             "a product of Normals"
         )
     note += (
-        f" ({text.count(found.num_steps)} steps). log p(x) is the largest estimate there is (by "
-        "importance weights or AIS, each below it in expectation); the last gap is known only as "
-        "well as that."
+        f" ({text.count(found.num_steps)} steps). log p(x) is by quadrature where that is there, "
+        "else by that of importance weights and AIS (each below it in expectation) whose mean over "
+        "these data is highest; the last gap is known only as well as that."
     )
     return Panel(title, (body,), note)
 

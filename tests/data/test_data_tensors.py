@@ -47,3 +47,10 @@ def test_hash_depends_on_values_type_and_shape():
 def test_bad_data(tensors, said):
     with pytest.raises(PvaeError, match=said):
         Tensors(tensors)
+
+
+def test_nan_is_found_beyond_the_first_slab():
+    x = torch.zeros(5000, 3)
+    x[4500, 1] = torch.nan
+    with pytest.raises(PvaeError, match=r"in 1 of 5000 rows, the first of them row 4500\."):
+        Tensors(x)

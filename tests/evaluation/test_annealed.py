@@ -77,8 +77,9 @@ def test_ais_from_the_prior_finds_the_mode_that_the_guide_misses():
     error = result.findings["ais_prior"].log_px - exact.numpy()[at]
     assert abs(error.mean()) < 0.1
     assert (exact.numpy() - result.log_px).mean() > 0.3  # what the guide's samples do not show
+    guide = result.findings["ais_guide"]  # chains that start at its mode stay there
+    assert (guide.log_px - exact.numpy()[guide.datum]).mean() < -0.5
     assert "leaves out part of their posterior" in result.verdict
-    # From the guide, chains that start at one mode seldom reach the other in a few steps.
     whole = ambiguous_mixture(missed=False)
     right = pvae.evaluate(
         *whole[:3], num_samples=1000, prior_samples=0, ais=20, num_temperatures=60,
@@ -86,6 +87,44 @@ def test_ais_from_the_prior_finds_the_mode_that_the_guide_misses():
     )  # fmt: skip
     assert "agrees" in right.verdict
     assert f"The other {len(right) - 20:,} data were not checked" in right.verdict
+
+
+def _gaussian(noise=0.3, said=False):
+    """z ~ N(0, I), x ~ N(z, σ²) and its posterior; `said`: the mean of x as a deterministic."""
+    posterior = (1 + noise**-2) ** -0.5
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros_like(x[0]), 1.0).to_event(1))
+            loc = pyro.deterministic("loc", 1 * z, event_dim=1) if said else z
+            pyro.sample("x", dist.Normal(loc, noise).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            loc = x * (posterior / noise) ** 2
+            pyro.sample("z", dist.Normal(loc, posterior).to_event(1))
+
+    x = torch.randn(40, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    return model, guide, (x,), dist.Normal(0.0, (1 + noise**2) ** 0.5).log_prob(x).sum(-1)
+
+
+def test_from_a_guide_that_is_the_posterior_every_chain_weighs_the_same():
+    model, guide, x, exact = _gaussian()
+    found = pvae.evaluate(
+        model, guide, x, num_samples=5, prior_samples=0, ais=20, num_chains=200,
+        num_temperatures=1, progress=False,
+    ).findings  # fmt: skip
+    prior, guide = found["ais_prior"], found["ais_guide"]
+    np.testing.assert_allclose(guide.log_px, exact.numpy()[guide.datum], rtol=1e-6)
+    np.testing.assert_allclose(guide.ess, 200, rtol=1e-6)
+    assert guide.ess.mean() > 3 * prior.ess.mean()
+
+
+def test_the_standard_error_is_that_of_the_estimates():
+    pair = ORACLES["gamma_poisson"]()
+    found, exact = _estimate(ais, pair, num=100, num_temperatures=30)
+    z = (found.log_px - exact) / found.log_px_se
+    assert 0.6 < z.std() < 1.6
 
 
 def test_a_discrete_site_is_refused_in_words():
@@ -192,6 +231,14 @@ def test_data_that_cannot_be_simulated_say_why():
         _estimate(bdmc, (reads_x, guide, (x,), x[:, 0]))
     with pytest.raises(PvaeError, match="'x' is not one of the arguments"):
         _estimate(bdmc, (changes_x, guide, (x,), x[:, 0]))
+
+
+def test_data_are_simulated_around_what_is_deterministic():
+    plain, _ = _estimate(bdmc, _gaussian())
+    found, _ = _estimate(bdmc, _gaussian(said=True))
+    np.testing.assert_array_equal(found.lower, plain.lower)
+    np.testing.assert_array_equal(found.upper, plain.upper)
+    assert found.gap > -3 * found.gap_se
 
 
 def test_coordinates_go_round():

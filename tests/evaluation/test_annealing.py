@@ -321,12 +321,25 @@ def test_single_precision():
     assert (log_mean(log_w) - C).abs().max() < 0.5
 
 
-@pytest.mark.parametrize("cut", [torch.round, Tensor.detach, torch.zeros_like])
-def test_no_gradient_is_said_in_words(cut):
-    weight = torch.ones(3, requires_grad=True)
+def _by_numpy(z: Tensor) -> Tensor:
+    return torch.from_numpy(-(z.detach().numpy() ** 2))
+
+
+def _without_grad(z: Tensor) -> Tensor:
+    with torch.no_grad():
+        return -(z**2)
+
+
+# With a parameter in the density, its gradient is there, only not that of z; else there is none.
+@pytest.mark.parametrize("trained", [True, False])
+@pytest.mark.parametrize("cut", [torch.round, Tensor.detach, _by_numpy, _without_grad])
+def test_no_gradient_is_said_in_words(cut, trained):
+    weight = torch.ones(3, requires_grad=trained)
 
     def path(z: Tensor) -> tuple[Tensor, Tensor]:
-        return standard(z), (cut(z).detach() * weight).sum(-1)
+        log_f = (cut(z.detach()) * weight).sum(-1)
+        assert log_f.requires_grad == trained
+        return standard(z), log_f
 
     for run in (anneal, anneal_back):
         with pytest.raises(PvaeError, match="no gradient with respect to its latents"):

@@ -3,18 +3,18 @@
 import numpy as np
 
 from pvae.evaluation.annealed import Annealed
-from pvae.evaluation.verdict import verdict
+from pvae.evaluation.verdict import above_bound, verdict
 
 N = 50
 
 
 def _ais(difference, se=0.05):
-    data = np.arange(10)
+    size = len(difference)
     return Annealed(
-        datum=data,
-        log_px=-100.0 + difference,
-        log_px_se=np.full(10, se),
-        ess=np.full(10, 9.0),
+        datum=np.arange(size),
+        log_px=-100.0 + np.asarray(difference),
+        log_px_se=np.full(size, se),
+        ess=np.full(size, 9.0),
         acceptance=np.ones(3),
         start="prior",
         num_chains=16,
@@ -69,8 +69,51 @@ def test_ais_that_finds_more():
     assert "for 10" in words
     assert "leaves out part of their posterior" in words
     one = np.zeros(10)
-    one[3] = 0.21  # one datum in ten beyond three errors, by chance
+    one[3] = 0.3  # one datum in ten beyond three errors, by chance
+    assert _above(one) == [False] * 3 + [True] + [False] * 6
     assert "agrees" in _words(0.1, _ais(one))
+    one[7] = 0.3  # two are none
+    assert "for 2" in _words(0.1, _ais(one))
+    one[3], one[7] = 2.0, 0.0  # nor is one beyond twenty-eight
+    assert "for 1" in _words(0.1, _ais(one))
+
+
+def _above(difference):
+    return above_bound(_ais(difference), np.full(N, -100.0), np.full(N, 0.05))[2].tolist()
+
+
+def test_above_is_three_errors_of_both_and_a_twentieth_of_a_nat():
+    # 3 · √(0.05² + 0.05²) + 0.05 = 0.262
+    assert _above(np.array([0.25, 0.27, *[0.0] * 8])) == [False, True, *[False] * 8]
+    exact = above_bound(_ais([0.04, 0.06], se=0.0), np.full(N, -100.0), np.zeros(N))
+    assert exact[2].tolist() == [False, True]
+
+
+def test_a_single_datum():
+    lower = _words(0.1, _ais([-50.0]))
+    assert "comes out lower by 50.00 nats" in lower
+    assert "agrees" not in lower
+    same = _words(0.1, _ais([0.02]))
+    assert "on 1 datum agrees (difference +0.02 nats)" in same
+    assert "The other 49 data were not checked" in same
+    higher = _words(0.1, _ais([2.0]))
+    assert "higher by 2.00 nats" in higher
+    assert "nan" not in lower + same + higher
+
+
+def test_annealing_that_comes_to_nothing_for_one_datum_does_not_agree():
+    words = _words(0.1, _ais(np.array([0.01, -np.inf, *[0.0] * 8])))
+    assert "came to nothing for 1 of them" in words
+    assert "can rule out no missed mode" in words
+    assert "agrees" not in words
+
+
+def test_annealing_that_comes_to_nothing_is_not_a_weight_of_zero():
+    words = _words(0.1, _ais(np.array([2.0, 2.0, -np.inf, *[0.0] * 7])))
+    assert "leaves out part of their posterior" in words
+    assert "every weight was zero" not in words
+    chance = _words(0.1, _ais(np.array([0.3, -np.inf, *[0.0] * 8])))
+    assert "came to nothing for 1 of them" in chance
 
 
 def test_ais_that_finds_less_rules_out_nothing():
