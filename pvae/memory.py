@@ -57,12 +57,19 @@ class Chunks:
         Raises:
             PvaeError: If there is not enough memory for a single sample.
         """
-        parts: list[dict[str, Tensor]] = []
+        whole: dict[str, Tensor] = {}
         start = 0
         while start < num:
             stop = min(start + max(1, self.rows // size), num)
             try:
-                parts.append(compute(start, stop))
+                part = compute(start, stop)
+                if stop - start == num:
+                    return part
+                for name, term in part.items():
+                    if name not in whole:  # at once: small results between chunks would cut up
+                        shape = (*term.shape[:-2], num, size)  # the memory that chunks share
+                        whole[name] = term.new_empty(shape)
+                    whole[name][..., start:stop, :] = term
                 start = stop
                 continue
             except Exception as error:
@@ -81,7 +88,7 @@ class Chunks:
                 "time; the draws stay the same",
                 stacklevel=2,
             )
-        return {name: torch.cat([part[name] for part in parts], -2) for name in parts[0]}
+        return whole
 
 
 class LiveBytes(TorchDispatchMode):

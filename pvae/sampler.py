@@ -249,15 +249,16 @@ class Sampler:
         self, device: torch.device, size: int, memory: float | None, batch: tuple[Tensor, ...]
     ) -> None:
         live, made = bytes_per_row(self.particles, batch)
-        # About 8 MiB for the largest site on a CPU, where chunks that leave the cache are
-        # several times slower; 256 MiB on a GPU, which wants to be filled.
+        # Some 16 MiB for the largest site on a CPU, where chunks that leave the cache are several
+        # times slower and small ones pay for their handlers; 256 MiB on a GPU, which wants to be
+        # filled.
         traces = (self.structure.guide_trace, self.structure.model_trace)
         sites = [s for t in traces for s in {**latent_sites(t), **observed_sites(t)}.values()]
         numel = max(1, max(site["value"].numel() for site in sites) // size)
         on_cpu = device.type == "cpu"
         if on_cpu:
             keep_freed_memory()
-        floats, most = (2**21, 2**12) if on_cpu else (2**26, 2**18)
+        floats, most = (2**22, 2**13) if on_cpu else (2**26, 2**18)
         usual = min(max(floats // numel, 64), most)
         budget = MIB * (64 if on_cpu else 4096)
         self.usual_rows = usual = max(1, min(usual, budget // live))

@@ -25,7 +25,7 @@ LogQ = Callable[[tuple[Tensor, ...], dict[str, Tensor]], Tensor]
 
 _BLOCK = 2048  # draws that are compared with all data together; each block encodes every datum
 _PIECE = 64  # data that are drawn together
-_FLOATS = {"cpu": 2**20}  # latent values that are evaluated together
+_FLOATS = {"cpu": 2**19}  # latent values that are evaluated together
 _LOOP = 2000  # data that a guide which takes one sample at a time is still asked to do
 _TAG = 0x5A
 

@@ -48,14 +48,13 @@ def from_weights(
     step = min(most, 256 if sampler.strategy == "loop" else 32)
 
     def compute(block: np.ndarray) -> dict[str, np.ndarray]:
-        return _block(sampler, take(part, block, device), ks, seed, int(block[0]))
+        units = in_blocks(block, step)
+        return _merged([_block(sampler, take(part, u, device), ks, seed, int(u[0])) for u in units])
 
-    results = work.map("log weights", in_blocks(np.arange(len(part)), step), compute)
-    columns = {
-        name: np.concatenate([r[name] for r in results])
-        for name in results[0]
-        if not name.startswith("sum ")
-    }
+    # Of many data more are in a block, for small arrays take up more than what is in them.
+    blocks = in_blocks(np.arange(len(part)), step * max(1, len(part) // 8192))
+    results = _merged(work.map("log weights", blocks, compute))
+    columns = {name: v for name, v in results.items() if not name.startswith("sum ")}
     for name in ("bounds", "bounds_se", "jvi_1", "jvi_2"):
         columns[name] = dict(zip(ks, columns[name].T.copy(), strict=True))
     jvi = {order: columns.pop(f"jvi_{order}") for order in (1, 2)}
@@ -129,12 +128,22 @@ def _block(
     return result
 
 
-def _site(name: str, results: list[dict[str, np.ndarray]], size: int) -> dict[str, Any]:
+def _merged(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Puts the columns of several blocks below each other, and adds up their sums."""
+    names = [name for name in parts[0] if all(name in part for part in parts)]
+    return {
+        name: sum(part.pop(name) for part in parts)
+        if name.startswith("sum ")
+        else np.concatenate([part.pop(name) for part in parts])
+        for name in names
+    }
+
+
+def _site(name: str, sums: dict[str, np.ndarray], size: int) -> dict[str, Any]:
     """What is known of one latent site, averaged over the data."""
 
     def total(what: str) -> np.ndarray | None:
-        key = f"sum {what} {name}"
-        return sum(r[key] for r in results) if all(key in r for r in results) else None
+        return sums.get(f"sum {what} {name}")
 
     kl, closed, dims = total("kl"), total("closed"), total("dims")
     variance = variances(total("active"))
