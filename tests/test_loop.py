@@ -136,11 +136,11 @@ def test_ctrl_c_saves_and_says_how_to_go_on(digits, tmp_path, capsys):
             signal.raise_signal(signal.SIGINT)
         return 1 - share
 
-    pair = small_pair()
+    pair, before = small_pair(), signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
         quick_fit(pair, digits, schedule=schedule, out=tmp_path)
     assert f"pvae run --resume {tmp_path}" in capsys.readouterr().out
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
     assert read_checkpoint(tmp_path / "checkpoint.pt")["progress"][:2] == [1, 4]
     whole, resumed = small_pair(), small_pair()
     quick_fit(whole, digits, schedule=schedule)
