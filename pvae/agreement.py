@@ -18,7 +18,7 @@ from pvae.structure import Structure, base_distribution
 if TYPE_CHECKING:
     from pvae.particles import Particles
 
-__all__ = ["find_fault", "refuse_mixing", "refuse_unbounded"]
+__all__ = ["find_fault", "refuse_mixing", "refuse_shared_dims", "refuse_unbounded"]
 
 
 def find_fault(particles: Particles, single: Particles, batch: tuple[Tensor, ...]) -> str | None:
@@ -71,6 +71,23 @@ def refuse_mixing(single: Particles, batch: tuple[Tensor, ...]) -> None:
             )
 
 
+def refuse_shared_dims(single: Particles, batch: tuple[Tensor, ...]) -> None:
+    """Raises a PvaeError if two enumerated sites share a dimension, as inside of pyro.markov."""
+    guide_trace = single.guide(batch, 1)
+    model_trace = single.model(batch, 1, guide_trace)
+    owners: dict[int, str] = {}
+    for name in single.structure.enumerated:
+        trace = guide_trace if name in guide_trace.nodes else model_trace
+        dim = trace.nodes[name]["infer"].get("_enumerate_dim")
+        other = owners.setdefault(dim, name) if dim is not None else name
+        if other != name:
+            raise PvaeError(
+                f"Sites {other!r} and {name!r} are enumerated in the same dimension, as Pyro does "
+                "inside of pyro.markov to save memory; they can only be summed out here in "
+                "dimensions of their own. Write range(...) in place of pyro.markov(range(...))."
+            )
+
+
 def refuse_unbounded(structure: Structure, guide: Program, plate: str, dim: int) -> None:
     """Raises a PvaeError if a pair has no bound on the log p(x) of each datum."""
     latent = latent_sites(structure.guide_trace)
@@ -83,9 +100,24 @@ def refuse_unbounded(structure: Structure, guide: Program, plate: str, dim: int)
                 "plate, or estimate the bound of the whole data set with "
                 "pyro.infer.Trace_ELBO().loss(model, guide, data)."
             )
-    auxiliary = any(site["infer"].get("is_auxiliary") for site in latent.values())
+    in_model = latent_sites(structure.model_trace)
+    deltas = [n for n, s in latent.items() if isinstance(base_distribution(s["fn"]), Delta)]
+    auxiliary = [name for name in latent if name not in in_model]
     for name, site in latent.items():
-        if isinstance(base_distribution(site["fn"]), Delta) and not auxiliary:
+        if name in auxiliary and not deltas:
+            raise PvaeError(
+                f"The guide samples {name!r}, which the model does not have: without a density of "
+                "the model for it, the weights bound nothing. Give the model a site of that name "
+                "(any density given z keeps the bound), or use pyro.deterministic in the guide."
+            )
+        other = in_model.get(name)
+        if other is not None and not _same_mask(site["mask"], other["mask"]):
+            raise PvaeError(
+                f"Site {name!r} is masked otherwise in the guide than in the model: where only "
+                "one of them counts its density, the weights bound nothing. Use the same mask in "
+                "both."
+            )
+        if name in deltas and not auxiliary:
             raise PvaeError(
                 f"The guide {name_of(guide)} gives site {name!r} a Delta distribution: a "
                 "point has no density, so there is no bound on log p(x) and no importance "
@@ -102,6 +134,14 @@ def refuse_unbounded(structure: Structure, guide: Program, plate: str, dim: int)
                         "sites with one value for each datum can be summed out so far. Leave "
                         'out infer={"enumerate": "parallel"} to sample it.'
                     )
+
+
+def _same_mask(a: Tensor | bool | None, b: Tensor | bool | None) -> bool:
+    a, b = (torch.as_tensor(True if mask is None else mask) for mask in (a, b))
+    try:
+        return bool((a == b).all())
+    except RuntimeError:
+        return False
 
 
 def _run(

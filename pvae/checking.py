@@ -1,5 +1,6 @@
 """check(): says in plain words what is wrong with a pair."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pyro
@@ -7,6 +8,7 @@ import torch
 from pyro.distributions import Bernoulli
 from pyro.poutine import Trace
 from torch import Tensor
+from torch.distributions.constraints import Constraint
 
 from pvae.errors import PvaeError
 from pvae.pair import (
@@ -58,9 +60,14 @@ def check(model: Program, guide: Program, *batch: Tensor) -> Structure:
     for role, trace in (("guide", guide_trace), ("model", model_trace)):
         for name, site in {**latent_sites(trace), **observed_sites(trace)}.items():
             _check_shape(role, name, site)
+
+    def sites_again() -> dict[str, dict[str, Any]]:
+        with OwnParameters(model, guide), pyro.validation_enabled(False):
+            return observed_sites(_traces(model, guide, batch)[1])
+
     caveat = None
     for name, site in observed_sites(model_trace).items():
-        caveat = _check_support(name, site) or caveat
+        caveat = _check_support(name, site, sites_again) or caveat
     sites = [
         *latent_sites(guide_trace).items(),
         *latent_sites(model_trace).items(),
@@ -213,7 +220,9 @@ def _check_plates(role: str, name: str, site: dict[str, Any], shape: torch.Size)
             )
 
 
-def _check_support(name: str, site: dict[str, Any]) -> str | None:
+def _check_support(
+    name: str, site: dict[str, Any], sites_again: Callable[[], dict[str, dict[str, Any]]]
+) -> str | None:
     fn, value = site["fn"], site["value"]
     support = getattr(fn, "support", None)
     if support is None:
@@ -229,11 +238,29 @@ def _check_support(name: str, site: dict[str, Any]) -> str | None:
             f"values between {low:g} and {high:g}, so the numbers are not log densities of any "
             "distribution of the data"
         )
+    with torch.random.fork_rng([value.device] if value.is_cuda else []):
+        again = sites_again()
+    if name in again and not _same_bounds(support, again[name]["fn"].support):
+        return None  # the latents decide: what lies outside has a weight of zero
     raise PvaeError(
         f"Site {name!r}: observed values between {low:g} and {high:g} lie outside the support "
-        f"({support}) of {_kind(site)}. Rescale or binarise the data, or choose a likelihood "
-        "whose support holds them."
+        f"({_named(support)}) of {_kind(site)}. Rescale or binarise the data, or choose a "
+        "likelihood whose support holds them."
     )
+
+
+def _same_bounds(a: Any, b: Any) -> bool:
+    pairs = [(value, vars(b).get(key)) for key, value in vars(a).items()]
+    return all(
+        _same_bounds(x, y) if isinstance(x, Constraint) and isinstance(y, Constraint)
+        else not isinstance(x, Tensor) or (isinstance(y, Tensor) and torch.equal(x, y))
+        for x, y in pairs
+    )  # fmt: skip
+
+
+def _named(support: Any) -> str:
+    text = str(support)
+    return text if len(text) < 60 and "tensor" not in text else type(support).__name__.strip("_")
 
 
 def _is_enumerated(site: dict[str, Any]) -> bool:

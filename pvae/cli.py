@@ -208,6 +208,7 @@ def _evaluate(argv: list[str]) -> None:
     import pvae
     from pvae.config import read_config, write_config
     from pvae.environment import processes
+    from pvae.evaluation.work import half_done
 
     parser = new_parser("evaluate")
     parser.add_argument("run", metavar="RUN", type=str, help="The folder of a trained run.")
@@ -221,9 +222,10 @@ def _evaluate(argv: list[str]) -> None:
     _check_numbers(given)
     # What is there already is added to: it says what it is of, unless something else is asked for.
     former = {}
-    with contextlib.suppress(PvaeError):
-        evaluation = pvae.Evaluation.load(run)
-        former = {"num_samples": list(evaluation.bounds), "seed": evaluation.seed}
+    if half_done(run) is None:  # else the config says what that was asked for
+        with contextlib.suppress(PvaeError):
+            evaluation = pvae.Evaluation.load(run)
+            former = {"num_samples": list(evaluation.bounds), "seed": evaluation.seed}
     # The config keeps what was asked of the evaluation, for --config and for the next time; what
     # training takes too (the seed, the device) stays that of the training.
     names = _of_evaluation()

@@ -1,12 +1,13 @@
 """Density: log p(x, z) and log q(z|x) of a pair at latents that are given from outside."""
 
 import copy
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.distributions import biject_to, constraints
+from torch.distributions import VonMises, biject_to, constraints
 from torch.distributions.transforms import Transform
 
 from pvae.environment import is_out_of_memory
@@ -61,6 +62,9 @@ class Density:
                         "gradient for HMC to follow nor a line to integrate over. Mark the site "
                         'infer={"enumerate": "parallel"} to sum it out.'
                     )
+                if isinstance(base_distribution(sites[name]["fn"]), VonMises):
+                    # Pyro says "real", but the density is that of one turn.
+                    support = constraints.interval(-math.pi, math.pi)
                 transform = _transform(name, _for_any_datum(name, support))
                 shape = transform.inverse_shape(value.shape)[2:]
                 self._sites[name] = (transform, tuple(shape), shape.numel())
@@ -88,6 +92,11 @@ class Density:
             log_det = transform.log_abs_det_jacobian(piece, values[name])
             jacobian = jacobian + log_det.reshape(*u.shape[:2], -1).sum(-1)
         return values, jacobian
+
+    def is_exact(self, u: Tensor) -> Tensor:
+        """Where the transform is not saturated, so that u comes back from z, [C, B]."""
+        back = self.flatten(self.constrain(u)[0])
+        return ((back - u).abs() < 0.2).all(-1)
 
     def prior(self, batch: tuple[Tensor, ...], num: int) -> Tensor:
         """Draws u ~ p, [num, B, D]."""

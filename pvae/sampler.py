@@ -11,7 +11,7 @@ import torch
 from pyro.poutine import Trace
 from torch import Tensor
 
-from pvae.agreement import find_fault, refuse_mixing, refuse_unbounded
+from pvae.agreement import find_fault, refuse_mixing, refuse_shared_dims, refuse_unbounded
 from pvae.checking import check
 from pvae.errors import PvaeError
 from pvae.memory import Chunks, bytes_per_row, check_memory, keep_freed_memory
@@ -315,6 +315,7 @@ class Sampler:
 
     def _choose(self, small: tuple[Tensor, ...], wanted: Strategy) -> str:
         single = self._particles("loop")
+        refuse_shared_dims(single, small)
         refuse_mixing(single, small)
         faults = []
         for how in ("plate", "tile", "loop"):

@@ -128,6 +128,8 @@ def _fast(fn: Any, value: Tensor) -> Tensor | None:
     if type(fn) is not Independent or not value.is_floating_point():
         return None
     n = fn.reinterpreted_batch_ndims
+    if n == 0:
+        return None  # a slice of the last 0 dimensions would be all of them
     if value.shape[-n:] != base.batch_shape[-n:]:
         return None
     if type(base) is Bernoulli and "logits" in base.__dict__:

@@ -196,3 +196,24 @@ def test_an_error_in_a_users_program_names_its_line():
 
     with pytest.raises(PvaeError, match=r"test_checking.py:\d+\): ZeroDivisionError: oops"):
         check(model, _guide, SIDE)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_support_that_the_latents_decide_is_no_fault(seed):
+    """A weight of zero is a weight; a support that is fixed is one that the data must keep to."""
+
+    def model(x, moves=True):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0).expand([len(x)]))
+            low = z if moves else torch.zeros_like(z)
+            pyro.sample("x", dist.Uniform(low - 0.5, low + 0.5, validate_args=False), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x, 0.4))
+
+    torch.manual_seed(seed)
+    x = torch.randn(20)
+    check(model, guide, x)
+    with pytest.raises(PvaeError, match=r"lie outside the support \(Interval\) of Uniform"):
+        check(lambda x: model(x, moves=False), guide, x)

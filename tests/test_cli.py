@@ -511,6 +511,29 @@ def test_an_evaluation_is_added_to_from_the_shell(here, capsys):
     assert yaml.safe_load((here / "a" / "config.yaml").read_text())["seed"] == 0  # the training's
 
 
+def test_what_was_killed_is_gone_on_with_though_something_older_is_there(here, monkeypatch):
+    from pvae.evaluation.work import Work, half_done
+
+    assert main(["run", *SMALL, *QUICK, "--out", "a", "--num_samples", "[3, 20]"]) == 0
+    write, written = Work._write, []
+
+    def kill_after_one(self, *args):
+        if written:
+            raise KeyboardInterrupt
+        written.append(1)
+        write(self, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Work, "_write", kill_after_one)
+        with pytest.warns(UserWarning, match="is replaced"):
+            assert main(["evaluate", "a", "--num_samples", "[3, 40]", "--progress", "false"]) != 0
+    assert half_done("a") == 1
+    with pytest.warns(UserWarning, match="is replaced"):
+        assert main(["evaluate", "a", "--progress", "false"]) == 0
+    assert list(pvae.Evaluation.load("a").bounds) == [3, 40]
+    assert half_done("a") is None
+
+
 def test_numbers_that_make_no_sense_are_refused_before_anything_is_done(here, capsys):
     assert main(["train", *SMALL, *QUICK, "--out", "a"]) == 0
     before = (here / "a" / "config.yaml").read_bytes()

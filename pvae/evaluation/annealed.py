@@ -45,7 +45,7 @@ class Annealed(Finding):
     log_px: np.ndarray
     log_px_se: np.ndarray
     ess: np.ndarray
-    acceptance: np.ndarray = field(metadata={"per_datum": False})
+    acceptance: np.ndarray = field(metadata={"dims": ("temperature",)})
     start: str
     num_chains: int
     num_temperatures: int

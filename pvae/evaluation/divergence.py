@@ -94,8 +94,11 @@ def _of_site(
     q, p = _peel(site["fn"]), _peel(other["fn"])
     if q.event_dim != p.event_dim:
         return None, None
-    closed = True
+    # A subclass with a density of its own would be taken for its parent.
+    closed = all(type(fn).__module__.startswith(("torch.", "pyro.")) for fn in (q, p))
     try:
+        if not closed:
+            raise NotImplementedError
         # Some of torch's formulas index by masks, which do not broadcast.
         shape = torch.broadcast_shapes(q.batch_shape, p.batch_shape)
         each = kl_divergence(q.expand(shape), p.expand(shape))

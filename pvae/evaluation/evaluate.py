@@ -261,8 +261,10 @@ def _best_known(evaluation: Evaluation, positions: np.ndarray) -> tuple[str, np.
             continue
         values = evaluation.log_px.copy()
         values[found.datum] = found.log_px
-        if name == "quadrature" and np.isfinite(found.error).all():
-            return name, values
+        if name == "quadrature":
+            if np.isfinite(values[positions]).all():
+                return name, values
+            continue
         if values[positions].mean() > best[positions].mean():
             best, source = values, name
     return source, best

@@ -33,9 +33,9 @@ class Finding:
             if field.name == "datum":
                 continue
             if isinstance(value, np.ndarray):
-                dims = [f"{field.name}_dim_{i}" for i in range(value.ndim)]
-                if value.ndim and field.metadata.get("per_datum", True):
-                    dims[0] = "datum"
+                named = field.metadata.get("dims", ("datum",))
+                rest = (f"{field.name}_dim_{i}" for i in range(len(named), value.ndim))
+                dims = [*named, *rest][: value.ndim]
                 arrays[field.name] = (tuple(dims), value)
             else:
                 attrs[field.name] = value

@@ -61,7 +61,8 @@ class Gap(Finding):
     @property
     def to_best(self) -> np.ndarray:
         """L[q*] - L[q], [n], nats, whatever the family."""
-        return self.elbo_best - self.elbo
+        with np.errstate(invalid="ignore"):  # -inf - -inf
+            return self.elbo_best - self.elbo
 
     @property
     def amortisation(self) -> np.ndarray:

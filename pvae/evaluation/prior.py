@@ -52,6 +52,7 @@ def from_prior(
     Unbiased for p(x), and useless for almost any data worth modelling: hardly a z from the
     prior explains a given x.
     """
+    size = max(1, min(32, 2**20 // num_samples))  # log-likelihoods that are held together
 
     def compute(block: np.ndarray) -> dict[str, np.ndarray]:
         batch = take(part, block, device)
@@ -65,6 +66,6 @@ def from_prior(
             "ess": effective_sample_size(log_w),
         }
 
-    results = work.map("prior", in_blocks(positions, 32), compute)
+    results = work.map("prior", in_blocks(positions, size), compute)
     columns = {name: np.concatenate([r[name] for r in results]) for name in results[0]}
     return FromPrior(datum=positions, **columns, num_samples=num_samples)

@@ -28,6 +28,8 @@ _MOST = {1: 2**16 + 1, 2: 2**10 + 1}  # and when it is refined
 _MOVES = 50  # of a box, at most
 _TURNS = 6  # of its axes
 _TOLERANCE = 1e-8
+_BEYOND = 1000.0  # how much more may lie beyond an edge than is seen right at it
+_EDGE = 1e-5  # share of the mass at an edge from which nothing is known
 
 LogF = Callable[[Tensor, Tensor], Tensor]
 
@@ -38,10 +40,11 @@ class Quadrature(Finding):
 
     Attributes:
         datum: Positions of the data, [n].
-        log_px: log p(x), [n], nats.
+        log_px: log p(x), [n], nats; NaN where `error` is inf.
         error: Its numerical error, [n], nats: how far it is from the same on a grid twice as
             coarse, or the rounding error if that is larger; inf where no box was found that
-            holds the mass.
+            holds the mass, or where some of the mass is so near to the edge of a site's support
+            that floating point cannot tell it from the edge.
     """
 
     log_px: np.ndarray
@@ -102,6 +105,7 @@ def quadrature(
                 f"log p(x, u) of datum {int(block[int(bad[0, 0])])} is finite nowhere that the "
                 "prior or the guide drew: there is nothing to integrate."
             )
+        log_px = torch.where(error.isfinite(), log_px, math.nan)
         return {"log_px": log_px.cpu().numpy(), "error": error.cpu().numpy()}
 
     results = work.map(name, in_blocks(positions, _BLOCK), compute)
@@ -160,7 +164,12 @@ def _integrate(density: Density, batch: tuple[Tensor, ...]) -> tuple[Tensor, Ten
         active = everything[(error > rounding.clamp(min=_TOLERANCE)) & log_px.isfinite()]
         points = 2 * points - 1
     error = torch.maximum(error, rounding)
-    return log_px, torch.where(stable, error, math.inf)
+    nodes = _nodes(low, high, _SEARCH[dim])
+    u = origin + (a @ nodes[..., None])[..., 0]
+    weights = log_f(nodes, everything).softmax(0)
+    lost = torch.where(density.is_exact(u.to(dtype)), 0.0, weights).sum(0)
+    error = torch.maximum(error, _BEYOND * lost)
+    return log_px, torch.where(stable & (lost < _EDGE), error, math.inf)
 
 
 def _moments(log_f: LogF, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor, Tensor]:

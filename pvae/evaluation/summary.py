@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +52,7 @@ def summarise(evaluation: Evaluation) -> dict[str, Any]:
             "median": _number(np.median(known)) if len(known) else None,
             "threshold": _number(e.khat_threshold),
             "above_threshold": (_number((known > e.khat_threshold).mean()) if len(known) else None),
+            "unknown": len(e.khat) - len(known),
         },
         "ess": {"median": _number(np.median(e.ess))},
         "zero_weights": _number(e.zero_weights.mean()),
@@ -97,7 +99,8 @@ def _bits_per_dim(e: Evaluation) -> dict[str, float | None] | None:
 
 def _estimate(found: Any, e: Evaluation) -> dict[str, Any]:
     """An estimate of log p(x) on some data, beside the importance-weighted bound on the same."""
-    difference = found.log_px - e.log_px[found.datum]
+    with np.errstate(invalid="ignore"):  # -inf - -inf
+        difference = found.log_px - e.log_px[found.datum]
     return {
         "num_data": len(found),
         **mean_and_se(found.log_px),
@@ -139,7 +142,12 @@ def _sandwich(found: Any, e: Evaluation) -> dict[str, Any]:
 
 
 def _quadrature(found: Any, e: Evaluation) -> dict[str, Any]:
-    return {**_estimate(found, e), "error": _number(found.error.max())}
+    known = np.isfinite(found.log_px)
+    part = dataclasses.replace(
+        found, datum=found.datum[known], log_px=found.log_px[known], error=found.error[known]
+    )
+    error = _number(part.error.max()) if len(part) else None
+    return {**_estimate(part, e), "error": error, "unknown": int((~known).sum())}
 
 
 def _gap(found: Any, e: Evaluation) -> dict[str, Any]:
@@ -157,6 +165,7 @@ def _gap(found: Any, e: Evaluation) -> dict[str, Any]:
 def _surgery(found: Any, e: Evaluation) -> dict[str, Any]:
     return {
         "num_data": found.num_data,
+        "num_draws": len(found),
         "mutual_information": _number(found.mutual_information),
         "mutual_information_se": _number(found.mutual_information_se),
         "log_num_data": found.log_num_data,
@@ -229,9 +238,11 @@ def _details(e: Evaluation, summary: dict[str, Any]) -> list[str]:
         f"median ESS {_show(summary['ess']['median'])}",
     ]
     if above is not None:
+        unknown = summary["khat"]["unknown"]
         lines.append(
             f"k̂: median {_show(summary['khat']['median'])}, above {e.khat_threshold:.2f} for "
             f"{above:.1%} of the data"
+            + (f" that have one; {unknown:,} have none" if unknown else "")
         )
     if bits := summary["bits_per_dim"]:
         lines.append(f"bits/dim: {_show(bits['log_px'], 4)} (by the ELBO {_show(bits['elbo'], 4)})")
@@ -258,9 +269,11 @@ def _details(e: Evaluation, summary: dict[str, Any]) -> list[str]:
 
 def mean_and_se(values: np.ndarray) -> dict[str, float | None]:
     """Returns the mean over the data and its standard error, sd / √N; None where undefined."""
+    if not len(values):
+        return {"mean": None, "se": None}
     with np.errstate(invalid="ignore"):
         se = values.std(ddof=1) / math.sqrt(len(values)) if len(values) > 1 else math.nan
-    return {"mean": _number(values.mean()), "se": _number(se)}
+        return {"mean": _number(values.mean()), "se": _number(se)}
 
 
 def _of_mean(errors: np.ndarray | None) -> float | None:

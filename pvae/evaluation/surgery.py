@@ -26,7 +26,8 @@ LogQ = Callable[[tuple[Tensor, ...], dict[str, Tensor]], Tensor]
 _BLOCK = 2048  # draws that are compared with all data together; each block encodes every datum
 _PIECE = 64  # data that are drawn together
 _FLOATS = {"cpu": 2**19}  # latent values that are evaluated together
-_LOOP = 2000  # data that a guide which takes one sample at a time is still asked to do
+_ENCODINGS = 2**21  # where a datum is encoded again for each draw: a minute or so on a CPU
+_FEWEST = 64  # draws all the same
 _TAG = 0x5A
 
 
@@ -114,8 +115,10 @@ def surgery(
     depends on the datum (a label among the pair's arguments), log p is that of datum n, and the
     marginal KL is a difference of expectations, not a divergence.
 
-    The price is n·N densities of the guide, n draws and, for each 2048 draws, N encodings.
-    Memory does not grow with N beyond the data themselves.
+    The price is n·N densities of the guide, n draws and, for each 2048 draws, N encodings. A
+    guide that cannot have a particle plate pays n·N encodings: there n is cut so that these are
+    at most two million, and the draws are those of n data chosen at random. Memory does not
+    grow with N beyond the data themselves.
 
     Args:
         sampler: Draws of the pair; its context must be entered.
@@ -127,21 +130,17 @@ def surgery(
 
     Raises:
         PvaeError: If the guide samples nothing, or a site that the model does not have; if its
-            density cannot be evaluated at the draws of other data; if that takes one sample at
-            a time and there are more than 2,000 data; or if a density is NaN.
+            density cannot be evaluated at the draws of other data; or if a density is NaN.
 
     Source: Hoffman & Johnson 2016.
     """
     num_data = len(part)
     seed_unit(seed, 0, purpose=_TAG)
     log_q, layout = _log_q(sampler, take(part, np.arange(min(6, num_data)), device))
-    if layout == "loop" and num_data > _LOOP:
-        raise PvaeError(
-            f"The guide takes one sample at a time, and its density is needed for each of "
-            f"{len(positions):,} draws and each of {num_data:,} data: this would take hours. "
-            f"Write its networks so that dimensions left of the event are batch, or evaluate a "
-            f"part of at most {_LOOP:,} data."
-        )
+    if layout != "plate":  # the guide encodes each datum again for each draw
+        most = max(_FEWEST, _ENCODINGS // num_data)
+        some = np.random.default_rng(seed).permutation(len(positions))[:most]
+        positions = positions[np.sort(some)]
     rows = _FLOATS.get(device.type, 2**26) // sampler.latent_numel
     if layout != "plate":
         rows = min(rows, sampler.usual_rows)  # the encoder sees each row, not each datum

@@ -38,7 +38,7 @@ def verdict(
             "these values of log p(x) are exact."
         )
     tails, low = _tails(khat, threshold, num_samples)
-    modes = _modes(log_px, log_px_se, ais, low) if ais is not None else None
+    modes = _modes(log_px, log_px_se, ais, khat, threshold) if ais is not None else None
     if modes is None and low:
         modes = (
             "A low k̂ cannot exclude a mode of the posterior that the guide never visits; nothing "
@@ -48,30 +48,42 @@ def verdict(
 
 
 def _tails(khat: np.ndarray, threshold: float, num_samples: int) -> tuple[str, bool]:
+    """What k̂ tells, and whether it is low for nearly all data."""
     known = khat[~np.isnan(khat)]
+    without = len(khat) - len(known)
     if not len(known):
+        few = " Use 100 samples or more." if num_samples < 100 else ""
         return (
-            f"k̂ is not available: with {num_samples} samples for each datum, or tails this "
-            "discrete, nothing can be said about the weights' tails. Use 100 samples or more."
+            f"k̂ is not available: with {num_samples} samples for each datum, or weights that are "
+            f"nearly all zero or take few values, nothing can be said about their tails.{few}"
         ), False
-    share = float((known > threshold).mean())
-    infinite = float((known > 0.5).mean())
-    if share == 0 and infinite > 0:
+    every, of = "every datum", "the data"
+    rest = ""
+    if without:
+        every = f"each of the {len(known):,} data that have one"
+        of = f"the {len(known):,} data that have one"
+        rest = (
+            f" {without:,} {'datum has' if without == 1 else 'data have'} no k̂ (weights that are "
+            "nearly all zero, or take few values): nothing supports their estimates."
+        )
+    share, infinite = float((known > threshold).mean()), float((known > 0.5).mean())
+    low = share < 0.1 and without < 0.1 * len(khat)
+    if share > 0:
         return (
-            f"k̂ is at most {threshold:.2f} for every datum: no sign that the guide's tails are too "
-            f"light for these estimates. For {_percent(infinite)} of the data it is above 0.5, "
-            "where the weights' variance may be infinite: there the error bar is likely too small."
-        ), True
-    if share == 0:
+            f"k̂ is above {threshold:.2f} for {_percent(share)} of {of}: there the guide's tails "
+            f"are too light for {num_samples} samples, and the error bar of log p(x) is not to be "
+            f"trusted. The numbers remain lower bounds in expectation.{rest}"
+        ), low
+    if infinite > 0:
         return (
-            f"k̂ is at most {threshold:.2f} for every datum: no sign that the guide's tails are "
-            "too light for these estimates and their errors."
-        ), True
+            f"k̂ is at most {threshold:.2f} for {every}: no sign that the guide's tails are too "
+            f"light for these estimates. For {_percent(infinite)} of them it is above 0.5, where "
+            f"the weights' variance may be infinite: there the error bar is likely too small.{rest}"
+        ), low
     return (
-        f"k̂ is above {threshold:.2f} for {_percent(share)} of the data: there the guide's tails "
-        f"are too light for {num_samples} samples, and the error bar of log p(x) is not to be "
-        "trusted. The numbers remain lower bounds in expectation."
-    ), share < 0.1
+        f"k̂ is at most {threshold:.2f} for {every}: no sign that the guide's tails are "
+        f"too light for these estimates and their errors.{rest}"
+    ), low
 
 
 def above_bound(
@@ -79,38 +91,68 @@ def above_bound(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Returns by how much AIS is above the bound, its error, and where that is no chance, [n].
 
-    Not by chance is more than three standard errors of both, and more than 0.05 nats. A bound
-    of -inf, where every weight is zero, is below anything.
+    Not by chance is more than three standard errors of both, and more than 0.05 nats, beyond
+    half the bound's variance, by which the log of a mean is too low. Where an error is not known
+    (one chain, one sample) nothing is. A bound of -inf, where every weight is zero, is below
+    anything.
     """
     at = ais.datum
     with np.errstate(invalid="ignore"):
-        difference = np.where(np.isneginf(log_px[at]), np.inf, ais.log_px - log_px[at])
-    noise = np.sqrt(np.nan_to_num(log_px_se[at]) ** 2 + np.nan_to_num(ais.log_px_se) ** 2)
-    return difference, noise, difference > 3 * noise + 0.05
+        zero = np.isneginf(log_px[at])
+        difference = np.where(zero, np.inf, ais.log_px - log_px[at])
+        own = np.where(zero, 0.0, log_px_se[at])
+        noise = np.sqrt(own**2 + ais.log_px_se**2)
+        return (
+            difference,
+            noise,
+            (difference > 3 * noise + own**2 / 2 + 0.05) | np.isposinf(difference),
+        )
 
 
-def _modes(log_px: np.ndarray, log_px_se: np.ndarray, ais: "Annealed", low: bool) -> str:
+def _modes(
+    log_px: np.ndarray, log_px_se: np.ndarray, ais: "Annealed", khat: np.ndarray, threshold: float
+) -> str:
     """What AIS from the prior, which can reach every mode, finds beside the guide's samples."""
     difference, noise, above = above_bound(ais, log_px, log_px_se)
     n, higher = len(difference), int(above.sum())
-    known = difference[np.isfinite(difference)]
+    finite = np.isfinite(difference)
+    known = difference[finite]
     mean = float(known.mean()) if len(known) else math.nan
-    se = float(known.std(ddof=1) / math.sqrt(len(known))) if len(known) > 1 else float(noise[0])
+    se = math.nan
+    if len(known):
+        alone = len(known) == 1
+        se = float(noise[finite][0] if alone else known.std(ddof=1) / math.sqrt(len(known)))
     lost = int(np.isneginf(difference).sum())
     data = "1 datum" if n == 1 else f"{n:,} data"
     rest = len(log_px) - n
     unchecked = f" The other {rest:,} data were not checked." if rest else ""
-    run = f"AIS from the prior ({ais.num_chains} chains, {ais.num_temperatures} temperatures)"
+    chains = "chain" if ais.num_chains == 1 else "chains"
+    run = f"AIS from the prior ({ais.num_chains} {chains}, {ais.num_temperatures} temperatures)"
     size = f"{abs(mean):.2f} ± {se:.2f} nats" if len(known) > 1 else f"{abs(mean):.2f} nats"
-    infinite, far = int(np.isposinf(difference).sum()), bool((difference > 6 * noise + 0.05).any())
+    infinite = int(np.isposinf(difference).sum())
+    with np.errstate(invalid="ignore"):
+        far = bool((above & ~(difference <= 6 * noise + 0.05)).any())
     if higher and (far or not mean <= 2 * se or higher > max(1, 0.02 * n)):
         by = f" by {size} on average" if len(known) else ""
+        at = khat[ais.datum][above]
+        trusted = int((at <= threshold).sum())
+        why = f": for {trusted} of them k̂ is low, so that " if trusted < higher else ": "
+        why += "the guide leaves out part of their posterior, and its samples cannot show that"
+        if not trusted:
+            why = (
+                ": the bound is loose there, with too few samples for this guide or a part of the "
+                "posterior that the guide leaves out"
+            )
         return (
             f"{run} on {data} finds log p(x) higher{by}, and by more than three standard errors "
             f"for {higher}"
             + (f" (for {infinite} every weight was zero)" if infinite else "")
-            + ": the guide leaves out part of their posterior"
-            + (f", and its samples cannot show that.{unchecked}" if low else f".{unchecked}")
+            + f"{why}.{unchecked}"
+        )
+    if np.isnan(noise).all():
+        return (
+            f"{run} on {data} has no error to compare by (one chain, or one sample of the guide), "
+            f"and can rule out no missed mode.{unchecked}"
         )
     if lost and len(known):
         return (

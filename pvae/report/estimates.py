@@ -122,6 +122,11 @@ def _note(name: str, found: dict[str, Any]) -> str:
         return (
             "log p(x) itself, by the trapezoid rule (Trefethen & Weideman 2014); largest numerical "
             f"error {_small(found['error'])}"
+        ) + (
+            f"; unknown for {text.plural(found['unknown'], 'datum', 'data')}, whose mass was not "
+            "found or lies at an edge of the support"
+            if found["unknown"]
+            else ""
         )
     source = "Neal 2001" if name == "ais_prior" else "Neal 2001; Wu et al. 2017"
     return (

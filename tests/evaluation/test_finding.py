@@ -13,7 +13,7 @@ class Example(Finding):
 
     log_px: np.ndarray
     table: np.ndarray
-    curve: np.ndarray = field(metadata={"per_datum": False})
+    curve: np.ndarray = field(metadata={"dims": ("point",)})
     start: str
     num_chains: int
 
@@ -33,7 +33,7 @@ def test_round_trip(tmp_path):
     dataset = found.to_dataset()
     assert dataset["log_px"].dims == ("datum",)
     assert dataset["table"].dims == ("datum", "table_dim_1")
-    assert dataset["curve"].dims == ("curve_dim_0",)
+    assert dataset["curve"].dims == ("point",)
     dataset.to_netcdf(tmp_path / "a.nc", engine="netcdf4")
     with xarray.open_dataset(tmp_path / "a.nc", engine="netcdf4") as stored:
         again = Example.from_dataset(stored.load())

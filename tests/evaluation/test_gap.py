@@ -322,3 +322,28 @@ def test_parameters_and_modules_are_left_alone():
     run(model, pair.guide(wrong), pair.x, num_steps=5)
     assert net.weight.grad is None
     assert torch.equal(net.weight, before)
+
+
+def test_sites_without_an_event_dimension():
+    """z ~ N(0, 1), x ~ N(z, 1), both scalars."""
+    x = oracles.random(10, seed=0)
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros_like(x), 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(0.5 * x + 0.3, 1.5 * 0.5**0.5))
+
+    exact = dist.Normal(0.0, 2.0**0.5).log_prob(x)
+    found = run(model, guide, x, exact)
+    posterior = dist.Normal(0.5 * x, 0.5**0.5)
+    q = dist.Normal(0.5 * x + 0.3, torch.tensor(1.5 * 0.5**0.5))
+    expected = (exact - kl_divergence(q, posterior)).numpy()
+    assert np.abs(found.elbo - expected).max() < 6 * 0.8 / math.sqrt(FAST["num_samples"])
+    # The scale is the same for all data, and 1.5 times too wide; the location is found.
+    wide = 0.5 * (1.5**2 - 1) - math.log(1.5)
+    assert found.approximation.mean() == pytest.approx(wide, abs=0.05)
+    assert found.amortisation.mean() == pytest.approx(0.09, abs=0.05)  # 0.3² / (2 · 0.5)

@@ -228,3 +228,53 @@ def test_nothing_to_integrate():
 
     with pytest.raises(PvaeError, match="nothing to integrate"):
         run(broken, guide, batch)
+
+
+@pytest.mark.parametrize(
+    ("sides", "certain"), [(1.5, True), (0.5, True), (0.1, False), (0.02, False)]
+)
+def test_mass_at_an_edge_is_told(sides, certain):
+    """z ~ Beta(a, a), x ~ Binomial(10, z): with a small, much of p(z | x = 10) is next to 1."""
+    a, n = torch.tensor(sides, **DOUBLE), torch.tensor(10.0, **DOUBLE)
+    x = torch.arange(11.0, **DOUBLE)
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Beta(a.expand(len(x)), a))
+            pyro.sample("x", dist.Binomial(n, z), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Beta(a + x, a + n - x))
+
+    exact = dist.BetaBinomial(a, a, n).log_prob(x).numpy()
+    found = run(model, guide, (x,))
+    known = np.isfinite(found.error)
+    assert known[-1] == certain  # floating point is coarse next to 1, and fine next to 0
+    assert known[:-1].all()
+    assert np.isnan(found.log_px[~known]).all()
+    error = np.abs(found.log_px - exact)[known]
+    assert (error < found.error[known] + 1e-10).all()
+    assert error.max() < 1e-6
+
+
+def test_angles_are_integrated_over_one_turn():
+    """z ~ VonMises, whose support Pyro calls real; the decoder is not periodic."""
+    zero = torch.tensor(0.0, **DOUBLE)
+    x = torch.linspace(-3, 3, 8, **DOUBLE)
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.VonMises(zero.expand(len(x)), 0.7 + zero))
+            pyro.sample("x", dist.Normal(z, 0.5 + zero), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.VonMises(x, 3.0 + zero))
+
+    z = torch.linspace(-math.pi, math.pi, 20_001, **DOUBLE)[:, None]
+    log_f = dist.VonMises(zero, 0.7 + zero).log_prob(z) + dist.Normal(z, 0.5).log_prob(x)
+    exact = torch.trapezoid(log_f.exp(), dx=2 * math.pi / 20_000, dim=0).log()
+    found = run(model, guide, (x,))
+    np.testing.assert_allclose(found.log_px, exact, atol=1e-7)
+    assert found.error.max() < 1e-6

@@ -281,19 +281,35 @@ def test_a_flow_without_inverse_is_refused():
 
 
 @pytest.mark.filterwarnings("ignore:log_weights uses")
-def test_a_loop_over_many_data_is_refused(monkeypatch):
-    monkeypatch.setattr(module, "_LOOP", 20)
+@pytest.mark.parametrize("how", ["tile", "loop"])
+def test_a_guide_without_a_plate_draws_for_some_of_the_data(how, monkeypatch):
+    """Each draw has every datum encoded again: their number is bounded, q(z) is of all data."""
+    monkeypatch.setattr(module, "_ENCODINGS", 12_000)
 
     def guide(x):
-        assert len(x.unique(dim=0)) == len(x)  # no tile
+        assert how == "tile" or len(x.unique(dim=0)) == len(x)
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", dist.Normal(0.5 * x, 0.3).to_event(1))
             assert z.ndim == 2  # no plate
 
+    def wide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(0.5 * x, 0.3).to_event(1))
+
     model, _ = gaussian_pair(None, None)
-    with pytest.raises(PvaeError, match=r"one sample at a time.*30 data"):
-        run(model, guide, oracles.random(30, 2, seed=0))
-    assert len(run(model, guide, oracles.random(20, 2, seed=0))) == 20
+    x = oracles.random(120, 2, seed=0)
+    some, whole = run(model, guide, x), run(model, wide, x)
+    assert (len(some), some.num_data, len(whole)) == (100, 120, 120)
+    assert len(set(some.datum)) == 100
+    assert (np.diff(some.datum) > 0).all()
+    for name in ("rate", "mutual_information", "marginal_kl"):
+        assert getattr(some, name) == pytest.approx(getattr(whole, name), abs=0.6)
+    drawn: list[dict] = []
+    again = run(model, guide, x, drawn=drawn)
+    z = collected(drawn, "z")[-100:]  # before them, a few to try the guide with
+    q = Normal(0.5 * x, 0.3)
+    expected = q.log_prob(z[:, None]).sum(-1).logsumexp(1) - math.log(120)
+    np.testing.assert_allclose(again.log_q_marginal, expected, rtol=1e-10)
 
 
 def test_an_auxiliary_site_is_refused():

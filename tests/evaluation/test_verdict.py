@@ -147,3 +147,44 @@ def test_exact():
     words = _words(-np.inf, exact=True)
     assert "exact" in words
     assert "cannot exclude" not in words
+
+
+def test_data_without_a_khat_are_told_of():
+    khat = np.full(20, 0.1)
+    khat[:5] = np.nan
+    words = verdict(khat, 0.7, 5000)
+    assert "for each of the 15 data that have one" in words
+    assert "5 data have no k̂" in words
+    assert "nothing supports their estimates" in words
+    assert "every datum" not in words
+    khat[5] = 0.9
+    assert "for 6.7% of the 15 data that have one" in verdict(khat, 0.7, 5000)
+    assert "Use 100 samples" not in verdict(np.full(10, np.nan), 0.7, 5000)
+    assert "Use 100 samples" in verdict(np.full(10, np.nan), 0.7, 20)
+
+
+def test_a_loose_bound_is_no_missed_mode():
+    high = _words(0.9, _ais(np.linspace(0.5, 1.5, 10)))
+    assert "the bound is loose there" in high
+    assert "leaves out part of their posterior" not in high
+    unknown = _words(np.nan, _ais(np.linspace(0.5, 1.5, 10)))
+    assert "the bound is loose there" in unknown
+    khat = np.full(N, 0.9)
+    khat[:3] = 0.2
+    some = verdict(
+        khat, 0.7, 5000, log_px=np.full(N, -100.0), log_px_se=np.full(N, 0.05),
+        ais=_ais(np.linspace(0.5, 1.5, 10)),
+    )  # fmt: skip
+    assert "for 3 of them k̂ is low, so that the guide leaves out part" in some
+    # The log of a mean is too low by half its variance.
+    wide = verdict(
+        np.full(N, 0.1), 0.7, 50, log_px=np.full(N, -100.0), log_px_se=np.full(N, 0.8),
+        ais=_ais(np.full(10, 2.7)),
+    )  # fmt: skip
+    assert "leaves out" not in wide
+
+
+def test_an_error_that_is_not_known_is_not_zero():
+    one = _words(0.1, _ais(np.linspace(0.1, 0.4, 10), se=np.nan))
+    assert "leaves out" not in one
+    assert "no error to compare by" in one
