@@ -18,9 +18,11 @@ __all__ = [
     "default_device",
     "find_device",
     "is_out_of_memory",
+    "noise_state",
     "own_random_state",
     "processes",
     "random_state",
+    "restore_noise",
     "restore_random_state",
 ]
 
@@ -57,6 +59,19 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+
+
+def noise_state() -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """Returns the state of torch's own generators, which a step's noise comes from."""
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    return torch.get_rng_state(), cuda
+
+
+def restore_noise(state: tuple[torch.Tensor, list[torch.Tensor]]) -> None:
+    """Sets torch's generators to what `noise_state` returned."""
+    torch.set_rng_state(state[0])
+    if state[1]:
+        torch.cuda.set_rng_state_all(state[1])
 
 
 def default_device(device: torch.device) -> contextlib.AbstractContextManager[Any]:

@@ -6,12 +6,13 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from pyro.infer import ELBO
 from torch import Tensor
 
 from pvae.checkpoint import (
@@ -24,7 +25,6 @@ from pvae.data import Part
 from pvae.data.tensors import Tensors
 from pvae.environment import own_random_state, random_state, restore_random_state
 from pvae.errors import PvaeError
-from pvae.objectives import LatentScale
 from pvae.pair import evaluating, name_of
 from pvae.progress import tqdm
 from pvae.svi import SVI
@@ -39,6 +39,7 @@ class Run:
     """The state of a training run, which checkpoints carry and resuming restores."""
 
     svi: SVI
+    bound: ELBO | None
     train: Part | Tensors
     validation: Part | Tensors | None
     device: torch.device
@@ -80,6 +81,7 @@ class Run:
         ):
             while self.epoch < self.epochs and not self.finished:
                 bar.set_description(f"epoch {self.epoch + 1}/{self.epochs}", refresh=False)
+                self.svi.compare()
                 self._train_epoch(steps, bar, interrupt)
                 self._end_epoch()
                 self._show(bar, self.history[-1]["elbo"])
@@ -89,7 +91,8 @@ class Run:
         self.save()
 
     def _train_epoch(self, steps: int, bar: tqdm, interrupt: "Interrupt") -> None:
-        order = torch.Generator().manual_seed(_mix(self.seed, self.epoch))
+        place = self.train.device
+        order = torch.Generator(place).manual_seed(_mix(self.seed, self.epoch))
         batches = iter(
             self.train.batches(self.batch_size, device=self.device, shuffle=True, generator=order)
         )
@@ -101,9 +104,11 @@ class Run:
         for batch in batches:
             self._step(batch, steps)
             if not self.history and self.step % 50 == 0:
+                self._settle()
                 self._show(bar, self.total / min(len(self.train), self.step * self.batch_size))
             bar.update()
             if interrupt.asked or time.monotonic() - self.saved_at > SECONDS_BETWEEN_CHECKPOINTS:
+                self._settle()
                 self.save(keep_going=not interrupt.asked)
                 if interrupt.asked:
                     bar.close()
@@ -124,25 +129,38 @@ class Run:
         datum = size if self.full_size is None else self.full_size
         if self.clip_norm is not None:
             self.svi.clip_norm = self.clip_norm * datum
-        weight = self._kl_weight(self.epoch + self.step / steps)
+        if self.kl_warmup:
+            self.svi.kl_weight = self._kl_weight(self.epoch + self.step / steps)
+        with self._telling_where(size):
+            self.total -= self.svi.update(*batch) * size / datum
+        self.step += 1
+
+    def _settle(self) -> None:
+        """Waits for a GPU, whose losses are then known, and known to be finite."""
+        self.step -= 1  # the last one that was taken
+        with self._telling_where(self.batch_size):
+            self.svi.settle()
+        self.step += 1
+        self.total = float(self.total)
+
+    @contextlib.contextmanager
+    def _telling_where(self, size: int) -> Iterator[None]:
         try:
-            with LatentScale(weight) if weight != 1 else contextlib.nullcontext():
-                loss = self.svi.step(*batch)
+            yield
         except PvaeError as error:
-            kept = ""
+            kept, step = "", self.step + 1 - getattr(error, "steps_ago", 0)
             if self.checkpoint is not None and self.checkpoint.exists():
                 kept = f" The last good checkpoint is {self.checkpoint}."
             raise PvaeError(
-                f"Training stopped at step {self.step + 1} of epoch {self.epoch + 1} (minibatch "
+                f"Training stopped at step {step} of epoch {self.epoch + 1} (minibatch "
                 f"of {size} data, seed {self.seed}). {error}{kept}"
             ) from error
-        self.total -= loss * size / datum
-        self.step += 1
 
     def _kl_weight(self, epoch: float) -> float:
         return min(1.0, epoch / self.kl_warmup) if self.kl_warmup else 1.0
 
     def _end_epoch(self) -> None:
+        self._settle()
         row = {
             "epoch": self.epoch + 1,
             "elbo": self.total / len(self.train),
@@ -167,8 +185,14 @@ class Run:
             for batch in part.batches(self.batch_size, device=self.device):
                 size = len(batch[0])
                 scale = 1.0 if self.full_size is None else size / self.full_size
-                loss += self.svi.evaluate_loss(*batch) * scale
+                loss += self._loss_of(batch) * scale
         return -loss / len(part)
+
+    def _loss_of(self, batch: tuple[Tensor, ...]) -> float:
+        if self.bound is None:
+            return self.svi.evaluate_loss(*batch)
+        with self.svi.own, torch.no_grad():
+            return self.bound.loss(self.svi.model, self.svi.guide, *batch)
 
     def save(self, keep_going: bool = False) -> None:
         """Writes checkpoint and history; while training goes on, a failure only warns."""

@@ -1,22 +1,48 @@
 """Objectives: which of Pyro's ELBOs suits a pair, and what Pyro's ELBOs lack."""
 
+import math
 from typing import Any, Literal
 
+import torch
 from pyro.infer import ELBO, Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO
+from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
+from torch import Tensor
 
 from pvae.errors import PvaeError, nearest
-from pvae.pair import latent_sites
+from pvae.multisample import IWAE_ELBO, STL_ELBO, DReG_ELBO
+from pvae.pair import Program, latent_sites, observed_sites
+from pvae.particle_elbo import Call, ParticleELBO, needs_rsample
 from pvae.structure import Structure
 
-__all__ = ["LatentScale", "choose_elbo"]
+__all__ = [
+    "IWAE_ELBO",
+    "STL_ELBO",
+    "Beta_ELBO",
+    "DReG_ELBO",
+    "FreeBits_ELBO",
+    "InfoVAE_ELBO",
+    "LatentScale",
+    "LossName",
+    "choose_elbo",
+]
 
-_ELBOS = {"Trace_ELBO": Trace_ELBO, "TraceMeanField_ELBO": TraceMeanField_ELBO}
+LossName = Literal[
+    "auto", "Trace_ELBO", "TraceMeanField_ELBO", "IWAE_ELBO", "DReG_ELBO", "STL_ELBO"
+]
+
+_ELBOS = {
+    "Trace_ELBO": Trace_ELBO,
+    "TraceMeanField_ELBO": TraceMeanField_ELBO,
+    "IWAE_ELBO": IWAE_ELBO,
+    "DReG_ELBO": DReG_ELBO,
+    "STL_ELBO": STL_ELBO,
+}
 
 
 def choose_elbo(
-    loss: ELBO | Literal["auto", "Trace_ELBO", "TraceMeanField_ELBO"],
+    loss: ELBO | LossName,
     structure: Structure,
     num_particles: int = 1,
 ) -> ELBO:
@@ -27,7 +53,7 @@ def choose_elbo(
     `TraceEnum_ELBO` where a site is enumerated in parallel; else `Trace_ELBO`.
 
     Args:
-        loss: An ELBO of `pyro.infer` or one of the names.
+        loss: An ELBO of `pyro.infer`, an objective from here, or one of the names.
         structure: What `pvae.check` found.
         num_particles: L, the number of samples of :math:`z \sim q(z|x)` in each step.
 
@@ -54,6 +80,190 @@ def _mean_field(structure: Structure) -> bool:
     )
 
 
+class Beta_ELBO(ParticleELBO):
+    r"""The ELBO with a weight on the KL divergence.
+
+    .. math:: L = \sum_b E_{q_\phi(z|x_b)} [\log p_\theta(x_b | z)]
+        - \beta \sum_i KL_{ib}, \qquad
+        KL_{ib} = E_{q_\phi(z|x_b)} \left[ \log
+        \frac{q_\phi(z_i | \cdot, x_b)}{p_\theta(z_i | \cdot)} \right]
+
+    The expectations are means over the particles' draws, also where a KL has a closed form. A
+    guide's site without rsample takes the score function, with the mean of the other
+    particles as its baseline.
+
+    Args:
+        num_particles: K, samples of z for each datum.
+        beta: β, a number or a tensor of one number. The attribute may be changed between steps;
+            `LatentScale` is a β around any objective.
+        plate: Name of the batch plate, where it is ambiguous.
+
+    Raises:
+        PvaeError: As `ParticleELBO`.
+
+    Source: Higgins et al. 2017, *β-VAE*.
+
+    Example:
+        >>> import torch
+        >>> from pvae import SVI, guides, models
+        >>> model, guide = models.VAE((1, 8, 8)), guides.MeanField((1, 8, 8))
+        >>> svi = SVI(model, guide, torch.optim.Adam, Beta_ELBO(beta=4.0))
+        >>> svi.step(torch.zeros(16, 1, 8, 8)) > 0
+        True
+    """
+
+    def __init__(
+        self, num_particles: int = 1, beta: float | Tensor = 1.0, *, plate: str | None = None
+    ) -> None:
+        super().__init__(num_particles, plate=plate)
+        self.beta = beta
+
+    def differentiable_loss(
+        self, model: Program, guide: Program, *args: Any, **kwargs: Any
+    ) -> Tensor:
+        """Returns a scalar whose value is the loss and whose gradient is the estimator's."""
+        call = self._call(model, guide, args, kwargs)
+        draws = call.guide()
+        model_trace = call.model(draws)
+        log_p, log_q = call.terms(latent_sites(model_trace)), call.terms(latent_sites(draws))
+        kl = sum(self._floor(term - log_p.get(name, 0.0)) for name, term in log_q.items())
+        likelihood = sum(call.terms(observed_sites(model_trace)).values())
+        value = likelihood - self.beta * kl - call.penalty(draws)
+        bound, score = value.mean(0), call.score(draws)
+        if score is not None:
+            others = (value.sum(0) - value) / max(call.num - 1, 1)
+            surrogate = ((value - others).detach() * score).mean(0)
+            bound = bound + (surrogate - surrogate.detach())
+        return -call.scale * (bound.sum() - call.size * self._divergence(call, draws))
+
+    def _floor(self, kl: Tensor) -> Tensor:
+        return kl
+
+    def _divergence(self, call: Call, draws: Trace) -> Tensor | float:
+        return 0.0
+
+
+class FreeBits_ELBO(Beta_ELBO):
+    r"""The ELBO in which each latent site may cost a few nats for free.
+
+    .. math:: L = B \left( \overline{\log p} - \beta \sum_i
+        \max(\lambda, \overline{KL_i}) \right)
+
+    with bars for means over the minibatch of B data and over particles, and one KL for each
+    latent *site*: where groups of dimensions are to be free each, make each group a site. A
+    site below λ has no gradient from its KL.
+
+    Args:
+        num_particles: K, samples of z for each datum.
+        free_bits: λ, nats of each latent site and datum.
+        beta: β, a number or a tensor of one number.
+        plate: Name of the batch plate, where it is ambiguous.
+
+    Raises:
+        PvaeError: As `ParticleELBO`, and if free_bits is negative.
+
+    Source: Kingma et al. 2016, *Improving Variational Inference with Inverse Autoregressive
+    Flow*, equation 15.
+
+    Example:
+        >>> import torch
+        >>> from pvae import SVI, guides, models
+        >>> model, guide = models.VAE((1, 8, 8)), guides.MeanField((1, 8, 8))
+        >>> svi = SVI(model, guide, torch.optim.Adam, FreeBits_ELBO(free_bits=2.0))
+        >>> svi.step(torch.zeros(16, 1, 8, 8)) > 0
+        True
+    """
+
+    def __init__(
+        self,
+        num_particles: int = 1,
+        free_bits: float = 0.5,
+        beta: float | Tensor = 1.0,
+        *,
+        plate: str | None = None,
+    ) -> None:
+        super().__init__(num_particles, beta, plate=plate)
+        if free_bits < 0:
+            raise PvaeError(f"free_bits={free_bits}: nats that cost nothing, at least 0.")
+        self.free_bits = free_bits
+
+    def _floor(self, kl: Tensor) -> Tensor:
+        return torch.where(kl.detach().mean() > self.free_bits, kl, self.free_bits)
+
+
+class InfoVAE_ELBO(Beta_ELBO):
+    r"""InfoVAE: the ELBO with its KL exchanged, in part, for a divergence of q(z) from p(z).
+
+    .. math:: L = \sum_b \left( E_{q_\phi(z|x_b)} [\log p_\theta(x_b | z)]
+        - (1 - \alpha) KL_b \right) - B \, (\alpha + \lambda - 1) \, MMD(q_\phi(z), p_\theta(z))
+
+    with β = 1 − α, :math:`q_\phi(z)` the mean of :math:`q_\phi(z|x_b)` over the data, and
+
+    .. math:: MMD = E_{z, z' \sim q}[k(z, z')] + E_{z, z' \sim p}[k(z, z')]
+        - 2 E_{z \sim q, z' \sim p}[k(z, z')], \qquad
+        k(z, z') = e^{- \| z - z' \|^2 / 2 h^2}
+
+    estimated without bias (so that it may fall below zero) from one draw of q(z|x) for each
+    datum and as many of p(z), and averaged over the particles. All latent sites count as one
+    vector of Z dimensions. A minibatch of one datum has no pairs, and keeps the last term alone.
+
+    Args:
+        num_particles: K, samples of z for each datum.
+        beta: β = 1 − α; 0 is the MMD-VAE.
+        mmd_weight: α + λ − 1, nats for each datum.
+        bandwidth: h; by default :math:`\sqrt Z`.
+        plate: Name of the batch plate, where it is ambiguous.
+
+    Raises:
+        PvaeError: As `ParticleELBO`, if a latent site has no rsample, or if bandwidth is not
+            positive.
+
+    Source: Zhao, Song & Ermon 2017, *InfoVAE: Information Maximizing Variational Autoencoders*;
+    Gretton et al. 2012, *A Kernel Two-Sample Test* (the estimator).
+
+    Example:
+        >>> import torch
+        >>> from pvae import SVI, guides, models
+        >>> model, guide = models.VAE((1, 8, 8)), guides.MeanField((1, 8, 8))
+        >>> svi = SVI(model, guide, torch.optim.Adam, InfoVAE_ELBO(mmd_weight=100.0))
+        >>> svi.step(torch.zeros(16, 1, 8, 8)) > 0
+        True
+    """
+
+    def __init__(
+        self,
+        num_particles: int = 1,
+        beta: float | Tensor = 0.0,
+        mmd_weight: float | Tensor = 10.0,
+        bandwidth: float | None = None,
+        *,
+        plate: str | None = None,
+    ) -> None:
+        super().__init__(num_particles, beta, plate=plate)
+        if bandwidth is not None and not bandwidth > 0:
+            raise PvaeError(f"bandwidth={bandwidth}: a positive number, or None.")
+        self.mmd_weight, self.bandwidth = mmd_weight, bandwidth
+
+    def _divergence(self, call: Call, draws: Trace) -> Tensor:
+        needs_rsample(self, draws, "Use Beta_ELBO.")
+        z, prior = call.rows(draws), call.rows(call.prior())
+        width = math.sqrt(z.shape[-1]) if self.bandwidth is None else self.bandwidth
+        return self.mmd_weight * _mmd(z, prior, width)
+
+
+def _mmd(z: Tensor, other: Tensor, width: float) -> Tensor:
+    """Returns the unbiased estimate of the MMD of two samples [K, B, Z], meaned over K."""
+    off = 1 - torch.eye(z.shape[1], dtype=z.dtype, device=z.device)
+    pairs = max(z.shape[1] * (z.shape[1] - 1), 1)
+
+    def kernel(a: Tensor, b: Tensor) -> Tensor:
+        distance = (a[:, :, None] - b[:, None]).square().sum(-1)
+        return torch.exp(-distance / (2 * width**2))
+
+    within = ((kernel(z, z) + kernel(other, other)) * off).sum((1, 2)) / pairs
+    return (within - 2 * kernel(z, other).mean((1, 2))).mean()
+
+
 class LatentScale(Messenger):
     r"""Scales the latent sites of every program in its context: a KL weight.
 
@@ -61,13 +271,13 @@ class LatentScale(Messenger):
     :math:`E_q[\log p(x|z)] - \beta \, KL(q(z|x) \| p(z))`.
 
     Args:
-        weight: β.
+        weight: β, a number or a tensor of one number.
 
     Source: Bowman et al. 2016, *Generating Sentences from a Continuous Space* (warm-up);
     Higgins et al. 2017, *β-VAE*.
     """
 
-    def __init__(self, weight: float) -> None:
+    def __init__(self, weight: float | Tensor) -> None:
         super().__init__()
         self.weight = weight
 

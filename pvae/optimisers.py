@@ -43,7 +43,7 @@ class Optimiser:
                 )
             if isinstance(optim, type):
                 make = optim
-                optim = lambda parameters: make(parameters, lr=lr)  # noqa: E731
+                optim = lambda parameters: make(parameters, lr=lr, **_fused(make, parameters))  # noqa: E731
         self._optim = optim
         self._lr = lr
         self.names: dict[int, str] = {}
@@ -91,8 +91,8 @@ class Optimiser:
                     "first-order optimiser."
                 )
             return made
-        fused = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in parameters)
-        return torch.optim.Adam(parameters, lr=self._lr, fused=fused)
+        fused = _fused(torch.optim.Adam, parameters)
+        return torch.optim.Adam(parameters, lr=self._lr, **fused)
 
     def _add_pyro(self, name: str, parameter: Tensor) -> None:
         # PyroOptim looks names up in the param store, where a module's parameters are not.
@@ -129,11 +129,22 @@ class Optimiser:
             group.setdefault("initial_lr", float(group["lr"]))
             group["lr"] = group["initial_lr"] * factor
 
-    def step(self) -> None:
-        """Updates the parameters from their gradients."""
+    @property
+    def can_mask(self) -> bool:
+        """Whether `step` can leave it to the device whether it updates: fused optimisers can."""
+        return bool(getattr(self._torch, "_step_supports_amp_scaling", False))
+
+    def step(self, good: Tensor | None = None) -> None:
+        """Updates the parameters from their gradients.
+
+        Args:
+            good: Whether to, a truth value on the parameters' device; only if `can_mask`.
+        """
         if isinstance(self._optim, PyroOptim):
             self._optim([p for p in self.parameters if p.grad is not None])
         elif self._torch is not None:
+            # What gradient scalers set where a gradient overflowed.
+            self._torch.found_inf = None if good is None else (~good).float()
             self._torch.step()
 
     def end_epoch(self, loss: float) -> None:
@@ -166,6 +177,12 @@ class Optimiser:
                     each.load_state_dict(saved)
         elif self._torch is not None:
             self._torch.load_state_dict(state)
+
+
+def _fused(make: type[torch.optim.Optimizer], parameters: Iterable[Tensor]) -> dict[str, bool]:
+    """Returns the option to update all parameters in one pass, if there is one."""
+    able = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in parameters)
+    return {"fused": True} if able and "fused" in inspect.signature(make).parameters else {}
 
 
 def _state(optimizer: Any) -> dict[str, Any]:

@@ -28,9 +28,11 @@ __all__ = [
     "modules",
     "name_of",
     "observed_sites",
+    "reach",
     "trace_guide",
     "trace_model",
     "trace_program",
+    "variables",
 ]
 
 Program = Callable[..., Any]
@@ -60,7 +62,20 @@ def modules(model: Program, guide: Program) -> dict[str, nn.Module]:
         module, `"guide.encoder"` for an `encoder` in the guide's closure. A module that both
         reach is named once, after the model.
     """
+    return reach(model, guide)[0]
+
+
+def reach(
+    model: Program, guide: Program
+) -> tuple[dict[str, nn.Module], dict[str, types.FunctionType | dict[str, Any]]]:
+    """Finds what a pair can reach: modules, and its functions' and other objects' variables.
+
+    Returns:
+        What `modules` does; and, named in the same way, the functions, and the `vars` of
+        callable objects that are no modules.
+    """
     found: dict[str, nn.Module] = {}
+    holders: dict[str, types.FunctionType | dict[str, Any]] = {}
     seen: set[int] = set()
 
     def visit(thing: Any, path: str) -> None:
@@ -78,7 +93,8 @@ def modules(model: Program, guide: Program) -> dict[str, nn.Module]:
         elif inspect.isfunction(thing):
             if (thing.__module__ or "").partition(".")[0] in _LIBRARIES:
                 return
-            for name, value in _variables(thing).items():
+            holders[path] = thing
+            for name, value in variables(thing).items():
                 visit(value, f"{path}.{name}")
             visit(getattr(thing, "__wrapped__", None), path)
             for i, value in enumerate(thing.__defaults__ or ()):
@@ -92,15 +108,16 @@ def modules(model: Program, guide: Program) -> dict[str, nn.Module]:
             for i, value in enumerate(thing):
                 visit(value, f"{path}.{i}")
         elif callable(thing) and hasattr(thing, "__dict__"):
+            holders[path] = vars(thing)
             for name, value in vars(thing).items():
                 visit(value, f"{path}.{name}")
 
     visit(model, "model")
     visit(guide, "guide")
-    return found
+    return found, holders
 
 
-def _variables(function: types.FunctionType) -> dict[str, Any]:
+def variables(function: types.FunctionType) -> dict[str, Any]:
     """Returns the globals that a function's code names, and the filled cells of its closure."""
     code = [function.__code__]
     for each in code:  # and the functions written inside it

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pvae.agreement import find_fault, refuse_mixing, refuse_shared_dims, refuse_unbounded
 from pvae.checking import check
+from pvae.compiled_model import CompiledModel
 from pvae.errors import PvaeError
 from pvae.memory import Chunks, bytes_per_row, check_memory, keep_freed_memory
 from pvae.pair import OwnParameters, Program, evaluating, latent_sites, observed_sites
@@ -89,6 +90,7 @@ class Sampler:
         if strategy not in get_args(Strategy):
             raise PvaeError(f"strategy={strategy!r}: one of {', '.join(get_args(Strategy))}.")
         check_memory(memory)
+        self._compiled: CompiledModel | None = None
         self.model, self.guide = model, guide
         size = len(batch[0]) if batch else 0
         with self._scope():
@@ -118,6 +120,18 @@ class Sampler:
 
     def __exit__(self, *error: Any) -> None:
         self._entered.__exit__(*error)
+
+    def compile(self, size: int, num_samples: int) -> None:
+        """Lets chunks of the model run compiled, for batches of a size: worth it for long work.
+
+        Nothing else is: what is compiled differs in the last digits, and depends on no chunk.
+        """
+        if self.strategy == "loop":
+            return
+        most = min(self._unit(size), num_samples)
+        self._compiled = CompiledModel(self.particles, size, most)
+        if self._cached_rows is not None:
+            self.chunks.rows = min(self.chunks.rows, max(self._cached_rows, size))
 
     def stream(
         self,
@@ -161,8 +175,11 @@ class Sampler:
 
     def unit(self, batch: tuple[Tensor, ...]) -> int:
         """Returns how many samples for each datum of a batch are drawn together."""
-        floats, most = (2**20, 2**15) if batch[0].device.type == "cpu" else (2**25, 2**20)
-        return max(1, min(floats // self.latent_numel, most) // len(batch[0]))
+        return self._unit(len(batch[0]))
+
+    def _unit(self, size: int) -> int:
+        floats, most = (2**20, 2**15) if self._on_cpu else (2**25, 2**20)
+        return max(1, min(floats // self.latent_numel, most) // size)
 
     @property
     def latent_numel(self) -> int:
@@ -255,7 +272,7 @@ class Sampler:
         traces = (self.structure.guide_trace, self.structure.model_trace)
         sites = [s for t in traces for s in {**latent_sites(t), **observed_sites(t)}.values()]
         numel = max(1, max(site["value"].numel() for site in sites) // size)
-        on_cpu = device.type == "cpu"
+        self._on_cpu = on_cpu = device.type == "cpu"
         if on_cpu:
             keep_freed_memory()
         floats, most = (2**22, 2**13) if on_cpu else (2**26, 2**18)
@@ -264,6 +281,8 @@ class Sampler:
         self.usual_rows = usual = max(1, min(usual, budget // live))
         rows = usual if memory is None else max(1, min(most, int(memory * MIB) // live))
         self.chunks = Chunks(rows)
+        # Without handlers, small chunks cost nothing: 4 MiB for the largest site stay in the cache.
+        self._cached_rows = max(2**20 // numel, 64) if on_cpu and memory is None else None
         # Gradients of convolutions are not the same bit for bit in chunks of another size.
         self.gradient_rows = max(1, min(most, budget // made))
         self.gradient_chunks = Chunks(self.gradient_rows)
@@ -290,7 +309,21 @@ class Sampler:
         """The model's terms for samples start to stop of a guide's trace."""
         size = len(batch[0])
 
+        def compiled(graph: CompiledModel, start: int, stop: int) -> dict[str, Tensor] | None:
+            # A graph has one number of samples: the last chunk takes some of the one before.
+            count = min(max(1, self.chunks.rows // size), graph.most)
+            first = max(0, stop - count)
+            if first + count > num:
+                return None
+            values = self.particles.cut(guide_trace, first, first + count, num, size)
+            found = graph.terms(values, batch, count)
+            return found and {n: t[..., start - first : stop - first, :] for n, t in found.items()}
+
         def run(start: int, stop: int) -> dict[str, Tensor]:
+            if self._compiled is not None and size == self._compiled.size:
+                found = compiled(self._compiled, start, stop)
+                if found is not None:
+                    return found
             values = self.particles.cut(guide_trace, start, stop, num, size)
             model_trace = self.particles.model(batch, stop - start, values)
             return self.particles.log_terms(model_trace, stop - start, size)

@@ -1,29 +1,31 @@
-"""SVI: pyro.infer.SVI's interface, for pairs whose parameters stay in their modules."""
+"""SVI: pyro.infer.SVI's interface, with the step compiled and parameters kept in their modules."""
 
-import functools
+import contextlib
 import math
 import warnings
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, Literal, NoReturn, get_args
 
-import pyro
 import torch
 from pyro.infer import ELBO
 from pyro.optim import PyroOptim
 from torch import Tensor
 
+from pvae.blame import NotFiniteError, what_is_not_finite
+from pvae.compiled import CompiledGradient, Gradient
+from pvae.environment import noise_state, restore_noise
 from pvae.errors import PvaeError
+from pvae.objectives import LatentScale
 from pvae.optimisers import MakeOptimizer, Optimiser
-from pvae.pair import (
-    OwnParameters,
-    Program,
-    evaluating,
-    latent_sites,
-    observed_sites,
-    trace_guide,
-    trace_model,
-)
+from pvae.pair import OwnParameters, Program, evaluating
+from pvae.precision import Precision, check_precision, in_precision
 
-__all__ = ["SVI"]
+__all__ = ["SVI", "Mode"]
+
+Mode = Literal["auto", "eager", "compiled"]
+
+_UNWATCHED = 50  # steps on a GPU between two looks at what was not finite
+_EAGER_STEPS = 1000  # of mode "auto", before it compiles: shorter runs would not repay that
 
 
 class SVI:
@@ -32,17 +34,43 @@ class SVI:
     .. math:: \nabla_{\theta, \phi} \; E_{q_\phi(z|x)}
         [\log p_\theta(x, z) - \log q_\phi(z|x)]
 
-    The interface of `pyro.infer.SVI`, with three differences: parameters stay in their
-    modules (see `pvae.pair.OwnParameters`), torch's own optimisers are welcome, and a loss or
-    a gradient that is not finite raises before it reaches the parameters.
+    The interface of `pyro.infer.SVI`, with these differences: parameters stay in their
+    modules (see `pvae.pair.OwnParameters`), torch's own optimisers are welcome, a loss or
+    a gradient that is not finite raises before it reaches the parameters, and steps are
+    compiled.
+
+    A compiled step runs the two programs once, records what they do to tensors, and from then on
+    repeats that alone, without Pyro. Inputs of this graph are the parameters and buffers of the
+    pair, the tensors and floats among the arguments, and `kl_weight`. Constant in it are shapes,
+    integers, strings, Python's control flow, and the numbers and strings in attributes, closures
+    and globals of the programs and in attributes of the loss. These are looked at before every
+    step; where one has changed the pair is recorded anew, a float as one more input. What is
+    constant unseen (entries of lists, files, clocks, Python's own random numbers) is found by
+    comparison: at the first step and every 500 steps the gradient is taken both ways from the
+    same random numbers, and the two must agree. What cannot be recorded (a decision by a sampled
+    value, an ELBO without `differentiable_loss`, such as TraceGraph_ELBO with its baselines)
+    runs eagerly, and one warning says why.
 
     Args:
         model: Pyro program p(z) p(x|z).
         guide: Pyro program q(z|x).
         optim: A class of `torch.optim` (or a `functools.partial` of one), an optimiser of
             `torch.optim` or `pyro.optim`, or `None` for Adam at 1e-3.
-        loss: An ELBO of `pyro.infer`.
+        loss: An ELBO of `pyro.infer` or `pvae.objectives`.
         clip_norm: Bound on the global norm of the gradient, in the units of the loss.
+        mode: `"compiled"`; `"eager"`, as Pyro does it; or `"auto"`, compiled after a thousand
+            eager steps, for compiling takes some ten seconds. Smaller minibatches than the
+            largest of their kind, such as the last one of an epoch, run eagerly always.
+        precision: `"bf16"` takes the matrix products and convolutions of a step in bfloat16, and
+            all else (densities, sums, the optimiser) in float32.
+
+    Attributes:
+        kl_weight: β, a factor on the latent sites' log densities; None is 1. It may change from
+            step to step.
+        compiled: Whether the last step was compiled.
+
+    Raises:
+        PvaeError: If the loss is no ELBO, or the mode or precision is not known.
 
     Source: Hoffman et al. 2013, *Stochastic Variational Inference*; Kingma & Welling 2014.
 
@@ -64,30 +92,123 @@ class SVI:
         loss: ELBO,
         *,
         clip_norm: float | None = None,
+        mode: Mode = "auto",
+        precision: Precision = "float32",
     ) -> None:
         if not isinstance(loss, ELBO):
             raise PvaeError(f"loss={loss!r}: expected an ELBO such as pyro.infer.Trace_ELBO().")
+        if mode not in get_args(Mode):
+            raise PvaeError(f"mode={mode!r}: one of {', '.join(get_args(Mode))}.")
+        check_precision(precision)
         self.model, self.guide, self.loss = model, guide, loss
         self.optim = optim if isinstance(optim, Optimiser) else Optimiser(optim)
-        self.clip_norm = clip_norm
+        self.clip_norm, self.precision = clip_norm, precision
+        self.kl_weight: float | None = None
         self.own = OwnParameters(model, guide)
+        self.compiled = False
+        self._wait = {"auto": _EAGER_STEPS, "eager": math.inf, "compiled": 0}[mode]
+        self._graphs = CompiledGradient(
+            model, guide, loss, self.own, self.optim, self._as_trained, precision
+        )
         self._looked_for_strays = False
+        self._taken: list[tuple[Any, ...]] = []
+        self._good: Tensor | None = None
+
+    @property
+    def why_eager(self) -> str | None:
+        """Why steps cannot be compiled; None where nothing speaks against it so far."""
+        return self._graphs.why_not
 
     def find_parameters(self, *args: Any, **kwargs: Any) -> None:
-        """Runs the pair once, without a gradient, and gives its parameters to the optimiser."""
+        """Runs the pair once, without a gradient, and gives its parameters to the optimiser.
+
+        Minibatches smaller than this one will run eagerly.
+        """
         with evaluating(self.model, self.guide), self.own, torch.no_grad():
             self.loss.loss(self.model, self.guide, *args, **kwargs)
         self.optim.add(self.own.parameters)
+        self._graphs.expect(args, kwargs)
+
+    def compare(self) -> None:
+        """Has the next compiled step compared with the eager one, as every 500 steps."""
+        self._graphs.check_next()
 
     def step(self, *args: Any, **kwargs: Any) -> float:
         """Takes one gradient step on a minibatch and returns its loss, in nats (summed).
 
         Raises:
-            PvaeError: If the loss or its gradient is not finite, naming the site; nothing was
-                updated then. Pyro's own validation, where it is on, may raise first.
+            NotFiniteError: If the loss or its gradient is not finite, naming the site; nothing
+                was updated then. Pyro's own validation, where it is on, may raise first.
         """
-        state = torch.get_rng_state()
+        loss = float(self.update(*args, **kwargs))
+        self.settle()
+        return loss
+
+    def update(self, *args: Any, **kwargs: Any) -> float | Tensor:
+        """Does what `step` does without waiting for a GPU: the loss stays there.
+
+        There, a fused optimiser leaves the parameters as they are once a loss or a gradient is
+        not finite, until `settle` looks: every 50 steps, or when it is called.
+
+        Raises:
+            NotFiniteError: As `step`, for this minibatch or, on a GPU, for one before it, as its
+                `steps_ago` says. The parameters are those of that step.
+        """
+        state, found = noise_state(), None
         with self.own:
+            if self._wait > 0:
+                self._wait -= 1
+            else:
+                eager = lambda: self._gradient(args, kwargs)  # noqa: E731
+                found = self._graphs(eager, self.kl_weight, args, kwargs)
+            self.compiled = found is not None and self.why_eager is None
+            loss, norm = found or self._gradient(args, kwargs)
+        if _on_gpu(loss) and self.optim.can_mask:
+            good = loss.isfinite() & norm.isfinite()
+            self._good = good if not self._taken else self._good & good
+            self._taken.append((loss, good, state, args, kwargs))
+        elif not (math.isfinite(loss) and norm.isfinite()):
+            self._refuse(float(loss), state, args, kwargs)
+        if self.clip_norm is not None:
+            torch.nn.utils.clip_grads_with_norm_(self.optim.parameters, self.clip_norm, norm)
+        self.optim.step(self._good if self._taken else None)
+        self.optim.zero_grad()
+        if len(self._taken) >= _UNWATCHED:
+            self.settle()
+        return loss
+
+    def settle(self) -> None:
+        """Looks at the steps that a GPU took meanwhile; raises as `update` does."""
+        taken, self._taken = self._taken, []
+        if taken and not self._good:
+            bad = [not good for good in torch.stack([good for _, good, *_ in taken]).tolist()]
+            loss, _, *step = taken[bad.index(True)]
+            self._refuse(float(loss), *step, steps_ago=len(taken) - 1 - bad.index(True))
+
+    def _refuse(
+        self, loss: float, state: Any, args: Any, kwargs: Any, *, steps_ago: int = 0
+    ) -> NoReturn:
+        self.optim.zero_grad()
+        restore_noise(state)
+        pair = self.model, self.guide, self.own, self.optim
+        error = NotFiniteError(what_is_not_finite(*pair, loss, args, kwargs))
+        error.steps_ago = steps_ago
+        raise error
+
+    def evaluate_loss(self, *args: Any, **kwargs: Any) -> float:
+        """Returns the loss of a minibatch, in nats (summed), without a gradient."""
+        with self.own, torch.no_grad():
+            return float(self.loss.loss(self.model, self.guide, *args, **kwargs))
+
+    @contextlib.contextmanager
+    def _as_trained(self, weight: float | Tensor | None) -> Iterator[None]:
+        scaled = contextlib.nullcontext() if weight is None else LatentScale(weight)
+        with scaled, in_precision(self.precision):
+            yield
+
+    def _gradient(self, args: Any, kwargs: Any) -> Gradient:
+        """Leaves the gradient in the parameters, as Pyro does it; returns loss and norm."""
+        with self._as_trained(self.kl_weight):
             loss = self.loss.loss_and_grads(self.model, self.guide, *args, **kwargs)
         if len(self.own.parameters) != len(self.optim.names):
             self.optim.add(self.own.parameters)
@@ -100,21 +221,7 @@ class SVI:
                 "The pair has no parameter that the loss depends on. Make the programs "
                 "PyroModules, call pyro.module(name, network) in them, or use pyro.param."
             )
-        norm = torch.nn.utils.get_total_norm(gradients)
-        if not (math.isfinite(loss) and norm.isfinite()):
-            self.optim.zero_grad()
-            torch.set_rng_state(state)
-            raise PvaeError(self._what_is_not_finite(loss, args, kwargs))
-        if self.clip_norm is not None:
-            torch.nn.utils.clip_grads_with_norm_(self.optim.parameters, self.clip_norm, norm)
-        self.optim.step()
-        self.optim.zero_grad()
-        return loss
-
-    def evaluate_loss(self, *args: Any, **kwargs: Any) -> float:
-        """Returns the loss of a minibatch, in nats (summed), without a gradient."""
-        with self.own, torch.no_grad():
-            return float(self.loss.loss(self.model, self.guide, *args, **kwargs))
+        return loss, torch.nn.utils.get_total_norm(gradients)
 
     def _warn_of_strays(self) -> None:
         strays = [
@@ -131,47 +238,6 @@ class SVI:
                 stacklevel=3,
             )
 
-    def _what_is_not_finite(self, loss: float, args: Any, kwargs: Any) -> str:
-        head = f"The loss is {loss}" if not math.isfinite(loss) else "The gradient is not finite"
-        names = self.optim.names
-        sick = [names[id(p)] for p in self.optim.parameters if not p.isfinite().all()]
-        if sick:
-            return f"{head}: parameter {sick[0]} holds NaN or infinite values."
-        with self.own, torch.no_grad(), pyro.validation_enabled(False):
-            guide_trace = trace_guide(functools.partial(self.guide, **kwargs), *args)
-            model = functools.partial(self.model, **kwargs)
-            model_trace = trace_model(model, guide_trace, *args)
-        for role, sites in (
-            ("guide", latent_sites(guide_trace)),
-            ("model", {**latent_sites(model_trace), **observed_sites(model_trace)}),
-        ):
-            for name, site in sites.items():
-                for what, value in (
-                    ("value", site["value"]),
-                    ("log density", site["fn"].log_prob(site["value"])),
-                ):
-                    if not _finite(value):
-                        return (
-                            f"{head}: the {what} of site {name!r} in the {role} is not finite "
-                            f"(its distribution: {_parameters(site['fn'])})."
-                        )
-        return (
-            f"{head}, though every site's log density is finite: a derivative overflows, as "
-            "that of sqrt or of a scale at zero. Bound the scales away from zero, or lower the "
-            "learning rate."
-        )
 
-
-def _finite(value: Tensor) -> bool:
-    return bool(torch.as_tensor(value).isfinite().all())
-
-
-def _parameters(fn: Any) -> str:
-    while hasattr(fn, "base_dist"):
-        fn = fn.base_dist
-    parts = [
-        f"{name} between {value.min().item():g} and {value.max().item():g}"
-        for name, value in vars(fn).items()
-        if isinstance(value, Tensor) and value.is_floating_point() and value.numel()
-    ]
-    return f"{type(fn).__name__}, {', '.join(parts)}" if parts else type(fn).__name__
+def _on_gpu(loss: float | Tensor) -> bool:
+    return isinstance(loss, Tensor) and loss.is_cuda

@@ -9,7 +9,6 @@ import torch
 from pyro.distributions import Bernoulli, Independent, Normal
 from pyro.distributions.util import scale_and_mask
 from torch import Tensor
-from torch.nn.functional import softplus
 
 from pvae.environment import is_out_of_memory
 from pvae.errors import PvaeError, first_line
@@ -134,7 +133,7 @@ def _fast(fn: Any, value: Tensor) -> Tensor | None:
         return None
     if type(base) is Bernoulli and "logits" in base.__dict__:
         logits, value = base.logits.flatten(-n), value.flatten(-n)
-        return torch.linalg.vecdot(logits, value.to(logits.dtype)) - softplus(logits).sum(-1)
+        return torch.linalg.vecdot(logits, value.to(logits.dtype)) - _SumOfSoftplus.apply(logits)
     if type(base) is Normal:
         z = ((value - base.loc) / base.scale).flatten(-n)
         scale = base.scale
@@ -144,6 +143,27 @@ def _fast(fn: Any, value: Tensor) -> Tensor | None:
         log_scale = scale.log().flatten(-n).sum(-1)
         return -0.5 * torch.linalg.vecdot(z, z) - log_scale - z.shape[-1] * _HALF_LOG_2PI
     return None
+
+
+class _SumOfSoftplus(torch.autograd.Function):
+    r"""The sum of log(1 + e^l) over the last dimension, as max(l, 0) + log(1 + e^-|l|).
+
+    The last term is a logarithm of a number between 1 and 2, off by half a rounding error of 1
+    at most (3e-8 in single precision), and is taken in place. `softplus` takes log1p, which is
+    up to six times slower on a CPU.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor) -> Tensor:
+        ctx.save_for_backward(logits)
+        work = logits.abs().neg_().exp_().add_(1).log_()
+        total = work.sum(-1)
+        return total.add_(torch.clamp(logits, min=0, out=work).sum(-1))
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor) -> Tensor:
+        (logits,) = ctx.saved_tensors
+        return slope[..., None] * logits.sigmoid()
 
 
 def add_up(

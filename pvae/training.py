@@ -22,13 +22,16 @@ from pvae.environment import default_device, find_device, own_random_state
 from pvae.errors import PvaeError
 from pvae.files import atomic
 from pvae.loop import Run
-from pvae.objectives import choose_elbo
+from pvae.objectives import Beta_ELBO, LossName, choose_elbo
 from pvae.optimisers import MakeOptimizer, Optimiser
 from pvae.pair import Program, evaluating, modules
+from pvae.precision import Precision, check_precision
 from pvae.structure import Structure, batch_plate
-from pvae.svi import SVI
+from pvae.svi import SVI, Mode
 
 __all__ = ["Fit", "fit"]
+
+_STEPS_WORTH_COMPILING = 10_000  # each saves some two milliseconds
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ def fit(
     *,
     epochs: int = 100,
     batch_size: int = 128,
-    loss: ELBO | Literal["auto", "Trace_ELBO", "TraceMeanField_ELBO"] = "auto",
+    loss: ELBO | LossName = "auto",
     num_particles: int = 1,
     optim: MakeOptimizer | PyroOptim | torch.optim.Optimizer | None = None,
     lr: float = 1e-3,
@@ -67,6 +70,8 @@ def fit(
     clip_norm: float | None = None,
     kl_warmup: int = 0,
     patience: int = 10,
+    mode: Mode = "auto",
+    precision: Precision = "float32",
     plate: str | None = None,
     device: str = "auto",
     seed: int = 0,
@@ -91,9 +96,10 @@ def fit(
             or a tuple of tensors of the same leading size.
         epochs: Passes through the training data.
         batch_size: B, data in a minibatch (the last one of an epoch may be smaller).
-        loss: An ELBO of `pyro.infer`, or its name; `"auto"` takes the closed-form KL
-            (`TraceMeanField_ELBO`) where it is right, and `Trace_ELBO` elsewhere.
-        num_particles: L, samples of z for each datum and step (where `loss` is a name).
+        loss: An ELBO of `pyro.infer`, an objective of `pvae.objectives`, or a name; `"auto"`
+            takes the closed-form KL (`TraceMeanField_ELBO`) where it is right, and `Trace_ELBO`
+            elsewhere. `"IWAE_ELBO"` and `"DReG_ELBO"` take K from `num_particles`.
+        num_particles: L or K, samples of z for each datum and step (where `loss` is a name).
         optim: A class of `torch.optim` (or a `functools.partial` of one), an optimiser of
             `torch.optim` or `pyro.optim`; Adam by default.
         lr: Learning rate, where `optim` does not bring its own.
@@ -104,6 +110,11 @@ def fit(
         kl_warmup: Epochs over which β grows from 0 to 1, step by step.
         patience: Epochs without a better validation ELBO before training stops and returns
             to the best epoch; without a validation part it never stops early.
+        mode: `"compiled"`, `"eager"`, or `"auto"`: compiled if the run has 10,000 steps or more,
+            for it takes some ten seconds. A pair that cannot be compiled runs eagerly, and says
+            why. See `pvae.SVI`.
+        precision: `"bf16"` takes matrix products and convolutions of the training steps in
+            bfloat16, where the hardware has it.
         plate: Name of the batch plate, where it is ambiguous.
         device: `"auto"` (the GPU where there is one), `"cpu"`, `"cuda"`, `"cuda:1"`, …
         seed: Seed of minibatch order, observation noise and draws.
@@ -146,6 +157,10 @@ def fit(
             f"batch_size={batch_size} is larger than the training data ({len(train)}). "
             "Choose a smaller one."
         )
+    check_precision(precision, place)
+    if mode == "auto":
+        steps = epochs * math.ceil(len(train) / batch_size)
+        mode = "compiled" if steps >= _STEPS_WORTH_COMPILING else "eager"
     checkpoint = None if out is None else Path(out) / "checkpoint.pt"
     if checkpoint is not None and checkpoint.exists() and not resume:
         raise PvaeError(
@@ -165,8 +180,15 @@ def fit(
         pyro.set_rng_seed(seed)
         run = Run(
             svi=SVI(
-                model, guide, Optimiser(optim, lr), choose_elbo(loss, structure, num_particles)
+                model,
+                guide,
+                Optimiser(optim, lr),
+                choose_elbo(loss, structure, num_particles),
+                mode=mode,
+                precision=precision,
             ),
+            # What an objective penalises must not decide when to stop.
+            bound=choose_elbo("auto", structure) if isinstance(loss, Beta_ELBO) else None,
             train=train,
             validation=validation,
             device=place,
@@ -187,6 +209,7 @@ def fit(
             run.settings = {
                 "epochs": epochs, "batch_size": batch_size, "seed": seed, "kl_warmup": kl_warmup,
                 "num_data": len(train), "loss": type(run.svi.loss).__name__,
+                "precision": precision,
             }  # fmt: skip
             if resume and checkpoint is not None and checkpoint.exists():
                 run.restore(read_checkpoint(checkpoint))

@@ -49,7 +49,7 @@ def test_resumed_run_equals_the_uninterrupted_one(digits, tmp_path, monkeypatch,
     class Killed(BaseException):
         pass
 
-    steps, real = [], pvae.SVI.step
+    steps, real = [], pvae.SVI.update
 
     def step(self, *batch):
         if len(steps) == stop_after:
@@ -58,10 +58,10 @@ def test_resumed_run_equals_the_uninterrupted_one(digits, tmp_path, monkeypatch,
         return real(self, *batch)
 
     broken, out = small_pair(), tmp_path / "broken"
-    monkeypatch.setattr(pvae.SVI, "step", step)
+    monkeypatch.setattr(pvae.SVI, "update", step)
     with pytest.raises(Killed):
         quick_fit(broken, data, out=out, resume=True, **options)
-    monkeypatch.setattr(pvae.SVI, "step", real)
+    monkeypatch.setattr(pvae.SVI, "update", real)
     resumed = small_pair()
     got = quick_fit(resumed, data, out=out, resume=True, **options)
     assert same_state(state_of(whole), state_of(resumed))

@@ -193,7 +193,7 @@ def test_any_optimiser_trains_and_resumes(digits, tmp_path, optim, monkeypatch):
     class Killed(BaseException):
         pass
 
-    real, count = pvae.SVI.step, []
+    real, count = pvae.SVI.update, []
 
     def step(self, *batch):
         count.append(1)
@@ -202,10 +202,10 @@ def test_any_optimiser_trains_and_resumes(digits, tmp_path, optim, monkeypatch):
         return real(self, *batch)
 
     monkeypatch.setattr("pvae.loop.SECONDS_BETWEEN_CHECKPOINTS", 0.0)
-    monkeypatch.setattr(pvae.SVI, "step", step)
+    monkeypatch.setattr(pvae.SVI, "update", step)
     with pytest.raises(Killed):
         quick_fit(small_pair(), digits, epochs=4, optim=copy.deepcopy(fresh), out=tmp_path)
-    monkeypatch.setattr(pvae.SVI, "step", real)
+    monkeypatch.setattr(pvae.SVI, "update", real)
     resumed = small_pair()
     quick_fit(resumed, digits, epochs=4, optim=fresh, out=tmp_path, resume=True)
     assert same_state(state_of(whole), state_of(resumed))
@@ -287,3 +287,24 @@ def test_labels_reach_the_pair():
 
     quick_fit((model, guide), data, epochs=1)
     assert {int(v) for y in seen for v in y} == set(range(10))
+
+
+@pytest.mark.parametrize("loss", ["IWAE_ELBO", "DReG_ELBO", "STL_ELBO"])
+def test_objectives_by_name(loss, digits):
+    pair = small_pair()
+    fit = quick_fit(pair, digits, loss=loss, num_particles=3)
+    assert fit.loss == loss
+    assert fit.history[-1]["elbo"] > fit.history[0]["elbo"]
+
+
+def test_a_penalty_does_not_decide_when_to_stop():
+    from pvae.objectives import FreeBits_ELBO
+
+    data = pvae.data.load("digits", validation=200)
+    pair = small_pair()
+    fit = quick_fit(pair, data, loss=FreeBits_ELBO(free_bits=100.0), epochs=2)
+    validation = pvae.evaluate(*pair, data.validation, num_samples=200, progress=False)
+    # The objective stands 100 nats below the ELBO, but for what is free already.
+    assert fit.history[-1]["elbo"] < validation.elbo.mean() - 50
+    best = max(row["validation_elbo"] for row in fit.history)
+    assert best == pytest.approx(validation.elbo.mean(), abs=1.0)

@@ -79,6 +79,11 @@ class Tensors:
         """Returns the rows of these positions."""
         return tuple(tensor[index] for tensor in self._tensors)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors are."""
+        return self._tensors[0].device
+
     def to(self, device: str | torch.device) -> "Tensors":
         """Returns the part with its tensors on a device."""
         moved = copy.copy(self)
@@ -94,7 +99,7 @@ class Tensors:
         generator: torch.Generator | None = None,
     ) -> Iterator[tuple[Tensor, ...]]:
         """Yields minibatches of one epoch; the last may be smaller. See `Part.batches`."""
-        place = self._tensors[0].device
+        place = self.device
         order = None
         if shuffle:
             draws_on = place if generator is None else generator.device

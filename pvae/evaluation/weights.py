@@ -18,6 +18,7 @@ from pvae.sampler import Sampler, seed_unit
 __all__ = ["CUBO_KHAT", "from_weights"]
 
 _WEIGHTS = 2**20  # log weights held at a time: 8 MiB in double precision
+_WORTH_COMPILING = 10**7  # samples times data, each of which saves a microsecond or two
 CUBO_KHAT = 0.25  # the k̂ from which w² has no variance
 
 
@@ -46,6 +47,8 @@ def from_weights(
     # sample at a time and wants many data. The cut depends on neither memory nor processes.
     most = max(1, _WEIGHTS // ks[-1])
     step = min(most, 256 if sampler.strategy == "loop" else 32)
+    if len(part) * ks[-1] >= _WORTH_COMPILING:
+        sampler.compile(step, ks[-1])
 
     def compute(block: np.ndarray) -> dict[str, np.ndarray]:
         units = in_blocks(block, step)

@@ -1,0 +1,85 @@
+"""The model's log densities for chunks of samples, as compiled graphs."""
+
+import warnings
+from typing import Any
+
+import torch
+from pyro.poutine import Trace
+from torch import Tensor
+
+from pvae.environment import is_out_of_memory
+from pvae.graph import Graph, in_words
+from pvae.particles import Particles
+
+__all__ = ["CompiledModel"]
+
+_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
+
+
+class CompiledModel:
+    """Runs a model for chunks of one number of samples and one size of batch.
+
+    Fewer samples, smaller batches and models that cannot be recorded are for the caller.
+    The compiler fuses a likelihood with the sum over its event, so that of [K, B, *event] values
+    only the network's output is written to memory.
+
+    Args:
+        particles: Runs the model with Pyro.
+        size: B, the size of the batches that are compiled.
+        most: The most samples of a chunk.
+    """
+
+    def __init__(self, particles: Particles, size: int, most: int) -> None:
+        self._particles, self.size, self.most = particles, size, most
+        self._graph: Graph | None = None
+        self._key: Any = None
+        self._names: list[str] = []
+        self.why_not: str | None = None
+
+    def terms(self, values: Trace, batch: tuple[Tensor, ...], num: int) -> dict[str, Tensor] | None:
+        """Returns the log density of each site, [*enumerated, num, B]; None where it cannot.
+
+        Args:
+            values: The guide's draws.
+            batch: The data.
+            num: Number of samples.
+        """
+        if self.why_not is not None:
+            return None
+        latent = self._particles.structure.latent
+        inputs = [*(values.nodes[name]["value"] for name in latent), *batch]
+        key = num, [(t.shape, t.stride(), t.dtype) for t in inputs]
+        if key != self._key:  # the first one, or chunks have become smaller for want of memory
+            self._key = key
+            self._record(values, batch, num, inputs)
+        if self._graph is None:
+            return None
+        return dict(zip(self._names, self._graph(inputs), strict=True))
+
+    def _record(
+        self, values: Trace, batch: tuple[Tensor, ...], num: int, inputs: list[Tensor]
+    ) -> None:
+        def run() -> dict[str, Tensor]:
+            model_trace = self._particles.model(batch, num, values)
+            return self._particles.log_terms(model_trace, num, len(batch[0]))
+
+        self._graph, expected = None, run()
+        self._names = list(expected)
+        try:
+            graph = Graph(lambda: [t.contiguous() for t in run().values()], inputs)
+            found = graph(inputs)
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            self._give_up(in_words(error))
+            return
+        for name, ours in zip(self._names, found, strict=True):
+            tolerance = _TOLERANCE.get(ours.dtype, 1e-2)
+            if not torch.allclose(ours, expected[name], tolerance, 10 * tolerance, equal_nan=True):
+                self._give_up(f"compiled, log {name} is another")
+                return
+        self._graph = graph
+
+    def _give_up(self, why: str) -> None:
+        self.why_not = why
+        warnings.warn(f"The model is evaluated without compiling it: {why}.", stacklevel=6)

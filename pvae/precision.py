@@ -1,0 +1,85 @@
+"""Precision: matrix products in bfloat16, all else in float32."""
+
+import contextlib
+from typing import Any, Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from pvae.errors import PvaeError
+
+__all__ = ["Precision", "check_precision", "in_precision"]
+
+Precision = Literal["float32", "bf16"]
+
+_PRODUCTS = {
+    F.linear,
+    F.bilinear,
+    F.conv1d,
+    F.conv2d,
+    F.conv3d,
+    F.conv_transpose1d,
+    F.conv_transpose2d,
+    F.conv_transpose3d,
+    torch.matmul,
+    torch.mm,
+    torch.bmm,
+    torch.addmm,
+    torch.baddbmm,
+    Tensor.matmul,
+    Tensor.__matmul__,
+    Tensor.mm,
+    Tensor.bmm,
+}
+
+
+def check_precision(precision: str, device: torch.device | None = None) -> None:
+    """Refuses a precision that is not known, or that a device computes no faster.
+
+    Raises:
+        PvaeError: If it is neither `"float32"` nor `"bf16"`; for `"bf16"`, if the device has no
+            instructions for it.
+    """
+    if precision not in get_args(Precision):
+        raise PvaeError(f"precision={precision!r}: one of {', '.join(get_args(Precision))}.")
+    if precision == "float32" or device is None:
+        return
+    if device.type == "cuda":
+        able, what = torch.cuda.is_bf16_supported(including_emulation=False), "this GPU"
+    else:
+        able, what = device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported(), "it"
+        what = "this CPU" if device.type == "cpu" else f"a device of type {device.type}"
+    if not able:
+        raise PvaeError(
+            f"precision='bf16': {what} has no instructions for bfloat16, and emulating them would "
+            "be slower than float32. Use precision='float32'."
+        )
+
+
+def in_precision(precision: Precision) -> contextlib.AbstractContextManager[Any]:
+    """Returns a context in which products of float32 are taken in that precision.
+
+    Their results, and so everything that is made of them, are float32 again; gradients flow
+    through the products in bfloat16.
+    """
+    return _Products() if precision == "bf16" else contextlib.nullcontext()
+
+
+class _Products(TorchFunctionMode):
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func not in _PRODUCTS:
+            return func(*args, **(kwargs or {}))
+        args = tuple(map(_lower, args))
+        kwargs = {name: _lower(value) for name, value in (kwargs or {}).items()}
+        out = func(*args, **kwargs)
+        return out.float() if out.dtype == torch.bfloat16 else out
+
+
+def _lower(value: Any) -> Any:
+    if isinstance(value, Tensor) and value.dtype == torch.float32:
+        return value.bfloat16()
+    return value

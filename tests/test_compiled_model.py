@@ -1,0 +1,130 @@
+"""Evaluation with the model's chunks compiled: the same numbers, to rounding."""
+
+import numpy as np
+import pyro
+import pytest
+import torch
+from oracles import ORACLES
+from programs import PROGRAMS
+from small import small_pair
+
+import pvae
+from pvae.compiled_model import CompiledModel
+from pvae.sampler import Sampler
+
+
+@pytest.fixture
+def uncompiled(monkeypatch):
+    """Runs graphs as they were recorded; returns how many were."""
+    recorded = []
+
+    def compile(program, inputs, options):
+        recorded.append(program)
+        return program
+
+    monkeypatch.setattr(torch._inductor, "compile", compile)
+    return recorded
+
+
+def _weights(pair, batch, num_samples, rows=None, compiled=True):
+    with Sampler(*pair, *batch) as sampler:
+        if rows is not None:
+            sampler.chunks.rows = rows
+        if compiled:
+            sampler.compile(len(batch[0]), num_samples)
+        if rows is not None:
+            sampler.chunks.rows = rows
+        draws = list(sampler.stream(batch, num_samples, seed=0))
+        return torch.cat([d.log_w for d in draws]), sampler
+
+
+@pytest.mark.parametrize("name", ORACLES)
+def test_oracles(name, uncompiled):
+    model, guide, batch, _ = ORACLES[name]()
+    batch = tuple(t[:16] for t in batch)
+    expected, _ = _weights((model, guide), batch, 100, 320, compiled=False)
+    found, sampler = _weights((model, guide), batch, 100, 320)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    assert sampler._compiled.why_not is None
+    assert len(uncompiled) == 1  # 100 samples in chunks of 20: all by one graph
+    expected, _ = _weights((model, guide), batch, 90, 320, compiled=False)
+    torch.testing.assert_close(_weights((model, guide), batch, 90, 320)[0], expected)
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+@pytest.mark.filterwarnings("ignore:log_weights uses")
+def test_programs_that_no_one_here_wrote(name, uncompiled):
+    pyro.clear_param_store()
+    torch.manual_seed(0)
+    model, guide, batch, _ = PROGRAMS[name]()
+    expected, _ = _weights((model, guide), batch, 30, compiled=False)
+    found, sampler = _weights((model, guide), batch, 30)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    assert len(uncompiled) == (sampler.strategy != "loop")
+    pyro.clear_param_store()
+
+
+def test_parameters_are_read_at_every_call(uncompiled):
+    pair = small_pair()
+    x = pvae.data.load("digits").test.tensors()[0][:32]
+    with Sampler(*pair, x) as sampler:
+        sampler.compile(32, 50)
+        first = next(sampler.stream((x,), 50, seed=0)).log_w
+        pair[0].decoder.layers[-1].bias += 1.0
+        again = next(sampler.stream((x,), 50, seed=0)).log_w
+    assert len(uncompiled) == 1
+    expected, _ = _weights(pair, (x,), 50, compiled=False)
+    torch.testing.assert_close(again, expected)
+    assert (first - again).abs().min() > 0.1
+
+
+def test_what_cannot_be_compiled_is_run_as_it_is(uncompiled):
+    model, guide = small_pair()
+    x = pvae.data.load("digits").test.tensors()[0][:32]
+
+    plain = model.decoder.forward
+    expected, _ = _weights((model, guide), (x,), 40, compiled=False)
+    model.decoder.forward = lambda z: plain(z) if z.sum() > -1e9 else plain(-z)
+    with pytest.warns(UserWarning, match="evaluated without compiling it: a program decides by"):
+        found, _ = _weights((model, guide), (x,), 40)
+    assert torch.equal(found, expected)
+
+
+def test_a_graph_that_is_wrong_is_not_used(uncompiled, monkeypatch):
+    pair = small_pair()
+    x = pvae.data.load("digits").test.tensors()[0][:32]
+    expected, _ = _weights(pair, (x,), 40, compiled=False)
+
+    def compile(program, inputs, options):
+        return lambda *t: [1.01 * out for out in program(*t)]
+
+    monkeypatch.setattr(torch._inductor, "compile", compile)
+    with pytest.warns(UserWarning, match="compiled, log [xz] is another"):
+        found, _ = _weights(pair, (x,), 40)
+    assert torch.equal(found, expected)
+
+
+def test_only_long_evaluations_compile(uncompiled, monkeypatch):
+    pair = small_pair()
+    x = pvae.data.load("digits").test.tensors()[0][:70]
+    options = {"num_samples": 50, "prior_samples": 0, "progress": False}
+    usual = pvae.evaluate(*pair, x, **options)
+    assert not uncompiled
+    monkeypatch.setattr("pvae.evaluation.weights._WORTH_COMPILING", 3000)
+    found = pvae.evaluate(*pair, x, **options)
+    assert len(uncompiled) == 1  # for 32 data; the last 6 are too few for a graph of their own
+    np.testing.assert_allclose(found.log_px, usual.log_px, rtol=1e-5)
+    np.testing.assert_array_equal(found.log_px[64:], usual.log_px[64:])
+
+
+def test_the_compiler_itself_and_any_chunk():
+    """What inductor makes of it is the same bit for bit in chunks of any size."""
+    pair = small_pair()
+    x = pvae.data.load("digits").test.tensors()[0][:32]
+    expected, _ = _weights(pair, (x,), 96, compiled=False)
+    small, sampler = _weights(pair, (x,), 96, 32 * 8)
+    assert isinstance(sampler._compiled, CompiledModel)
+    assert sampler._compiled.why_not is None
+    torch.testing.assert_close(small, expected, rtol=1e-5, atol=1e-4)
+    large, _ = _weights(pair, (x,), 96, 32 * 64)
+    assert torch.equal(small, large)
