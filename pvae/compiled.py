@@ -36,7 +36,7 @@ class CompiledGradient:
         model: Pyro program.
         guide: Pyro program.
         loss: The ELBO.
-        own: Keeps the pair's parameters; its context must be entered for every call.
+        own: Keeps the pair's parameters.
         optim: Knows the parameters that are trained.
         scaled: Makes the context of a step, given the KL weight.
         precision: `"float32"` or `"bf16"`: how far graphs and eager steps may differ.
@@ -114,7 +114,7 @@ class CompiledGradient:
         buffers = [b for module in self.own.modules.values() for b in module.buffers()]
         before = [b.clone() for b in buffers], noise_state()
         loss, norm = eager()
-        if not (math.isfinite(loss) and norm.isfinite()):
+        if not (math.isfinite(loss) and math.isfinite(norm)):
             return loss, norm
         trained = [p for p in self.optim.parameters if p.grad is not None]
         expected = [torch.tensor(float(loss), dtype=torch.float64), *(p.grad for p in trained)]
@@ -162,7 +162,8 @@ class CompiledGradient:
 
         watch = Watch(self.model, self.guide, self.loss, self._schedules)
         try:
-            recorded = _Recorded(gradient, trained, owned, self._schedules, args, kwargs)
+            with self.own:
+                recorded = _Recorded(gradient, trained, owned, self._schedules, args, kwargs)
         except Exception as error:
             if is_out_of_memory(error):
                 raise

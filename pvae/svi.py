@@ -155,19 +155,18 @@ class SVI:
                 `steps_ago` says. The parameters are those of that step.
         """
         state, found = noise_state(), None
-        with self.own:
-            if self._wait > 0:
-                self._wait -= 1
-            else:
-                eager = lambda: self._gradient(args, kwargs)  # noqa: E731
-                found = self._graphs(eager, self.kl_weight, args, kwargs)
-            self.compiled = found is not None and self.why_eager is None
-            loss, norm = found or self._gradient(args, kwargs)
+        if self._wait > 0:
+            self._wait -= 1
+        else:
+            eager = lambda: self._gradient(args, kwargs)  # noqa: E731
+            found = self._graphs(eager, self.kl_weight, args, kwargs)
+        self.compiled = found is not None and self.why_eager is None
+        loss, norm = found or self._gradient(args, kwargs)
         if _on_gpu(loss) and self.optim.can_mask:
             good = loss.isfinite() & norm.isfinite()
             self._good = good if not self._taken else self._good & good
             self._taken.append((loss, good, state, args, kwargs))
-        elif not (math.isfinite(loss) and norm.isfinite()):
+        elif not (math.isfinite(loss) and math.isfinite(norm)):
             self._refuse(float(loss), state, args, kwargs)
         if self.clip_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(self.optim.parameters, self.clip_norm, norm)
@@ -208,7 +207,7 @@ class SVI:
 
     def _gradient(self, args: Any, kwargs: Any) -> Gradient:
         """Leaves the gradient in the parameters, as Pyro does it; returns loss and norm."""
-        with self._as_trained(self.kl_weight):
+        with self.own, self._as_trained(self.kl_weight):
             loss = self.loss.loss_and_grads(self.model, self.guide, *args, **kwargs)
         if len(self.own.parameters) != len(self.optim.names):
             self.optim.add(self.own.parameters)

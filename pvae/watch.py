@@ -75,7 +75,12 @@ class Watch:
 
     def _see(self, holder: dict[str, Any], keys: Any, path: str, kinds: Any) -> None:
         for key in keys:
-            if isinstance(holder[key], kinds) and (id(holder), key) not in self._ignored:
+            own = key.startswith("_pyro_")  # Pyro's, such as the name in its parameter store
+            if (
+                isinstance(holder[key], kinds)
+                and not own
+                and (id(holder), key) not in self._ignored
+            ):
                 self._entries.append((holder, key, holder[key], f"{path}.{key}"))
 
     def changed(self) -> Change | None:
