@@ -150,7 +150,7 @@ def _run(command: str, argv: list[str]) -> None:
 
 def _check_numbers(config: dict[str, Any]) -> None:
     from pvae.environment import check_seed
-    from pvae.evaluation.evaluate import check_counts
+    from pvae.evaluation.identity import check_counts
     from pvae.memory import check_memory
 
     names = {"num_samples", "prior_samples", "ais", "bdmc", "gap"}

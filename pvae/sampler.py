@@ -2,18 +2,17 @@
 
 import contextlib
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, Literal, get_args
 
 import numpy as np
 import pyro
 import torch
-from pyro.poutine import Trace
 from torch import Tensor
 
 from pvae.agreement import find_fault, refuse_mixing, refuse_shared_dims, refuse_unbounded
 from pvae.checking import check
-from pvae.compiled_model import CompiledModel
+from pvae.chunked import ChunkedModel, CompiledModel
 from pvae.errors import PvaeError
 from pvae.memory import Chunks, bytes_per_row, check_memory, keep_freed_memory
 from pvae.pair import OwnParameters, Program, evaluating, latent_sites, observed_sites
@@ -90,7 +89,6 @@ class Sampler:
         if strategy not in get_args(Strategy):
             raise PvaeError(f"strategy={strategy!r}: one of {', '.join(get_args(Strategy))}.")
         check_memory(memory)
-        self._compiled: CompiledModel | None = None
         self.model, self.guide = model, guide
         size = len(batch[0]) if batch else 0
         with self._scope():
@@ -121,17 +119,23 @@ class Sampler:
     def __exit__(self, *error: Any) -> None:
         self._entered.__exit__(*error)
 
-    def compile(self, size: int, num_samples: int) -> None:
-        """Lets chunks of the model run compiled, for batches of a size: worth it for long work.
+    @contextlib.contextmanager
+    def compiling(self, size: int, num_samples: int) -> Iterator[None]:
+        """Inside this context the model's chunks run compiled, for batches of one size.
 
-        Nothing else is: what is compiled differs in the last digits, and depends on no chunk.
+        The last digits are others then, the same ones whatever the chunks are. Worth it for
+        millions of rows; a loop has nothing to compile.
         """
-        if self.strategy == "loop":
-            return
-        most = min(self._unit(size), num_samples)
-        self._compiled = CompiledModel(self.particles, size, most)
-        if self._cached_rows is not None:
-            self.chunks.rows = min(self.chunks.rows, max(self._cached_rows, size))
+        rows = self.chunks.rows
+        if self.strategy != "loop":
+            most = min(self._unit(size), num_samples)
+            self._model.compiled = CompiledModel(self.particles, size, most)
+            if self._cached_rows is not None:
+                self.chunks.rows = min(rows, max(self._cached_rows, size))
+        try:
+            yield
+        finally:
+            self._model.compiled, self.chunks.rows = None, rows
 
     def stream(
         self,
@@ -248,7 +252,7 @@ class Sampler:
         particles, size = self.particles, len(batch[0])
         guide_trace = particles.guide(batch, num)
         q = particles.log_terms(guide_trace, num, size, observed=False)
-        p = self.chunks.run(num, size, self._model_of(guide_trace, batch, num))
+        p = self._model.terms(guide_trace, batch, num)
         means = {}
         for name, site in latent_sites(guide_trace).items():
             value, fn = site["value"], site["fn"]
@@ -281,6 +285,7 @@ class Sampler:
         self.usual_rows = usual = max(1, min(usual, budget // live))
         rows = usual if memory is None else max(1, min(most, int(memory * MIB) // live))
         self.chunks = Chunks(rows)
+        self._model = ChunkedModel(self.particles, self.chunks)
         # Without handlers, small chunks cost nothing: 4 MiB for the largest site stay in the cache.
         self._cached_rows = max(2**20 // numel, 64) if on_cpu and memory is None else None
         # Gradients of convolutions are not the same bit for bit in chunks of another size.
@@ -300,35 +305,9 @@ class Sampler:
         size = len(batch[0])
         num = max(1, max(rows) // size)
         trace = self.particles.guide(batch, num)
-        ours, theirs = (Chunks(n).run(num, size, self._model_of(trace, batch, num)) for n in rows)
+        chunked = (ChunkedModel(self.particles, Chunks(n)) for n in rows)
+        ours, theirs = (model.terms(trace, batch, num) for model in chunked)
         return all(torch.equal(ours[name], theirs[name]) for name in ours)
-
-    def _model_of(
-        self, guide_trace: Trace, batch: tuple[Tensor, ...], num: int
-    ) -> Callable[[int, int], dict[str, Tensor]]:
-        """The model's terms for samples start to stop of a guide's trace."""
-        size = len(batch[0])
-
-        def compiled(graph: CompiledModel, start: int, stop: int) -> dict[str, Tensor] | None:
-            # A graph has one number of samples: the last chunk takes some of the one before.
-            count = min(max(1, self.chunks.rows // size), graph.most)
-            first = max(0, stop - count)
-            if first + count > num:
-                return None
-            values = self.particles.cut(guide_trace, first, first + count, num, size)
-            found = graph.terms(values, batch, count)
-            return found and {n: t[..., start - first : stop - first, :] for n, t in found.items()}
-
-        def run(start: int, stop: int) -> dict[str, Tensor]:
-            if self._compiled is not None and size == self._compiled.size:
-                found = compiled(self._compiled, start, stop)
-                if found is not None:
-                    return found
-            values = self.particles.cut(guide_trace, start, stop, num, size)
-            model_trace = self.particles.model(batch, stop - start, values)
-            return self.particles.log_terms(model_trace, stop - start, size)
-
-        return run
 
     def _particles(self, how: str) -> Particles:
         return Particles(self.model, self.guide, self.structure, self.dim, how)

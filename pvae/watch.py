@@ -75,12 +75,10 @@ class Watch:
 
     def _see(self, holder: dict[str, Any], keys: Any, path: str, kinds: Any) -> None:
         for key in keys:
-            own = key.startswith("_pyro_")  # Pyro's, such as the name in its parameter store
-            if (
-                isinstance(holder[key], kinds)
-                and not own
-                and (id(holder), key) not in self._ignored
-            ):
+            # Pyro's own, such as a module's name in its parameter store, change with the context.
+            if key.startswith("_pyro_") or (id(holder), key) in self._ignored:
+                continue
+            if isinstance(holder[key], kinds):
                 self._entries.append((holder, key, holder[key], f"{path}.{key}"))
 
     def changed(self) -> Change | None:

@@ -1,40 +1,35 @@
 """evaluate(): everything that is known about log p(x) of a data set, put into an Evaluation."""
 
 import dataclasses
-import itertools
-import math
-import operator
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyro
 from torch import Tensor
 
 from pvae.data import Data, Part
-from pvae.data.observation import BINARY
 from pvae.data.tensors import Tensors
 from pvae.density import Density
 from pvae.environment import check_seed, default_device, find_device, own_random_state, processes
 from pvae.errors import PvaeError
 from pvae.evaluation import annealed
 from pvae.evaluation.gap import gap as inference_gap
+from pvae.evaluation.identity import check_counts, describe, fingerprint_of
 from pvae.evaluation.pareto import khat_threshold
 from pvae.evaluation.prior import from_prior
 from pvae.evaluation.quadrature import quadrature as quadrature_of
 from pvae.evaluation.result import Evaluation
 from pvae.evaluation.surgery import surgery
 from pvae.evaluation.weights import from_weights
-from pvae.evaluation.work import Work, fingerprint, take
+from pvae.evaluation.work import Work, take
 from pvae.pair import Program, modules, name_of
-from pvae.sampler import Sampler, Strategy, seed_unit
+from pvae.sampler import Sampler, Strategy
 
 __all__ = ["evaluate"]
 
-_BOUNDS = (1, 5, 50, 500, 5000)
 _WORDS = {
     "prior": "Naive Monte Carlo from the prior",
     "surgery": "The ELBO surgery",
@@ -147,7 +142,7 @@ def evaluate(
     seed = check_seed(seed)
     part = data.test if isinstance(data, Data) else data
     part = part if isinstance(part, Part | Tensors) else Tensors(part)
-    described = _describe(data, part)
+    described = describe(data, part)
     place = find_device(device)
     for module in modules(model, guide).values():
         module.to(place)
@@ -160,7 +155,7 @@ def evaluate(
         sampler = Sampler(model, guide, *batch, strategy=strategy, plate=plate, memory=memory)
         names = name_of(model), name_of(guide)
         key = {
-            "pair": [*names, sampler.strategy, sampler.plate, *_fingerprint(sampler, batch)],
+            "pair": [*names, sampler.strategy, sampler.plate, *fingerprint_of(sampler, batch)],
             "data": described["hash"],
             "num_samples": ks,
             "seed": seed,
@@ -268,67 +263,6 @@ def _best_known(evaluation: Evaluation, positions: np.ndarray) -> tuple[str, np.
         if values[positions].mean() > best[positions].mean():
             best, source = values, name
     return source, best
-
-
-def check_counts(num_samples: int | Sequence[int], **counts: int) -> list[int]:
-    """Returns the K of the bounds, increasing, after a look at all numbers that were asked for.
-
-    Raises:
-        PvaeError: If one of them is no integer or too small, or the K do not increase.
-    """
-    for name, value in counts.items():
-        least = 0 if name in ("prior_samples", "ais", "bdmc", "gap") else 1
-        if _integer(name, value) < least:
-            raise PvaeError(f"{name}={value}: it must be at least {least}.")
-    if not isinstance(num_samples, Sequence):
-        num_samples = _integer("num_samples", num_samples)
-        if num_samples < 1:
-            raise PvaeError(f"num_samples={num_samples}: at least one sample is needed.")
-        return [k for k in _BOUNDS if k < num_samples] + [num_samples]
-    ks = [_integer("num_samples", k) for k in num_samples]
-    if not ks or ks[0] < 1 or any(a >= b for a, b in itertools.pairwise(ks)):
-        raise PvaeError(
-            f"num_samples={ks}: the numbers of samples K must be at least 1 and increase, as in "
-            "[1, 10, 100]."
-        )
-    return ks
-
-
-def _integer(name: str, value: Any) -> int:
-    try:
-        return operator.index(value)
-    except TypeError:
-        raise PvaeError(f"{name}={value!r}: an integer is needed.") from None
-
-
-def _describe(data: Any, part: Part | Tensors) -> dict[str, Any]:
-    """Says which data these are, and what turns their log p(x) into bits."""
-    described: dict[str, Any] = {"name": "tensor", "observation": "as given", "hash": part.hash}
-    if isinstance(data, Data):
-        described |= {"name": data.name, "observation": data.observation}
-        levels = 2 if data.observation in BINARY else data.levels
-        if data.observation in (*BINARY, "dequantize") and levels:
-            described |= {"dims": math.prod(data.event_shape), "levels": levels}
-    return described
-
-
-def _fingerprint(sampler: Sampler, batch: tuple[Tensor, ...]) -> list[Any]:
-    """What tells a pair from others: its parameters and buffers, and what it makes of some data.
-
-    The latter shows constants of the programs that are no parameters. It is rounded, because
-    with another number of threads the last digits are others.
-    """
-    programs, structure = (sampler.model, sampler.guide), sampler.structure
-    own = [t for m in modules(*programs).values() for t in m.state_dict().values()]
-    store = pyro.get_param_store()
-    traces = (structure.guide_trace, structure.model_trace)
-    named = {n for t in traces for n, node in t.nodes.items() if node["type"] == "param"}
-    stored = [store[name] for name in sorted(named & set(store.keys()))]
-    with sampler:
-        seed_unit(0, 0, purpose=9)
-        draws = next(sampler.stream(batch, 1))
-    sums = [draws.log_w, draws.rate, *draws.kl.values()]
-    return [fingerprint([*own, *stored]), *(f"{float(t.double().sum()):.5g}" for t in sums)]
 
 
 def _former(folder: Path | None, key: str) -> Evaluation | None:

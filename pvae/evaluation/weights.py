@@ -1,5 +1,6 @@
 """All that one stream of log weights tells: bounds, estimates, diagnostics, KL and active units."""
 
+import contextlib
 from typing import Any
 
 import numpy as np
@@ -47,8 +48,7 @@ def from_weights(
     # sample at a time and wants many data. The cut depends on neither memory nor processes.
     most = max(1, _WEIGHTS // ks[-1])
     step = min(most, 256 if sampler.strategy == "loop" else 32)
-    if len(part) * ks[-1] >= _WORTH_COMPILING:
-        sampler.compile(step, ks[-1])
+    long = len(part) * ks[-1] >= _WORTH_COMPILING
 
     def compute(block: np.ndarray) -> dict[str, np.ndarray]:
         units = in_blocks(block, step)
@@ -56,7 +56,8 @@ def from_weights(
 
     # Of many data more are in a block, for small arrays take up more than what is in them.
     blocks = in_blocks(np.arange(len(part)), step * max(1, len(part) // 8192))
-    results = _merged(work.map("log weights", blocks, compute))
+    with sampler.compiling(step, ks[-1]) if long else contextlib.nullcontext():
+        results = _merged(work.map("log weights", blocks, compute))
     columns = {name: v for name, v in results.items() if not name.startswith("sum ")}
     for name in ("bounds", "bounds_se", "jvi_1", "jvi_2"):
         columns[name] = dict(zip(ks, columns[name].T.copy(), strict=True))

@@ -1,4 +1,4 @@
-"""The model's log densities for chunks of samples, as compiled graphs."""
+"""The model's log densities for many samples, a chunk at a time, compiled where that pays."""
 
 import warnings
 from typing import Any
@@ -9,11 +9,61 @@ from torch import Tensor
 
 from pvae.environment import is_out_of_memory
 from pvae.graph import Graph, in_words
+from pvae.memory import Chunks
 from pvae.particles import Particles
 
-__all__ = ["CompiledModel"]
+__all__ = ["ChunkedModel", "CompiledModel"]
 
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
+
+
+class ChunkedModel:
+    """Runs a model on the draws of a guide, a chunk of samples at a time.
+
+    Args:
+        particles: Runs the model with Pyro.
+        chunks: How many rows (samples times data) a chunk has.
+
+    Attributes:
+        compiled: The graph for one size of batch, or None.
+    """
+
+    def __init__(self, particles: Particles, chunks: Chunks) -> None:
+        self._particles, self._chunks = particles, chunks
+        self.compiled: CompiledModel | None = None
+
+    def terms(self, draws: Trace, batch: tuple[Tensor, ...], num: int) -> dict[str, Tensor]:
+        """Returns the log density of each site, [*enumerated, num, B], at a guide's draws."""
+        size = len(batch[0])
+
+        def run(start: int, stop: int) -> dict[str, Tensor]:
+            if self.compiled is not None and size == self.compiled.size:
+                found = self._by_graph(self.compiled, draws, batch, num, start, stop)
+                if found is not None:
+                    return found
+            values = self._particles.cut(draws, start, stop, num, size)
+            model_trace = self._particles.model(batch, stop - start, values)
+            return self._particles.log_terms(model_trace, stop - start, size)
+
+        return self._chunks.run(num, size, run)
+
+    def _by_graph(
+        self,
+        graph: "CompiledModel",
+        draws: Trace,
+        batch: tuple[Tensor, ...],
+        num: int,
+        start: int,
+        stop: int,
+    ) -> dict[str, Tensor] | None:
+        # A graph has one number of samples: the last chunk takes some of the one before.
+        count = min(max(1, self._chunks.rows // graph.size), graph.most)
+        first = max(0, stop - count)
+        if first + count > num:
+            return None
+        values = self._particles.cut(draws, first, first + count, num, graph.size)
+        found = graph.terms(values, batch, count)
+        return found and {n: t[..., start - first : stop - first, :] for n, t in found.items()}
 
 
 class CompiledModel:

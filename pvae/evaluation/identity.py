@@ -1,0 +1,83 @@
+"""What an evaluation is of: its numbers of samples, its data and its pair."""
+
+import itertools
+import math
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+import pyro
+from torch import Tensor
+
+from pvae.data import Data, Part
+from pvae.data.observation import BINARY
+from pvae.data.tensors import Tensors
+from pvae.errors import PvaeError
+from pvae.evaluation.work import fingerprint
+from pvae.pair import modules
+from pvae.sampler import Sampler, seed_unit
+
+__all__ = ["check_counts", "describe", "fingerprint_of"]
+
+_BOUNDS = (1, 5, 50, 500, 5000)
+
+
+def check_counts(num_samples: int | Sequence[int], **counts: int) -> list[int]:
+    """Returns the K of the bounds, increasing, after a look at all numbers that were asked for.
+
+    Raises:
+        PvaeError: If one of them is no integer or too small, or the K do not increase.
+    """
+    for name, value in counts.items():
+        least = 0 if name in ("prior_samples", "ais", "bdmc", "gap") else 1
+        if _integer(name, value) < least:
+            raise PvaeError(f"{name}={value}: it must be at least {least}.")
+    if not isinstance(num_samples, Sequence):
+        num_samples = _integer("num_samples", num_samples)
+        if num_samples < 1:
+            raise PvaeError(f"num_samples={num_samples}: at least one sample is needed.")
+        return [k for k in _BOUNDS if k < num_samples] + [num_samples]
+    ks = [_integer("num_samples", k) for k in num_samples]
+    if not ks or ks[0] < 1 or any(a >= b for a, b in itertools.pairwise(ks)):
+        raise PvaeError(
+            f"num_samples={ks}: the numbers of samples K must be at least 1 and increase, as in "
+            "[1, 10, 100]."
+        )
+    return ks
+
+
+def _integer(name: str, value: Any) -> int:
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise PvaeError(f"{name}={value!r}: an integer is needed.") from None
+
+
+def describe(data: Any, part: Part | Tensors) -> dict[str, Any]:
+    """Says which data these are, and what turns their log p(x) into bits."""
+    described: dict[str, Any] = {"name": "tensor", "observation": "as given", "hash": part.hash}
+    if isinstance(data, Data):
+        described |= {"name": data.name, "observation": data.observation}
+        levels = 2 if data.observation in BINARY else data.levels
+        if data.observation in (*BINARY, "dequantize") and levels:
+            described |= {"dims": math.prod(data.event_shape), "levels": levels}
+    return described
+
+
+def fingerprint_of(sampler: Sampler, batch: tuple[Tensor, ...]) -> list[Any]:
+    """What tells a pair from others: its parameters and buffers, and what it makes of some data.
+
+    The latter shows constants of the programs that are no parameters. It is rounded, because
+    with another number of threads the last digits are others.
+    """
+    programs, structure = (sampler.model, sampler.guide), sampler.structure
+    own = [t for m in modules(*programs).values() for t in m.state_dict().values()]
+    store = pyro.get_param_store()
+    traces = (structure.guide_trace, structure.model_trace)
+    named = {n for t in traces for n, node in t.nodes.items() if node["type"] == "param"}
+    stored = [store[name] for name in sorted(named & set(store.keys()))]
+    with sampler:
+        seed_unit(0, 0, purpose=9)
+        draws = next(sampler.stream(batch, 1))
+    sums = [draws.log_w, draws.rate, *draws.kl.values()]
+    return [fingerprint([*own, *stored]), *(f"{float(t.double().sum()):.5g}" for t in sums)]
