@@ -223,7 +223,7 @@ class _Recorded:
         self._owned = list({id(t): t for t in owned}.values())
         self._schedules = list(schedules)
         numbers, leaves, spec = self._numbers(), *tree_flatten((args, kwargs))
-        leaves = [_as_tensor(leaf) for leaf in leaves]
+        leaves = [self._as_tensor(leaf) for leaf in leaves]
 
         def call() -> list[Tensor]:
             before = [holder[key] for holder, key in self._schedules]
@@ -238,20 +238,22 @@ class _Recorded:
 
     def __call__(self, args: Any, kwargs: Any) -> list[Tensor]:
         self.uses += 1
-        leaves = [_as_tensor(leaf) for leaf in tree_flatten((args, kwargs))[0]]
+        leaves = [self._as_tensor(leaf) for leaf in tree_flatten((args, kwargs))[0]]
         return self._graph([*self._owned, *self._numbers(), *_different(leaves)])
 
     def _numbers(self) -> list[Tensor]:
-        return [_as_tensor(float(holder[key])) for holder, key in self._schedules]
+        return [self._as_tensor(float(holder[key])) for holder, key in self._schedules]
+
+    def _as_tensor(self, leaf: Any) -> Any:
+        # A tensor without dimensions counts as a number where types are promoted. On a GPU it is
+        # there, because a graph with inputs on the CPU is not replayed as one.
+        if type(leaf) is not float:
+            return leaf
+        return torch.tensor(leaf, dtype=torch.float64, device=self.trained[0].device)
 
     def _set(self, values: Sequence[Any]) -> None:
         for (holder, key), value in zip(self._schedules, values, strict=True):
             holder[key] = value
-
-
-def _as_tensor(leaf: Any) -> Any:
-    # A tensor without dimensions counts as a number where types are promoted.
-    return torch.tensor(leaf, dtype=torch.float64) if type(leaf) is float else leaf
 
 
 def _different(leaves: Sequence[Any]) -> list[Tensor]:

@@ -10,7 +10,7 @@ from torch.overrides import TorchFunctionMode
 
 from pvae.errors import PvaeError
 
-__all__ = ["Precision", "check_precision", "in_precision"]
+__all__ = ["Precision", "able", "check_precision", "in_precision"]
 
 Precision = Literal["float32", "bf16"]
 
@@ -44,18 +44,20 @@ def check_precision(precision: str, device: torch.device | None = None) -> None:
     """
     if precision not in get_args(Precision):
         raise PvaeError(f"precision={precision!r}: one of {', '.join(get_args(Precision))}.")
-    if precision == "float32" or device is None:
+    if precision == "float32" or device is None or able(device):
         return
+    what = {"cuda": "this GPU", "cpu": "this CPU"}.get(device.type, f"the device {device.type!r}")
+    raise PvaeError(
+        f"precision='bf16': {what} has no instructions for bfloat16, and emulating them would "
+        "be slower than float32. Use precision='float32'."
+    )
+
+
+def able(device: torch.device) -> bool:
+    """Whether a device has instructions for bfloat16."""
     if device.type == "cuda":
-        able, what = torch.cuda.is_bf16_supported(including_emulation=False), "this GPU"
-    else:
-        able, what = device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported(), "it"
-        what = "this CPU" if device.type == "cpu" else f"a device of type {device.type}"
-    if not able:
-        raise PvaeError(
-            f"precision='bf16': {what} has no instructions for bfloat16, and emulating them would "
-            "be slower than float32. Use precision='float32'."
-        )
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def in_precision(precision: Precision) -> contextlib.AbstractContextManager[Any]:

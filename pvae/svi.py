@@ -70,7 +70,8 @@ class SVI:
         compiled: Whether the last step was compiled.
 
     Raises:
-        PvaeError: If the loss is no ELBO, or the mode or precision is not known.
+        PvaeError: If the loss is no ELBO, or the mode or precision is not known; at the first
+            step, if the hardware has no bfloat16.
 
     Source: Hoffman et al. 2013, *Stochastic Variational Inference*; Kingma & Welling 2014.
 
@@ -126,7 +127,7 @@ class SVI:
         """
         with evaluating(self.model, self.guide), self.own, torch.no_grad():
             self.loss.loss(self.model, self.guide, *args, **kwargs)
-        self.optim.add(self.own.parameters)
+        self._take_up_parameters()
         self._graphs.expect(args, kwargs)
 
     def compare(self) -> None:
@@ -210,7 +211,7 @@ class SVI:
         with self.own, self._as_trained(self.kl_weight):
             loss = self.loss.loss_and_grads(self.model, self.guide, *args, **kwargs)
         if len(self.own.parameters) != len(self.optim.names):
-            self.optim.add(self.own.parameters)
+            self._take_up_parameters()
         if not self._looked_for_strays:
             self._looked_for_strays = True
             self._warn_of_strays()
@@ -221,6 +222,11 @@ class SVI:
                 "PyroModules, call pyro.module(name, network) in them, or use pyro.param."
             )
         return loss, torch.nn.utils.get_total_norm(gradients)
+
+    def _take_up_parameters(self) -> None:
+        self.optim.add(self.own.parameters)
+        for device in {parameter.device for parameter in self.optim.parameters}:
+            check_precision(self.precision, device)
 
     def _warn_of_strays(self) -> None:
         strays = [

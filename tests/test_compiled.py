@@ -72,6 +72,7 @@ class Guide(PyroModule):
             pyro.sample("z", dist.Normal(loc, raw.exp()).to_event(1))
 
 
+PRODUCTS = (torch.ops.aten.mm.default, torch.ops.aten.addmm.default)
 X = torch.randn(8, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
 
@@ -486,6 +487,40 @@ def test_names_that_are_not_known():
         SVI(*_pair(), None, Trace_ELBO(), mode="fast")
     with pytest.raises(PvaeError, match="precision='fp8': one of float32, bf16"):
         SVI(*_pair(), None, Trace_ELBO(), precision="fp8")
+
+
+def test_products_in_bfloat16_and_all_else_in_single_precision(uncompiled, monkeypatch):
+    monkeypatch.setattr("pvae.precision.able", lambda device: True)
+    x = torch.rand(64, 1, 8, 8).round()
+    losses = {}
+    for precision in ("float32", "bf16"):
+        pair = small_pair()
+        svi = SVI(*pair, None, TraceMeanField_ELBO(), mode="compiled", precision=precision)
+        torch.manual_seed(1)
+        losses[precision] = torch.tensor([svi.step(x) for _ in range(30)])
+        assert svi.compiled, svi.why_eager
+        assert all(p.dtype == torch.float32 for p in svi.optim.parameters)
+    low, full = losses["bf16"], losses["float32"]
+    assert not torch.equal(low, full)
+    torch.testing.assert_close(low, full, rtol=5e-3, atol=0)
+    nodes = [n for n in uncompiled[-1].graph.nodes if n.op == "call_function"]
+    products = [n for n in nodes if n.target in PRODUCTS]
+    assert len(products) >= 8  # four layers, forwards and backwards
+    assert all(n.meta["tensor_meta"].dtype == torch.bfloat16 for n in products)
+    losses = [
+        n for n in nodes if n.target is torch.ops.aten.binary_cross_entropy_with_logits.default
+    ]
+    assert [n.meta["tensor_meta"].dtype for n in losses] == [torch.float32]
+
+
+def test_bfloat16_needs_hardware(monkeypatch):
+    monkeypatch.setattr("pvae.precision.able", lambda device: False)
+    svi = SVI(*small_pair(), None, Trace_ELBO(), precision="bf16")
+    with pytest.raises(PvaeError, match="this CPU has no instructions for bfloat16"):
+        svi.step(torch.zeros(8, 1, 8, 8))
+    digits = pvae.data.load("digits")
+    with pytest.raises(PvaeError, match="this CPU has no instructions for bfloat16"):
+        quick_fit(small_pair(), digits, precision="bf16", device="cpu")
 
 
 def test_without_a_compiler_steps_are_eager(monkeypatch):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from programs import PROGRAMS
+from pyro.infer import TraceMeanField_ELBO
 
 import pvae
 
@@ -100,3 +101,60 @@ def test_out_of_memory_halves_the_chunk():
         assert np.isfinite(result.log_px).all()
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
+
+
+@pytest.mark.parametrize("network", ["dense", "conv"])
+def test_compiled_steps_are_eager_ones(network):
+    x = torch.rand(64, 1, 8, 8, generator=torch.Generator().manual_seed(0)).round().cuda()
+    found = {}
+    for mode in ("eager", "compiled"):
+        pair = [module.cuda() for module in _pair(network)]
+        svi = pvae.SVI(*pair, torch.optim.Adam, TraceMeanField_ELBO(), mode=mode)
+        torch.manual_seed(1)
+        found[mode] = [svi.step(x) for _ in range(50)]
+        assert svi.compiled == (mode == "compiled"), svi.why_eager
+    assert found["compiled"] == pytest.approx(found["eager"], rel=1e-3)
+
+
+def test_a_compiled_step_does_not_wait_for_the_device():
+    x = torch.rand(64, 1, 8, 8).round().cuda()
+    pair = [module.cuda() for module in _pair()]
+    svi = pvae.SVI(*pair, torch.optim.Adam, TraceMeanField_ELBO(), mode="compiled")
+    for _ in range(5):
+        svi.step(x)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        losses = [svi.update(x) for _ in range(20)]
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert all(loss.is_cuda for loss in losses)
+    svi.settle()
+
+
+def test_what_is_not_finite_is_found_later_and_changes_nothing():
+    x = torch.rand(64, 1, 8, 8).round().cuda()
+    pair = [module.cuda() for module in _pair()]
+    svi = pvae.SVI(*pair, torch.optim.Adam, TraceMeanField_ELBO(), mode="compiled")
+    for _ in range(5):
+        svi.step(x)
+    before = [p.clone() for module in pair for p in module.parameters()]
+    for batch in (x * torch.nan, x, x):
+        svi.update(batch)
+    for p, q in zip(before, (p for m in pair for p in m.parameters()), strict=True):
+        assert torch.equal(p, q)
+    with pytest.raises(pvae.PvaeError, match="The loss is nan") as caught:
+        svi.settle()
+    assert caught.value.steps_ago == 2
+    assert svi.step(x) > 0
+
+
+def test_bf16_is_as_good():
+    digits = pvae.data.load("digits")
+    bounds = []
+    for precision in ("float32", "bf16"):
+        pair = _pair()
+        options = {"mode": "compiled", "precision": precision, "progress": False}
+        pvae.fit(*pair, digits, epochs=20, device="cuda", **options)
+        result = pvae.evaluate(*pair, digits, num_samples=200, device="cuda", progress=False)
+        bounds.append(result.log_px.mean())
+    assert abs(bounds[0] - bounds[1]) < 0.5
