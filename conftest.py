@@ -1,6 +1,36 @@
-"""Tests in parallel processes have one thread each: on two cores, two of two are far slower."""
+"""What all tests share."""
 
 import os
+import shutil
+
+import pytest
 
 if "PYTEST_XDIST_WORKER" in os.environ:
+    # One thread each: on two cores, two processes of two threads are far slower.
     os.environ["OMP_NUM_THREADS"] = "1"
+
+
+@pytest.fixture
+def compiler():
+    """Skips a test that compiles where there is nothing to compile with."""
+    if not (shutil.which("g++") or shutil.which("clang++")):
+        pytest.skip("there is no C++ compiler, which PyTorch's own needs on a CPU")
+
+
+@pytest.fixture
+def uncompiled(monkeypatch):
+    """Runs graphs as they were recorded, in place of what the compiler makes of them.
+
+    Returns:
+        The graphs that were recorded, as they come.
+    """
+    import torch
+
+    recorded = []
+
+    def compile(program, inputs, options):
+        recorded.append(program)
+        return program
+
+    monkeypatch.setattr(torch._inductor, "compile", compile)
+    return recorded

@@ -1,6 +1,7 @@
 """Graph: what a function does to tensors, recorded once and compiled."""
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 from unittest.mock import patch
@@ -9,7 +10,7 @@ import pyro
 import pyro.util
 import torch
 from torch import Tensor
-from torch.fx import GraphModule
+from torch.fx import GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.overrides import TorchFunctionMode
 
@@ -26,8 +27,9 @@ class Graph:
     The function is called once. What it does to tensors is recorded; what Python does (control
     flow, numbers, strings, the handlers of Pyro) is not, and stays as it was in that call.
     Tensors that it finds elsewhere than among the inputs are taken by reference: later changes
-    in place are seen. Random numbers come from torch's global generators, in the order and
-    of the kind of the uncompiled operations.
+    in place are seen. Random numbers come from torch's global generators, by the operations of
+    the function: where there are several, they are drawn first, in their order, which the
+    compiler might change.
 
     Args:
         function: Takes nothing, returns tensors; it may differentiate. What it changes in place
@@ -50,18 +52,19 @@ class Graph:
         with _tolerant():
             program = make_fx(lambda *_: function())(*inputs)
         self._constants = _lift(program)
+        self._noise = _draw_outside(program)
         self.num_operations = sum(node.op == "call_function" for node in program.graph.nodes)
         options = {"fallback_random": True}
         if any(t.is_cuda for t in inputs):
             options["triton.cudagraphs"] = True
-        everything = [*inputs, *self._constants]
+        everything = [*inputs, *self._constants, *(draw() for draw in self._noise)]
         with torch.no_grad():
             self._run = torch._inductor.compile(program, everything, options=options)
 
     def __call__(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         """Returns what the function would, for other tensors of the same shapes."""
         with torch.no_grad():
-            return self._run(*inputs, *self._constants)
+            return self._run(*inputs, *self._constants, *(draw() for draw in self._noise))
 
 
 def in_words(error: Exception) -> str:
@@ -91,6 +94,53 @@ def _lift(program: GraphModule) -> list[Tensor]:
         graph.erase_node(node)
     program.recompile()
     return constants
+
+
+def _draw_outside(program: GraphModule) -> list[Callable[[], Tensor]]:
+    """Turns random numbers into inputs, and returns what draws them, in order.
+
+    Only where there are several, and where none depends on the value of a tensor.
+    """
+    graph = program.graph
+    seeded = torch.Tag.nondeterministic_seeded
+    nodes = [n for n in graph.nodes if seeded in getattr(n.target, "tags", ())]
+    if len(nodes) < 2 or not all(map(_by_shape_alone, nodes)):
+        return []
+    last = [node for node in graph.nodes if node.op == "placeholder"][-1]
+    draws = []
+    for node in nodes:
+        with graph.inserting_after(last):
+            last = graph.placeholder(f"noise_{len(draws)}")
+        draws.append(_again(node))
+        node.replace_all_uses_with(last)
+        graph.erase_node(node)
+    graph.eliminate_dead_code()
+    program.recompile()
+    return draws
+
+
+def _by_shape_alone(node: Node) -> bool:
+    """Whether a random operation fills new memory, whatever the values of its arguments."""
+    tensors = [arg for arg in node.args if isinstance(arg, Node)]
+    fresh = all(len(arg.users) == 1 and "empty" in str(arg.target) for arg in tensors)
+    return (fresh and node.target._schema.is_mutable) or "rand" in node.target._schema.name
+
+
+def _again(node: Node) -> Callable[[], Tensor]:
+    """Returns what does a random operation once more."""
+    target, kwargs = node.target, node.kwargs
+    args = [_empty_like(arg) if isinstance(arg, Node) else arg for arg in node.args]
+
+    def draw() -> Tensor:
+        return target(*(arg() if callable(arg) else arg for arg in args), **kwargs)
+
+    return draw
+
+
+def _empty_like(node: Node) -> Callable[[], Tensor]:
+    like = node.meta["val"]
+    options = {"dtype": like.dtype, "device": like.device}
+    return functools.partial(torch.empty_strided, tuple(like.shape), like.stride(), **options)
 
 
 @contextlib.contextmanager

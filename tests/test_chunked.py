@@ -13,19 +13,6 @@ from pvae.chunked import CompiledModel
 from pvae.sampler import Sampler
 
 
-@pytest.fixture
-def uncompiled(monkeypatch):
-    """Runs graphs as they were recorded; returns how many were."""
-    recorded = []
-
-    def compile(program, inputs, options):
-        recorded.append(program)
-        return program
-
-    monkeypatch.setattr(torch._inductor, "compile", compile)
-    return recorded
-
-
 def _weights(pair, batch, num_samples, rows=None, compiled=True):
     with Sampler(*pair, *batch) as sampler:
         if rows is not None:
@@ -120,7 +107,7 @@ def test_only_long_evaluations_compile(uncompiled, monkeypatch):
     np.testing.assert_array_equal(found.log_px[64:], usual.log_px[64:])
 
 
-def test_the_compiler_itself_and_any_chunk():
+def test_the_compiler_itself_and_any_chunk(compiler):
     """What inductor makes of it is the same bit for bit in chunks of any size."""
     pair = small_pair()
     x = pvae.data.load("digits").test.tensors()[0][:32]

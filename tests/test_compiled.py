@@ -23,19 +23,6 @@ from pvae import SVI, PvaeError
 from pvae import compiled as module
 
 
-@pytest.fixture
-def uncompiled(monkeypatch):
-    """Runs graphs as they were recorded; returns how many were."""
-    recorded = []
-
-    def compile(program, inputs, options):
-        recorded.append(program)
-        return program
-
-    monkeypatch.setattr(torch._inductor, "compile", compile)
-    return recorded
-
-
 @pytest.fixture(autouse=True)
 def _own_store():
     pyro.clear_param_store()
@@ -533,7 +520,7 @@ def test_without_a_compiler_steps_are_eager(monkeypatch):
     assert not svi.compiled
 
 
-def test_the_compiler_itself_in_float64():
+def test_the_compiler_itself_in_float64(compiler):
     svi = _agree(_pair, steps=200)
     assert svi.compiled
 
@@ -588,3 +575,29 @@ def _epoch_seed():
     from pvae.loop import _mix
 
     return _mix(0, 0)
+
+
+def test_random_numbers_are_drawn_in_order(uncompiled):
+    """A compiler that does the last operation first: several draws are taken out of its reach."""
+    from pvae.graph import Graph
+
+    x = torch.ones(3, 4)
+
+    def several():
+        noise = [torch.empty(3, 4).normal_(), torch.rand(3, 4), torch.randn_like(x)]
+        return [x * sum(noise), torch.nn.functional.dropout(x, 0.5), noise[0]]
+
+    def by_value():
+        return [torch.bernoulli(0.3 * x), x * torch.rand(3, 4)]
+
+    for function, inside in ((several, 0), (by_value, 2), (lambda: [x * torch.rand(3, 4)], 1)):
+        graph = Graph(function, [x])
+        seeded = torch.Tag.nondeterministic_seeded
+        nodes = uncompiled[-1].graph.nodes
+        found = [n for n in nodes if seeded in getattr(n.target, "tags", ())]
+        assert len(found) == inside
+        torch.manual_seed(0)
+        expected = function()
+        torch.manual_seed(0)
+        for ours, theirs in zip(graph([x]), expected, strict=True):
+            assert torch.equal(ours, theirs)

@@ -136,7 +136,7 @@ def test_eager_steps_are_those_of_pyro(name):
 
 
 @pytest.mark.parametrize("name", PAIRS)
-def test_compiled_steps_are_the_eager_ones(name):
+def test_compiled_steps_are_the_eager_ones(name, compiler):
     loss = PAIRS[name][1]
     x = _data(name, torch.float64)
     expected = _run(_pair(name, torch.float64), loss, x, "eager", 200)
@@ -145,7 +145,7 @@ def test_compiled_steps_are_the_eager_ones(name):
 
 
 @pytest.mark.parametrize("name", ["dense", "iwae"])
-def test_the_first_step_in_single_precision(name):
+def test_the_first_step_in_single_precision(name, compiler):
     loss = PAIRS[name][1]
     x = _data(name, torch.float32)
     expected = _run(_pair(name, torch.float32), loss, x, "eager", 1)
