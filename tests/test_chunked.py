@@ -55,6 +55,19 @@ def test_programs_that_no_one_here_wrote(name, uncompiled):
     pyro.clear_param_store()
 
 
+def test_the_last_chunk_is_compiled_too(uncompiled):
+    pair, calls = small_pair(), []
+    x = pvae.data.load("digits").test.tensors()[0][:32]
+    expected, _ = _weights(pair, (x,), 90, compiled=False)
+    with Sampler(*pair, x) as sampler, sampler.compiling(32, 90):
+        sampler.chunks.rows = 32 * 20
+        hook = pair[0].decoder.register_forward_hook(lambda *_: calls.append(1))
+        found = torch.cat([d.log_w for d in sampler.stream((x,), 90, seed=0)])
+        hook.remove()
+    assert len(calls) == 2  # to compare with, and recorded
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-5)
+
+
 def test_parameters_are_read_at_every_call(uncompiled):
     pair = small_pair()
     x = pvae.data.load("digits").test.tensors()[0][:32]
