@@ -120,7 +120,10 @@ class CompiledGradient:
         expected = [torch.tensor(float(loss), dtype=torch.float64), *(p.grad for p in trained)]
         after = [b.clone() for b in buffers], noise_state()
         names = ["the loss", *(f"the gradient of {self.optim.names[id(p)]}" for p in trained)]
-        for fresh in (key not in self._graphs, True):
+        recorded = self._graphs.get(key)
+        # Parameters that have appeared, or lost their gradient, are not those of the graph.
+        known = recorded is not None and list(map(id, recorded.trained)) == list(map(id, trained))
+        for fresh in (not known, True):
             for parameter in trained:
                 parameter.grad = None
             _rewind(buffers, before)
@@ -134,7 +137,6 @@ class CompiledGradient:
             if wrong is None:
                 _put(trained, gradients)
                 return loss, norm
-            del self._graphs[key]
             if fresh:
                 self._give_up(f"compiled, {wrong}")
                 break
@@ -144,6 +146,7 @@ class CompiledGradient:
         return expected[0], torch.nn.utils.get_total_norm(expected[1:])
 
     def _record(self, key: Any, trained: list[Tensor], args: Any, kwargs: Any) -> bool:
+        self._graphs.pop(key, None)
         if len(self._graphs) >= MOST_GRAPHS:
             self._give_up(f"minibatches come in more than {MOST_GRAPHS} kinds")
             return False

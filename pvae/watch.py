@@ -25,8 +25,9 @@ class Watch:
     """Remembers what the programs of a pair can see besides the values of tensors.
 
     That is: numbers, strings and None in the attributes of modules and of other callable
-    objects, in closures and in globals, and which tensors and submodules a module holds. Not
-    seen are the entries of lists and dicts, and what is read from outside.
+    objects, in closures and in globals, which tensors and submodules a module holds, and which
+    parameters are frozen. Not seen are the entries of lists and dicts, and what is read from
+    outside.
 
     Args:
         model: Pyro program.
@@ -52,8 +53,11 @@ class Watch:
         self._ignored = {(id(holder), key) for holder, key in ignored}
         self._entries: list[tuple[dict[str, Any], str, Any, str]] = []
         self._cells: list[tuple[Any, Any, str]] = []
+        self._frozen: list[tuple[Tensor, bool, str]] = []
         modules, holders = reach(model, guide)
         for path, module in modules.items():
+            for name, parameter in module.named_parameters():
+                self._frozen.append((parameter, parameter.requires_grad, f"{path}.{name}"))
             for name, part in module.named_modules():
                 here = f"{path}.{name}" if name else path
                 self._see(vars(part), vars(part), here, _PLAIN)
@@ -90,6 +94,9 @@ class Watch:
         for cell, value, name in self._cells:
             if cell.cell_contents is not value and _differ(cell.cell_contents, value):
                 return Change(name, None, "")
+        for parameter, requires_grad, name in self._frozen:
+            if parameter.requires_grad is not requires_grad:
+                return Change(f"{name}.requires_grad", None, "")
         return None
 
 

@@ -603,3 +603,40 @@ def test_random_numbers_are_drawn_in_order(uncompiled):
         torch.manual_seed(0)
         for ours, theirs in zip(graph([x]), expected, strict=True):
             assert torch.equal(ours, theirs)
+
+
+def test_parameters_that_are_frozen_and_thawed(uncompiled):
+    def before(i, svi):
+        svi.guide.net.requires_grad_(not 2 <= i < 4)
+
+    assert _agree(_pair, before, steps=7).compiled
+    assert len(uncompiled) == 3
+
+
+def test_parameters_that_appear_later(uncompiled, monkeypatch):
+    monkeypatch.setattr(module, "CHECKED_EVERY", 3)
+
+    def run(mode):
+        pyro.clear_param_store()
+        (_, guide), hidden = _pair(), [False]
+
+        def model(x):
+            shift = pyro.param("shift", torch.zeros(4).double()) if hidden[0] else 0.0
+            scale = pyro.param("scale", torch.ones(4).double())
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.Normal(x.new_zeros(2), 1.0).to_event(1))
+                loc = scale * z.sum(-1, keepdim=True) + shift
+                pyro.sample("x", dist.Normal(loc, 1.0).to_event(1), obs=x)
+
+        svi = SVI(model, guide, torch.optim.Adam, Trace_ELBO(), mode=mode)
+        torch.manual_seed(1)
+        losses = []
+        for i in range(9):
+            hidden[0] = i >= 3  # of a list's entry only the comparison knows
+            losses.append(svi.step(X))
+        return losses, svi.compiled
+
+    (expected, _), (found, compiled) = run("eager"), run("compiled")
+    assert found == pytest.approx(expected, rel=1e-12)
+    assert compiled
+    assert len(uncompiled) == 2

@@ -9,6 +9,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 
+import pvae
 from pvae.data.tensors import Tensors
 from pvae.density import Density
 from pvae.errors import PvaeError
@@ -278,3 +279,25 @@ def test_angles_are_integrated_over_one_turn():
     found = run(model, guide, (x,))
     np.testing.assert_allclose(found.log_px, exact, atol=1e-7)
     assert found.error.max() < 1e-6
+
+
+def test_what_is_uncertain_is_neither_shown_nor_used():
+    a, n = torch.tensor(0.02, **DOUBLE), torch.tensor(10.0, **DOUBLE)
+    x = torch.tensor([10.0, 5.0, 10.0, 4.0], **DOUBLE)
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Beta(a.expand(len(x)), a))
+            pyro.sample("x", dist.Binomial(n, z), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Beta(0.9 * (1 + x), 0.9 * (1 + n - x)))
+
+    options = {"num_samples": 200, "quadrature": True, "gap": 4, "num_temperatures": 20}
+    result = pvae.evaluate(model, guide, x, **options, progress=False)
+    shown = result.summary()["quadrature"]
+    assert (shown["num_data"], shown["unknown"]) == (2, 2)
+    assert math.isfinite(shown["mean"])
+    assert result.settings["gap"]["of"] != "quadrature"
+    assert np.isfinite(result.findings["gap"].log_px).all()
