@@ -1,6 +1,9 @@
 """The model's log densities for many samples, a chunk at a time, compiled where that pays."""
 
+import math
+import time
 import warnings
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -11,8 +14,9 @@ from pvae.environment import is_out_of_memory
 from pvae.graph import Graph, in_words
 from pvae.memory import Chunks
 from pvae.particles import Particles
+from pvae.replay import Replay, can_replay
 
-__all__ = ["ChunkedModel", "CompiledModel"]
+__all__ = ["ChunkedModel", "CompiledModel", "fastest"]
 
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
 
@@ -23,18 +27,23 @@ class ChunkedModel:
     Args:
         particles: Runs the model with Pyro.
         chunks: How many rows (samples times data) a chunk has.
+        compiled: The most samples of a compiled chunk, for batches of the first one's size; 0
+            does not compile.
 
     Attributes:
+        chunks: As given.
         compiled: The graph for one size of batch, or None.
     """
 
-    def __init__(self, particles: Particles, chunks: Chunks) -> None:
-        self._particles, self._chunks = particles, chunks
+    def __init__(self, particles: Particles, chunks: Chunks, compiled: int = 0) -> None:
+        self._particles, self.chunks, self._most = particles, chunks, compiled
         self.compiled: CompiledModel | None = None
 
     def terms(self, draws: Trace, batch: tuple[Tensor, ...], num: int) -> dict[str, Tensor]:
         """Returns the log density of each site, [*enumerated, num, B], at a guide's draws."""
         size = len(batch[0])
+        if self._most and self.compiled is None:
+            self.compiled = CompiledModel(self._particles, size, self._most)
 
         def run(start: int, stop: int) -> dict[str, Tensor]:
             if self.compiled is not None and size == self.compiled.size:
@@ -45,7 +54,7 @@ class ChunkedModel:
             model_trace = self._particles.model(batch, stop - start, values)
             return self._particles.log_terms(model_trace, stop - start, size)
 
-        return self._chunks.run(num, size, run)
+        return self.chunks.run(num, size, run)
 
     def _by_graph(
         self,
@@ -57,13 +66,47 @@ class ChunkedModel:
         stop: int,
     ) -> dict[str, Tensor] | None:
         # A graph has one number of samples: the last chunk takes some of the one before.
-        count = min(max(1, self._chunks.rows // graph.size), graph.most)
+        count = min(max(1, self.chunks.rows // graph.size), graph.most)
         first = max(0, stop - count)
         if first + count > num:
             return None
         values = self._particles.cut(draws, first, first + count, num, graph.size)
         found = graph.terms(values, batch, count)
         return found and {n: t[..., start - first : stop - first, :] for n, t in found.items()}
+
+
+def fastest(
+    models: Iterable[ChunkedModel], draws: Trace, batch: tuple[Tensor, ...], num: int
+) -> ChunkedModel:
+    """Returns the model that is done soonest with a guide's draws.
+
+    Args:
+        models: Chunks of several sizes. The first decides the numbers: one that gives other last
+            digits is not chosen.
+        draws: Of the guide, `num` samples for each of B data.
+        batch: B data.
+        num: Number of samples.
+    """
+    best, expected, least = None, {}, math.inf
+    for model in models:
+        rows = model.chunks.rows
+        terms = model.terms(draws, batch, num)  # compiles, and fills caches
+        seconds = min(_seconds(model, draws, batch, num) for _ in range(3))
+        expected = expected or terms
+        same = all(torch.equal(term, expected[name]) for name, term in terms.items())
+        if best is None or (same and seconds < least):
+            best, least = model, seconds
+        if model.chunks.rows < rows or (model.compiled and model.compiled.why_not):
+            break  # memory is short; or nothing is compiled, and there is nothing to look for
+    return best
+
+
+def _seconds(model: ChunkedModel, draws: Trace, batch: tuple[Tensor, ...], num: int) -> float:
+    start = time.perf_counter()
+    term = next(iter(model.terms(draws, batch, num).values()))
+    if term.is_cuda:
+        torch.cuda.synchronize(term.device)
+    return time.perf_counter() - start
 
 
 class CompiledModel:
@@ -81,7 +124,7 @@ class CompiledModel:
 
     def __init__(self, particles: Particles, size: int, most: int) -> None:
         self._particles, self.size, self.most = particles, size, most
-        self._graph: Graph | None = None
+        self._graph: Graph | Replay | None = None
         self._key: Any = None
         self._names: list[str] = []
         self.why_not: str | None = None
@@ -117,6 +160,8 @@ class CompiledModel:
         self._names = list(expected)
         try:
             graph = Graph(lambda: [t.contiguous() for t in run().values()], inputs)
+            if can_replay(inputs[0].device):
+                graph = Replay(graph, inputs)
             found = graph(inputs)
         except Exception as error:
             if is_out_of_memory(error):

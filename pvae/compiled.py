@@ -9,12 +9,14 @@ import torch
 from pyro.infer import ELBO
 from pyro.poutine import runtime
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from pvae.environment import is_out_of_memory, noise_state, restore_noise
-from pvae.graph import Graph, in_words
+from pvae.errors import PvaeError, first_line
+from pvae.graph import in_words
 from pvae.optimisers import Optimiser
 from pvae.pair import OwnParameters, Program
+from pvae.recorded import Recorded, kind_of
+from pvae.replay import can_replay
 from pvae.watch import Change, Watch
 
 __all__ = ["CompiledGradient", "Gradient"]
@@ -59,15 +61,16 @@ class CompiledGradient:
         self.own, self.optim, self._scaled = own, optim, scaled
         self._precision = precision
         self.why_not: str | None = None
-        self._graphs: dict[Any, _Recorded] = {}
+        self._graphs: dict[Any, Recorded] = {}
         self._largest: dict[Any, int] = {}
         self._schedules: list[tuple[dict[str, Any], str]] = []
         self._anew = 0
         self._watch: Watch | None = None
+        self._no_replay = False
 
     def expect(self, args: Any, kwargs: Any) -> None:
         """Notes the size of the minibatches to come: smaller ones are not worth a graph."""
-        kind, size = _kind(args, kwargs)
+        kind, size = kind_of(args, kwargs)
         self._largest[kind] = max(size, self._largest.get(kind, 0))
 
     def __call__(
@@ -78,10 +81,68 @@ class CompiledGradient:
         Raises:
             PvaeError: What `eager` raises.
         """
+        found = self._find(weight, args, kwargs)
+        if found is None:
+            return None
+        key, recorded = found
+        if recorded is not None and recorded.uses % CHECKED_EVERY:
+            loss, norm, *gradients = recorded((weight, *args), kwargs)
+            _put(recorded.trained, gradients)
+            return loss, norm
+        return self._checked(key, eager, (weight, *args), kwargs)
+
+    def replay(
+        self,
+        finish: Callable[[Tensor, Tensor], list[Tensor]],
+        changes: Callable[[], Sequence[Tensor]],
+        constants: Any,
+        weight: float | None,
+        args: Any,
+        kwargs: Any,
+    ) -> list[Tensor] | None:
+        """Takes a whole step on a GPU as one CUDA graph; None, with nothing done, where it cannot.
+
+        Args:
+            finish: What a step does with a loss and a norm on the device, once the gradient is in
+                the parameters.
+            changes: Returns the tensors that `finish` changes.
+            constants: What the step was captured with; another value captures it anew.
+            weight: The KL weight.
+            args: Of the programs.
+            kwargs: Of the programs.
+        """
+        found = None if self._no_replay else self._find(weight, args, kwargs)
+        if found is None or found[1] is None or not found[1].uses % CHECKED_EVERY:
+            return None
+        recorded = found[1]
+        if not can_replay(recorded.trained[0].device):
+            return None
+
+        def step(inputs: Sequence[Tensor]) -> list[Tensor]:
+            loss, norm, *gradients = recorded.run(inputs)
+            _put(recorded.trained, gradients)
+            return finish(loss, norm)
+
+        try:
+            return recorded.replay(step, changes, constants, (weight, *args), kwargs)
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            self._no_replay = True
+            text = str(error)
+            if not isinstance(error, PvaeError):
+                text = f"{type(error).__name__}: {first_line(error)[:200]}"
+            warnings.warn(f"SVI's steps are compiled, but no CUDA graph: {text}.", stacklevel=4)
+            return None
+
+    def _find(
+        self, weight: float | None, args: Any, kwargs: Any
+    ) -> "tuple[Any, Recorded | None] | None":
+        """Returns the key of a minibatch's graph, and the graph if it has been recorded."""
         if self.why_not is not None:
             return None
         try:
-            kind, size = _kind(args, kwargs)
+            kind, size = kind_of(args, kwargs)
         except TypeError as error:
             return self._give_up(str(error))
         if size < self._largest.get(kind, 0):
@@ -95,12 +156,7 @@ class CompiledGradient:
         if self._watch is not None and (change := self._watch.changed()) is not None:
             self._start_again(change)
         key = kind, size, weight is None
-        recorded = self._graphs.get(key)
-        if recorded is not None and recorded.uses % CHECKED_EVERY:
-            loss, norm, *gradients = recorded((weight, *args), kwargs)
-            _put(recorded.trained, gradients)
-            return loss, norm
-        return self._checked(key, eager, (weight, *args), kwargs)
+        return key, self._graphs.get(key)
 
     def check_next(self) -> None:
         """Has the next step compared with the eager one."""
@@ -166,7 +222,7 @@ class CompiledGradient:
         watch = Watch(self.model, self.guide, self.loss, self._schedules)
         try:
             with self.own:
-                recorded = _Recorded(gradient, trained, owned, self._schedules, args, kwargs)
+                recorded = Recorded(gradient, trained, owned, self._schedules, args, kwargs)
         except Exception as error:
             if is_out_of_memory(error):
                 raise
@@ -204,89 +260,6 @@ class CompiledGradient:
         self.why_not, self._watch = why, None
         self._graphs.clear()
         warnings.warn(f"SVI runs eagerly from here on: {why}.", stacklevel=5)
-
-
-class _Recorded:
-    """A function of arguments of one kind, as a graph.
-
-    Inputs of the graph are `owned`, the tensors and floats among the arguments, and the
-    `schedules`: floats that the function reads from dicts, such as a module's attributes.
-    """
-
-    def __init__(
-        self,
-        function: Callable[..., list[Tensor]],
-        trained: list[Tensor],
-        owned: Sequence[Tensor],
-        schedules: Sequence[tuple[dict[str, Any], str]],
-        args: Any,
-        kwargs: Any,
-    ) -> None:
-        self.trained, self.uses = trained, 0
-        self._owned = list({id(t): t for t in owned}.values())
-        self._schedules = list(schedules)
-        numbers, leaves, spec = self._numbers(), *tree_flatten((args, kwargs))
-        leaves = [self._as_tensor(leaf) for leaf in leaves]
-
-        def call() -> list[Tensor]:
-            before = [holder[key] for holder, key in self._schedules]
-            try:
-                self._set(numbers)
-                args, kwargs = tree_unflatten(leaves, spec)
-                return function(*args, **kwargs)
-            finally:
-                self._set(before)
-
-        self._graph = Graph(call, [*self._owned, *numbers, *_different(leaves)])
-
-    def __call__(self, args: Any, kwargs: Any) -> list[Tensor]:
-        self.uses += 1
-        leaves = [self._as_tensor(leaf) for leaf in tree_flatten((args, kwargs))[0]]
-        return self._graph([*self._owned, *self._numbers(), *_different(leaves)])
-
-    def _numbers(self) -> list[Tensor]:
-        return [self._as_tensor(float(holder[key])) for holder, key in self._schedules]
-
-    def _as_tensor(self, leaf: Any) -> Any:
-        # A tensor without dimensions counts as a number where types are promoted. On a GPU it is
-        # there, because a graph with inputs on the CPU is not replayed as one.
-        if type(leaf) is not float:
-            return leaf
-        return torch.tensor(leaf, dtype=torch.float64, device=self.trained[0].device)
-
-    def _set(self, values: Sequence[Any]) -> None:
-        for (holder, key), value in zip(self._schedules, values, strict=True):
-            holder[key] = value
-
-
-def _different(leaves: Sequence[Any]) -> list[Tensor]:
-    """One tensor that is two arguments is one input; `_kind` tells such calls apart."""
-    return list({id(leaf): leaf for leaf in leaves if isinstance(leaf, Tensor)}.values())
-
-
-def _kind(args: Any, kwargs: Any) -> tuple[Any, int]:
-    """Returns what a graph depends on in its arguments but the leading size, and that size.
-
-    Raises:
-        TypeError: If an argument is of a kind that cannot be compared.
-    """
-    leaves, spec = tree_flatten((args, kwargs))
-    parts: list[Any] = [spec]
-    size, first = 0, {}
-    for i, leaf in enumerate(leaves):
-        if isinstance(leaf, Tensor):
-            if leaf.ndim and not first:
-                size = len(leaf)
-            same, layout = first.setdefault(id(leaf), i), (leaf.dtype, leaf.device, leaf.stride())
-            batch = leaf.ndim and len(leaf) == size
-            parts.append((same, layout, batch, leaf.shape[1:] if batch else leaf.shape))
-        elif type(leaf) is float:
-            parts.append(float)
-        elif isinstance(leaf, bool | int | str | None):
-            parts.append((type(leaf), leaf))
-        else:
-            raise TypeError(f"an argument is a {type(leaf).__name__}, no tensor, number or string")
-    return tuple(parts), size
 
 
 def _put(parameters: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:

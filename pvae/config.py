@@ -22,6 +22,9 @@ from pvae.files import atomic
 
 __all__ = ["build_pair", "full_name", "load_yaml", "read_config", "resolve", "write_config"]
 
+GIVEN = {"model": {"event_shape"}, "guide": {"event_shape", "model"}}
+"""Parameters of constructors that the pair's own making fills in."""
+
 Program = Callable[..., Any]
 Home = Literal["models", "guides"]
 
@@ -138,7 +141,7 @@ def build_pair(
         config: With `seed`, `model` and `guide`, the latter two
             `{"class_path": str, "init_args": {...}}`. A function is used as it is.
         event_shape: For constructors with a parameter of this name that the config leaves
-            unset.
+            unset. A guide's constructor that has a parameter `model` receives the model.
 
     Returns:
         The model and the guide.
@@ -154,22 +157,29 @@ def build_pair(
     pyro.set_rng_seed(config["seed"])
     sides = {side: resolve(config[side]["class_path"], f"{side}s") for side in ("model", "guide")}
     pyro.set_rng_seed(config["seed"])
-    model, guide = (
-        _construct(side, target, config[side].get("init_args") or {}, event_shape)
-        for side, target in sides.items()
-    )
-    return model, guide
+    made: dict[str, Program] = {}
+    for side, target in sides.items():
+        init_args = config[side].get("init_args") or {}
+        made[side] = _construct(side, target, init_args, event_shape, made.get("model"))
+    return made["model"], made["guide"]
 
 
 def _construct(
-    side: str, target: Program, init_args: dict[str, Any], event_shape: Iterable[int] | None
+    side: str,
+    target: Program,
+    init_args: dict[str, Any],
+    event_shape: Iterable[int] | None,
+    model: Program | None,
 ) -> Program:
     if not isinstance(target, type):
         return target
     values = dict(init_args)
     shape = values.pop("event_shape", event_shape)
-    arguments = typed(target, values, skip={"event_shape"}, prefix=f"{side}.")
-    if "event_shape" in parameters(target):
+    given = parameters(target)
+    arguments = typed(target, values, skip=GIVEN[side], prefix=f"{side}.")
+    if model is not None and "model" in given:
+        arguments["model"] = model
+    if "event_shape" in given:
         if shape is None:
             raise PvaeError(f"{target.__name__} needs an event_shape, and the config has none")
         arguments["event_shape"] = tuple(shape)

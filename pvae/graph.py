@@ -54,12 +54,11 @@ class Graph:
         self._constants = _lift(program)
         self._noise = _draw_outside(program)
         self.num_operations = sum(node.op == "call_function" for node in program.graph.nodes)
-        options = {"fallback_random": True}
-        if any(t.is_cuda for t in inputs):
-            options["triton.cudagraphs"] = True
         everything = [*inputs, *self._constants, *(draw() for draw in self._noise)]
         with torch.no_grad():
-            self._run = torch._inductor.compile(program, everything, options=options)
+            self._run = torch._inductor.compile(
+                program, everything, options={"fallback_random": True}
+            )
 
     def __call__(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         """Returns what the function would, for other tensors of the same shapes."""

@@ -1,7 +1,8 @@
 """One face for torch's optimisers and Pyro's, over parameters that appear as they are used."""
 
+import contextlib
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -49,6 +50,8 @@ class Optimiser:
         self.names: dict[int, str] = {}
         self.parameters: list[Tensor] = []
         self._torch = optim if isinstance(optim, torch.optim.Optimizer) else None
+        self._rates: list[Tensor] = []
+        self._sent: list[float] = []
 
     @property
     def scheduled(self) -> bool:
@@ -133,6 +136,51 @@ class Optimiser:
     def can_mask(self) -> bool:
         """Whether `step` can leave it to the device whether it updates: fused optimisers can."""
         return bool(getattr(self._torch, "_step_supports_amp_scaling", False))
+
+    @property
+    def constants(self) -> list[Any] | None:
+        """What a captured step has for good, and would have to be captured anew with.
+
+        None where a step cannot be captured: it can in fused optimisers with a `capturable`
+        option, once they have stepped. Learning rates are none.
+        """
+        if not self.can_mask or not all("capturable" in g for g in self.groups):
+            return None
+        state = self._torch.state
+        if not all(state.get(p) for p in self.parameters):
+            return None
+        free = ("params", "lr", "initial_lr", "capturable")
+        settings = [[v for k, v in g.items() if k not in free] for g in self.groups]
+        return [id(state), [len(g["params"]) for g in self.groups], settings]
+
+    @property
+    def memory(self) -> list[Tensor]:
+        """The tensors that a step changes beside the parameters."""
+        states = self._torch.state.values()
+        return [value for state in states for value in state.values() if isinstance(value, Tensor)]
+
+    @contextlib.contextmanager
+    def captured(self) -> Iterator[None]:
+        """Inside this context a step reads its learning rates where `send_lr` puts them."""
+        kept = [(g["lr"], g["capturable"]) for g in self.groups]
+        try:
+            for group, rate in zip(self.groups, self._rates, strict=True):
+                group.update(lr=rate, capturable=True)
+            yield
+        finally:
+            for group, (lr, capturable) in zip(self.groups, kept, strict=True):
+                group.update(lr=lr, capturable=capturable)
+
+    def send_lr(self) -> None:
+        """Sends the learning rates to the device, if they have changed."""
+        rates = [float(g["lr"]) for g in self.groups]
+        if rates == self._sent:
+            return
+        while len(self._rates) < len(rates):
+            self._rates.append(torch.zeros((), device=self.parameters[0].device))
+        for tensor, rate in zip(self._rates, rates, strict=True):
+            tensor.fill_(rate)
+        self._sent = rates
 
     def step(self, good: Tensor | None = None) -> None:
         """Updates the parameters from their gradients.

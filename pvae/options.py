@@ -189,6 +189,7 @@ def _check_options(parser: Any, rest: list[str]) -> None:
 
 
 def _run_parser(command: str, targets: dict[str, Any]) -> Any:
+    from pvae.config import GIVEN
     from pvae.data import load
     from pvae.evaluation import evaluate
     from pvae.training import fit
@@ -200,7 +201,7 @@ def _run_parser(command: str, targets: dict[str, Any]) -> Any:
     parser.add_argument("--resume", metavar="RUN", help=_HELP["resume"])
     for side, target in targets.items():
         if isinstance(target, type):
-            parser.add_class_arguments(target, side, skip={"event_shape"}, fail_untyped=False)
+            parser.add_class_arguments(target, side, skip=GIVEN[side], fail_untyped=False)
     parser.add_function_arguments(load, "data", skip={"source"}, fail_untyped=False)
     parser.add_function_arguments(fit, skip=PROGRAMS | {"out", "resume"}, fail_untyped=False)
     shared = set(inspect.signature(fit).parameters)

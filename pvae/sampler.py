@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pvae.agreement import find_fault, refuse_mixing, refuse_shared_dims, refuse_unbounded
 from pvae.checking import check
-from pvae.chunked import ChunkedModel, CompiledModel
+from pvae.chunked import ChunkedModel, fastest
 from pvae.errors import PvaeError
 from pvae.memory import Chunks, bytes_per_row, check_memory, keep_freed_memory
 from pvae.pair import OwnParameters, Program, evaluating, latent_sites, observed_sites
@@ -120,22 +120,43 @@ class Sampler:
         self._entered.__exit__(*error)
 
     @contextlib.contextmanager
-    def compiling(self, size: int, num_samples: int) -> Iterator[None]:
-        """Inside this context the model's chunks run compiled, for batches of one size.
+    def tuned(
+        self, batch: tuple[Tensor, ...], num_samples: int, *, compiled: bool
+    ) -> Iterator[None]:
+        """Inside this context chunks have the size that is fastest, for batches of one size.
 
-        The last digits are others then, the same ones whatever the chunks are. Worth it for
-        millions of rows; a loop has nothing to compile.
+        A few sizes are timed on some draws; those that would change the last digits are passed
+        over. Worth it for a million rows. Compiled, whose last digits are others, the same ones
+        whatever the chunks are, for ten millions; a loop has nothing to compile.
+
+        Args:
+            batch: B data to time.
+            num_samples: Samples for each datum that are to come.
+            compiled: Whether the model's chunks run compiled.
         """
-        rows = self.chunks.rows
+        kept = self._model, self.chunks
         if self.strategy != "loop":
-            most = min(self._unit(size), num_samples)
-            self._model.compiled = CompiledModel(self.particles, size, most)
-            if self._cached_rows is not None:
-                self.chunks.rows = min(rows, max(self._cached_rows, size))
+            self._model = self._fastest(batch, num_samples, compiled)
+            self.chunks = self._model.chunks
         try:
             yield
         finally:
-            self._model.compiled, self.chunks.rows = None, rows
+            self._model, self.chunks = kept
+
+    def _fastest(self, batch: tuple[Tensor, ...], num_samples: int, compiled: bool) -> ChunkedModel:
+        size, rows = len(batch[0]), self.chunks.rows
+        most = min(self._unit(size), num_samples)
+        first = min(rows, self._cached_rows) if compiled else rows
+        sizes = (min(rows, n) for n in (first, first // 2, 2 * first if compiled else first // 4))
+        counts = [min(max(1, n // size), most) for n in sizes]
+        with torch.random.fork_rng([batch[0].device] if batch[0].is_cuda else []):
+            num = min(most, 2 * max(counts))
+            draws = self.particles.guide(batch, num)
+        models = (
+            ChunkedModel(self.particles, Chunks(count * size), most if compiled else 0)
+            for count in dict.fromkeys(counts)
+        )
+        return fastest(models, draws, batch, num)
 
     def stream(
         self,
@@ -286,8 +307,8 @@ class Sampler:
         rows = usual if memory is None else max(1, min(most, int(memory * MIB) // live))
         self.chunks = Chunks(rows)
         self._model = ChunkedModel(self.particles, self.chunks)
-        # Without handlers, small chunks cost nothing: 4 MiB for the largest site stay in the cache.
-        self._cached_rows = max(2**20 // numel, 64) if on_cpu and memory is None else None
+        # Without handlers small chunks cost nothing: 4 MiB for the largest site stay in the cache.
+        self._cached_rows = max(2**20 // numel, 64) if on_cpu else most
         # Gradients of convolutions are not the same bit for bit in chunks of another size.
         self.gradient_rows = max(1, min(most, budget // made))
         self.gradient_chunks = Chunks(self.gradient_rows)

@@ -9,24 +9,25 @@ from programs import PROGRAMS
 from small import small_pair
 
 import pvae
-from pvae.chunked import CompiledModel
+from pvae.chunked import ChunkedModel, CompiledModel, fastest
+from pvae.memory import Chunks
 from pvae.sampler import Sampler
+
+
+def _compiling(sampler, num_samples, rows=None):
+    """Has a sampler's chunks, of one size, compiled."""
+    chunks = Chunks(rows or sampler.chunks.rows)
+    sampler._model = ChunkedModel(sampler.particles, chunks, num_samples)
 
 
 def _weights(pair, batch, num_samples, rows=None, compiled=True):
     with Sampler(*pair, *batch) as sampler:
-        if rows is not None:
+        if compiled:
+            _compiling(sampler, num_samples, rows)
+        elif rows is not None:
             sampler.chunks.rows = rows
-        if not compiled:
-            draws = list(sampler.stream(batch, num_samples, seed=0))
-            return torch.cat([d.log_w for d in draws]), None
-        with sampler.compiling(len(batch[0]), num_samples):
-            if rows is not None:
-                sampler.chunks.rows = rows
-            graph = sampler._model.compiled
-            draws = list(sampler.stream(batch, num_samples, seed=0))
-        assert sampler._model.compiled is None
-        return torch.cat([d.log_w for d in draws]), graph
+        draws = list(sampler.stream(batch, num_samples, seed=0))
+        return torch.cat([d.log_w for d in draws]), sampler._model.compiled
 
 
 @pytest.mark.parametrize("name", ORACLES)
@@ -51,7 +52,7 @@ def test_programs_that_no_one_here_wrote(name, uncompiled):
     expected, _ = _weights((model, guide), batch, 30, compiled=False)
     found, graph = _weights((model, guide), batch, 30)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
-    assert len(uncompiled) == (graph is not None)
+    assert len(uncompiled) == (graph is not None and graph.why_not is None)
     pyro.clear_param_store()
 
 
@@ -59,8 +60,8 @@ def test_the_last_chunk_is_compiled_too(uncompiled):
     pair, calls = small_pair(), []
     x = pvae.data.load("digits").test.tensors()[0][:32]
     expected, _ = _weights(pair, (x,), 90, compiled=False)
-    with Sampler(*pair, x) as sampler, sampler.compiling(32, 90):
-        sampler.chunks.rows = 32 * 20
+    with Sampler(*pair, x) as sampler:
+        _compiling(sampler, 90, 32 * 20)
         hook = pair[0].decoder.register_forward_hook(lambda *_: calls.append(1))
         found = torch.cat([d.log_w for d in sampler.stream((x,), 90, seed=0)])
         hook.remove()
@@ -71,7 +72,8 @@ def test_the_last_chunk_is_compiled_too(uncompiled):
 def test_parameters_are_read_at_every_call(uncompiled):
     pair = small_pair()
     x = pvae.data.load("digits").test.tensors()[0][:32]
-    with Sampler(*pair, x) as sampler, sampler.compiling(32, 50):
+    with Sampler(*pair, x) as sampler:
+        _compiling(sampler, 50)
         first = next(sampler.stream((x,), 50, seed=0)).log_w
         pair[0].decoder.layers[-1].bias += 1.0
         again = next(sampler.stream((x,), 50, seed=0)).log_w
@@ -110,12 +112,16 @@ def test_a_graph_that_is_wrong_is_not_used(uncompiled, monkeypatch):
 def test_only_long_evaluations_compile(uncompiled, monkeypatch):
     pair = small_pair()
     x = pvae.data.load("digits").test.tensors()[0][:70]
-    options = {"num_samples": 50, "prior_samples": 0, "progress": False}
+    options = {"num_samples": 300, "prior_samples": 0, "progress": False}
     usual = pvae.evaluate(*pair, x, **options)
     assert not uncompiled
+    monkeypatch.setattr("pvae.evaluation.weights._WORTH_TUNING", 3000)
+    tuned = pvae.evaluate(*pair, x, **options)
+    assert not uncompiled
+    np.testing.assert_array_equal(tuned.log_px, usual.log_px)
     monkeypatch.setattr("pvae.evaluation.weights._WORTH_COMPILING", 3000)
     found = pvae.evaluate(*pair, x, **options)
-    assert len(uncompiled) == 1  # for 32 data; the last 6 are too few for a graph of their own
+    assert len(uncompiled) == 2  # sizes of a chunk; the last 6 data have no graph of their own
     np.testing.assert_allclose(found.log_px, usual.log_px, rtol=1e-5)
     np.testing.assert_array_equal(found.log_px[64:], usual.log_px[64:])
 
@@ -131,3 +137,50 @@ def test_the_compiler_itself_and_any_chunk(compiler):
     torch.testing.assert_close(small, expected, rtol=1e-5, atol=1e-4)
     large, _ = _weights(pair, (x,), 96, 32 * 64)
     assert torch.equal(small, large)
+
+
+class _Timed:
+    """Stands for a model in chunks of some size, which takes as long as it is told."""
+
+    compiled = None
+
+    def __init__(self, clock, seconds, value=1.0, rows_after=None):
+        self.clock, self.seconds, self.value = clock, seconds, value
+        self.chunks, self._after = Chunks(64), rows_after
+
+    def terms(self, draws, batch, num):
+        self.clock[0] += self.seconds
+        self.chunks.rows = self._after or self.chunks.rows
+        return {"x": torch.full((num, 2), self.value)}
+
+
+def _fastest(monkeypatch, *models):
+    clock = [0.0]
+    monkeypatch.setattr("time.perf_counter", lambda: clock[0])
+    models = [_Timed(clock, *args) for args in models]
+    return models.index(fastest(iter(models), None, (), 3))
+
+
+def test_the_fastest_chunks_are_chosen(monkeypatch):
+    assert _fastest(monkeypatch, (3.0,), (1.0,), (2.0,)) == 1
+
+
+def test_chunks_that_would_change_the_last_digits_are_not_chosen(monkeypatch):
+    assert _fastest(monkeypatch, (3.0,), (1.0, 1.0 + 1e-6), (2.0,)) == 2
+    assert _fastest(monkeypatch, (3.0,), (1.0, 1.0 + 1e-6), (4.0,)) == 0
+
+
+def test_no_larger_chunks_are_tried_where_memory_was_short(monkeypatch):
+    assert _fastest(monkeypatch, (3.0, 1.0, 32), (1.0,)) == 0
+
+
+def test_tuning_leaves_draws_and_chunks_as_they_were():
+    pair = small_pair()
+    x = pvae.data.load("digits").test.tensors()[0][:32]
+    with Sampler(*pair, x) as sampler:
+        before, state = sampler.chunks.rows, torch.get_rng_state()
+        with sampler.tuned((x,), 3000, compiled=False):
+            assert torch.equal(torch.get_rng_state(), state)
+            assert sampler.chunks is sampler._model.chunks
+            assert sampler.chunks.rows in (before, *(before // n // 32 * 32 for n in (1, 2, 4)))
+        assert sampler.chunks.rows == before

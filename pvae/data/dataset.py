@@ -1,5 +1,6 @@
 """A dataset's parts: values as stored, observed in minibatches or once and for all."""
 
+import contextlib
 import hashlib
 import math
 from collections.abc import Iterator, Sequence
@@ -15,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from pvae.data import storage
 from pvae.data.observation import observe
 from pvae.errors import PvaeError
+from pvae.replay import Replay, can_replay
 
 __all__ = ["Data", "Part"]
 
@@ -179,9 +181,16 @@ class Part:
         return (x, *stored[1:])
 
     def _gathered(self, batch_size: int, index: Tensor | None) -> Iterator[tuple[Tensor, ...]]:
+        observe = None
+        if index is not None and can_replay(self.device) and len(index) >= 2 * batch_size:
+            with contextlib.suppress(Exception):  # then each of its operations is launched
+                observe = Replay(
+                    lambda rows: self._observed(self._take(rows[0])), [index[:batch_size]]
+                )
         for i in range(0, len(self), batch_size):
             part = slice(i, i + batch_size) if index is None else index[i : i + batch_size]
-            yield self._observed(self._take(part))
+            whole = observe is not None and len(part) == batch_size
+            yield tuple(observe([part])) if whole else self._observed(self._take(part))
 
     def _streamed(
         self, batch_size: int, index: Tensor | None, device: torch.device

@@ -19,6 +19,7 @@ from pvae.sampler import Sampler, seed_unit
 __all__ = ["CUBO_KHAT", "from_weights"]
 
 _WEIGHTS = 2**20  # log weights held at a time: 8 MiB in double precision
+_WORTH_TUNING = 10**6  # samples times data
 _WORTH_COMPILING = 10**7  # samples times data, each of which saves a microsecond or two
 CUBO_KHAT = 0.25  # the k̂ from which w² has no variance
 
@@ -48,7 +49,7 @@ def from_weights(
     # sample at a time and wants many data. The cut depends on neither memory nor processes.
     most = max(1, _WEIGHTS // ks[-1])
     step = min(most, 256 if sampler.strategy == "loop" else 32)
-    long = len(part) * ks[-1] >= _WORTH_COMPILING
+    rows = len(part) * ks[-1]
 
     def compute(block: np.ndarray) -> dict[str, np.ndarray]:
         units = in_blocks(block, step)
@@ -56,7 +57,11 @@ def from_weights(
 
     # Of many data more are in a block, for small arrays take up more than what is in them.
     blocks = in_blocks(np.arange(len(part)), step * max(1, len(part) // 8192))
-    with sampler.compiling(step, ks[-1]) if long else contextlib.nullcontext():
+    tuned = contextlib.nullcontext()
+    if rows >= _WORTH_TUNING:
+        some = take(part, np.arange(min(step, len(part))), device)
+        tuned = sampler.tuned(some, ks[-1], compiled=rows >= _WORTH_COMPILING)
+    with tuned:
         results = _merged(work.map("log weights", blocks, compute))
     columns = {name: v for name, v in results.items() if not name.startswith("sum ")}
     for name in ("bounds", "bounds_se", "jvi_1", "jvi_2"):

@@ -1,0 +1,122 @@
+"""A function of arguments of one kind as a graph, whose inputs are what may change."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from pvae.graph import Graph
+from pvae.replay import Replay
+
+__all__ = ["Recorded", "kind_of"]
+
+
+class Recorded:
+    """A function of arguments of one kind, as a graph.
+
+    Inputs of the graph are `owned`, the tensors and floats among the arguments, and the
+    `schedules`: floats that the function reads from dicts, such as a module's attributes.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., list[Tensor]],
+        trained: list[Tensor],
+        owned: Sequence[Tensor],
+        schedules: Sequence[tuple[dict[str, Any], str]],
+        args: Any,
+        kwargs: Any,
+    ) -> None:
+        self.trained, self.uses = trained, 0
+        self._replayed: Replay | None = None
+        self._captured_with: Any = None
+        self._owned = list({id(t): t for t in owned}.values())
+        self._schedules = list(schedules)
+        numbers, leaves, spec = self._numbers(), *tree_flatten((args, kwargs))
+        leaves = [self._as_tensor(leaf) for leaf in leaves]
+
+        def call() -> list[Tensor]:
+            before = [holder[key] for holder, key in self._schedules]
+            try:
+                self._set(numbers)
+                args, kwargs = tree_unflatten(leaves, spec)
+                return function(*args, **kwargs)
+            finally:
+                self._set(before)
+
+        self._graph = Graph(call, [*self._owned, *numbers, *_different(leaves)])
+
+    def __call__(self, args: Any, kwargs: Any) -> list[Tensor]:
+        self.uses += 1
+        return self.run(self._inputs(args, kwargs))
+
+    def run(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        """Runs the graph: the loss, the norm, and the gradients."""
+        return self._graph([*self._owned, *inputs])
+
+    def replay(
+        self,
+        step: Callable[[Sequence[Tensor]], list[Tensor]],
+        changes: Callable[[], Sequence[Tensor]],
+        constants: Any,
+        args: Any,
+        kwargs: Any,
+    ) -> list[Tensor]:
+        """Replays a step that begins with `run`, and captures it first where it must."""
+        inputs = self._inputs(args, kwargs)
+        constants = constants, [t.data_ptr() for t in self._owned]
+        if self._replayed is None or self._captured_with != constants:
+            self._replayed = Replay(step, inputs, [*self._owned, *changes()])
+            self._captured_with = constants
+        self.uses += 1
+        return self._replayed(inputs)
+
+    def _inputs(self, args: Any, kwargs: Any) -> list[Tensor]:
+        leaves = [self._as_tensor(leaf) for leaf in tree_flatten((args, kwargs))[0]]
+        return [*self._numbers(), *_different(leaves)]
+
+    def _numbers(self) -> list[Tensor]:
+        return [self._as_tensor(float(holder[key])) for holder, key in self._schedules]
+
+    def _as_tensor(self, leaf: Any) -> Any:
+        # A tensor without dimensions counts as a number where types are promoted. On a GPU it is
+        # there, where a CUDA graph can read it.
+        if type(leaf) is not float:
+            return leaf
+        return torch.tensor(leaf, dtype=torch.float64, device=self.trained[0].device)
+
+    def _set(self, values: Sequence[Any]) -> None:
+        for (holder, key), value in zip(self._schedules, values, strict=True):
+            holder[key] = value
+
+
+def _different(leaves: Sequence[Any]) -> list[Tensor]:
+    """One tensor that is two arguments is one input; `kind_of` tells such calls apart."""
+    return list({id(leaf): leaf for leaf in leaves if isinstance(leaf, Tensor)}.values())
+
+
+def kind_of(args: Any, kwargs: Any) -> tuple[Any, int]:
+    """Returns what a graph depends on in its arguments but the leading size, and that size.
+
+    Raises:
+        TypeError: If an argument is of a kind that cannot be compared.
+    """
+    leaves, spec = tree_flatten((args, kwargs))
+    parts: list[Any] = [spec]
+    size, first = 0, {}
+    for i, leaf in enumerate(leaves):
+        if isinstance(leaf, Tensor):
+            if leaf.ndim and not first:
+                size = len(leaf)
+            same, layout = first.setdefault(id(leaf), i), (leaf.dtype, leaf.device, leaf.stride())
+            batch = leaf.ndim and len(leaf) == size
+            parts.append((same, layout, batch, leaf.shape[1:] if batch else leaf.shape))
+        elif type(leaf) is float:
+            parts.append(float)
+        elif isinstance(leaf, bool | int | str | None):
+            parts.append((type(leaf), leaf))
+        else:
+            raise TypeError(f"an argument is a {type(leaf).__name__}, no tensor, number or string")
+    return tuple(parts), size

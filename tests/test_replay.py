@@ -1,0 +1,184 @@
+"""Whole steps as one CUDA graph, with a stand-in for CUDA that runs the function again."""
+
+import pyro
+import pytest
+import torch
+from pyro.infer import Trace_ELBO
+from test_compiled import X, _pair, same_state, state_of
+
+import pvae
+import pvae.compiled as compiled
+from pvae import SVI, PvaeError
+from pvae.replay import Replay
+
+
+@pytest.fixture
+def captures(monkeypatch, uncompiled):
+    """Takes the way of a GPU on the CPU; returns how often each capture was replayed."""
+    counts = []
+
+    def capture(run):
+        outputs, number = run(), len(counts)
+        counts.append(0)
+
+        def replay():
+            counts[number] += 1
+            for mine, new in zip(outputs, run(), strict=True):
+                mine.copy_(new)
+
+        return replay, outputs
+
+    monkeypatch.setattr("pvae.replay._capture", capture)
+    for place in ("pvae.compiled", "pvae.chunked", "pvae.data.dataset"):
+        monkeypatch.setattr(f"{place}.can_replay", lambda device: True)
+    monkeypatch.setattr("pvae.svi._on_gpu", lambda loss: isinstance(loss, torch.Tensor))
+    return counts
+
+
+def _agree(captures, before=lambda i, svi: None, steps=12, optim=torch.optim.Adam, **options):
+    found = []
+    for mode in ("eager", "compiled"):
+        pair = _pair()
+        svi = SVI(*pair, optim, Trace_ELBO(), mode=mode, **options)
+        torch.manual_seed(1)
+        losses = []
+        for i in range(steps):
+            before(i, svi)
+            losses.append(svi.step(X))
+        found.append((losses, state_of(pair)))
+    (eager, ours), (replayed, theirs) = found
+    assert replayed == pytest.approx(eager, rel=1e-7)  # a rate on the device is float32
+    for name, value in ours.items():
+        torch.testing.assert_close(theirs[name], value, rtol=1e-6, atol=1e-8)
+    assert svi.compiled
+    return svi
+
+
+def test_replayed_steps_are_eager_ones(captures):
+    _agree(captures)
+    assert captures == [1 + 11]  # the comparison; and all steps but the first, which is checked
+
+
+def test_a_schedule_is_sent_to_the_device(captures):
+    def before(i, svi):
+        svi.optim.set_lr(1 / (1 + i))
+        svi.kl_weight = 0.1 * (i + 1)
+
+    svi = _agree(captures, before)
+    assert len(captures) == 1
+    assert type(svi.optim.groups[0]["lr"]) is float
+    assert not svi.optim.groups[0]["capturable"]
+
+
+def test_what_is_constant_in_a_capture_is_captured_anew(captures):
+    def before(i, svi):
+        if i == 4:
+            svi.clip_norm = 0.01
+        if i == 8:
+            svi.optim.groups[0]["weight_decay"] = 0.1
+
+    _agree(captures, before)
+    assert captures == [1 + 3, 1 + 4, 1 + 4]
+
+
+def test_a_restored_optimiser_is_captured_anew(captures):
+    def before(i, svi):
+        if i == 5:
+            svi.optim.load_state_dict(svi.optim.state_dict())
+
+    _agree(captures, before)
+    assert len(captures) == 2
+
+
+def test_optimisers_that_cannot_be_captured(captures):
+    _agree(captures, optim=torch.optim.RMSprop)
+    assert captures == []
+    _agree(captures, optim=pyro.optim.Adam({"lr": 1e-3}))
+    assert captures == []
+
+
+def test_what_is_not_finite_is_masked_and_found_later(captures):
+    pair = _pair()
+    svi = SVI(*pair, torch.optim.Adam, Trace_ELBO(), mode="compiled")
+    torch.manual_seed(1)
+    for _ in range(3):
+        svi.step(X)
+    before = {name: value.clone() for name, value in state_of(pair).items()}
+    for batch in (X * torch.nan, X, X):
+        svi.update(batch)
+    assert same_state(state_of(pair), before)
+    with pytest.raises(PvaeError, match="The loss is nan") as caught:
+        svi.settle()
+    assert caught.value.steps_ago == 2
+    svi.step(X)
+    assert not same_state(state_of(pair), before)
+    assert len(captures) == 1
+
+
+def test_a_replay_that_is_wrong_is_not_used(captures, monkeypatch):
+    def wrong(run):
+        outputs = run()
+        return lambda: outputs[0].mul_(1.1), outputs
+
+    monkeypatch.setattr("pvae.replay._capture", wrong)
+    with pytest.warns(UserWarning, match="no CUDA graph: replayed as a CUDA graph, it gives"):
+        _agree(captures)
+
+
+def test_a_step_that_cannot_be_captured_runs_compiled(captures, monkeypatch):
+    def fail(run):
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr("pvae.replay._capture", fail)
+    with pytest.warns(UserWarning, match="no CUDA graph: RuntimeError: operation not"):
+        _agree(captures)
+
+
+def test_it_is_compared_with_eager_steps_all_the_same(captures, monkeypatch):
+    monkeypatch.setattr(compiled, "CHECKED_EVERY", 4)
+    _agree(captures)
+    assert captures == [1 + 9]  # of twelve steps three are checked
+
+
+def test_a_replay_changes_nothing_when_it_is_made(monkeypatch):
+    state = torch.zeros(())
+    noise = torch.get_rng_state()
+
+    def capture(run):
+        raise RuntimeError
+
+    def function(inputs):
+        return [state.add_(inputs[0].sum() + torch.rand(()))]
+
+    monkeypatch.setattr("pvae.replay._capture", capture)
+    with pytest.raises(RuntimeError):
+        Replay(function, [torch.ones(3)], [state])
+    assert state == 0
+    assert torch.equal(noise, torch.get_rng_state())
+
+
+def test_fit_gathers_and_observes_in_a_graph_of_its_own(captures):
+    digits = pvae.data.load("digits")
+    found = []
+    for mode in ("eager", "compiled"):
+        torch.manual_seed(0)
+        pair = pvae.models.VAE((1, 8, 8), 4), pvae.guides.MeanField((1, 8, 8), 4)
+        options = {"epochs": 2, "batch_size": 200, "mode": mode, "progress": False}
+        found.append(pvae.fit(*pair, digits, **options).history)
+    for ours, theirs in zip(*found, strict=True):
+        assert theirs["elbo"] == pytest.approx(ours["elbo"], rel=1e-5)
+    # Each epoch of both runs captures the gathering of minibatches, and one run its steps.
+    assert len(captures) == 2 * 2 + 1
+
+
+def test_evaluation_replays_its_chunks(captures, monkeypatch):
+    pair = pvae.models.VAE((1, 8, 8), 4), pvae.guides.MeanField((1, 8, 8), 4)
+    x = pvae.data.load("digits").test.tensors()[0][:64]
+    options = {"num_samples": 300, "prior_samples": 0, "progress": False}
+    usual = pvae.evaluate(*pair, x, **options)
+    assert not captures
+    for name in ("_WORTH_TUNING", "_WORTH_COMPILING"):
+        monkeypatch.setattr(f"pvae.evaluation.weights.{name}", 3000)
+    found = pvae.evaluate(*pair, x, **options)
+    assert captures
+    assert found.log_px == pytest.approx(usual.log_px, rel=1e-5)
