@@ -58,19 +58,35 @@ def choose_elbo(
         num_particles: L, the number of samples of :math:`z \sim q(z|x)` in each step.
 
     Raises:
-        PvaeError: If the name is unknown or num_particles is below one.
+        PvaeError: If the name is unknown, num_particles is below one, or not that of an ELBO, or
+            if it is 1 for an objective that weighs particles.
     """
-    if isinstance(loss, ELBO):
-        return loss
     if num_particles < 1:
         raise PvaeError(f"num_particles={num_particles}: at least one sample of z is needed.")
+    if isinstance(loss, ELBO):
+        if num_particles not in (1, loss.num_particles):
+            raise PvaeError(
+                f"num_particles={num_particles}, and the loss is a {type(loss).__name__} with "
+                f"num_particles={loss.num_particles}: give the number to the loss alone."
+            )
+        return _with_particles(loss)
     if loss == "auto":
         if structure.enumerated:
             return TraceEnum_ELBO(num_particles, max_plate_nesting=structure.max_plate_nesting)
         loss = "TraceMeanField_ELBO" if _mean_field(structure) else "Trace_ELBO"
     if loss not in _ELBOS:
         raise PvaeError(f"loss={loss!r} is not known. {nearest(str(loss), ['auto', *_ELBOS])}")
-    return _ELBOS[loss](num_particles)
+    return _with_particles(_ELBOS[loss](num_particles))
+
+
+def _with_particles(loss: ELBO) -> ELBO:
+    if isinstance(loss, IWAE_ELBO | DReG_ELBO) and loss.num_particles == 1:
+        raise PvaeError(
+            f"{type(loss).__name__} weighs several samples of z against each other, and with "
+            "num_particles=1 there is one: it would be the ELBO. Give it num_particles=5 or more, "
+            "or take loss='auto'."
+        )
+    return loss
 
 
 def _mean_field(structure: Structure) -> bool:

@@ -59,6 +59,7 @@ def parse(command: str, argv: list[str]) -> tuple[dict[str, Any], argparse.Names
     config["data"] = {"source": source} | found.pop("data", {})
     config |= {key: value for key, value in found.items() if key not in PLACES}
     _share_lr(config, base.get("optim"), rest)
+    _share_particles(config, base.get("loss"), rest)
     return config, early
 
 
@@ -160,6 +161,22 @@ def _share_lr(config: dict[str, Any], stored: Any, rest: list[str]) -> None:
         return
     if isinstance(config["optim"], dict) and "lr" in config["optim"].get("init_args", {}):
         config["optim"]["init_args"]["lr"] = config["lr"]
+
+
+def _share_particles(config: dict[str, Any], stored: Any, rest: list[str]) -> None:
+    """--num_particles is also the number of a named objective, whose class has its own default."""
+    options = {argument.partition("=")[0] for argument in rest}
+    init_args = config["loss"].get("init_args", {}) if isinstance(config["loss"], dict) else {}
+    if "num_particles" not in init_args:
+        return
+    own = options & {"--loss.num_particles", "--loss.init_args.num_particles"}
+    own |= {*(stored.get("init_args") or {} if isinstance(stored, dict) else {})} & {
+        "num_particles"
+    }
+    if own and "--num_particles" not in options:
+        config["num_particles"] = init_args["num_particles"]
+    else:
+        init_args["num_particles"] = config["num_particles"]
 
 
 def _drop_replaced(base: dict[str, Any], rest: list[str]) -> None:

@@ -13,6 +13,7 @@ import pvae
 import pvae.evaluation
 from pvae import options
 from pvae.cli import RUN_FILES, main
+from pvae.objectives import IWAE_ELBO
 
 SMALL = ["--model.hidden_dims", "[16]", "--guide.hidden_dims", "[16]", "--model.latent_dim", "3"]
 QUICK = ["--epochs", "2", "--num_samples", "20", "--progress", "false"]
@@ -238,6 +239,50 @@ def test_lr_is_the_named_optimisers_too(argv, lr, here):
     assert parsed("--config", "again.yaml", "--lr", "0.5")["optim"]["init_args"]["lr"] == 0.5
     other = parsed("--config", "again.yaml", "--optim", "SGD")["optim"]["init_args"]
     assert other["weight_decay"] == 0, "a newly named optimiser begins with its own defaults"
+
+
+@pytest.mark.parametrize(
+    ("argv", "num"),
+    [
+        (["--loss", "IWAE_ELBO", "--num_particles", "50"], 50),
+        (["--num_particles=50", "--loss=DReG_ELBO"], 50),
+        (["--loss", "IWAE_ELBO", "--loss.num_particles", "5"], 5),
+        (["--loss", "IWAE_ELBO"], 1),
+    ],
+)
+def test_num_particles_is_the_named_objectives_too(argv, num, here):
+    config = parsed(*argv)
+    assert config["loss"]["init_args"]["num_particles"] == config["num_particles"] == num
+    (here / "again.yaml").write_text(yaml.safe_dump(config))
+    assert parsed("--config", "again.yaml") == config
+    assert parsed("--config", "again.yaml", "--num_particles", "7")["num_particles"] == 7
+    del config["num_particles"]
+    (here / "again.yaml").write_text(yaml.safe_dump(config))
+    assert parsed("--config", "again.yaml")["num_particles"] == num
+
+
+def test_objectives_have_options(here):
+    config = parsed("--loss", "Beta_ELBO", "--loss.beta", "4", "--num_particles", "2")
+    assert config["loss"]["init_args"] == {"beta": 4.0, "num_particles": 2, "plate": None}
+    (here / "again.yaml").write_text(yaml.safe_dump(config))
+    assert parsed("--config", "again.yaml") == config
+    with pytest.raises(options.UsageError, match="'bta' is not accepted"):
+        parsed("--loss", "Beta_ELBO", "--loss.bta", "4")
+
+
+def test_an_objective_of_the_shell_trains_with_its_particles(here, monkeypatch, capsys):
+    seen, loss = [], IWAE_ELBO.loss_and_grads
+
+    def spy(self, *args):
+        seen.append(self.num_particles)
+        return loss(self, *args)
+
+    monkeypatch.setattr(IWAE_ELBO, "loss_and_grads", spy)
+    argv = ["--loss", "IWAE_ELBO", "--num_particles", "3", "--epochs", "1", "--out", "run"]
+    assert main(["train", *argv, "--progress", "false"]) == 0
+    assert set(seen) == {3}
+    assert main(["train", "--loss", "IWAE_ELBO", "--epochs", "1", "--out", "other"]) == 1
+    assert "with num_particles=1 there is one" in capsys.readouterr().err
 
 
 def test_a_network_is_given_as_a_class_path():

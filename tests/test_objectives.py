@@ -8,6 +8,7 @@ import pytest
 import torch
 from programs import linear_gaussian
 from pyro.infer import Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO
+from small import small_pair
 
 from pvae import SVI, PvaeError, check, log_weights
 from pvae.objectives import (
@@ -230,3 +231,13 @@ def test_training_by_each_objective_raises_its_bound(kind):
         losses = [svi.step(x) for _ in range(60)]
         assert losses[-1] < 0.7 * losses[0], type(objective).__name__
         assert pyro.param("scale").item() != 0.5
+
+
+def test_a_number_of_particles_is_said_once():
+    structure = check(*small_pair(), torch.zeros(4, 1, 8, 8))
+    with pytest.raises(PvaeError, match="num_particles=5, and the loss is a Beta_ELBO with num_p"):
+        choose_elbo(Beta_ELBO(2), structure, 5)
+    assert choose_elbo(Beta_ELBO(2), structure).num_particles == 2
+    for loss in ("IWAE_ELBO", DReG_ELBO()):
+        with pytest.raises(PvaeError, match=r"weighs several samples .* num_particles=5 or more"):
+            choose_elbo(loss, structure)
