@@ -44,8 +44,10 @@ def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
 
 
-def write(kind: str, text: str, device: torch.device, data: Data, packages: list[str]) -> None:
+def write(kind: str, text: str, device: torch.device, data: Data, packages: list[str]) -> Path:
     """Writes a benchmark's text to its results, with the machine and the command below it.
+
+    Returns the file.
 
     Args:
         kind: The script's name, which its results begin with.
@@ -67,11 +69,13 @@ def write(kind: str, text: str, device: torch.device, data: Data, packages: list
     slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
     if device.type == "cpu":
         slug = f"cpu-{slug}-{threads}-threads"
-    slug += "" if data.name == "mnist" else "-synthetic"
+    slug += "" if data.name == "mnist" else f"-{data.name}"
     folder = Path(__file__).parent / "results"
     folder.mkdir(exist_ok=True)
-    (folder / f"{kind}-{slug}.md").write_text(text)
-    print(f"\n{text}\nwritten to benchmarks/results/{kind}-{slug}.md")
+    path = folder / f"{kind}-{slug}.md"
+    path.write_text(text)
+    print(f"\n{text}\nwritten to benchmarks/results/{path.name}")
+    return path
 
 
 def _processor() -> str:

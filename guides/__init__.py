@@ -1,5 +1,31 @@
 """Pyro guides q(z|x), one file a family; imported as `pvae.guides`."""
 
+from pvae.guides.bottom_up import BottomUp
+from pvae.guides.code import Code, ContractiveCode, DenoisingCode
+from pvae.guides.flows import IAF, SplineFlow
+from pvae.guides.gaussian import FullCovariance, LowRank
+from pvae.guides.ladder import Ladder
+from pvae.guides.linear import LinearGaussian
 from pvae.guides.mean_field import MeanField
+from pvae.guides.mixture import MixtureOfGaussians
+from pvae.guides.responsibilities import Responsibilities
+from pvae.guides.semi_amortised import SemiAmortised
+from pvae.guides.shared_encoder import SharedEncoder
 
-__all__ = ["MeanField"]
+__all__ = [
+    "IAF",
+    "BottomUp",
+    "Code",
+    "ContractiveCode",
+    "DenoisingCode",
+    "FullCovariance",
+    "Ladder",
+    "LinearGaussian",
+    "LowRank",
+    "MeanField",
+    "MixtureOfGaussians",
+    "Responsibilities",
+    "SemiAmortised",
+    "SharedEncoder",
+    "SplineFlow",
+]

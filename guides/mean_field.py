@@ -26,11 +26,15 @@ class MeanField(PyroModule):
         network: `"dense"`, one hidden layer by default, or `"conv"`, strided convolutions.
         hidden_dims: Widths of the dense encoder's hidden layers.
         channels: Channels of the convolutional encoder, from the image to the code.
+        activation: Nonlinearity of the dense encoder.
         encoder: A network [..., *event_shape] to [..., 2, Z] in place of the built-in one
             (location, then scale before softplus).
 
     Shape:
         `guide(x)` takes x [B, *event_shape] and returns z [B, Z].
+
+    Raises:
+        PvaeError: If the network is not one of the above, or a size is not positive.
 
     Source: Kingma & Welling 2014, *Auto-Encoding Variational Bayes*.
 
@@ -49,11 +53,14 @@ class MeanField(PyroModule):
         network: Literal["dense", "conv"] = "dense",
         hidden_dims: Sequence[int] = (400,),
         channels: Sequence[int] = (32, 64),
+        activation: Literal["relu", "tanh"] = "relu",
         encoder: nn.Module | None = None,
     ) -> None:
         super().__init__()
+        if latent_dim < 1:
+            raise PvaeError(f"latent_dim={latent_dim}: it must be at least 1.")
         if encoder is None and network == "dense":
-            encoder = MLP(event_shape, (2, latent_dim), hidden_dims)
+            encoder = MLP(event_shape, (2, latent_dim), hidden_dims, activation)
         elif encoder is None and network == "conv":
             encoder = ConvEncoder(event_shape, (2, latent_dim), channels)
         elif encoder is None:

@@ -1,5 +1,22 @@
 """Pyro models p(z) p(x|z), one file a family; imported as `pvae.models`."""
 
+from pvae.models.autoencoder import Autoencoder, SparseAutoencoder
+from pvae.models.flow_prior import FlowPriorVAE
+from pvae.models.gaussian_mixture import GaussianMixture
+from pvae.models.hierarchical import HierarchicalVAE
+from pvae.models.linear import PPCA
+from pvae.models.mixture_prior import MixturePriorVAE
 from pvae.models.vae import VAE
+from pvae.models.vamp_prior import VampPriorVAE
 
-__all__ = ["VAE"]
+__all__ = [
+    "PPCA",
+    "VAE",
+    "Autoencoder",
+    "FlowPriorVAE",
+    "GaussianMixture",
+    "HierarchicalVAE",
+    "MixturePriorVAE",
+    "SparseAutoencoder",
+    "VampPriorVAE",
+]

@@ -10,6 +10,7 @@ from pyro.poutine import Trace
 from torch import Tensor
 from torch.distributions.constraints import Constraint
 
+from pvae.distributions import Levels
 from pvae.errors import PvaeError
 from pvae.pair import (
     OwnParameters,
@@ -242,6 +243,16 @@ def _check_support(
         again = sites_again()
     if name in again and not _same_bounds(support, again[name]["fn"].support):
         return None  # the latents decide: what lies outside has a weight of zero
+    each = support
+    while hasattr(each, "base_constraint"):
+        each = each.base_constraint
+    if isinstance(each, Levels):
+        raise PvaeError(
+            f"Site {name!r}: {_kind(site)} with {each}, and observed values such as "
+            f"{float(value[~each.check(value)][0]):g}, between {low:g} and {high:g}. Give it the "
+            "number of levels that the data have (256 in 8-bit images, 17 in digits), and load "
+            "them as they are, with observation='grey'."
+        )
     raise PvaeError(
         f"Site {name!r}: observed values between {low:g} and {high:g} lie outside the support "
         f"({_named(support)}) of {_kind(site)}. Rescale or binarise the data, or choose a "

@@ -3,13 +3,16 @@
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from pvae.errors import PvaeError
 
-__all__ = ["MLP", "ConvDecoder", "ConvEncoder"]
+__all__ = ["MLP", "ConvDecoder", "ConvEncoder", "make_encoder"]
+
+_ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh}
 
 
 class MLP(nn.Module):
@@ -22,10 +25,13 @@ class MLP(nn.Module):
         in_shape: Event shape of the input.
         out_shape: Event shape of the output.
         hidden_dims: Widths of the hidden layers.
-        activation: Makes the nonlinearity after each hidden layer.
+        activation: `"relu"`, `"tanh"`, or what makes the nonlinearity after each hidden layer.
 
     Shape:
         [..., *in_shape] to [..., *out_shape].
+
+    Raises:
+        PvaeError: If a size is not positive, or no activation has this name.
 
     Example:
         >>> import torch
@@ -38,11 +44,21 @@ class MLP(nn.Module):
         in_shape: Sequence[int],
         out_shape: Sequence[int],
         hidden_dims: Sequence[int] = (400,),
-        activation: Callable[[], nn.Module] = nn.ReLU,
+        activation: Literal["relu", "tanh"] | Callable[[], nn.Module] = "relu",
     ) -> None:
         super().__init__()
+        if isinstance(activation, str):
+            if activation not in _ACTIVATIONS:
+                raise PvaeError(f"activation={activation!r}: known are {', '.join(_ACTIVATIONS)}.")
+            activation = _ACTIVATIONS[activation]
         self.in_shape, self.out_shape = tuple(in_shape), tuple(out_shape)
         sizes = [math.prod(in_shape), *hidden_dims, math.prod(out_shape)]
+        if min(sizes) < 1:
+            raise PvaeError(
+                f"A dense network from {self.in_shape} to {self.out_shape} with "
+                f"hidden_dims={tuple(hidden_dims)} has a layer without units: every size must be "
+                "at least 1."
+            )
         layers: list[nn.Module] = []
         for before, after in itertools.pairwise(sizes):
             layers += [nn.Linear(before, after), activation()]
@@ -143,6 +159,42 @@ class ConvDecoder(nn.Module):
         batch = _batch_shape(z, self.in_shape)
         y = self.layers(z.reshape(-1, math.prod(self.in_shape)))
         return y.reshape(*batch, *self.out_shape)
+
+
+def make_encoder(
+    in_shape: Sequence[int],
+    out_shape: Sequence[int],
+    network: Literal["dense", "conv"] = "dense",
+    hidden_dims: Sequence[int] = (400,),
+    channels: Sequence[int] = (32, 64),
+    activation: Literal["relu", "tanh"] = "relu",
+) -> nn.Module:
+    """Makes one of the built-in encoders, as guides have them.
+
+    Args:
+        in_shape: Shape of one datum, (C, H, W) or (D,).
+        out_shape: Event shape of the output.
+        network: `"dense"`, one hidden layer by default, or `"conv"`, strided convolutions.
+        hidden_dims: Widths of the dense network's hidden layers.
+        channels: Channels of the convolutions, from the image to the code.
+        activation: Nonlinearity of the dense network.
+
+    Returns:
+        A network from [..., *in_shape] to [..., *out_shape].
+
+    Raises:
+        PvaeError: If the network is not one of these, or a size does not fit.
+
+    Example:
+        >>> import torch
+        >>> make_encoder((1, 8, 8), (2, 20), "conv")(torch.zeros(5, 1, 8, 8)).shape
+        torch.Size([5, 2, 20])
+    """
+    if network == "dense":
+        return MLP(in_shape, out_shape, hidden_dims, activation)
+    if network == "conv":
+        return ConvEncoder(in_shape, out_shape, channels)
+    raise PvaeError(f"network={network!r}: known are dense, conv.")
 
 
 def _batch_shape(x: Tensor, event_shape: tuple[int, ...]) -> torch.Size:

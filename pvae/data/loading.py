@@ -35,7 +35,8 @@ def load(
     - "dynamic": Bernoulli(p), drawn anew for each training minibatch;
     - "fixed": Bernoulli(p), drawn once, for training too;
     - "threshold": 1 where p > 0.5, else 0;
-    - "grey": p itself;
+    - "grey": p itself, for integers one of the levels k / (levels − 1), as discretised likelihoods
+      take them;
     - "dequantize": (raw + u) / levels, u uniform on [0, 1), anew for each training minibatch.
 
     Validation and test are always drawn once, from `seed`, on the CPU; the test part depends

@@ -16,8 +16,9 @@ from pvae.errors import PvaeError
 from pvae.evaluation.work import fingerprint
 from pvae.pair import modules
 from pvae.sampler import Sampler, seed_unit
+from pvae.structure import Structure
 
-__all__ = ["check_counts", "describe", "fingerprint_of"]
+__all__ = ["check_counts", "describe", "discretised", "fingerprint_of"]
 
 _BOUNDS = (1, 5, 50, 500, 5000)
 
@@ -54,14 +55,25 @@ def _integer(name: str, value: Any) -> int:
 
 
 def describe(data: Any, part: Part | Tensors) -> dict[str, Any]:
-    """Says which data these are, and what turns their log p(x) into bits."""
+    """Says which data these are."""
     described: dict[str, Any] = {"name": "tensor", "observation": "as given", "hash": part.hash}
     if isinstance(data, Data):
         described |= {"name": data.name, "observation": data.observation}
-        levels = 2 if data.observation in BINARY else data.levels
-        if data.observation in (*BINARY, "dequantize") and levels:
-            described |= {"dims": math.prod(data.event_shape), "levels": levels}
     return described
+
+
+def discretised(data: Any, structure: Structure) -> dict[str, Any]:
+    """Says what turns log p(x) into bits, where x has levels; else nothing.
+
+    Discrete x needs a discrete likelihood, dequantised x a density.
+    """
+    if not isinstance(data, Data) or len(structure.observed) != 1:
+        return {}
+    fn = structure.model_trace.nodes[structure.observed[0]]["fn"]
+    levels = 2 if data.observation in BINARY else data.levels
+    if levels is None or fn.support.is_discrete == (data.observation == "dequantize"):
+        return {}
+    return {"dims": math.prod(data.event_shape), "levels": levels}
 
 
 def fingerprint_of(sampler: Sampler, batch: tuple[Tensor, ...]) -> list[Any]:

@@ -1,5 +1,7 @@
 """The VAE model: generation, every likelihood, every network."""
 
+import math
+
 import pyro.distributions as dist
 import pytest
 import torch
@@ -9,6 +11,7 @@ from torch import nn
 
 import pvae
 from pvae import PvaeError
+from pvae.distributions import DiscretizedLogistic, MixtureOfDiscretizedLogistics
 
 LIKELIHOODS = [
     {"likelihood": "bernoulli"},
@@ -16,6 +19,10 @@ LIKELIHOODS = [
     {"likelihood": "gaussian", "scale": 0.3},
     {"likelihood": "gaussian", "scale": "learned"},
     {"likelihood": "gaussian", "scale": "network"},
+    {"likelihood": "binomial", "levels": 17},
+    {"likelihood": "discretized_logistic", "levels": 17},
+    {"likelihood": "discretized_logistic", "levels": 17, "scale": "learned"},
+    {"likelihood": "logistic_mixture", "levels": 17, "num_mixtures": 2},
 ]
 
 
@@ -28,7 +35,8 @@ def test_generates_encodes_reconstructs_and_is_bounded(shape, options, network):
     guide = pvae.guides.MeanField(shape, 3, network=network, hidden_dims=[8], channels=[4, 4])
     assert model(size=5).shape == (5, *shape)
     x = torch.rand(6, *shape)
-    x = x.round() if options["likelihood"] == "bernoulli" else x
+    levels = options.get("levels", 2 if options["likelihood"] == "bernoulli" else None)
+    x = x if levels is None else (x * (levels - 1)).round() / (levels - 1)
     assert pvae.reconstruct(model, guide, x).shape == x.shape
     assert pvae.encode(guide, x)["z"].shape == (6, 3)
     assert pvae.generate(model, 4).shape == (4, *shape)
@@ -50,6 +58,91 @@ def test_the_joint_is_what_the_docstring_says():
         dist.Normal(model.decoder(z), 0.5).log_prob(x).sum()
     )
     torch.testing.assert_close(trace.log_prob_sum(), expected)
+
+
+def test_the_discretised_likelihoods_are_those_of_pvae_distributions():
+    torch.manual_seed(0)
+    z, x = torch.randn(4, 3), torch.randint(17, (4, 2, 3, 2)) / 16
+
+    def built(likelihood, **options):
+        return VAE((2, 3, 2), 3, hidden_dims=[8], likelihood=likelihood, levels=17, **options)
+
+    model = built("binomial")
+    expected = dist.Binomial(16, logits=model.decoder(z)).log_prob(16 * x).sum((1, 2, 3))
+    torch.testing.assert_close(model.likelihood(z).log_prob(x), expected)
+
+    model = built("discretized_logistic")
+    loc, raw = model.decoder(z).unflatten(1, (2, 2)).unbind(1)
+    fn = DiscretizedLogistic(loc, nn.functional.softplus(raw) + 1e-4, 17)
+    torch.testing.assert_close(model.likelihood(z).log_prob(x), fn.log_prob(x).sum((1, 2, 3)))
+
+    model = built("discretized_logistic", scale=0.05)
+    fn = DiscretizedLogistic(model.decoder(z), torch.tensor(0.05), 17)
+    torch.testing.assert_close(model.likelihood(z).log_prob(x), fn.log_prob(x).sum((1, 2, 3)))
+
+    model = built("logistic_mixture", num_mixtures=3)
+    f = model.decoder(z).unflatten(1, (3, 6))  # a logit, 2 locations, 2 scales, 1 coefficient
+    fn = MixtureOfDiscretizedLogistics(
+        f[:, :, 0],
+        f[:, :, 1:3],
+        nn.functional.softplus(f[:, :, 3:5]) + 1e-4,
+        f[:, :, 5:].tanh(),
+        17,
+    )
+    torch.testing.assert_close(model.likelihood(z).log_prob(x), fn.log_prob(x))
+
+
+@pytest.mark.parametrize("likelihood", ["binomial", "discretized_logistic", "logistic_mixture"])
+def test_the_counts_of_digits_are_learned_in_bits_per_dimension(likelihood):
+    data = pvae.data.load("digits", observation="grey")
+    torch.manual_seed(0)
+    model = VAE(data.event_shape, 8, likelihood=likelihood, levels=data.levels, num_mixtures=2)
+    guide = pvae.guides.MeanField(data.event_shape, 8)
+    found = []
+    for epochs in (1, 6):
+        pvae.fit(model, guide, data, epochs=epochs, lr=3e-3, mode="eager", progress=False)
+        options = {"num_samples": 20, "prior_samples": 0, "progress": False}
+        result = pvae.evaluate(model, guide, data, **options)
+        found.append(result.summary()["bits_per_dim"])
+        nats = -result.log_px.mean() / 64
+        assert found[-1]["log_px"] == pytest.approx(nats / math.log(2))
+        assert f"bits/dim: {found[-1]['log_px']:.4f}" in result.table()
+    assert found[1]["log_px"] < found[0]["log_px"] - 0.3
+    assert found[1]["log_px"] < math.log2(17)  # what no model at all would need
+
+
+@pytest.mark.parametrize(
+    ("observation", "options"),
+    [
+        ("grey", {"likelihood": "continuous_bernoulli"}),
+        ("grey", {"likelihood": "gaussian"}),
+        ("grey", {"likelihood": "bernoulli"}),  # not a likelihood of grey values
+        ("threshold", {"likelihood": "gaussian"}),  # a density of values that are discrete
+    ],
+)
+def test_a_density_of_levels_has_no_bits(observation, options):
+    data = pvae.data.load("digits", observation=observation)
+    model, guide = VAE(data.event_shape, 3, **options), pvae.guides.MeanField(data.event_shape, 3)
+    result = pvae.evaluate(model, guide, data, num_samples=2, progress=False)
+    assert result.summary()["bits_per_dim"] is None
+    assert "bits/dim" not in result.table()
+
+
+def test_levels_of_others_are_refused():
+    guide = pvae.guides.MeanField((1, 8, 8), 3)
+    for levels, observation in ((256, "grey"), (17, "dequantize")):
+        x = pvae.data.load("digits", observation=observation).test.x
+        model = VAE((1, 8, 8), 3, likelihood="discretized_logistic", levels=levels)
+        with pytest.raises(PvaeError, match=rf"levels={levels}, values k / {levels - 1}.*such as"):
+            pvae.check(model, guide, x)
+
+
+def test_tanh_in_place_of_relu():
+    model = VAE((6,), 2, hidden_dims=(5, 4), activation="tanh")
+    guide = pvae.guides.MeanField((6,), 2, hidden_dims=(5, 4), activation="tanh")
+    for net in (model.decoder, guide.encoder):
+        kinds = [type(layer) for layer in net.layers]
+        assert kinds == [nn.Linear, nn.Tanh, nn.Linear, nn.Tanh, nn.Linear]
 
 
 def test_learned_scale_is_learned_and_positive():
@@ -76,6 +169,12 @@ def test_a_network_of_ones_own():
         ({"likelihood": "gaussian", "scale": "big"}, "scale='big'"),
         ({"network": "conv"}, r"not \(6,\)"),
         ({"network": "transformer"}, "network='transformer'"),
+        ({"activation": "gelu"}, "activation='gelu': known are relu, tanh"),
+        ({"latent_dim": 0}, "latent_dim=0: it must be at least 1"),
+        ({"hidden_dims": (8, 0)}, "a layer without units"),
+        ({"likelihood": "binomial", "levels": 1}, "levels=1: it must be at least 2"),
+        ({"likelihood": "logistic_mixture"}, r"needs images .* not \(6,\)"),
+        ({"likelihood": "logistic_mixture", "num_mixtures": 0}, "num_mixtures=0"),
     ],
 )
 def test_bad_arguments(options, said):

@@ -1,0 +1,223 @@
+"""Every pair of this package on the same data, for the same budget: one table, one page.
+
+    python benchmarks/gallery.py [--data digits] [--epochs 100] [--rows VAE IAF ...] [--jobs 1]
+    python benchmarks/gallery.py --data mnist --epochs 30
+
+Each row is `pvae train` and `pvae evaluate` with the options that the table shows, in a run folder
+of its own under --out; a row that is done is not done again, and one that was killed goes on. The
+table is written to benchmarks/results, and beside it a page of reconstructions and samples.
+"""
+
+import argparse
+import concurrent.futures
+import csv
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import torch
+from common import write
+
+import pvae
+from pvae.config import build_pair, read_config
+
+ROWS = {
+    "VAE": "--model VAE --guide MeanField",
+    "IWAE, k = 5": "--model VAE --guide MeanField --loss IWAE_ELBO --num_particles 5",
+    "IWAE, k = 50": "--model VAE --guide MeanField --loss IWAE_ELBO --num_particles 50"
+    " --precision bf16",
+    "DReG, k = 5": "--model VAE --guide MeanField --loss DReG_ELBO --num_particles 5",
+    "DReG, k = 50": "--model VAE --guide MeanField --loss DReG_ELBO --num_particles 50"
+    " --precision bf16",
+    "β-VAE, β = 4": "--model VAE --guide MeanField --loss Beta_ELBO --loss.beta 4",
+    "Free bits": "--model VAE --guide MeanField --loss FreeBits_ELBO --loss.free_bits 10",
+    "InfoVAE": "--model VAE --guide MeanField --loss InfoVAE_ELBO --loss.beta 0.5"
+    " --loss.mmd_weight 100",
+    "Mixture prior": "--model MixturePriorVAE --guide MeanField",
+    "VampPrior": "--model VampPriorVAE --guide SharedEncoder",
+    "Flow prior": "--model FlowPriorVAE --guide MeanField",
+    "Full covariance": "--model VAE --guide FullCovariance",
+    "Low rank": "--model VAE --guide LowRank",
+    "Mixture of Gaussians": "--model VAE --guide MixtureOfGaussians",
+    "IAF": "--model VAE --guide IAF",
+    "Spline flow": "--model VAE --guide SplineFlow",
+    "Semi-amortised": "--model VAE --guide SemiAmortised",
+    "Two layers": "--model HierarchicalVAE --guide BottomUp",
+    "Ladder": "--model HierarchicalVAE --guide Ladder",
+    "Autoencoder": "--model Autoencoder --guide Code",
+    "Sparse autoencoder": "--model SparseAutoencoder --guide Code",
+    "Denoising autoencoder": "--model Autoencoder --guide DenoisingCode",
+    "Contractive autoencoder": "--model Autoencoder --guide ContractiveCode",
+    "Gaussian": "--model VAE --guide MeanField --model.likelihood gaussian --model.scale learned"
+    " --data.observation grey",
+    "Probabilistic PCA": "--model PPCA --guide LinearGaussian --data.observation grey",
+    "Binomial": "--model VAE --guide MeanField --model.likelihood binomial"
+    " --data.observation grey",
+    "Discretised logistic": "--model VAE --guide MeanField"
+    " --model.likelihood discretized_logistic --data.observation grey",
+    "Logistic mixture": "--model VAE --guide MeanField --model.likelihood logistic_mixture"
+    " --data.observation grey",
+    "Convolutional": "--model VAE --guide MeanField --model.network conv --guide.network conv",
+}
+"""A name for each pair, and the options that make it."""
+
+
+def slug(name: str) -> str:
+    """Returns the name of a row's folder."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+def train_and_evaluate(name: str, folder: Path, options: argparse.Namespace) -> None:
+    """Does a row, or what is left of it; its output goes to a log beside its folder."""
+    run, timing = folder / slug(name), folder / f"{slug(name)}.json"
+    seconds = json.loads(timing.read_text()) if timing.exists() else {}
+    size = ["--epochs", str(options.epochs), "--batch_size", str(options.batch_size)]
+    size += ["--data", options.data, "--lr", str(options.lr)]
+    start = [*shlex.split(ROWS[name]), *size, "--out", str(run), "--overwrite"]
+    if (run / "checkpoint.pt").exists():
+        start = ["--resume", str(run)]
+    end = [str(run), "--num_samples", str(options.num_samples)]
+    end += ["--prior_samples", "0", "--surgery", "false"]
+    commands = {"train": ["train", *start], "evaluate": ["evaluate", *end]}
+    with (folder / f"{slug(name)}.log").open("a") as log:
+        for step, arguments in commands.items():
+            if step in seconds:
+                continue
+            began = time.monotonic()
+            subprocess.run(
+                [sys.executable, "-m", "pvae", *arguments], check=True, stdout=log, stderr=log
+            )
+            seconds[step] = time.monotonic() - began
+            timing.write_text(json.dumps(seconds))
+
+
+def summary(name: str, folder: Path) -> dict[str, Any]:
+    """Returns what the table says of a row."""
+    run = folder / slug(name)
+    found = json.loads((run / "evaluation.json").read_text())
+    model, guide = build_pair(read_config(run))
+    parameters = {id(p): p.numel() for side in (model, guide) for p in side.parameters()}
+    with (run / "history.csv").open() as file:
+        epochs = sum(1 for _ in csv.DictReader(file))
+    return found | {
+        "parameters": sum(parameters.values()),
+        "epochs": epochs,
+        "seconds": json.loads((folder / f"{slug(name)}.json").read_text()),
+    }
+
+
+def line(name: str, found: dict[str, Any]) -> str:
+    """Returns a row of the table."""
+    bound = found["log_px"][-1] if found["log_px"] else {"mean": None, "se": None}
+    share = found["khat"]["above_threshold"] if found["khat"] else None
+    cells = [
+        name,
+        _number(found["elbo"] and found["elbo"]["mean"]),
+        f"{_number(bound['mean'])} ± {_number(bound['se'])}" if bound["mean"] else "—",
+        "—" if share is None else f"{100 * share:.0f} %",
+        "—" if found["active_units"] is None else str(found["active_units"]),
+        f"{found['parameters'] / 1e6:.2f} M",
+        f"{found['seconds']['train']:.0f}",
+        f"{found['seconds']['evaluate']:.0f}",
+        f"`{ROWS[name]}`",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def _number(value: float | None) -> str:
+    return "—" if value is None else f"{value:.2f}".replace("-", "−")
+
+
+def table(found: dict[str, dict[str, Any]], options: argparse.Namespace) -> str:
+    """Returns the Markdown of all rows, those of one observation together."""
+    text = f"# Every pair on {options.data}: {options.epochs} epochs\n"
+    observations = dict.fromkeys(f["data"]["observation"] for f in found.values())
+    for observation in observations:
+        rows = {n: f for n, f in found.items() if f["data"]["observation"] == observation}
+        text += f"""
+## Observation: {observation}
+
+| pair | ELBO | L_{options.num_samples} ± se | k̂ too high | active units | parameters | train, s | evaluate, s | options |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- |
+"""  # noqa: E501
+        text += "\n".join(line(name, row) for name, row in rows.items()) + "\n"
+    return f"""{text}
+Test data, nats per datum; ± is the standard error over the data. A pair without a bound (a
+code that is a point) has none to show. Every pair was trained for {options.epochs} epochs of
+minibatches of {options.batch_size}, with Adam at {options.lr:g} and fit's defaults; the pair whose
+validation ELBO was best is evaluated, with {options.num_samples} samples. Seconds are wall
+time, {options.jobs} at a time, with compiling.
+
+"""
+
+
+def page(names: list[str], folder: Path, path: Path) -> None:
+    """Draws, for each pair, ten test data, their reconstructions, and ten samples."""
+    strips = {}
+    for name in names:
+        config = read_config(folder / slug(name))
+        data = pvae.data.load(config["data"].pop("source"), **config["data"])
+        (x,) = data.test.observe(slice(0, 10))
+        model, guide = pvae.load(folder / slug(name))
+        torch.manual_seed(0)
+        shown = [x, pvae.reconstruct(model, guide, x), pvae.generate(model, 10)]
+        strips[name] = torch.cat([t.reshape(10, *data.event_shape) for t in shown])
+    height = 0.5 * len(strips) + 0.6
+    figure, axes = plt.subplots(len(strips), 1, figsize=(11, height), squeeze=False)
+    for axis, (name, images) in zip(axes[:, 0], strips.items(), strict=True):
+        gap = torch.ones(*images.shape[1:-1], images.shape[-1] // 2)
+        cells = [*images[:10], gap, *images[10:20], gap, *images[20:]]
+        axis.imshow(torch.cat(cells, -1)[0], cmap="gray_r", vmin=0, vmax=1, aspect="equal")
+        axis.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8)
+        axis.set_xticks([], [])
+        axis.set_yticks([], [])
+        axis.spines[:].set_visible(False)
+    axes[0, 0].set_title("test data, their reconstructions, and samples", fontsize=10)
+    figure.tight_layout(pad=0.3)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--data", default="digits")
+    parser.add_argument("--epochs", type=int, default=100)
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--num-samples", type=int, default=500)
+    parser.add_argument("--rows", nargs="*", default=list(ROWS), choices=list(ROWS), metavar="ROW")
+    parser.add_argument("--jobs", type=int, default=1, help="rows at a time, one thread each")
+    parser.add_argument("--out", type=Path, default=Path("runs/gallery"))
+    options = parser.parse_args()
+    folder = options.out / options.data
+    folder.mkdir(parents=True, exist_ok=True)
+    if options.jobs > 1:
+        os.environ["OMP_NUM_THREADS"] = "1"
+    failed = []
+    with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
+        jobs = {pool.submit(train_and_evaluate, n, folder, options): n for n in options.rows}
+        for number, job in enumerate(concurrent.futures.as_completed(jobs), 1):
+            name = jobs[job]
+            if error := job.exception():
+                failed.append(name)
+                print(f"[{number}/{len(jobs)}] {name}: failed ({error}), see {folder}/{slug(name)}.log")
+            else:
+                print(f"[{number}/{len(jobs)}] {line(name, summary(name, folder))}", flush=True)
+    done = [name for name in options.rows if name not in failed]
+    device = pvae.environment.find_device("auto")
+    data = pvae.data.load(options.data)
+    path = write("gallery", table({n: summary(n, folder) for n in done}, options), device, data,
+                 ["torch", "pyro-ppl", "pvae"])  # fmt: skip
+    page(done, folder, path.with_suffix(".png"))
+    sys.exit(bool(failed))
+
+
+if __name__ == "__main__":
+    main()

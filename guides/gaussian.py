@@ -1,0 +1,153 @@
+"""Amortised Gaussians whose dimensions may depend on each other."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import torch
+import torch.nn.functional as F
+from pyro.nn import PyroModule
+from torch import Tensor, nn
+
+from pvae.errors import PvaeError
+from pvae.nn import make_encoder
+
+__all__ = ["FullCovariance", "LowRank"]
+
+
+class FullCovariance(PyroModule):
+    r"""A Gaussian with any covariance, read off x by one encoder.
+
+    .. math::
+        q_\phi(z \mid x) &= \mathcal N(\mu, L L^\top), \qquad
+            L = \operatorname{diag}(\sigma) (I + A) \\
+        \mu, \sigma, A &= \mathrm{encoder}_\phi(x), \qquad A_{ij} = 0 \text{ unless } i > j
+
+    With A = 0 it is the mean field. For a linear-Gaussian model it holds the posterior.
+
+    Args:
+        event_shape: Shape of one datum, (C, H, W) or (D,).
+        latent_dim: Z, the size of the code.
+        encoder: A network [..., *event_shape] to [..., Z (Z + 3) / 2] in place of the built-in
+            one: Z locations, Z scales before softplus, and A row by row.
+        **options: `network`, `hidden_dims`, `channels` and `activation` of the built-in encoder,
+            as in `MeanField`.
+
+    Shape:
+        `guide(x)` takes x [B, *event_shape] and returns z [B, Z].
+
+    Raises:
+        PvaeError: If a size is not positive, or the network is not known.
+
+    Source: Titsias & Lázaro-Gredilla 2014, *Doubly Stochastic Variational Bayes*; Rezende,
+    Mohamed & Wierstra 2014, *Stochastic Backpropagation*.
+
+    Example:
+        >>> import torch
+        >>> guide = FullCovariance((1, 28, 28), latent_dim=20)
+        >>> loc, scale_tril = guide.encode(torch.zeros(16, 1, 28, 28))
+        >>> loc.shape, scale_tril.shape
+        (torch.Size([16, 20]), torch.Size([16, 20, 20]))
+    """
+
+    def __init__(
+        self,
+        event_shape: Sequence[int],
+        latent_dim: int = 20,
+        encoder: nn.Module | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__()
+        _check_latent_dim(latent_dim)
+        self.latent_dim = latent_dim
+        outputs = (latent_dim * (latent_dim + 3) // 2,)
+        self.encoder = encoder or make_encoder(event_shape, outputs, **options)
+        below = torch.zeros(latent_dim, latent_dim, dtype=torch.long)
+        rows, columns = torch.tril_indices(latent_dim, latent_dim, -1)
+        below[rows, columns] = 1 + torch.arange(len(rows))
+        self.register_buffer("below", below, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        loc, scale_tril = self.encode(x)
+        with pyro.plate("data", len(x)):
+            return pyro.sample("z", dist.MultivariateNormal(loc, scale_tril=scale_tril))
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns μ [..., Z] and L [..., Z, Z] of q(z|x), for x [..., *event_shape]."""
+        dim, found = self.latent_dim, self.encoder(x)
+        loc, raw, below = found.split([dim, dim, found.shape[-1] - 2 * dim], -1)
+        scale = F.softplus(raw) + 1e-6
+        a = F.pad(below, (1, 0))[..., self.below]
+        return loc, scale[..., None] * a + scale.diag_embed()
+
+
+class LowRank(PyroModule):
+    r"""A Gaussian whose covariance is a diagonal and a few directions, read off x by one encoder.
+
+    .. math::
+        q_\phi(z \mid x) &= \mathcal N\left(\mu, \;
+            \operatorname{diag}(\sigma) (I + W W^\top) \operatorname{diag}(\sigma)\right) \\
+        \mu, \sigma, W &= \mathrm{encoder}_\phi(x), \qquad W \in \mathbb R^{Z \times R}
+
+    With W = 0 it is the mean field. In units of σ it can be wider than that, never narrower.
+
+    Args:
+        event_shape: Shape of one datum, (C, H, W) or (D,).
+        latent_dim: Z, the size of the code.
+        rank: R, from 1 to Z.
+        encoder: A network [..., *event_shape] to [..., 2 + R, Z] in place of the built-in one:
+            locations, scales before softplus, and the columns of W.
+        **options: `network`, `hidden_dims`, `channels` and `activation` of the built-in encoder,
+            as in `MeanField`.
+
+    Shape:
+        `guide(x)` takes x [B, *event_shape] and returns z [B, Z].
+
+    Raises:
+        PvaeError: If the rank is not between 1 and Z, or as `FullCovariance`.
+
+    Source: Ong, Nott & Smith 2018, *Gaussian variational approximation with a factor covariance
+    structure*; with rank 1, Rezende, Mohamed & Wierstra 2014, *Stochastic Backpropagation*.
+
+    Example:
+        >>> import torch
+        >>> guide = LowRank((1, 28, 28), latent_dim=20, rank=3)
+        >>> loc, scale, factor = guide.encode(torch.zeros(16, 1, 28, 28))
+        >>> loc.shape, scale.shape, factor.shape
+        (torch.Size([16, 20]), torch.Size([16, 20]), torch.Size([16, 20, 3]))
+    """
+
+    def __init__(
+        self,
+        event_shape: Sequence[int],
+        latent_dim: int = 20,
+        rank: int = 2,
+        encoder: nn.Module | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__()
+        _check_latent_dim(latent_dim)
+        if not 1 <= rank <= latent_dim:
+            raise PvaeError(
+                f"rank={rank}: from 1 to latent_dim={latent_dim}; "
+                + ("0 is pvae.guides.MeanField." if rank == 0 else "more add nothing.")
+            )
+        self.encoder = encoder or make_encoder(event_shape, (2 + rank, latent_dim), **options)
+
+    def forward(self, x: Tensor) -> Tensor:
+        loc, scale, factor = self.encode(x)
+        with pyro.plate("data", len(x)):
+            return pyro.sample("z", dist.LowRankMultivariateNormal(loc, factor, scale.square()))
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns μ, σ, each [..., Z], and diag(σ) W [..., Z, R], for x [..., *event_shape]."""
+        found = self.encoder(x)
+        loc, raw, w = found[..., 0, :], found[..., 1, :], found[..., 2:, :].transpose(-1, -2)
+        scale = F.softplus(raw) + 1e-3  # squared, and inverted together
+        return loc, scale, scale[..., None] * w
+
+
+def _check_latent_dim(latent_dim: int) -> None:
+    if latent_dim < 1:
+        raise PvaeError(f"latent_dim={latent_dim}: it must be at least 1.")

@@ -1,0 +1,54 @@
+"""The linear Gaussian guide: the exact posterior of a linear Gaussian model is one of these."""
+
+import math
+from collections.abc import Sequence
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro.nn import PyroModule, PyroParam
+from torch import Tensor, nn
+from torch.distributions import constraints
+
+from pvae.errors import PvaeError
+
+__all__ = ["LinearGaussian"]
+
+
+class LinearGaussian(PyroModule):
+    r"""A Gaussian whose mean is linear in x, and whose covariance all x share.
+
+    .. math:: q_\phi(z \mid x) = \mathcal N(V x + c, L L^\top)
+
+    With L a lower triangular matrix, so that the posterior of `pvae.models.PPCA` is among these.
+
+    Args:
+        event_shape: Shape of one datum, (C, H, W) or (D,).
+        latent_dim: Z, the size of the code.
+
+    Shape:
+        `guide(x)` takes x [B, *event_shape] and returns z [B, Z].
+
+    Raises:
+        PvaeError: If latent_dim is below one.
+
+    Source: Tipping & Bishop 1999, *Probabilistic Principal Component Analysis*, section 3.
+
+    Example:
+        >>> guide = LinearGaussian((1, 28, 28), latent_dim=20)
+        >>> guide(torch.zeros(16, 1, 28, 28)).shape
+        torch.Size([16, 20])
+    """
+
+    def __init__(self, event_shape: Sequence[int], latent_dim: int = 20) -> None:
+        super().__init__()
+        if latent_dim < 1:
+            raise PvaeError(f"latent_dim={latent_dim}: a code has at least one dimension.")
+        self.event_shape, self.latent_dim = tuple(event_shape), latent_dim
+        self.mean = nn.Linear(math.prod(self.event_shape), latent_dim)
+        self.scale_tril = PyroParam(torch.eye(latent_dim), constraints.lower_cholesky)
+
+    def forward(self, x: Tensor) -> Tensor:
+        loc = self.mean(x.flatten(x.ndim - len(self.event_shape)))
+        with pyro.plate("data", len(x)):
+            return pyro.sample("z", dist.MultivariateNormal(loc, scale_tril=self.scale_tril))

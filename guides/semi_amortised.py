@@ -1,0 +1,145 @@
+"""Semi-amortised inference: an encoder's output, refined for each datum by gradient steps."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import torch
+import torch.nn.functional as F
+from pyro import poutine
+from pyro.nn import PyroModule
+from pyro.poutine.util import prune_subsample_sites
+from torch import Tensor, nn
+
+from pvae.errors import PvaeError
+from pvae.nn import make_encoder
+
+__all__ = ["SemiAmortised"]
+
+
+class SemiAmortised(PyroModule):
+    r"""The mean field, moved by a few steps of gradient ascent on each datum's own ELBO.
+
+    .. math::
+        \mu_0, \sigma_0 &= \mathrm{encoder}_\phi(x), \qquad
+            q_\lambda = \mathcal N(\mu_0 + \sigma_0 a, \; \operatorname{diag} \sigma_0^2 e^{2 b}),
+            \qquad \lambda = (a, b) \\
+        \lambda_0 &= 0, \qquad
+            \lambda_{t+1} = \lambda_t + \tanh \left( \eta \, \nabla_\lambda
+            E_{q_\lambda}[\log p_\theta(x, z) - \log q_\lambda(z)] \big|_{\lambda_t} \right) \\
+        q(z \mid x) &= q_{\lambda_T}(z)
+
+    In these units, of the encoder's own scale, one step size fits posteriors wide and narrow,
+    and the tanh lets no step go further than one unit, where an untrained model is steep. The
+    expectation is taken at two points, :math:`\mu \pm \sigma \odot \varepsilon`, whose signs
+    :math:`\varepsilon` were drawn once for each step, when the guide was made: q(z|x) is a function
+    of x, the same at every call. (The refinement may be as rough as it likes: the ELBO of the q
+    that it ends at is taken with fresh draws, and is a bound.) Each datum's steps depend on that
+    datum only.
+
+    In training the gradient flows through the steps, into encoder and model, with the second
+    derivatives that this takes, as in the paper; without gradients (in evaluation) only the
+    steps' own are computed. The refinement ascends the plain ELBO, whatever objective trains
+    the pair.
+
+    Args:
+        model: The model of the pair, whose latent site is z.
+        event_shape: Shape of one datum, (C, H, W) or (D,).
+        latent_dim: Z, the size of the code.
+        num_steps: T; each costs two passes of the model for each datum, forward and backward.
+        step_size: η.
+        encoder: A network [..., *event_shape] to [..., 2, Z] in place of the built-in one
+            (location, then scale before softplus).
+        **options: `network`, `hidden_dims`, `channels` and `activation` of the built-in encoder,
+            as in `MeanField`.
+
+    Shape:
+        `guide(x)` takes x [B, *event_shape] and returns z [B, Z].
+
+    Raises:
+        PvaeError: If there is no step, the step size or a size is not positive, or the network
+            is not known; when called, if the model's latent sites are not z alone.
+
+    Source: Kim, Wiseman, Miller, Sontag & Rush 2018, *Semi-Amortized Variational Autoencoders*.
+
+    Example:
+        >>> import torch
+        >>> from pvae.models import VAE
+        >>> guide = SemiAmortised(VAE((1, 8, 8), latent_dim=4), (1, 8, 8), latent_dim=4)
+        >>> guide(torch.zeros(16, 1, 8, 8)).shape
+        torch.Size([16, 4])
+    """
+
+    def __init__(
+        self,
+        model: PyroModule,
+        event_shape: Sequence[int],
+        latent_dim: int = 20,
+        num_steps: int = 5,
+        step_size: float = 0.2,
+        encoder: nn.Module | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__()
+        for name, value in (("latent_dim", latent_dim), ("num_steps", num_steps)):
+            if value < 1:
+                raise PvaeError(f"{name}={value}: it must be at least 1.")
+        if not step_size > 0:
+            raise PvaeError(f"step_size={step_size}: a positive number.")
+        # A reference, not a submodule: the parameters are the model's.
+        self.__dict__["model"] = model
+        self.step_size = step_size
+        self.encoder = encoder or make_encoder(event_shape, (2, latent_dim), **options)
+        # Signs and not Normals: their squares are 1, as they should be on average.
+        signs = 2.0 * torch.randint(2, (num_steps, 1, 1, latent_dim)) - 1
+        self.register_buffer("signs", torch.cat([signs, -signs], 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        loc, scale = self.encode(x)
+        with pyro.plate("data", len(x)):
+            return pyro.sample("z", dist.Normal(loc, scale).to_event(1))
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns location and scale of the refined q(z|x), each [B, Z], for x."""
+        return self.refine(x, *self.start(x))
+
+    def start(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the encoder's own location and scale, each [B, Z], for x [B, *event_shape]."""
+        loc, raw = self.encoder(x).unbind(-2)
+        return loc, F.softplus(raw) + 1e-6
+
+    def refine(self, x: Tensor, loc: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns location and scale after the steps, each [B, Z]."""
+        through = torch.is_grad_enabled()
+        with torch.enable_grad():
+            a, b = (torch.zeros_like(loc).requires_grad_() for _ in range(2))
+            for signs in self.signs:
+                z = loc + scale * (a + b.exp() * signs)  # [2, B, Z]
+                elbo = self._log_joint(x, z).mean(0).sum() + b.sum()  # up to a constant
+                slopes = torch.autograd.grad(elbo, (a, b), create_graph=through)
+                a, b = (
+                    u + (self.step_size * g).tanh() for u, g in zip((a, b), slopes, strict=True)
+                )
+        if not through:
+            a, b = a.detach(), b.detach()
+        return loc + scale * a, scale * b.exp()
+
+    def _log_joint(self, x: Tensor, z: Tensor) -> Tensor:
+        """Log p(x, z), [2, B]; sites stay inside, and parameters are found outside."""
+        given = poutine.condition(self.model, {"z": z})
+        with poutine.block(hide_fn=lambda site: site["type"] != "param"):
+            trace = poutine.trace(given).get_trace(x)
+        trace = prune_subsample_sites(trace)
+        sites = {n: site for n, site in trace.nodes.items() if site["type"] == "sample"}
+        others = [name for name, site in sites.items() if not site["is_observed"]]
+        if others or "z" not in sites:
+            others = ", ".join(map(repr, others))
+            raise PvaeError(
+                "SemiAmortised refines one latent site, 'z'. The model "
+                f"{type(self.model).__name__} "
+                + (f"also samples {others}" if "z" in sites else f"has none, but {others}")
+                + ". Take another guide, or give the model one site z."
+            )
+        trace.compute_log_prob()
+        return sum(site["log_prob"] for site in sites.values())

@@ -1,0 +1,118 @@
+"""The variational autoencoder whose prior is made of its own posteriors (Tomczak & Welling)."""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import pyro.distributions as dist
+import torch
+import torch.nn.functional as F
+from pvae.models.vae import VAE
+from torch import Tensor, nn
+
+from pvae.errors import PvaeError
+from pvae.nn import make_encoder
+
+__all__ = ["VampPriorVAE"]
+
+
+class VampPriorVAE(VAE):
+    r"""A VAE whose prior is a mixture of posteriors of K data that do not exist.
+
+    .. math::
+        z &\sim \frac1K \sum_{k=1}^K q_\phi(z \mid u_k), \qquad
+            q_\phi(z \mid x) = \mathcal N(\mu_\phi(x), \operatorname{diag} \sigma_\phi^2(x)) \\
+        x \mid z &\sim p(x \mid f_\theta(z))
+
+    The pseudo-inputs u_k are learned. For the best prior, the average of all data's posteriors,
+    they would be the data themselves; a few hundred are cheaper and do not overfit. The
+    encoder is part of the model here, and the guide to go with it is `pvae.guides.SharedEncoder`.
+
+    Args:
+        event_shape: Shape of one datum, (C, H, W) or (D,).
+        latent_dim: Z, the size of the code.
+        num_pseudo_inputs: K. They begin as noise, or at some data by `start_from`, and stay in
+            [0, 1], or, for a Gaussian likelihood, real.
+        network: `"dense"` or `"conv"`, of the decoder; the encoder mirrors it.
+        hidden_dims: Widths of the dense decoder's hidden layers, from the code to the image.
+        channels: Channels of the convolutional decoder, from the code to the image.
+        activation: Nonlinearity of the dense networks.
+        encoder: A network [..., *event_shape] to [..., 2, Z] in place of the built-in one
+            (location, then scale before softplus).
+        **options: `likelihood` and the other options of `VAE`.
+
+    Shape:
+        `model(x)` takes x [B, *event_shape] and returns it; `model(size=n)` draws
+        n samples [n, *event_shape] from p(x).
+
+    Raises:
+        PvaeError: If there is no pseudo-input; as `VAE`.
+
+    Source: Tomczak & Welling 2018, *VAE with a VampPrior*.
+
+    Example:
+        >>> from pvae import data, fit, guides
+        >>> digits = data.load("digits")
+        >>> model = VampPriorVAE((1, 8, 8), latent_dim=8, num_pseudo_inputs=50)
+        >>> model.start_from(*digits.train.tensors())
+        >>> history = fit(model, guides.SharedEncoder(model), digits, epochs=1, progress=False)
+    """
+
+    def __init__(
+        self,
+        event_shape: Sequence[int],
+        latent_dim: int = 20,
+        num_pseudo_inputs: int = 500,
+        network: Literal["dense", "conv"] = "dense",
+        hidden_dims: Sequence[int] = (400,),
+        channels: Sequence[int] = (64, 32),
+        activation: Literal["relu", "tanh"] = "relu",
+        encoder: nn.Module | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(
+            event_shape, latent_dim, network, hidden_dims, channels, activation, **options
+        )
+        if num_pseudo_inputs < 1:
+            raise PvaeError(
+                f"num_pseudo_inputs={num_pseudo_inputs}: a mixture has at least one component."
+            )
+        self.encoder = encoder or make_encoder(
+            event_shape, (2, latent_dim), network, hidden_dims[::-1], channels[::-1], activation
+        )
+        # Not on the model itself, where Pyro would look it up by name, in one store for all.
+        self.pseudo = nn.ParameterDict({"logits": torch.randn(num_pseudo_inputs, *event_shape)})
+        self.register_buffer("equal", torch.zeros(num_pseudo_inputs), persistent=False)
+
+    def start_from(self, x: Tensor) -> None:
+        """Sets the pseudo-inputs to K data drawn at random from x [N, *event_shape].
+
+        Raises:
+            PvaeError: If there are fewer data than pseudo-inputs.
+        """
+        num = len(self.equal)
+        if num > len(x):
+            raise PvaeError(
+                f"num_pseudo_inputs={num} is larger than the data ({len(x)}): the prior could "
+                "learn them by heart. Choose fewer pseudo-inputs."
+            )
+        some = x[torch.randperm(len(x), device=x.device)[:num]]
+        # Where the sigmoid is flat they could not move any more.
+        some = some if self.kind == "gaussian" else some.clamp(0.05, 0.95).logit()
+        self.pseudo["logits"].data.copy_(some)
+
+    @property
+    def pseudo_inputs(self) -> Tensor:
+        """u, [K, *event_shape]: in [0, 1], or, for a Gaussian likelihood, real."""
+        raw = self.pseudo["logits"]
+        return raw if self.kind == "gaussian" else raw.sigmoid()
+
+    def prior(self) -> dist.Distribution:
+        """Returns p(z), batch shape [] and event shape [Z]."""
+        loc, scale = self.encode(self.pseudo_inputs)
+        components = dist.Normal(loc, scale).to_event(1)
+        return dist.MixtureSameFamily(dist.Categorical(logits=self.equal), components)
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns location and scale of q(z|x), each [..., Z], for x [..., *event_shape]."""
+        loc, raw = self.encoder(x).unbind(-2)
+        return loc, F.softplus(raw) + 1e-6

@@ -1,0 +1,133 @@
+"""What every pair of the package can do: be checked, trained, compiled, kept, and evaluated."""
+
+import numpy as np
+import pytest
+import torch
+from pvae import guides, models
+from zoo import SHAPE, ZOO, make
+
+import pvae
+from pvae.objectives import choose_elbo
+
+POINTS = [name for name in ZOO if "autoencoder" in name]
+EXACT = ["Gaussian mixture"]  # the label is summed out, and nothing is left to draw
+BOUNDED = [name for name in ZOO if name not in POINTS]
+OPTIONS = {"batch_size": 32, "lr": 3e-3, "mode": "eager", "progress": False}
+
+
+def data(observation, size=96):
+    return pvae.data.load("digits", observation=observation).train.observe(slice(0, size))[0]
+
+
+def same_state(ours, theirs):
+    pairs = zip(ours, theirs, strict=True)
+    return all(
+        torch.equal(value, other)
+        for a, b in pairs
+        for value, other in zip(a.state_dict().values(), b.state_dict().values(), strict=True)
+    )
+
+
+def test_every_public_class_is_in_the_zoo():
+    used = {type(program).__name__ for name in ZOO for program in make(name)[:2]}
+    public = {*models.__all__, *guides.__all__}
+    assert used == public
+    assert len(public) >= 22
+    for module in (models, guides):
+        assert all(getattr(module, name).__doc__.count("Source:") for name in module.__all__)
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_generates(name):
+    model, _, _ = make(name)
+    assert model(size=4).shape == (4, *model.event_shape)
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_learns_and_goes_on_where_it_stopped(name, tmp_path):
+    *pair, observation = make(name)
+    x = data(observation)
+    pvae.check(*pair, x)
+    run = pvae.fit(*pair, x, epochs=6, out=tmp_path / "whole", **OPTIONS)
+    assert run.history[-1]["elbo"] > run.history[0]["elbo"]
+
+    class Stop(Exception):
+        pass
+
+    *part, _ = make(name)
+    calls = []
+
+    def stop(*_):
+        calls.append(1)
+        if len(calls) > 3 * 3 + 1:  # three epochs, and a look at the parameters before them
+            raise Stop
+
+    hook = part[0].register_forward_pre_hook(stop)
+    with pytest.raises(Stop):
+        pvae.fit(*part, x, epochs=6, out=tmp_path / "part", **OPTIONS)
+    hook.remove()
+    *again, _ = make(name)
+    pvae.fit(*again, x, epochs=6, out=tmp_path / "part", resume=True, **OPTIONS)
+    assert same_state(again, pair)
+    *loaded, _ = make(name)
+    pvae.load(tmp_path / "whole", model=loaded[0], guide=loaded[1])
+    assert same_state(loaded, pair)
+
+
+def steps(name, mode, num=4):
+    *pair, observation = make(name)
+    pair, x = [module.double() for module in pair], data(observation, 32).double()
+    elbo = choose_elbo("auto", pvae.check(*pair, x))
+    svi = pvae.SVI(*pair, torch.optim.Adam, elbo, mode=mode)
+    torch.manual_seed(1)
+    return [svi.step(x) for _ in range(num)], svi
+
+
+@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.filterwarnings("ignore:SVI runs eagerly")
+def test_recorded_steps_are_eager_ones(name, uncompiled):
+    expected, _ = steps(name, "eager")
+    found, svi = steps(name, "compiled")
+    # Pyro's TraceEnum_ELBO looks at values where the guide enumerates.
+    assert svi.compiled == (name not in EXACT), svi.why_eager
+    assert found == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("name", ["VampPrior", "IAF", "ladder"])
+def test_compiled_steps_are_eager_ones(name, compiler):
+    expected, _ = steps(name, "eager")
+    found, svi = steps(name, "compiled")
+    assert svi.compiled, svi.why_eager
+    assert found == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("name", BOUNDED)
+@pytest.mark.parametrize("how", ["plate", "tile"])
+def test_log_weights_by_every_strategy(name, how):
+    """What a strategy gives is compared with single samples of the same draws, or refused."""
+    model, guide, observation = make(name)
+    log_w = pvae.log_weights(model, guide, data(observation, 5), num_samples=7, strategy=how)
+    assert log_w.shape == (7, 5)
+    assert log_w.isfinite().all()
+    assert (log_w.std(0) > 0).all() == (name not in EXACT)
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_every_estimator_applies(name):
+    model, guide, observation = make(name)
+    x = data(observation, 24)
+    options = {"num_chains": 2, "num_temperatures": 10, "num_leapfrog": 1, "progress": False}
+    found = pvae.evaluate(
+        model, guide, x, num_samples=30, prior_samples=10, ais=2, bdmc=2, gap=2, **options
+    )
+    if name in POINTS:
+        assert np.isfinite(found.findings["ais_prior"].log_px).all()
+        return
+    assert np.isfinite(found.log_px).all()
+    assert (found.log_px >= found.elbo - 1e-3).all()
+    assert found.exact == (name in EXACT)
+    if found.exact:
+        assert set(found.missing) == {"ais_prior", "ais_guide", "bdmc"}
+        return
+    assert found.missing == {}
+    assert set(found.findings) == {"prior", "surgery", "ais_prior", "ais_guide", "bdmc", "gap"}

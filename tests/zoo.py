@@ -1,0 +1,123 @@
+"""Every pair of the package, small enough for a test: a function without arguments for each."""
+
+import torch
+from pvae import guides as g
+from pvae import models as m
+
+SHAPE = (1, 8, 8)
+DENSE = {"latent_dim": 3, "hidden_dims": [16]}
+CONV = {"latent_dim": 3, "network": "conv"}
+FLOW = {"flow_hidden_dims": [8], "context_dim": 4, **DENSE}
+CHAIN = {"latent_dims": [4, 3], "hidden_dims": [[16], [8]]}
+
+
+def _with_mean_field(model):
+    return lambda: (model(SHAPE, **DENSE), g.MeanField(SHAPE, **DENSE))
+
+
+def _with_vae(guide, **options):
+    return lambda: (m.VAE(SHAPE, **DENSE), guide(SHAPE, **{**DENSE, **options}))
+
+
+def _given_its_model(model, make_guide):
+    def pair():
+        made = model()
+        return made, make_guide(made)
+
+    return pair
+
+
+def _likelihood(**options):
+    return lambda: (m.VAE(SHAPE, **DENSE, **options), g.MeanField(SHAPE, **DENSE))
+
+
+def _vae():
+    return m.VAE(SHAPE, **DENSE)
+
+
+def _chain(**options):
+    return m.HierarchicalVAE(SHAPE, **CHAIN, **options)
+
+
+# name: (the pair, how its data are observed)
+ZOO = {
+    "dense": (lambda: (_vae(), g.MeanField(SHAPE, **DENSE)), "dynamic"),
+    "convolutional": (
+        lambda: (
+            m.VAE(SHAPE, **CONV, channels=[4, 4]),
+            g.MeanField(SHAPE, **CONV, channels=[4, 4]),
+        ),
+        "dynamic",
+    ),
+    "gaussian": (_likelihood(likelihood="gaussian", scale="learned"), "grey"),
+    "continuous bernoulli": (_likelihood(likelihood="continuous_bernoulli"), "grey"),
+    "binomial": (_likelihood(likelihood="binomial", levels=17), "grey"),
+    "discretised logistic": (_likelihood(likelihood="discretized_logistic", levels=17), "grey"),
+    "logistic mixture": (
+        _likelihood(likelihood="logistic_mixture", levels=17, num_mixtures=2),
+        "grey",
+    ),
+    "mixture prior": (
+        _with_mean_field(lambda *a, **k: m.MixturePriorVAE(*a, num_components=4, **k)),
+        "dynamic",
+    ),
+    "VampPrior": (
+        _given_its_model(
+            lambda: m.VampPriorVAE(SHAPE, num_pseudo_inputs=5, **DENSE), g.SharedEncoder
+        ),
+        "dynamic",
+    ),
+    "flow prior": (
+        _with_mean_field(lambda *a, **k: m.FlowPriorVAE(*a, flow_hidden_dims=[8], **k)),
+        "dynamic",
+    ),
+    "full covariance": (_with_vae(g.FullCovariance), "dynamic"),
+    "low rank": (_with_vae(g.LowRank, rank=2), "dynamic"),
+    "mixture of Gaussians": (_with_vae(g.MixtureOfGaussians, num_components=3), "dynamic"),
+    "IAF": (_with_vae(g.IAF, **FLOW), "dynamic"),
+    "spline flow": (_with_vae(g.SplineFlow, num_bins=4, **FLOW), "dynamic"),
+    "semi-amortised": (
+        _given_its_model(_vae, lambda model: g.SemiAmortised(model, SHAPE, num_steps=2, **DENSE)),
+        "dynamic",
+    ),
+    "two layers": (lambda: (_chain(), g.BottomUp(SHAPE, **CHAIN)), "dynamic"),
+    "ladder": (_given_its_model(_chain, lambda model: g.Ladder(SHAPE, model)), "dynamic"),
+    "convolutional ladder": (
+        _given_its_model(
+            lambda: _chain(network="conv", channels=[4, 4]),
+            lambda model: g.Ladder(SHAPE, model, network="conv", channels=[4, 4]),
+        ),
+        "dynamic",
+    ),
+    "autoencoder": (
+        lambda: (m.Autoencoder(SHAPE, **DENSE), g.Code(SHAPE, **DENSE)),
+        "dynamic",
+    ),
+    "sparse autoencoder": (
+        lambda: (m.SparseAutoencoder(SHAPE, **DENSE), g.Code(SHAPE, **DENSE)),
+        "dynamic",
+    ),
+    "denoising autoencoder": (
+        lambda: (m.Autoencoder(SHAPE, **DENSE), g.DenoisingCode(SHAPE, **DENSE)),
+        "dynamic",
+    ),
+    "contractive autoencoder": (
+        lambda: (m.Autoencoder(SHAPE, **DENSE), g.ContractiveCode(SHAPE, latent_dim=3)),
+        "dynamic",
+    ),
+    "Gaussian mixture": (
+        _given_its_model(lambda: m.GaussianMixture(SHAPE, 3), g.Responsibilities),
+        "dequantize",
+    ),
+    "probabilistic PCA": (
+        lambda: (m.PPCA(SHAPE, latent_dim=3), g.LinearGaussian(SHAPE, latent_dim=3)),
+        "grey",
+    ),
+}
+
+
+def make(name):
+    """Returns the pair, and how its data are observed."""
+    pair, observation = ZOO[name]
+    torch.manual_seed(0)
+    return *pair(), observation
