@@ -49,8 +49,14 @@ ROWS = {
     "IAF": "--model VAE --guide IAF",
     "Spline flow": "--model VAE --guide SplineFlow",
     "Semi-amortised": "--model VAE --guide SemiAmortised",
-    "Two layers": "--model HierarchicalVAE --guide BottomUp",
-    "Ladder": "--model HierarchicalVAE --guide Ladder",
+    "One layer, 200-200": "--model VAE --guide MeanField --model.latent_dim 100"
+    " --model.hidden_dims [200,200] --guide.hidden_dims [200,200] --lr 2e-3",
+    "Two layers": "--model HierarchicalVAE --model.activation relu"
+    " --guide BottomUp --guide.activation relu --lr 2e-3",
+    "Ladder": "--model HierarchicalVAE --model.activation relu --guide Ladder --lr 2e-3"
+    " --kl_warmup 10",
+    "Ladder, free bits": "--model HierarchicalVAE --model.activation relu --guide Ladder --lr 2e-3"
+    " --kl_warmup 10 --loss FreeBits_ELBO --loss.free_bits 1",
     "Autoencoder": "--model Autoencoder --guide Code",
     "Sparse autoencoder": "--model SparseAutoencoder --guide Code",
     "Denoising autoencoder": "--model Autoencoder --guide DenoisingCode",
@@ -58,15 +64,28 @@ ROWS = {
     "Gaussian": "--model VAE --guide MeanField --model.likelihood gaussian --model.scale learned"
     " --data.observation grey",
     "Probabilistic PCA": "--model PPCA --guide LinearGaussian --data.observation grey",
-    "Binomial": "--model VAE --guide MeanField --model.likelihood binomial"
-    " --data.observation grey",
+    "Gaussian mixture": "--model GaussianMixture --guide Responsibilities"
+    " --data.observation dequantize",
+    "Binomial": "--model VAE --guide MeanField --model.likelihood binomial --data.observation grey",
     "Discretised logistic": "--model VAE --guide MeanField"
     " --model.likelihood discretized_logistic --data.observation grey",
     "Logistic mixture": "--model VAE --guide MeanField --model.likelihood logistic_mixture"
     " --data.observation grey",
     "Convolutional": "--model VAE --guide MeanField --model.network conv --guide.network conv",
 }
-"""A name for each pair, and the options that make it."""
+"""A name for each pair, and the options that make it; LEVELS is what the data have."""
+
+COMPARED = {
+    "Objectives": ["VAE", "IWAE, k = 5", "DReG, k = 5", "IWAE, k = 50", "DReG, k = 50"],
+    "Priors": ["VAE", "Mixture prior", "VampPrior", "Flow prior"],
+    "Posteriors": ["VAE", "Full covariance", "Low rank", "Mixture of Gaussians", "IAF",
+                   "Spline flow", "Semi-amortised"],
+    "Layers": ["One layer, 200-200", "Two layers", "Ladder", "Ladder, free bits"],
+}  # fmt: skip
+"""Rows that the papers compare, the first of each with the others."""
+
+GAPS = ["VAE", "Full covariance", "Mixture of Gaussians", "IAF"]
+"""Rows whose inference gap is measured, on --gap data."""
 
 
 def slug(name: str) -> str:
@@ -74,17 +93,30 @@ def slug(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
+def made_by(name: str, data: str) -> str:
+    """Returns the options of a row."""
+    return ROWS[name].replace("LEVELS", "17" if data == "digits" else "256")
+
+
 def train_and_evaluate(name: str, folder: Path, options: argparse.Namespace) -> None:
     """Does a row, or what is left of it; its output goes to a log beside its folder."""
     run, timing = folder / slug(name), folder / f"{slug(name)}.json"
     seconds = json.loads(timing.read_text()) if timing.exists() else {}
-    size = ["--epochs", str(options.epochs), "--batch_size", str(options.batch_size)]
-    size += ["--data", options.data, "--lr", str(options.lr)]
-    start = [*shlex.split(ROWS[name]), *size, "--out", str(run), "--overwrite"]
+    start = ["--epochs", str(options.epochs), "--batch_size", str(options.batch_size)]
+    start += [
+        "--data",
+        options.data,
+        "--lr",
+        str(options.lr),
+        *shlex.split(made_by(name, options.data)),
+    ]
+    start += ["--out", str(run), "--overwrite"]
     if (run / "checkpoint.pt").exists():
         start = ["--resume", str(run)]
     end = [str(run), "--num_samples", str(options.num_samples)]
     end += ["--prior_samples", "0", "--surgery", "false"]
+    if name in GAPS and options.gap:
+        end += ["--ais", str(options.gap), "--gap", str(options.gap)]
     commands = {"train": ["train", *start], "evaluate": ["evaluate", *end]}
     with (folder / f"{slug(name)}.log").open("a") as log:
         for step, arguments in commands.items():
@@ -113,7 +145,7 @@ def summary(name: str, folder: Path) -> dict[str, Any]:
     }
 
 
-def line(name: str, found: dict[str, Any]) -> str:
+def line(name: str, found: dict[str, Any], folder: Path) -> str:
     """Returns a row of the table."""
     bound = found["log_px"][-1] if found["log_px"] else {"mean": None, "se": None}
     share = found["khat"]["above_threshold"] if found["khat"] else None
@@ -126,7 +158,7 @@ def line(name: str, found: dict[str, Any]) -> str:
         f"{found['parameters'] / 1e6:.2f} M",
         f"{found['seconds']['train']:.0f}",
         f"{found['seconds']['evaluate']:.0f}",
-        f"`{ROWS[name]}`",
+        f"`{made_by(name, folder.name)}`",
     ]
     return f"| {' | '.join(cells)} |"
 
@@ -135,7 +167,7 @@ def _number(value: float | None) -> str:
     return "—" if value is None else f"{value:.2f}".replace("-", "−")
 
 
-def table(found: dict[str, dict[str, Any]], options: argparse.Namespace) -> str:
+def table(found: dict[str, dict[str, Any]], folder: Path, options: argparse.Namespace) -> str:
     """Returns the Markdown of all rows, those of one observation together."""
     text = f"# Every pair on {options.data}: {options.epochs} epochs\n"
     observations = dict.fromkeys(f["data"]["observation"] for f in found.values())
@@ -147,15 +179,54 @@ def table(found: dict[str, dict[str, Any]], options: argparse.Namespace) -> str:
 | pair | ELBO | L_{options.num_samples} ± se | k̂ too high | active units | parameters | train, s | evaluate, s | options |
 | --- | --- | --- | --- | --- | --- | --- | --- | --- |
 """  # noqa: E501
-        text += "\n".join(line(name, row) for name, row in rows.items()) + "\n"
+        text += "\n".join(line(name, row, folder) for name, row in rows.items()) + "\n"
     return f"""{text}
 Test data, nats per datum; ± is the standard error over the data. A pair without a bound (a
 code that is a point) has none to show. Every pair was trained for {options.epochs} epochs of
-minibatches of {options.batch_size}, with Adam at {options.lr:g} and fit's defaults; the pair whose
-validation ELBO was best is evaluated, with {options.num_samples} samples. Seconds are wall
-time, {options.jobs} at a time, with compiling.
+minibatches of {options.batch_size}, with Adam at {options.lr:g}, fit's defaults and the options
+beside it; the pair whose validation ELBO was best is evaluated, with {options.num_samples}
+samples. Seconds are wall time, {options.jobs} at a time, with compiling.
 
 """
+
+
+def comparisons(names: list[str], folder: Path) -> str:
+    """Returns the Markdown of paired differences, and of the inference gaps that are there."""
+    text = ""
+    evaluations = {name: pvae.Evaluation.load(folder / slug(name)) for name in names}
+    for title, group in COMPARED.items():
+        group = [name for name in group if name in names]
+        if len(group) < 2:
+            continue
+        found = pvae.compare({name: evaluations[name] for name in group})
+        text += f"""
+## {title}: paired differences from {group[0]!r}
+
+| pair | difference of L_{found.num_samples} [95 %] | difference of the ELBO [95 %] |
+| --- | --- | --- |
+"""
+        for run in found.runs[1:]:
+            cells = [
+                f"{d.mean:+.2f} [{d.low:+.2f}, {d.high:+.2f}]".replace("-", "−")
+                for d in (run.log_px.difference, run.elbo.difference)
+            ]
+            text += f"| {run.name} | {' | '.join(cells)} |\n"
+    gaps = {n: e.findings["gap"] for n, e in evaluations.items() if "gap" in e.findings}
+    if gaps:
+        text += """
+## The inference gap, log p(x) − ELBO, by its parts
+
+| pair | data | family's (approximation) | encoder's (amortisation) |
+| --- | --- | --- | --- |
+"""
+        for name, gap in gaps.items():
+            parts = (_mean_and_se(getattr(gap, part)) for part in ("approximation", "amortisation"))
+            text += f"| {name} | {len(gap.datum)} | {' | '.join(parts)} |\n"
+    return text
+
+
+def _mean_and_se(values: Any) -> str:
+    return f"{values.mean():.2f} ± {values.std(ddof=1) / len(values) ** 0.5:.2f}".replace("-", "−")
 
 
 def page(names: list[str], folder: Path, path: Path) -> None:
@@ -192,6 +263,9 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--num-samples", type=int, default=500)
+    parser.add_argument(
+        "--gap", type=int, default=30, help="data for the inference gap; 0 for none"
+    )
     parser.add_argument("--rows", nargs="*", default=list(ROWS), choices=list(ROWS), metavar="ROW")
     parser.add_argument("--jobs", type=int, default=1, help="rows at a time, one thread each")
     parser.add_argument("--out", type=Path, default=Path("runs/gallery"))
@@ -207,14 +281,20 @@ def main() -> None:
             name = jobs[job]
             if error := job.exception():
                 failed.append(name)
-                print(f"[{number}/{len(jobs)}] {name}: failed ({error}), see {folder}/{slug(name)}.log")
+                log = folder / f"{slug(name)}.log"
+                print(f"[{number}/{len(jobs)}] {name}: failed ({error}), see {log}")
             else:
-                print(f"[{number}/{len(jobs)}] {line(name, summary(name, folder))}", flush=True)
+                print(
+                    f"[{number}/{len(jobs)}] {line(name, summary(name, folder), folder)}",
+                    flush=True,
+                )
     done = [name for name in options.rows if name not in failed]
     device = pvae.environment.find_device("auto")
     data = pvae.data.load(options.data)
-    path = write("gallery", table({n: summary(n, folder) for n in done}, options), device, data,
-                 ["torch", "pyro-ppl", "pvae"])  # fmt: skip
+    text = table({n: summary(n, folder) for n in done}, folder, options)
+    head, _, tail = text.rpartition("\nTest data, nats")
+    text = f"{head}{comparisons(done, folder)}\nTest data, nats{tail}"
+    path = write("gallery", text, device, data, ["torch", "pyro-ppl", "pvae"])
     page(done, folder, path.with_suffix(".png"))
     sys.exit(bool(failed))
 

@@ -224,11 +224,11 @@ class ContractiveCode(Code):
         self.penalty = penalty
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.training:
-            with pyro.plate("data", len(x)):
+        with pyro.plate("data", len(x)):
+            if self.training:
                 # A guide's factor is subtracted from the bound.
                 pyro.factor("contraction", self.penalty * self.contraction(x), has_rsample=True)
-        return super().forward(x)
+            return pyro.sample("z", dist.Delta(self.encode(x), event_dim=1))
 
     def contraction(self, x: Tensor) -> Tensor:
         r"""Returns ‖∂f/∂x‖² of each datum, [B], for x [B, *event_shape]: exact, or an estimate."""

@@ -24,7 +24,8 @@ class FullCovariance(PyroModule):
             L = \operatorname{diag}(\sigma) (I + A) \\
         \mu, \sigma, A &= \mathrm{encoder}_\phi(x), \qquad A_{ij} = 0 \text{ unless } i > j
 
-    With A = 0 it is the mean field. For a linear-Gaussian model it holds the posterior.
+    With A = 0 it is the mean field, and there it begins. For a linear-Gaussian model it holds the
+    posterior.
 
     Args:
         event_shape: Shape of one datum, (C, H, W) or (D,).
@@ -61,8 +62,13 @@ class FullCovariance(PyroModule):
         super().__init__()
         _check_latent_dim(latent_dim)
         self.latent_dim = latent_dim
-        outputs = (latent_dim * (latent_dim + 3) // 2,)
-        self.encoder = encoder or make_encoder(event_shape, outputs, **options)
+        outputs = latent_dim * (latent_dim + 3) // 2
+        if encoder is None:
+            encoder = make_encoder(event_shape, (outputs,), **options)
+            with torch.no_grad():  # begins as the mean field
+                encoder.layers[-1].weight[2 * latent_dim :] = 0
+                encoder.layers[-1].bias[2 * latent_dim :] = 0
+        self.encoder = encoder
         below = torch.zeros(latent_dim, latent_dim, dtype=torch.long)
         rows, columns = torch.tril_indices(latent_dim, latent_dim, -1)
         below[rows, columns] = 1 + torch.arange(len(rows))
@@ -90,7 +96,8 @@ class LowRank(PyroModule):
             \operatorname{diag}(\sigma) (I + W W^\top) \operatorname{diag}(\sigma)\right) \\
         \mu, \sigma, W &= \mathrm{encoder}_\phi(x), \qquad W \in \mathbb R^{Z \times R}
 
-    With W = 0 it is the mean field. In units of σ it can be wider than that, never narrower.
+    With W = 0 it is the mean field, and near that it begins. In units of σ it can be wider than
+    that, never narrower.
 
     Args:
         event_shape: Shape of one datum, (C, H, W) or (D,).
@@ -133,7 +140,12 @@ class LowRank(PyroModule):
                 f"rank={rank}: from 1 to latent_dim={latent_dim}; "
                 + ("0 is pvae.guides.MeanField." if rank == 0 else "more add nothing.")
             )
-        self.encoder = encoder or make_encoder(event_shape, (2 + rank, latent_dim), **options)
+        if encoder is None:
+            encoder = make_encoder(event_shape, (2 + rank, latent_dim), **options)
+            with torch.no_grad():  # begins near the mean field; at W = 0 it would stay there
+                encoder.layers[-1].weight[2 * latent_dim :] *= 0.1
+                encoder.layers[-1].bias[2 * latent_dim :] *= 0.1
+        self.encoder = encoder
 
     def forward(self, x: Tensor) -> Tensor:
         loc, scale, factor = self.encode(x)

@@ -56,7 +56,6 @@ class MixturePriorVAE(VAE):
             raise PvaeError(
                 f"num_components={num_components}: a mixture has at least one component."
             )
-        # Not on the model itself, where Pyro would look them up by name, in one store for all.
         self.mixture = nn.ParameterDict(
             {
                 "logits": torch.zeros(num_components),

@@ -79,7 +79,6 @@ class VampPriorVAE(VAE):
         self.encoder = encoder or make_encoder(
             event_shape, (2, latent_dim), network, hidden_dims[::-1], channels[::-1], activation
         )
-        # Not on the model itself, where Pyro would look it up by name, in one store for all.
         self.pseudo = nn.ParameterDict({"logits": torch.randn(num_pseudo_inputs, *event_shape)})
         self.register_buffer("equal", torch.zeros(num_pseudo_inputs), persistent=False)
 

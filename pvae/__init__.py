@@ -12,11 +12,13 @@ if TYPE_CHECKING:
     from pvae import data, guides, models
     from pvae.checking import check
     from pvae.checkpoint import load
+    from pvae.codes import interpolate, traverse
     from pvae.errors import PvaeError
     from pvae.evaluation import Evaluation, evaluate
     from pvae.evaluation.comparison import compare
     from pvae.importance import log_weights
     from pvae.predictive import decode, encode, generate, reconstruct
+    from pvae.probes import probe
     from pvae.report import write_report
     from pvae.svi import SVI
     from pvae.training import fit
@@ -25,6 +27,9 @@ _HOME = {
     "check": "pvae.checking",
     "compare": "pvae.evaluation.comparison",
     "load": "pvae.checkpoint",
+    "interpolate": "pvae.codes",
+    "probe": "pvae.probes",
+    "traverse": "pvae.codes",
     "PvaeError": "pvae.errors",
     "Evaluation": "pvae.evaluation",
     "evaluate": "pvae.evaluation",
@@ -52,10 +57,13 @@ __all__ = [
     "fit",
     "generate",
     "guides",
+    "interpolate",
     "load",
     "log_weights",
     "models",
+    "probe",
     "reconstruct",
+    "traverse",
     "write_report",
 ]
 

@@ -18,7 +18,7 @@ from pvae.structure import Structure, base_distribution
 if TYPE_CHECKING:
     from pvae.particles import Particles
 
-__all__ = ["find_fault", "refuse_mixing", "refuse_shared_dims", "refuse_unbounded"]
+__all__ = ["find_fault", "gives_a_point", "refuse_mixing", "refuse_shared_dims", "refuse_unbounded"]
 
 
 def find_fault(particles: Particles, single: Particles, batch: tuple[Tensor, ...]) -> str | None:
@@ -88,6 +88,16 @@ def refuse_shared_dims(single: Particles, batch: tuple[Tensor, ...]) -> None:
             )
 
 
+def gives_a_point(structure: Structure) -> bool:
+    """Whether the guide's draw is a point: every latent site a Delta, nothing random behind it."""
+    latent = latent_sites(structure.guide_trace)
+    in_model = latent_sites(structure.model_trace)
+    return bool(latent) and all(
+        name in in_model and isinstance(base_distribution(site["fn"]), Delta)
+        for name, site in latent.items()
+    )
+
+
 def refuse_unbounded(structure: Structure, guide: Program, plate: str, dim: int) -> None:
     """Raises a PvaeError if a pair has no bound on the log p(x) of each datum."""
     latent = latent_sites(structure.guide_trace)
@@ -121,8 +131,8 @@ def refuse_unbounded(structure: Structure, guide: Program, plate: str, dim: int)
             raise PvaeError(
                 f"The guide {name_of(guide)} gives site {name!r} a Delta distribution: a "
                 "point has no density, so there is no bound on log p(x) and no importance "
-                "weight. Evaluate with a guide that has a density (for example "
-                "pvae.guides.MeanField); a Delta guide trains a MAP estimate only."
+                "weight. Take a guide that has a density (for example pvae.guides.MeanField); a "
+                "Delta guide trains a MAP estimate only."
             )
     for name in structure.enumerated:
         for trace in (structure.guide_trace, structure.model_trace):

@@ -211,7 +211,7 @@ def _check_plates(role: str, name: str, site: dict[str, Any], shape: torch.Size)
                 f"but no plate stands at dim {-1 - i}, of size {size} (plates here: {here}). "
                 "If this dimension is part of one datum, write .to_event(n) to count the last n "
                 "dimensions to the event; if it counts "
-                'the data, put the site in pyro.plate("data", len(x)).'
+                f'the data, put the site in pyro.plate("data", len(x), dim={-1 - i}).'
             )
         if frame is not None and frame.size not in (-1, size) and size > 1:
             raise PvaeError(

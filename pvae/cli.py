@@ -225,7 +225,9 @@ def _evaluate(argv: list[str]) -> None:
     if half_done(run) is None:  # else the config says what that was asked for
         with contextlib.suppress(PvaeError):
             evaluation = pvae.Evaluation.load(run)
-            former = {"num_samples": list(evaluation.bounds), "seed": evaluation.seed}
+            former = {"seed": evaluation.seed}
+            if evaluation.bounds:  # a guide that gives a point has none
+                former["num_samples"] = list(evaluation.bounds)
     # The config keeps what was asked of the evaluation, for --config and for the next time; what
     # training takes too (the seed, the device) stays that of the training.
     names = _of_evaluation()

@@ -289,7 +289,26 @@ def _in_words(error: Exception) -> str:
             f"{plate!r} counts {size} data. If that dimension is part of one datum, write "
             ".to_event(n) to count the last n dimensions to the event."
         )
+    pattern = r"Expected parameter (\w+) .*?of distribution (\w+)\(.*constraint (.+), but"
+    wrong = re.search(pattern, text)
+    if wrong:
+        parameter, kind, constraint = wrong.groups()
+        if kind == "Unit":
+            return (
+                "the log density that is given to pyro.factor is NaN or infinite. Keep "
+                "probabilities off 0 and 1, and logarithms off zero."
+            )
+        positive = "GreaterThan" in constraint
+        return (
+            f"the {parameter} of a {kind} has values outside of {constraint}, or NaN. "
+            + (f"Make it positive: {parameter} = softplus(…) + 1e-6, or exp(…)." if positive else
+               "Transform what the network gives to where the parameter may be.")
+        )  # fmt: skip
+    if twice := re.search(r"Multiple sample sites named '(.+)'", text):
+        return f"two sites are called {twice[1]!r}. Give each a name of its own."
     text = text if len(text) < 500 else text[:500] + " …"
+    if re.search(r"same dtype|scalar type", text):
+        text += ". Give the data the type of the parameters: x.float()."
     return text if isinstance(error, PvaeError) else f"{type(error).__name__}: {text}"
 
 

@@ -2,11 +2,16 @@
 
 import contextlib
 from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, overload
 
+import numpy as np
 import pyro
 import torch
+from numpy.typing import NDArray
 from pyro import poutine
 from pyro.poutine import Trace
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from pvae.environment import own_random_state
@@ -21,36 +26,121 @@ from pvae.pair import (
     observed_sites,
     trace_guide,
     trace_model,
+    trace_program,
 )
 
-__all__ = ["decode", "encode", "generate", "reconstruct"]
+if TYPE_CHECKING:
+    from pvae.data import Data, Part
+
+__all__ = ["Codes", "decode", "encode", "generate", "reconstruct"]
+
+_BATCH = 1000
 
 
-def encode(guide: Program, *batch: Tensor) -> dict[str, Tensor]:
-    """Returns E[z] under q(z|x) for every latent site of a guide.
+class Codes(dict[str, NDArray[Any]]):
+    """The codes of a part of data: for each latent site, an array [N, *event].
 
-    A site whose distribution has no mean in closed form gives a draw instead.
+    Attributes:
+        y: Labels [N], or None where the data have none.
+    """
+
+    def __init__(self, sites: dict[str, NDArray[Any]], y: NDArray[Any] | None = None) -> None:
+        super().__init__(sites)
+        self.y = y
+
+    def __repr__(self) -> str:
+        shapes = ", ".join(f"{name}: {list(code.shape)}" for name, code in self.items())
+        return f"Codes({shapes}; {'no labels' if self.y is None else 'labels in .y'})"
+
+
+@overload
+def encode(guide: Program, data: "Data | Part", /) -> Codes: ...
+@overload
+def encode(guide: Program, *batch: Tensor) -> dict[str, Tensor]: ...
+def encode(guide: Program, *batch: Any) -> Codes | dict[str, Tensor]:
+    """Returns E[z] under q(z|x) for every latent site of a guide: the codes of the data.
+
+    Where no mean is known in closed form, the code is the mode (of a class), or the mean of the
+    base carried through the transforms (of a flow), or else a draw. In a hierarchy each layer is
+    encoded given the codes of those before it. A part that is drawn anew for each minibatch is
+    drawn once. Every call gives the same codes.
 
     Args:
-        guide: Pyro program q(z|x).
-        *batch: The data, tensors of leading size B.
+        guide: Pyro program q(z|x); one that gives a point (a Delta) has that point as its code.
+        *batch: One batch, tensors of leading size B; or a part of data, such as
+            `data.train`, which is encoded in minibatches. Of a `pvae.data.Data` the test part.
 
     Returns:
-        For each site, a tensor [B, *event].
+        For a batch, a dict with a tensor [B, *event] for each site. For a part, one with NumPy
+        arrays [N, *event], which has the labels, where there are any, as `.y`.
+
+    Raises:
+        PvaeError: If the guide fails, or a latent site of it is not one for each datum.
 
     Example:
         >>> import torch
-        >>> from pvae import encode, guides
-        >>> encode(guides.MeanField((1, 8, 8)), torch.zeros(5, 1, 8, 8))["z"].shape
+        >>> import pvae
+        >>> guide = pvae.guides.MeanField((1, 8, 8))
+        >>> pvae.encode(guide, torch.zeros(5, 1, 8, 8))["z"].shape
         torch.Size([5, 20])
+        >>> digits = pvae.data.load("digits")
+        >>> codes = pvae.encode(guide, digits.test)
+        >>> codes["z"].shape, codes.y.shape
+        ((297, 20), (297,))
     """
+    if len(batch) == 1 and not isinstance(batch[0], Tensor):
+        part = getattr(batch[0], "test", batch[0])
+        if not hasattr(part, "batches"):
+            raise PvaeError(
+                f"encode takes tensors or a part of data, not {type(part).__name__}. Hand in "
+                "what the guide is called with, or data.train or data.test."
+            )
+        with own_random_state(0):
+            found = [_codes_of_data(guide, minibatch) for minibatch in part.batches(_BATCH)]
+        sites = {name: np.concatenate([codes[name] for codes in found]) for name in found[0]}
+        y = getattr(part, "y", None)
+        return Codes(sites, None if y is None else y.cpu().numpy())
+    with own_random_state(0):
+        return _codes(guide, batch)
+
+
+def _codes(guide: Program, batch: tuple[Tensor, ...]) -> dict[str, Tensor]:
     with _quiet(guide, guide):
-        trace = trace_guide(guide, *_beside(guide, batch))
-        return {name: _mean(site) for name, site in latent_sites(trace).items()}
+        sites = latent_sites(_trace_at_means(guide, _beside(guide, batch)))
+        return {name: site["value"] for name, site in sites.items()}
+
+
+def _codes_of_data(guide: Program, batch: tuple[Tensor, ...]) -> dict[str, NDArray[Any]]:
+    codes = _codes(guide, batch)
+    for name, code in codes.items():
+        if not code.ndim or len(code) != len(batch[0]):
+            raise PvaeError(
+                f"Site {name!r} of the guide {name_of(guide)} has shape {tuple(code.shape)} for "
+                f"{len(batch[0])} data: it is not a code of each datum. Encode a batch of "
+                "tensors to see it."
+            )
+    return {name: code.cpu().numpy() for name, code in codes.items()}
+
+
+def draw_codes(guide: Program, part: "Part") -> dict[str, NDArray[Any]]:
+    """Returns a draw from q(z|x) for each datum of a part: for each site, an array [N, *event]."""
+    found = []
+    with own_random_state(0):
+        for batch in part.batches(_BATCH):
+            with _quiet(guide, guide):
+                sites = latent_sites(trace_guide(guide, *_beside(guide, batch)))
+            found.append({name: site["value"].cpu().numpy() for name, site in sites.items()})
+    return {name: np.concatenate([draws[name] for draws in found]) for name in found[0]}
+
+
+def prior_sites(model: Program) -> list[str]:
+    """Returns the sites of a model in the order that it draws them, the data's the last."""
+    with _quiet(model, model), own_random_state(0):
+        return list(latent_sites(_run_without_data(model, 2)))
 
 
 def reconstruct(model: Program, guide: Program, *batch: Tensor) -> Tensor:
-    """Returns the mean of p(x|z) with z at the mean of q(z|x).
+    """Returns the mean of p(x|z) with z at the code that `encode` gives.
 
     Args:
         model: Pyro program p(z) p(x|z).
@@ -71,10 +161,8 @@ def reconstruct(model: Program, guide: Program, *batch: Tensor) -> Tensor:
         torch.Size([5, 1, 8, 8])
     """
     batch = _beside(guide, batch)
-    with _quiet(model, guide):
-        guide_trace = trace_guide(guide, *batch)
-        for site in latent_sites(guide_trace).values():
-            site["value"] = _mean(site)
+    with _quiet(model, guide), own_random_state(0):
+        guide_trace = _trace_at_means(guide, batch)
         return _observed_mean(model, trace_model(model, guide_trace, *batch))
 
 
@@ -104,6 +192,9 @@ def generate(model: Program, size: int, *, seed: int = 0) -> Tensor:
 def decode(model: Program, latents: dict[str, Tensor]) -> Tensor:
     """Returns the means of p(x|z) for given latents.
 
+    A latent site that is not given is at its prior mean, given those above it: in a hierarchy
+    the top alone can be given.
+
     Args:
         model: Pyro program that generates when called as `model(size=n)`.
         latents: For each latent site, its values [n, *event].
@@ -112,12 +203,18 @@ def decode(model: Program, latents: dict[str, Tensor]) -> Tensor:
         Tensor [n, *event].
 
     Raises:
-        PvaeError: If the model cannot be called without data.
+        PvaeError: If the model cannot be called without data, or has no site of such a name.
     """
     size = len(next(iter(latents.values())))
     latents = dict(zip(latents, _beside(model, tuple(latents.values())), strict=True))
-    with _quiet(model, model), poutine.condition(data=latents):
-        return _observed_mean(model, _run_without_data(model, size), given=set(latents))
+    with _quiet(model, model), own_random_state(0), _AtMeans(), poutine.condition(data=latents):
+        trace = _run_without_data(model, size)
+    if unknown := [name for name in latents if name not in trace.nodes]:
+        raise PvaeError(
+            f"The model {name_of(model)} has no site {unknown[0]!r}; its sites are "
+            f"{', '.join([*latent_sites(trace), *observed_sites(trace)])}."
+        )
+    return _observed_mean(model, trace, given=set(latents))
 
 
 def _beside(program: Program, batch: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -161,8 +258,36 @@ def _observed_mean(model: Program, trace: Trace, given: frozenset[str] | set[str
     return _mean(sites[known[0]])
 
 
-def _mean(site: dict) -> Tensor:
+def _mean(site: dict[str, Any]) -> Tensor:
     try:
         return site["fn"].mean.expand_as(site["value"])
     except (NotImplementedError, AttributeError, RuntimeError):
         return site["value"]
+
+
+class _AtMeans(Messenger):
+    """Puts every latent site at its mean, as the program runs: what comes later depends on it."""
+
+    def _pyro_sample(self, msg: dict[str, Any]) -> None:
+        if msg["value"] is None and not msg["is_observed"] and not site_is_subsample(msg):
+            msg["value"] = _centre(msg["fn"])
+
+
+def _centre(fn: Any) -> Tensor | None:
+    """Returns the mean of a distribution, else its mode, else what its base's centre becomes."""
+    for name in ("mean", "mode"):
+        with contextlib.suppress(NotImplementedError, AttributeError, RuntimeError):
+            value = getattr(fn, name).expand(fn.shape())
+            if not value.isnan().any():  # a class has no mean
+                return value
+    value = _centre(fn.base_dist) if hasattr(fn, "base_dist") else None
+    if value is not None:
+        for transform in getattr(fn, "transforms", ()):
+            value = transform(value)
+        return value.expand(fn.shape())
+    return None
+
+
+def _trace_at_means(guide: Program, batch: tuple[Tensor, ...]) -> Trace:
+    with _AtMeans():
+        return trace_program("guide", guide, guide, batch)

@@ -1,13 +1,17 @@
 """encode, reconstruct, generate, decode."""
 
+from typing import ClassVar
+
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
 from programs import PROGRAMS, linear_gaussian
+from zoo import make
 
 import pvae
-from pvae import PvaeError
+from pvae import PvaeError, predictive
 
 
 def test_reconstruction_is_the_mean_at_the_posterior_mean():
@@ -46,13 +50,124 @@ def test_third_party_programs_reconstruct(name):
     assert not mean.requires_grad
 
 
-def test_a_site_without_a_mean_gives_a_draw():
+def _one_site(fn):
     def guide(x):
-        base = dist.Normal(torch.zeros(len(x), 2), 1.0)
-        flow = dist.TransformedDistribution(base, [dist.transforms.SigmoidTransform()])
         with pyro.plate("data", len(x)):
-            pyro.sample("z", flow.to_event(1))
+            pyro.sample("z", fn(x))
 
-    codes = pvae.encode(guide, torch.zeros(3, 5))["z"]
-    assert codes.shape == (3, 2)
-    assert ((codes > 0) & (codes < 1)).all()
+    return guide
+
+
+def test_a_flow_carries_the_centre_of_its_base():
+    def fn(x):
+        base = dist.Normal(x[:, :2], 1.0)
+        return dist.TransformedDistribution(base, [dist.transforms.SigmoidTransform()]).to_event(1)
+
+    x = torch.randn(3, 5)
+    torch.testing.assert_close(pvae.encode(_one_site(fn), x)["z"], x[:, :2].sigmoid())
+
+
+def test_a_class_is_its_mode():
+    x = torch.tensor([[0.1, 0.7, 0.2], [0.6, 0.1, 0.3]])
+    codes = pvae.encode(_one_site(lambda x: dist.Categorical(x)), x)["z"]
+    assert codes.tolist() == [1, 0]
+
+
+def test_what_has_no_centre_is_drawn_the_same_at_every_call():
+    class Draws(dist.TorchDistribution):
+        arg_constraints: ClassVar = {}
+
+        def sample(self, shape=()):
+            return torch.rand(*shape, *self.batch_shape)
+
+        def log_prob(self, value):
+            return torch.zeros_like(value)
+
+    guide = _one_site(lambda x: Draws((len(x),), validate_args=False))
+    before = torch.get_rng_state()
+    first, second = (pvae.encode(guide, torch.zeros(4, 2))["z"] for _ in range(2))
+    assert first.unique().numel() == 4
+    assert torch.equal(first, second)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_each_layer_of_a_hierarchy_is_encoded_given_the_code_before_it():
+    model, guide, _ = make("two layers")
+    x = torch.rand(5, 1, 8, 8)
+    codes = pvae.encode(guide, x)
+    with torch.no_grad():
+        z_1 = guide.encoders[0](x)[:, 0]
+        z_2 = guide.encoders[1](z_1)[:, 0]
+        means = model.decoder(z_1).sigmoid()
+    torch.testing.assert_close(codes, {"z_1": z_1, "z_2": z_2})
+    torch.testing.assert_close(pvae.reconstruct(model, guide, x), means)
+
+
+def test_decoding_the_top_of_a_hierarchy_takes_the_rest_from_the_prior():
+    model, _, _ = make("two layers")
+    z_2 = torch.randn(5, 3)
+    with torch.no_grad():
+        expected = model.decoder(model.conditional(1, z_2).mean).sigmoid()
+    torch.testing.assert_close(pvae.decode(model, {"z_2": z_2}), expected)
+
+
+def test_decoding_an_unknown_site_names_the_known_ones():
+    model, _, _ = make("two layers")
+    with pytest.raises(PvaeError, match="no site 'z'; its sites are z_2, z_1, x"):
+        pvae.decode(model, {"z": torch.zeros(2, 3)})
+
+
+@pytest.mark.parametrize("labels", [False, True])
+def test_a_part_is_encoded_with_its_labels(labels, monkeypatch):
+    guide = pvae.guides.MeanField((1, 8, 8), latent_dim=3)
+    program, sizes = (lambda x, y: guide(x)) if labels else guide, []
+    guide.register_forward_hook(lambda module, args, out: sizes.append(len(args[0])))
+    data = pvae.data.load("digits", observation="grey", labels=labels)
+    monkeypatch.setattr(predictive, "_BATCH", 400)
+    codes = pvae.encode(program, data.train)
+    assert sizes == [400, 400, 400, 300]
+    whole = pvae.encode(guide, data.train.x)
+    assert list(codes) == ["z"]
+    assert isinstance(codes["z"], np.ndarray)
+    np.testing.assert_allclose(codes["z"], whole["z"].numpy(), atol=1e-6)
+    assert np.array_equal(codes.y, data.train.y.numpy())
+    assert repr(codes) == "Codes(z: [1500, 3]; labels in .y)"
+    # As in pvae.evaluate, a dataset is its test part.
+    assert np.array_equal(pvae.encode(program, data).y, data.test.y.numpy())
+
+
+def test_a_part_that_is_drawn_anew_is_drawn_the_same_at_every_call():
+    guide = pvae.guides.MeanField((1, 8, 8), latent_dim=3)
+    train = pvae.data.load("digits").train
+    before = torch.get_rng_state()
+    first, second = pvae.encode(guide, train), pvae.encode(guide, train)
+    assert np.array_equal(first["z"], second["z"])
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_data_without_labels_have_none(tmp_path):
+    np.save(tmp_path / "rows.npy", np.random.default_rng(0).random((50, 8), dtype=np.float32))
+    data = pvae.data.load(str(tmp_path / "rows.npy"), observation="grey")
+    codes = pvae.encode(pvae.guides.MeanField((8,), latent_dim=3), data.train)
+    assert codes.y is None
+    assert "no labels" in repr(codes)
+
+
+def test_a_delta_gives_its_point():
+    _, guide, _ = make("autoencoder")
+    data = pvae.data.load("digits", observation="grey")
+    with torch.no_grad():
+        expected = guide.encode(data.test.x).numpy()
+    np.testing.assert_allclose(pvae.encode(guide, data.test)["z"], expected, atol=1e-6)
+
+
+def test_encoding_says_what_it_cannot_take():
+    def guide(x):
+        pyro.sample("w", dist.Normal(torch.zeros(3), 1.0).to_event(1))
+
+    data = pvae.data.load("digits")
+    with pytest.raises(PvaeError, match=r"'w' of the guide guide has shape \(3,\) for 297 data"):
+        pvae.encode(guide, data.test)
+    assert pvae.encode(guide, torch.zeros(7, 2))["w"].shape == (3,)
+    with pytest.raises(PvaeError, match="tensors or a part of data, not ndarray"):
+        pvae.encode(guide, np.zeros((3, 2)))

@@ -73,12 +73,10 @@ def test_is_checked_trained_and_evaluated(pair, x, tmp_path):
     assert pvae.check(*pair, x).latent == ("z",)
     assert pair[0](size=4).shape == (4, *SHAPE)
     before = pvae.log_weights(*pair, x, num_samples=20).mean()
-    options = {"batch_size": 10, "lr": 3e-3, "mode": "eager", "progress": False}
-    pvae.fit(*pair, x, epochs=8, out=tmp_path, **options)
-    found = pvae.evaluate(
-        *pair, x, num_samples=20, prior_samples=5, ais=2, gap=2, num_chains=2, num_temperatures=5,
-        progress=False,
-    )  # fmt: skip
+    options = {"batch_size": 10, "lr": 5e-3, "mode": "eager", "progress": False}
+    pvae.fit(*pair, x, epochs=4, out=tmp_path, **options)
+    annealing = {"ais": 2, "num_chains": 2, "num_temperatures": 5}
+    found = pvae.evaluate(*pair, x, num_samples=20, prior_samples=5, progress=False, **annealing)
     assert found.strategy == "plate"
     assert not found.missing
     assert (found.elbo < found.log_px).all()
@@ -91,6 +89,17 @@ def test_is_checked_trained_and_evaluated(pair, x, tmp_path):
     for program in pair:
         for name, value in program.state_dict().items():
             torch.testing.assert_close(value, expected[name])
+
+
+@pytest.mark.parametrize("name", ["mixture", "IAF", "semi-amortised"])
+def test_has_an_inference_gap(name, x):
+    torch.manual_seed(0)
+    found = pvae.evaluate(
+        *PAIRS[name](), x, num_samples=20, gap=2, num_temperatures=5, progress=False
+    )
+    gap = found.findings["gap"]
+    assert gap.own_family == (name != "IAF")  # a flow has no parameters of one datum to move
+    assert (gap.to_best > 0).all()
 
 
 @pytest.mark.parametrize("strategy", ["tile", "loop"])

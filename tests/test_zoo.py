@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from pvae import guides, models
-from zoo import SHAPE, ZOO, make
+from zoo import ZOO, make
 
 import pvae
+from pvae import guides, models
 from pvae.objectives import choose_elbo
 
 POINTS = [name for name in ZOO if "autoencoder" in name]

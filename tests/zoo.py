@@ -1,6 +1,7 @@
 """Every pair of the package, small enough for a test: a function without arguments for each."""
 
 import torch
+
 from pvae import guides as g
 from pvae import models as m
 

@@ -162,7 +162,8 @@ def compare(evaluations: Mapping[str, Evaluation]) -> Comparison:
         The differences at the largest K that all evaluations share, and those of the ELBO.
 
     Raises:
-        PvaeError: Fewer than two, other data, or a caveat that not all of them have.
+        PvaeError: Fewer than two, other data, one without a bound, or a caveat that not all of
+            them have.
 
     Source: Box, Hunter & Hunter 2005, *Statistics for Experimenters*, ch. 3 (paired comparison).
     """
@@ -233,6 +234,14 @@ def read_runs(folders: Iterable[str | os.PathLike[str]]) -> dict[str, Evaluation
 def _check(evaluations: Mapping[str, Evaluation]) -> None:
     if len(evaluations) < 2:
         raise PvaeError("a comparison needs two evaluations or more")
+    points = [name for name, evaluation in evaluations.items() if "code" in evaluation.findings]
+    if points:
+        raise PvaeError(
+            f"{in_words(points)} {'has' if len(points) == 1 else 'have'} no bound on log p(x) to "
+            "compare: the guide gives a point, which has no density. Compare what `pvae evaluate "
+            "RUN --ais 100` says of each, or train a guide with a density for the same model, such "
+            "as MeanField."
+        )
     labelled = [name for name, evaluation in evaluations.items() if evaluation.caveat]
     others = [name for name in evaluations if name not in labelled]
     if labelled and others:

@@ -1,11 +1,12 @@
 """evaluate(): everything that is known about log p(x) of a data set, put into an Evaluation."""
 
 import dataclasses
+import math
 import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from torch import Tensor
@@ -16,13 +17,14 @@ from pvae.density import Density
 from pvae.environment import check_seed, default_device, find_device, own_random_state, processes
 from pvae.errors import PvaeError
 from pvae.evaluation import annealed
+from pvae.evaluation.code import Prior, fingerprint_of_code, from_code, is_code
 from pvae.evaluation.gap import gap as inference_gap
-from pvae.evaluation.identity import check_counts, describe, fingerprint_of
+from pvae.evaluation.identity import check_counts, describe, discretised, fingerprint_of
 from pvae.evaluation.pareto import khat_threshold
 from pvae.evaluation.prior import from_prior
 from pvae.evaluation.quadrature import quadrature as quadrature_of
 from pvae.evaluation.result import Evaluation
-from pvae.evaluation.surgery import surgery
+from pvae.evaluation.surgery import surgery as surgery_of
 from pvae.evaluation.weights import from_weights
 from pvae.evaluation.work import Work, take
 from pvae.pair import Program, modules, name_of
@@ -52,6 +54,7 @@ def evaluate(
     bdmc: int = 0,
     gap: int = 0,
     quadrature: bool = False,
+    surgery: bool = True,
     num_chains: int = 16,
     num_temperatures: int = 500,
     num_leapfrog: int = 2,
@@ -74,6 +77,11 @@ def evaluate(
     and the ELBO surgery. Annealed importance sampling, bidirectional Monte Carlo, the inference
     gaps and quadrature are asked for by the number of data they may cost.
 
+    A guide that gives a point z = f(x) (a Delta: an autoencoder) has no density, and there is no
+    bound. The evaluation says so, and reports log p(x, z) and the squared error at the point, in
+    `findings["code"]`; what needs no guide (the prior, AIS from there, bidirectional Monte
+    Carlo, quadrature) still estimates log p(x).
+
     Memory grows neither with `num_samples` (up to a million, whose weights of one datum are
     held together) nor, beyond the data and a few numbers for each datum, with the data. The work
     is cut into fixed units (data × samples), each drawn from its own seed: the same seed gives
@@ -95,6 +103,9 @@ def evaluate(
         bdmc: Number of data simulated from the model for bidirectional Monte Carlo.
         gap: Number of data for the inference gaps, which need AIS on as many; AIS that is there
             already for as many is used.
+        surgery: Whether to look at the aggregate of q(z|x) over the data, which takes as long as
+            everything else where there are many data and few samples, and much longer in
+            hierarchies.
         quadrature: Whether to integrate over a latent space of one or two dimensions.
         num_chains: Chains for each datum, in AIS.
         num_temperatures: Temperatures, in AIS.
@@ -152,10 +163,16 @@ def evaluate(
 
     with own_random_state(seed), default_device(place):
         batch = take(part, everything[:64], place)
-        sampler = Sampler(model, guide, *batch, strategy=strategy, plate=plate, memory=memory)
+        code = is_code(model, guide, *batch)
+        drawn_by = Prior(model, guide) if code else guide
+        sampler = Sampler(model, drawn_by, *batch, strategy=strategy, plate=plate, memory=memory)
+        described |= discretised(data, sampler.structure)
         names = name_of(model), name_of(guide)
+        pair = [*names, sampler.strategy, sampler.plate, *fingerprint_of(sampler, batch)]
+        if code:  # nothing is sampled, and what tells guides apart is the code
+            ks, pair = [], [*pair, fingerprint_of_code(sampler, guide, batch)]
         key = {
-            "pair": [*names, sampler.strategy, sampler.plate, *fingerprint_of(sampler, batch)],
+            "pair": pair,
             "data": described["hash"],
             "num_samples": ks,
             "seed": seed,
@@ -170,10 +187,12 @@ def evaluate(
             latent = set(sampler.structure.latent) - set(sampler.structure.enumerated)
             if result is None:
                 result = Evaluation(
-                    **from_weights(*shared, ks, seed=seed, **where),
-                    num_samples=ks[-1],
+                    **from_code(*shared, guide, **where)
+                    if code
+                    else from_weights(*shared, ks, seed=seed, **where),
+                    num_samples=0 if code else ks[-1],
                     seed=seed,
-                    khat_threshold=khat_threshold(ks[-1]),
+                    khat_threshold=math.nan if code else khat_threshold(ks[-1]),
                     model=names[0],
                     guide=names[1],
                     data=described,
@@ -217,16 +236,20 @@ def evaluate(
 
             if latent and prior_samples:
                 add("prior", everything, from_prior, num_samples=prior_samples)
-            if sampler.structure.latent:
-                add("surgery", everything, surgery)
+            if sampler.structure.latent and not code and surgery:
+                add("surgery", everything, surgery_of)
             if quadrature:
                 add("quadrature", everything, _quadrature)
-            some, former = np.sort(order[: max(ais, gap)]), result.settings.get("ais_prior", {})
+            most = ais if code else max(ais, gap)
+            some, former = np.sort(order[:most]), result.settings.get("ais_prior", {})
             if ais or former.get("num_data", 0) < len(some):
                 add("ais_prior", some, annealed.ais, start="prior", **annealing)
-                add("ais_guide", some, annealed.ais, start="guide", **annealing)
+                if not code:
+                    add("ais_guide", some, annealed.ais, start="guide", **annealing)
             add("bdmc", np.sort(order[:bdmc]), annealed.bdmc, start="prior", **annealing)
-            if gap:
+            if gap and code:
+                add("gap", np.sort(order[:gap]), _no_gap)
+            elif gap:
                 some = np.sort(order[:gap])
                 source, log_px = _best_known(result, some)
                 # With another estimate of log p(x) the gap is another.
@@ -234,6 +257,10 @@ def evaluate(
                 add("gap", some, inference_gap, depends=depends, log_px=log_px)
         work.close()
     return result
+
+
+def _no_gap(*_: Any, **__: Any) -> NoReturn:
+    raise PvaeError("A guide that gives a point has no bound, and so no gap below log p(x).")
 
 
 def _quadrature(sampler: Sampler, part: Part | Tensors, positions: np.ndarray, **options: Any):
@@ -280,7 +307,7 @@ def _former(folder: Path | None, key: str) -> Evaluation | None:
         return former
     if processes()[0]:
         return None  # one warning is enough
-    lost = [_WORDS[name] for name in former.findings]
+    lost = [_WORDS[name] for name in former.findings if name in _WORDS]
     warnings.warn(
         f"The evaluation in {folder} is of another pair, data, seed or number of samples "
         f"(seed {former.seed}, K = {former.num_samples}). It is replaced, and what it had beside "

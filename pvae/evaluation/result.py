@@ -11,6 +11,7 @@ import numpy as np
 
 from pvae.errors import PvaeError, first_line
 from pvae.evaluation.annealed import Annealed, Sandwich
+from pvae.evaluation.code import AtCode
 from pvae.evaluation.finding import Finding
 from pvae.evaluation.gap import Gap
 from pvae.evaluation.prior import FromPrior
@@ -51,12 +52,18 @@ _META = (
     "settings",
     "key",
 )
-_KINDS = {kind.__name__: kind for kind in (Annealed, FromPrior, Gap, Quadrature, Sandwich, Surgery)}
+_KINDS = {
+    kind.__name__: kind
+    for kind in (Annealed, AtCode, FromPrior, Gap, Quadrature, Sandwich, Surgery)
+}
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """Bounds on log p(x) and their diagnostics, in nats; arrays are over the N data.
+
+    Where the guide gives a point there is no bound: all that is one, or tells of weights, is NaN
+    or empty, `num_samples` is 0, and `findings["code"]` says what is known instead.
 
     Attributes:
         elbo: The ELBO by Monte Carlo, [N].
@@ -90,7 +97,8 @@ class Evaluation:
         caveat: Why these numbers are not likelihoods, else `None`.
         exact: Whether nothing was sampled, so that `log_px` is exact.
         findings: What the other estimators found: `"prior"`, `"ais_prior"`, `"ais_guide"`,
-            `"bdmc"`, `"quadrature"`, `"gap"`, `"surgery"`, as far as they were asked for.
+            `"bdmc"`, `"quadrature"`, `"gap"`, `"surgery"`, as far as they were asked for; of a
+            guide that gives a point, `"code"`.
         missing: Why an estimator that was asked for does not apply.
         settings: The options of each that was found.
         key: Names the pair, data, seed and samples that this evaluation is of.
@@ -136,6 +144,7 @@ class Evaluation:
             log_px_se=self.log_px_se,
             ais=self.findings.get("ais_prior"),
             exact=self.exact,
+            guide=self.guide if "code" in self.findings else None,
         )
         object.__setattr__(self, "verdict", words)
 
@@ -182,7 +191,7 @@ class Evaluation:
         }
         ks = list(self.bounds)
         by_k = ("bound_num_samples", "datum")
-        arrays["bound"] = (by_k, np.stack([self.bounds[k] for k in ks]))
+        arrays["bound"] = (by_k, np.array([self.bounds[k] for k in ks]).reshape(-1, len(self)))
         if self.bounds_se:
             arrays["bound_se"] = (by_k, np.stack([self.bounds_se[k] for k in ks]))
         coords = {"datum": np.arange(len(self)), "bound_num_samples": np.array(ks, dtype=np.int64)}

@@ -82,12 +82,12 @@ def _cubo(e: Evaluation) -> dict[str, Any] | None:
 def _bits_per_dim(e: Evaluation) -> dict[str, float | None] | None:
     r"""Bits for each dimension of x, where it takes one of `levels` values.
 
-    Binary x has a probability, and :math:`-\log p(x) / (D \ln 2)` bits. Dequantised x has a
+    Discrete x has a probability, and :math:`-\log p(x) / (D \ln 2)` bits. Dequantised x has a
     density on the unit cube, whose cells are :math:`1 / \mathrm{levels}` wide, so that
     :math:`\log_2 \mathrm{levels}` bits are added; they bound the bits of the discrete value
     from above.
     """
-    if "dims" not in e.data or e.caveat:
+    if "dims" not in e.data or e.caveat or "code" in e.findings:
         return None
     added = math.log2(e.data["levels"]) if e.data["observation"] == "dequantize" else 0.0
     scale = e.data["dims"] * math.log(2)
@@ -162,6 +162,16 @@ def _gap(found: Any, e: Evaluation) -> dict[str, Any]:
     }
 
 
+def _code(found: Any, e: Evaluation) -> dict[str, Any]:
+    return {
+        "num_data": len(found),
+        "log_joint": mean_and_se(found.log_joint),
+        "log_likelihood": mean_and_se(found.log_likelihood),
+        "log_prior": mean_and_se(found.log_prior),
+        "squared_error": mean_and_se(found.squared_error),
+    }
+
+
 def _surgery(found: Any, e: Evaluation) -> dict[str, Any]:
     return {
         "num_data": found.num_data,
@@ -175,6 +185,7 @@ def _surgery(found: Any, e: Evaluation) -> dict[str, Any]:
 
 
 _FINDINGS = {
+    "code": _code,
     "prior": _from_prior,
     "ais_prior": _annealed,
     "ais_guide": _annealed,
@@ -189,7 +200,17 @@ def tabulate(evaluation: Evaluation) -> str:
     """Returns the table of an evaluation, see `Evaluation.table`."""
     e, summary = evaluation, summarise(evaluation)
     label = "not a likelihood, nats per datum" if e.caveat else "nats per datum"
-    rows: list[tuple[str, dict[str, Any], str]] = [("ELBO", summary["elbo"], "")]
+    code = summary.get("code")
+    rows: list[tuple[str, dict[str, Any], str]] = []
+    if code:
+        rows += [
+            ("log p(x, z)", code["log_joint"], "at the code z: no bound on log p(x)"),
+            ("log p(x|z)", code["log_likelihood"], "at the code: the reconstruction"),
+            ("log p(z)", code["log_prior"], "at the code: minus the penalty"),
+            ("‖x − E[x|z]‖²", code["squared_error"], "squared error, summed over x; not in nats"),
+        ]
+    else:
+        rows.append(("ELBO", summary["elbo"], ""))
     if summary["elbo_analytic"]:
         rows.append(("ELBO, KL in closed form", summary["elbo_analytic"], ""))
     for row in summary["log_px"]:
@@ -213,13 +234,15 @@ def tabulate(evaluation: Evaluation) -> str:
             row = summary[name]
             above = row["above_log_px"]["mean"]
             some = f"{row['num_data']} data, " if row["num_data"] < len(e) else ""
+            if code:
+                some = f"log p(x), {row['num_data']} data"
             beside = "" if above is None else f"{above:+.2f} on L_{e.num_samples} of the same data"
             rows.append((words, row, f"{some}{beside}".removesuffix(", ")))
     width = max(len(name) for name, *_ in rows) + 2
     lines = [
         f"{e.model} with {e.guide} on {e.data['name']} ({e.data['observation']}, "
-        f"{len(e)} data, {e.num_samples} samples each)",
-        f"{'bound':<{width}}{'mean':>12}{'± se':>10}   {label}",
+        f"{len(e)} data{'' if code else f', {e.num_samples} samples each'})",
+        f"{'' if code else 'bound':<{width}}{'mean':>12}{'± se':>10}   {label}",
     ]
     lines += [
         f"{name:<{width}}{_show(row['mean']):>12}{_show(row['se']):>10}   {note}".rstrip()
@@ -232,11 +255,12 @@ def tabulate(evaluation: Evaluation) -> str:
 def _details(e: Evaluation, summary: dict[str, Any]) -> list[str]:
     above = summary["khat"]["above_threshold"]
     units = summary["active_units"]
-    lines = [
-        f"reconstruction {_show(summary['reconstruction'])}, KL {_show(summary['kl'])}, "
-        f"active units {'–' if units is None else units}, "
-        f"median ESS {_show(summary['ess']['median'])}",
-    ]
+    terms = [f"active units {'–' if units is None else units}"]
+    if "code" not in summary:
+        shown = [f"{name} {_show(summary[key])}" for name, key in
+                 (("reconstruction", "reconstruction"), ("KL", "kl"))]  # fmt: skip
+        terms = [*shown, *terms, f"median ESS {_show(summary['ess']['median'])}"]
+    lines = [", ".join(terms)]
     if above is not None:
         unknown = summary["khat"]["unknown"]
         lines.append(

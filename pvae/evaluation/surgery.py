@@ -117,8 +117,9 @@ def surgery(
 
     The price is n·N densities of the guide, n draws and, for each 2048 draws, N encodings. A
     guide that cannot have a particle plate pays n·N encodings: there n is cut so that these are
-    at most two million, and the draws are those of n data chosen at random. Memory does not
-    grow with N beyond the data themselves.
+    at most two million, and the draws are those of n data chosen at random. With several latent
+    sites, whose networks see each draw, n·N is at most twenty million. Memory does not grow with
+    N beyond the data themselves.
 
     Args:
         sampler: Draws of the pair; its context must be entered.
@@ -137,8 +138,9 @@ def surgery(
     num_data = len(part)
     seed_unit(seed, 0, purpose=_TAG)
     log_q, layout = _log_q(sampler, take(part, np.arange(min(6, num_data)), device))
-    if layout != "plate":  # the guide encodes each datum again for each draw
-        most = max(_FEWEST, _ENCODINGS // num_data)
+    chained = len(latent_sites(sampler.structure.guide_trace)) > 1
+    if layout != "plate" or chained:  # networks see each datum again for each draw
+        most = max(_FEWEST, (_ENCODINGS if layout != "plate" else 10 * _ENCODINGS) // num_data)
         some = np.random.default_rng(seed).permutation(len(positions))[:most]
         positions = positions[np.sort(some)]
     rows = _FLOATS.get(device.type, 2**26) // sampler.latent_numel

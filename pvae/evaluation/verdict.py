@@ -20,6 +20,7 @@ def verdict(
     log_px_se: np.ndarray | None = None,
     ais: "Annealed | None" = None,
     exact: bool = False,
+    guide: str | None = None,
 ) -> str:
     """Says what k̂ and AIS from the prior tell about the bounds, and what they cannot tell.
 
@@ -31,7 +32,10 @@ def verdict(
         log_px_se: Its standard error, [N].
         ais: Annealed importance sampling from the prior, on some of the data.
         exact: Whether nothing was sampled at all.
+        guide: Name of the guide where it gives a point, so that there is no bound.
     """
+    if guide is not None:
+        return _of_a_point(guide, len(khat), ais)
     if exact:
         return (
             "Nothing was sampled: every latent site is summed out, or there is none, so that "
@@ -45,6 +49,25 @@ def verdict(
             "here has checked for that (--ais N does, on N data)."
         )
     return f"{tails} {modes}" if modes else tails
+
+
+def _of_a_point(guide: str, size: int, ais: "Annealed | None") -> str:
+    """Says that there is no bound, and what there is instead."""
+    words = (
+        f"There is no bound on log p(x): {guide} gives a point, which has no density. log p(x, z) "
+        "at that point is what training maximised, and it can lie above log p(x) or below."
+    )
+    if ais is None:
+        return (
+            f"{words} Annealed importance sampling from the prior estimates log p(x) without the "
+            "guide: ask for --ais 100 (in Python, ais=100)."
+        )
+    data = f"the {len(ais):,} data" if len(ais) == size else f"{len(ais):,} of {size:,} data"
+    return (
+        f"{words} AIS from the prior ({ais.num_chains} chains, {ais.num_temperatures} "
+        f"temperatures) estimates log p(x) of {data} without the guide; in expectation it lies "
+        "below log p(x), by as much as annealing falls short (--bdmc tells on simulated data)."
+    )
 
 
 def _tails(khat: np.ndarray, threshold: float, num_samples: int) -> tuple[str, bool]:

@@ -125,11 +125,12 @@ def _series(history: Sequence[dict[str, Any]], key: str) -> Series:
     return np.array([value(row) for row in history])
 
 
-def training(history: Sequence[dict[str, Any]]) -> tuple[Markup, bool] | None:
-    """Returns the ELBO over epochs, and whether early epochs lie below the frame.
+def training(history: Sequence[dict[str, Any]], what: str = "ELBO") -> tuple[Markup, bool] | None:
+    """Returns the objective over epochs, and whether early epochs lie below the frame.
 
     Args:
         history: One dict per epoch, as in `history.csv`.
+        what: What the objective is.
     """
     train, held = _series(history, "elbo"), _series(history, "validation_elbo")
     if not np.isfinite(np.concatenate([train, held])).any():
@@ -143,7 +144,7 @@ def training(history: Sequence[dict[str, Any]]) -> tuple[Markup, bool] | None:
     ]  # fmt: skip
     everything, late = finite(np.concatenate([train, held])), _late(train, held)
     cut = len(late) > 8 and bool(np.ptp(everything) > 2.5 * np.ptp(late) > 0)
-    return responsive(lambda width: _training(epoch, train, held, below, cut, width)), cut
+    return responsive(lambda width: _training(what, epoch, train, held, below, cut, width)), cut
 
 
 def _late(train: Series, held: Series) -> Series:
@@ -152,6 +153,7 @@ def _late(train: Series, held: Series) -> Series:
 
 
 def _training(
+    what: str,
     epoch: Series,
     train: Series,
     held: Series,
@@ -159,7 +161,7 @@ def _training(
     cut: bool,
     width: float,
 ) -> Markup:
-    with chart("ELBO over training epochs", width, 260 + 90 * len(below)) as drawn:
+    with chart(f"{what} over training epochs", width, 260 + 90 * len(below)) as drawn:
         axes = drawn.figure.subplots(
             1 + len(below), sharex=True, squeeze=False, height_ratios=[2.6] + [0.6] * len(below)
         )[:, 0]

@@ -15,7 +15,7 @@ from pvae.report.panels import Panel
 if TYPE_CHECKING:
     from pvae.evaluation import Evaluation
 
-__all__ = ["Row", "absent", "against_k", "bits", "bounds", "estimates"]
+__all__ = ["Row", "absent", "against_k", "at_code", "bits", "bounds", "estimates"]
 
 Mean = dict[str, float | None]
 
@@ -78,6 +78,16 @@ def bounds(evaluation: "Evaluation", summary: dict[str, Any]) -> list[Row]:
         note = f"{unused} of {text.plural(e.num_samples, 'sample')} left over" if unused else ""
         rows.append(Row("", note, _mean(e.bounds[k]), row["se"], k, row["monte_carlo_se"]))
     return rows
+
+
+def at_code(evaluation: "Evaluation", summary: dict[str, Any]) -> list[Row]:
+    """Returns the rows of a pair whose guide gives a point, none of which is a bound."""
+    code = summary["code"]
+    return [
+        Row("log p(x, z)", "what training maximised: no bound on log p(x)", **code["log_joint"]),
+        Row("log p(x|z)", "minus the reconstruction error", **code["log_likelihood"]),
+        Row("log p(z)", "minus the penalty on the code", **code["log_prior"]),
+    ]
 
 
 def estimates(evaluation: "Evaluation", summary: dict[str, Any]) -> list[Row]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 import pvae
 from pvae.files import atomic
-from pvae.report import charts, decompositions, estimates, panels, text, trust
+from pvae.report import charts, codes, decompositions, estimates, panels, text, trust
 from pvae.report.panels import Panel, attempt
 from pvae.report.subject import Subject
 
@@ -78,10 +78,14 @@ def _context(
     config: dict[str, Any] | None,
 ) -> dict[str, Any]:
     summary = evaluation.summary()
-    rows = estimates.bounds(evaluation, summary)
+    code = "code" in summary
+    rows = (estimates.at_code if code else estimates.bounds)(evaluation, summary)
     others = estimates.estimates(evaluation, summary)
-    places = text.decimals(rows[-1].se, summary["elbo"]["se"])
+    places = text.decimals(rows[0].se if code else rows[-1].se, summary["elbo"]["se"])
     log_px = np.asarray(evaluation.log_px)
+    # Where there is no bound, nothing is drawn beside one.
+    hidden = ("bounds", "khat", "log_px", "ais", "least_likely") if code else ()
+    training = "log p(x, z) at the code" if code else "ELBO"
     return {
         "summary": summary,
         "evaluation": evaluation,
@@ -96,7 +100,9 @@ def _context(
         "undefined": int(np.sum(~np.isfinite(log_px))),
         "absent": {
             "estimates": estimates.absent(evaluation, "prior", "quadrature"),
-            "trust": estimates.absent(evaluation, "ais_prior", "ais_guide", "bdmc"),
+            "trust": estimates.absent(
+                evaluation, "ais_prior", *(() if code else ("ais_guide",)), "bdmc"
+            ),
             "parts": estimates.absent(evaluation, "surgery", "gap"),
         },
         "panels": {
@@ -113,15 +119,23 @@ def _context(
             "gap": attempt(
                 "Inference gap: from the ELBO to log p(x)", decompositions.gap, evaluation, summary
             ),
-            "training": attempt("ELBO over epochs", _training, history),
+            "training": attempt(f"{training} over epochs", _training, history, training),
             "reconstructions": attempt(
                 "Reconstructions", panels.reconstructions, subject, "Reconstructions"
             ),
             "samples": attempt("Samples", panels.samples, subject, "Samples"),
             "latent": attempt("Latent space", panels.latent, subject, "Latent space"),
+            "probes": attempt(
+                "Classes read from the codes", codes.probes, subject, "Classes read from the codes"
+            ),
+            "interpolation": attempt(
+                "Interpolation", codes.interpolation, subject, "Interpolation"
+            ),
+            "traversal": attempt("Traversal", codes.traversal, subject, "Traversal"),
             "least_likely": attempt(
                 "Least likely", panels.least_likely, subject, log_px, places, "Least likely"
             ),
+            **{name: Panel("", hidden=True) for name in hidden},
         },
         "versions": _versions(),
         "data_seed": getattr(subject.data, "seed", None),
@@ -177,13 +191,13 @@ def _sizes(part: Any) -> str | None:
     return ", ".join(sizes) or None
 
 
-def _training(history: list[dict[str, Any]]) -> Panel | None:
+def _training(history: list[dict[str, Any]], what: str) -> Panel | None:
     if not history:
         raise panels.Missing("No training history was handed to the report.")
-    drawn = charts.training(history)
+    drawn = charts.training(history, what)
     if drawn is None:
         return None
-    note = "ELBO in nats per datum, one point for each epoch: higher is better."
+    note = f"{what} in nats per datum, one point for each epoch: higher is better."
     if drawn[1]:
         note += " The first epochs lie below the frame."
     if any(row.get("validation_elbo") is not None for row in history):
@@ -193,7 +207,9 @@ def _training(history: list[dict[str, Any]]) -> Panel | None:
         )
     if any(row.get("kl_weight") not in (None, 1) for row in history):
         note += " Where the KL weight is not 1, training shows the objective under that weight."
-    return Panel("ELBO over epochs", (drawn[0],), note)
+    if what != "ELBO":
+        note += " It is no bound on log p(x); in training a penalty of the guide is subtracted."
+    return Panel(f"{what} over epochs", (drawn[0],), note)
 
 
 def _versions() -> list[tuple[str, str]]:

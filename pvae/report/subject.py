@@ -3,12 +3,15 @@
 import contextlib
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from pvae import codes, probes
 
 __all__ = ["Subject"]
 
@@ -99,6 +102,35 @@ class Subject:
 
         means = predictive.encode(self.guide, *self._where_the_pair_is(index))
         return {name: value.detach().float().cpu().numpy() for name, value in means.items()}
+
+    @property
+    def num_sites(self) -> int:
+        """How many latent sites the guide has."""
+        return len(self.encode(slice(0, 1)))
+
+    def probe(self) -> "probes.Probes":
+        """Returns how well the classes can be read from the codes."""
+        from pvae import probes
+
+        return probes.probe(self.guide, self.data)
+
+    def interpolate(self, start: slice, end: slice, steps: int) -> Array:
+        """Returns the means of x between codes of pairs of data [n, steps, *event]."""
+        from pvae import codes
+
+        ends = self._where_the_pair_is(start), self._where_the_pair_is(end)
+        x = codes.interpolate(self.model, self.guide, *ends, steps=steps)
+        shaped = self._shaped(x.flatten(0, 1))
+        return shaped.reshape(-1, steps, *shaped.shape[1:])
+
+    def traverse(self, steps: int) -> "codes.Traversal":
+        """Returns the first datum's code as its dimensions move, x an array shaped as the data."""
+        from pvae import codes
+
+        data = self._tensors or self._part
+        found = codes.traverse(self.model, self.guide, data, steps=steps)
+        shaped = self._shaped(found.x.flatten(0, 1))
+        return found._replace(x=shaped.reshape(-1, steps, *shaped.shape[1:]))
 
     def parameters(self) -> int | None:
         """Returns how many numbers the pair's modules learn, or None where none are found."""

@@ -10,6 +10,7 @@ import pytest
 import torch
 from oracles import gamma_poisson
 from programs import linear_gaussian
+from small import small_pair
 
 import pvae
 from pvae import Evaluation, PvaeError
@@ -369,3 +370,15 @@ def test_empty_data():
     model, guide, x, _ = linear_gaussian()
     with pytest.raises(PvaeError, match="at least one"):
         pvae.evaluate(model, guide, x[:0], progress=False)
+
+
+def test_surgery_can_be_left_out():
+    pair = small_pair()
+    x = pvae.data.load("digits").test.tensors()[0][:10]
+    found = [
+        pvae.evaluate(*pair, x, num_samples=5, prior_samples=0, surgery=each, progress=False)
+        for each in (True, False)
+    ]
+    assert ["surgery" in each.findings for each in found] == [True, False]
+    assert found[1].missing == {}
+    assert (found[0].log_px == found[1].log_px).all()

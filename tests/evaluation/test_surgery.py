@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal, Normal
 
+import pvae
 from pvae.data.tensors import Tensors
 from pvae.errors import PvaeError
 from pvae.evaluation import surgery as module
@@ -322,3 +323,16 @@ def test_an_auxiliary_site_is_refused():
     model, _ = gaussian_pair(None, None)
     with pytest.raises(PvaeError, match="'a', which the model does not have"):
         run(model, guide, oracles.random(20, 2, seed=0))
+
+
+def test_a_chain_draws_for_some_of_the_data(monkeypatch):
+    """Its upper networks see each draw for each datum."""
+    from zoo import make
+
+    *pair, _ = make("two layers")
+    x = pvae.data.load("digits").test.tensors()[0][:120]
+    whole = run(*pair, x)
+    monkeypatch.setattr(module, "_ENCODINGS", 1_200)
+    some = run(*pair, x)
+    assert (len(some), some.num_data, len(whole)) == (100, 120, 120)
+    assert some.mutual_information == pytest.approx(whole.mutual_information, abs=0.6)

@@ -28,6 +28,8 @@ def explicit(z, loc, covariance):
 def test_full_covariance_is_what_the_docstring_says():
     torch.manual_seed(0)
     guide, x = FullCovariance((6,), 4, hidden_dims=[5]).double(), torch.randn(7, 6).double()
+    assert (guide.encode(x)[1].tril(-1) == 0).all()  # begins as the mean field
+    nn.init.normal_(guide.encoder.layers[-1].weight)
     loc, scale_tril = guide.encode(x)
     found = guide.encoder(x)
     scale = torch.nn.functional.softplus(found[:, 4:8]) + 1e-6
@@ -43,6 +45,7 @@ def test_full_covariance_is_what_the_docstring_says():
 def test_low_rank_is_what_the_docstring_says():
     torch.manual_seed(0)
     guide, x = LowRank((6,), 4, rank=2, hidden_dims=[5]).double(), torch.randn(7, 6).double()
+    nn.init.normal_(guide.encoder.layers[-1].weight)
     found = guide.encoder(x)
     loc, scale, w = found[:, 0], torch.nn.functional.softplus(found[:, 1]) + 1e-3, found[:, 2:].mT
     core = torch.eye(4).double() + w @ w.mT

@@ -2,6 +2,7 @@
 
 import math
 
+import pyro
 import pytest
 import torch
 from pvae.guides import Code
@@ -12,6 +13,14 @@ from torch.nn import functional as F
 import pvae
 from pvae import PvaeError
 from pvae.pair import trace_guide, trace_model
+
+
+@pytest.fixture(autouse=True)
+def _clean_store():
+    """Pairs that are called as they are share parameters of one name, as always in Pyro."""
+    pyro.clear_param_store()
+    yield
+    pyro.clear_param_store()
 
 
 def _joint(model, guide, x):
@@ -52,9 +61,9 @@ def test_trains_generates_reconstructs_and_goes_through_check(model, network):
     x = data.train.tensors()[0]
     pvae.check(model, guide, x[:10])
     before = (pvae.reconstruct(model, guide, x) - x).square().mean()
-    pvae.fit(model, guide, data, epochs=3, lr=3e-3, mode="eager", progress=False)
+    pvae.fit(model, guide, data, epochs=4, lr=1e-2, mode="eager", progress=False)
     after = (pvae.reconstruct(model, guide, x) - x).square().mean()
-    assert after < 0.7 * before
+    assert after < 0.6 * before
     assert model(size=4).shape == (4, 1, 8, 8)
 
 
@@ -93,7 +102,7 @@ def test_the_prior_generates():
 
 @pytest.mark.parametrize("penalty", [0.0, -1.0, math.nan])
 def test_bad_penalty(penalty):
-    with pytest.raises(PvaeError, match="penalty=.*positive"):
+    with pytest.raises(PvaeError, match=r"penalty=.*positive"):
         SparseAutoencoder((6,), 3, penalty=penalty)
 
 

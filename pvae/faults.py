@@ -1,0 +1,331 @@
+"""diagnose(): what is wrong with a pair beyond what one call of it shows."""
+
+import contextlib
+import math
+import warnings
+from dataclasses import dataclass, field
+
+import pyro
+import torch
+from pyro.infer import ELBO, TraceMeanField_ELBO
+from pyro.infer.inspect import get_dependencies
+from pyro.nn import PyroModule
+from torch import Tensor
+
+from pvae.checking import check
+from pvae.consistency import compare_bounds
+from pvae.environment import is_out_of_memory, own_random_state
+from pvae.errors import PvaeError, first_line
+from pvae.objectives import LossName, choose_elbo
+from pvae.pair import OwnParameters, Program, latent_sites, modules, observed_sites
+from pvae.structure import Structure, base_distribution, listed, plates_in_words
+from pvae.svi import SVI
+
+__all__ = ["Diagnosis", "diagnose"]
+
+
+@dataclass
+class Diagnosis:
+    """What was found out about a pair.
+
+    Attributes:
+        faults: What is wrong, each with what to change.
+        notes: What is legal and may not be meant.
+        facts: What the pair is, line by line.
+    """
+
+    faults: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    facts: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        lines = [f"fault: {text}" for text in self.faults]
+        lines += [f"note: {text}" for text in self.notes]
+        end = (
+            f"{len(self.faults)} fault{'s' * (len(self.faults) != 1)}"
+            if self.faults
+            else "no fault"
+        )
+        return "\n".join([*self.facts, *lines, f"{end} found"])
+
+
+def diagnose(
+    model: Program,
+    guide: Program,
+    *batch: Tensor,
+    loss: ELBO | LossName = "auto",
+    num_particles: int = 1,
+    seed: int = 0,
+) -> Diagnosis:
+    """Runs a pair a few times and says in plain words what is wrong with it.
+
+    Beside what `pvae.check` finds in one call: a guide whose support is not the model's,
+    parameters without a gradient, modules that no program registers, data that are mixed across
+    the batch, an ELBO that the pair's structure does not allow, an objective that is above the
+    importance-weighted bound, and densities that are not those of the draws, so that every
+    bound is wrong. The parameters, and their gradients, stay as they are.
+
+    Args:
+        model: Pyro program p(z) p(x|z), called as `model(*batch)`.
+        guide: Pyro program q(z|x), called as `guide(*batch)`.
+        *batch: Some 64 data, tensors of leading size B.
+        loss: The objective that is to train the pair, as for `pvae.fit`.
+        num_particles: As for `pvae.fit`.
+        seed: Of the draws.
+
+    Returns:
+        Faults, notes and facts; `print` shows them.
+
+    Example:
+        >>> from pvae import data, diagnose, guides, models
+        >>> (x,) = data.load("digits").test.observe(slice(0, 64))
+        >>> found = diagnose(models.VAE((1, 8, 8)), guides.MeanField((1, 8, 8)), x)
+        >>> found.faults
+        []
+    """
+    found = Diagnosis()
+    with own_random_state(seed), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            structure = check(model, guide, *batch)
+            found.facts += _sites(structure)
+            elbo = choose_elbo(loss, structure, num_particles)
+        except PvaeError as error:
+            found.faults.append(str(error))
+            return found
+        found.facts.append(f"objective: {type(elbo).__name__}")
+        if structure.caveat:
+            found.notes.append(
+                f"This is {structure.caveat}. Binarise the data (observation='dynamic'), or choose "
+                "a likelihood for such values."
+            )
+        found.faults += _plates(structure) + _supports(structure)
+        _order(found, structure, elbo, model, guide, batch)
+        if not found.faults:
+            found.faults += _gradients(model, guide, elbo, batch, found)
+        if not found.faults:
+            facts, notes, faults = compare_bounds(structure, model, guide, elbo, batch)
+            found.facts += facts
+            found.notes += notes
+            found.faults += faults
+    return found
+
+
+def _sites(structure: Structure) -> list[str]:
+    lines = []
+    for role, trace in (("guide", structure.guide_trace), ("model", structure.model_trace)):
+        for name, site in {**latent_sites(trace), **observed_sites(trace)}.items():
+            fn, what = site["fn"], "observed " if site["is_observed"] else ""
+            lines.append(
+                f"{role}: {what}{name} ~ {type(base_distribution(fn)).__name__}, event "
+                f"{tuple(fn.event_shape)}, plates {plates_in_words(site['cond_indep_stack'])}"
+            )
+    return lines
+
+
+def _plates(structure: Structure) -> list[str]:
+    """A plate of one name has to count the same data in both programs."""
+    sizes: dict[str, dict[str, int]] = {}
+    for role, trace in (("guide", structure.guide_trace), ("model", structure.model_trace)):
+        for site in {**latent_sites(trace), **observed_sites(trace)}.values():
+            for frame in site["cond_indep_stack"]:
+                if frame.vectorized and frame.full_size not in (None, -1):
+                    sizes.setdefault(frame.name, {})[role] = frame.full_size
+    return [
+        f"The plate {name!r} counts {by['guide']} data in the guide and {by['model']} in the "
+        "model, so that their terms are weighed differently. Give it the same size in both, "
+        f'pyro.plate("{name}", len(x)).'
+        for name, by in sizes.items()
+        if len(set(by.values())) > 1
+    ]
+
+
+def _supports(structure: Structure) -> list[str]:
+    """A guide has to draw where the model has a density."""
+    faults = []
+    in_model = latent_sites(structure.model_trace)
+    for name, site in latent_sites(structure.guide_trace).items():
+        if name not in in_model or name in structure.enumerated:
+            continue
+        ours, theirs = site["fn"], in_model[name]["fn"]
+        support = getattr(theirs, "support", None)
+        if support is None:
+            continue
+        draws = [site["value"]]
+        with contextlib.suppress(NotImplementedError):
+            draws.append(ours.sample(torch.Size([100])))
+        outside = [(~support.check(value)).double().mean() for value in draws]
+        if max(outside) > 0:
+            kinds = [type(base_distribution(fn)).__name__ for fn in (ours, theirs)]
+            share = 100 * float(max(outside))
+            faults.append(
+                f"Site {name!r}: the guide's {kinds[0]} draws outside the support of the model's "
+                f"{kinds[1]} ({support}), where the model has no density: {share:.0f} % of its "
+                "draws. Give the guide a distribution of the same support, or transform its draws "
+                "to it (TransformedDistribution)."
+            )
+    return faults
+
+
+def _order(
+    found: Diagnosis,
+    structure: Structure,
+    elbo: ELBO,
+    model: Program,
+    guide: Program,
+    batch: tuple[Tensor, ...],
+) -> None:
+    """Where closed-form KLs would be wrong, and where gradients are the score function's."""
+    sites = latent_sites(structure.guide_trace)
+    rough = [
+        name
+        for name, site in sites.items()
+        if not site["fn"].has_rsample and name not in structure.enumerated
+    ]
+    explicit = isinstance(elbo, TraceMeanField_ELBO)
+    wrong = _not_mean_field(structure, model, guide, batch)
+    if wrong is None and rough and explicit:
+        wrong = f"site {rough[0]!r} has no reparameterised draws"
+    if wrong:
+        (found.faults if explicit else found.notes).append(
+            f"TraceMeanField_ELBO would be wrong for this pair: {wrong}. Use loss='auto' or "
+            "Trace_ELBO, or give the guide the model's dependencies and order of sites."
+        )
+    for name in rough:
+        kind = type(base_distribution(sites[name]["fn"])).__name__
+        found.notes.append(
+            f"Site {name!r} ({kind}) is sampled and cannot be differentiated: its gradient is the "
+            "score function's, which is noisy. "
+            'Mark it infer={"enumerate": "parallel"} to sum it out, or use IWAE_ELBO.'
+        )
+
+
+def _not_mean_field(
+    structure: Structure, model: Program, guide: Program, batch: tuple[Tensor, ...]
+) -> str | None:
+    """Pyro's condition: parents of z in the model are no descendants of z in the guide."""
+    in_guide, in_model = (
+        list(latent_sites(t)) for t in (structure.guide_trace, structure.model_trace)
+    )
+    order = None
+    if len(in_guide) > 1 and in_guide != in_model:
+        order = f"the guide samples {listed(in_guide)} in this order, the model {listed(in_model)}"
+    try:
+        with OwnParameters(model, guide), pyro.validation_enabled(False):
+            above, below = (
+                get_dependencies(program, batch)["prior_dependencies"] for program in (model, guide)
+            )
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        return order
+    for z in in_guide:
+        for parent in set(above.get(z, {})) - {z}:
+            if z in below.get(parent, {}):
+                return f"in the model {z!r} depends on {parent!r}, in the guide {parent!r} on {z!r}"
+    return None
+
+
+def _gradients(
+    model: Program, guide: Program, elbo: ELBO, batch: tuple[Tensor, ...], found: Diagnosis
+) -> list[str]:
+    svi = SVI(model, guide, None, elbo, mode="eager")
+    reached = [
+        (f"{path}.{name}", parameter)
+        for path, module in modules(model, guide).items()
+        for name, parameter in module.named_parameters()
+        if parameter.requires_grad
+    ]
+    kept = {id(p): (p, p.grad) for _, p in reached}
+    try:
+        for _, parameter in reached:
+            parameter.grad = None
+        with svi.own, pyro.validation_enabled(False):
+            value = elbo.loss_and_grads(model, guide, *batch)
+        used = svi.own.parameters
+        kept |= {id(p): (p, None) for p in used.values() if id(p) not in kept}
+        slopes = {name: p.grad for name, p in used.items() if p.requires_grad}
+    except PvaeError as error:
+        return [str(error)]
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        return [
+            f"The objective {type(elbo).__name__} fails: {type(error).__name__}: "
+            f"{first_line(error)[:300]}. Use loss='auto', or change what it cannot do."
+        ]
+    finally:
+        for parameter, grad in kept.values():
+            parameter.grad = grad
+    total = sum(p.numel() for p in used.values())
+    found.facts.append(f"parameters: {total:,} numbers in {len(used)} tensors")
+    if not math.isfinite(float(value)):
+        return [f"The loss is {float(value)}. {_what_is_not_finite(svi, float(value), batch)}"]
+    sick = [name for name, g in slopes.items() if g is not None and not g.isfinite().all()]
+    if sick:
+        return [f"The gradient of {sick[0]} is not finite. {_what_is_not_finite(svi, 0.0, batch)}"]
+    faults = []
+    idle = [name for name, g in slopes.items() if g is None or not g.any()]
+    idle = _idle_elsewhere(svi, batch, idle) if idle else []
+    known = {id(p) for p in used.values()}
+    rest = [name for name, p in reached if id(p) not in known]
+    owners = modules(model, guide)
+    # A PyroModule registers what it uses: what it does not use is not called.
+    called = {path for path, module in owners.items() if isinstance(module, PyroModule)}
+    idle += [name for name in rest if name.partition(".")[0] in called]
+    strays = [name for name in rest if name.partition(".")[0] not in called]
+    if not used and not strays:
+        found.notes.append(
+            "The pair has no parameters to train. If it should have some, make the programs "
+            "PyroModules, call pyro.module(name, network) in them, or use pyro.param."
+        )
+    if idle:
+        faults.append(
+            f"Parameter {idle[0]} gets no gradient{_and_more(idle)}: the loss does not depend on "
+            "it. Look for .detach(), .item(), .data, torch.no_grad(), rounding or a comparison "
+            "between it and the loss, or for a network that is not called."
+        )
+    if strays:
+        faults.append(
+            f"Parameter {strays[0]} is not trained{_and_more(strays)}: no program registers it. "
+            "Call pyro.module(name, network) in the program, or make it a PyroModule that has the "
+            "network as an attribute."
+        )
+    return faults
+
+
+def _idle_elsewhere(svi: SVI, batch: tuple[Tensor, ...], idle: list[str]) -> list[str]:
+    """Of parameters without a gradient, those that have none a little away from here either.
+
+    Layers behind a last one that starts at zero have none at the start.
+    """
+    used = svi.own.parameters
+    kept = {name: (p, p.detach().clone(), p.grad) for name, p in used.items()}
+    try:
+        with torch.no_grad():
+            for p in used.values():
+                p.add_(0.02 * torch.randn_like(p))
+                p.grad = None
+        with svi.own, pyro.validation_enabled(False):
+            svi.loss.loss_and_grads(svi.model, svi.guide, *batch)
+        return [n for n in idle if used[n].grad is None or not used[n].grad.any()]
+    finally:
+        with torch.no_grad():
+            for p, value, grad in kept.values():
+                p.copy_(value)
+                p.grad = grad
+
+
+def _and_more(names: list[str]) -> str:
+    return f", nor do {len(names) - 1} others" if len(names) > 1 else ""
+
+
+def _what_is_not_finite(svi: SVI, value: float, batch: tuple[Tensor, ...]) -> str:
+    from pvae.blame import what_is_not_finite
+
+    svi.optim.add(svi.own.parameters)
+    text = what_is_not_finite(svi.model, svi.guide, svi.own, svi.optim, value, batch, {})
+    return (
+        text.partition(": ")[2].capitalize()
+        + " Keep probabilities off 0 and 1 (logits=…), and scales positive (softplus(…) + 1e-6)."
+    )

@@ -1,0 +1,113 @@
+"""What the codes hold: classes read from them, and what x becomes as they move."""
+
+import numpy as np
+from markupsafe import Markup
+
+from pvae.report.images import Pictures, columns, grid, is_image
+from pvae.report.panels import Panel
+from pvae.report.subject import Subject
+from pvae.report.text import count, number
+
+__all__ = ["interpolation", "probes", "traversal"]
+
+_PAIRS = 5
+
+
+def probes(subject: Subject, title: str) -> Panel:
+    """Tabulates how well the classes are read from the codes, where the data have labels."""
+    labels = [getattr(getattr(subject.data, p, None), "y", None) for p in ("train", "test")]
+    if subject.guide is None or any(y is None for y in labels):
+        return Panel(title, hidden=True)
+    found = subject.probe()
+    head = ("features", "dimensions", "linear", f"{found.num_neighbors}-NN")
+    rows = [
+        (
+            {"PCA": "PCA of x", "x": "x itself"}.get(row.features, row.features),
+            count(row.dim),
+            *(f"{number(a, 3)} ± {number(found.se(a), 3)}" for a in (row.linear, row.knn)),
+        )
+        for row in found.rows
+    ]
+    drawn = ", drawn at random from all" if found.num_train < len(subject.data.train) else ""
+    note = (
+        f"Accuracy on {count(found.num_test)} test data ± its standard error, after learning from "
+        f"{count(found.num_train)} training data{drawn}. Linear is logistic regression on "
+        f"standardised features; {found.num_neighbors}-NN the vote of the {found.num_neighbors} "
+        "nearest training data, by Euclidean distance of the features as they are. Codes are "
+        "posterior means where these are known in closed form. x as the pair observes it and its "
+        "PCA, to as many dimensions as the codes have, are the yardsticks. "
+    )
+    if getattr(subject.data.train, "labels", False):
+        note += "The pair is called with the labels, so that the codes may have them from there."
+    else:
+        note += "The pair is called without the labels."
+    return Panel(title, (_table(head, rows),), note)
+
+
+def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> Markup:
+    cells = Markup("").join(Markup('<th scope="col">{}</th>').format(h) for h in head)
+    body = Markup("").join(
+        Markup('<tr><th scope="row">{}</th>{}</tr>').format(
+            first, Markup("").join(Markup("<td>{}</td>").format(cell) for cell in rest)
+        )
+        for first, *rest in rows
+    )
+    return Markup(
+        '<div class="scroll" tabindex="0" role="region" aria-label="Table of probes">'
+        "<table><thead><tr>{}</tr></thead><tbody>{}</tbody></table></div>"
+    ).format(cells, body)
+
+
+def interpolation(subject: Subject, title: str) -> Panel:
+    """Draws x along the straight line between the codes of two test data, for several pairs."""
+    pairs = min(_PAIRS, subject.size // 2)
+    if not _can_draw(subject) or not pairs:
+        return Panel(title, hidden=True)
+    across = columns(subject.event[-1])
+    start, end = slice(0, 2 * pairs, 2), slice(1, 2 * pairs, 2)
+    lines = subject.interpolate(start, end, across - 2)
+    rows = np.concatenate([subject.x(start)[:, None], lines, subject.x(end)[:, None]], 1)
+    look = Pictures.of(subject.x(slice(0, 1000)))
+    alt = f"{pairs} rows of images, each from one test image to another through the codes between"
+    body = grid(look.pixels(rows.reshape(-1, *rows.shape[2:])), across, alt)
+    note = (
+        f"The first {2 * pairs} test images in pairs, one at either end of a row. Between them "
+        f"the mean of p(x|z) at {across - 2} points, evenly spaced on the straight line from the "
+        "one's code to the other's; the first and the last of these are the reconstructions."
+    )
+    if subject.num_sites > 1:
+        note += " Every latent site moves along a line of its own."
+    return Panel(title, (body,), note + look.note)
+
+
+def traversal(subject: Subject, title: str) -> Panel:
+    """Draws x as each of the most active dimensions of one code moves."""
+    if not _can_draw(subject) or subject.size < 2:
+        return Panel(title, hidden=True)
+    steps = columns(subject.event[-1])
+    steps -= 1 - steps % 2  # one column is the middle
+    found = subject.traverse(steps)
+    look = Pictures.of(subject.x(slice(0, 1000)))
+    alt = f"{len(found.dims)} rows of images, in each of which one dimension of {found.site} moves"
+    x = found.x.reshape(-1, *found.x.shape[2:])
+    body = grid(look.pixels(x), steps, alt)
+    moving = ", ".join(
+        f"{d} ({number(v)})" for d, v in zip(found.dims, found.variance, strict=True)
+    )
+    most = " most" if len(found.dims) > 1 else ""
+    note = (
+        f"In each row one dimension of {found.site} moves, from −3 on the left to 3 on the right: "
+        "in standard deviations of the aggregate of q(z|x) over the test data, around its mean. "
+        f"The other dimensions stay at the code of test datum 0. The{most} active dimensions, from "
+        f"the top, counted from 0, and the variance of each one's posterior mean: {moving}."
+    )
+    if subject.num_sites > 1:
+        note += (
+            f" {found.site} is the first site that the model draws; those below it follow at their "
+            "prior means given it, so that the details which they hold of the datum are lost."
+        )
+    return Panel(f"{title} of {found.site}", (body,), note + look.note)
+
+
+def _can_draw(subject: Subject) -> bool:
+    return None not in (subject.model, subject.guide) and is_image(subject.event)

@@ -1,0 +1,68 @@
+"""The VampPrior."""
+
+import pytest
+import torch
+from pvae.guides import SharedEncoder
+from pvae.models import VampPriorVAE
+from torch.distributions import Normal
+
+import pvae
+from pvae import PvaeError
+
+
+def small(num=5, **options):
+    torch.manual_seed(0)
+    return VampPriorVAE((1, 8, 8), 2, num_pseudo_inputs=num, hidden_dims=[16], **options)
+
+
+def digits():
+    return pvae.data.load("digits").train.tensors()[0]
+
+
+def test_prior_is_the_mean_of_the_posteriors_of_the_pseudo_inputs():
+    model, z = small(), torch.randn(7, 2)
+    parts = Normal(*model.encode(model.pseudo_inputs)).log_prob(z[:, None]).sum(-1)
+    torch.testing.assert_close(model.prior().log_prob(z), parts.exp().mean(-1).log())
+
+
+def test_of_all_data_it_is_the_average_posterior():
+    # Then the marginal KL of the ELBO surgery, KL(q(z) || p(z)), is zero.
+    x = (torch.rand(40, 1, 8, 8) < 0.5).float().clamp(0.05, 0.95)
+    model = small(40, likelihood="continuous_bernoulli")
+    model.start_from(x)
+    found = pvae.evaluate(model, SharedEncoder(model), x, num_samples=5, progress=False)
+    assert abs(found.findings["surgery"].marginal_kl) < 1e-4
+
+
+def test_starts_from_data():
+    x = digits()
+    model = small(30)
+    model.start_from(x)
+    u = model.pseudo_inputs
+    same = (u.round()[:, None] == x).flatten(2).all(-1)
+    assert same.any(1).all()
+    assert same.any(0).sum() >= 25  # thirty different data, of which a few look alike
+    torch.testing.assert_close(u.min(), torch.tensor(0.05))
+    real = small(30, likelihood="gaussian")
+    real.start_from(x - 3)
+    assert real.pseudo_inputs.min() == -3
+
+
+def test_pseudo_inputs_are_trained_and_stay_in_the_unit_interval():
+    model = small()
+    before = model.pseudo_inputs.detach().clone()
+    guide = SharedEncoder(model)
+    pvae.fit(model, guide, digits()[:200], epochs=10, lr=0.1, mode="eager", progress=False)
+    u = model.pseudo_inputs
+    assert not torch.allclose(u, before, atol=0.1)
+    assert u.min() >= 0
+    assert u.max() <= 1
+
+
+def test_bad_arguments():
+    with pytest.raises(PvaeError, match="num_pseudo_inputs=0: a mixture has at least one"):
+        small(0)
+    with pytest.raises(PvaeError, match=r"num_pseudo_inputs=5 is larger than the data \(4\)"):
+        small(5).start_from(torch.zeros(4, 1, 8, 8))
+    with pytest.raises(PvaeError, match="network='resnet'"):
+        small(network="resnet")
