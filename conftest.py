@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 
 import pytest
 
@@ -34,3 +35,11 @@ def uncompiled(monkeypatch):
 
     monkeypatch.setattr(torch._inductor, "compile", compile)
     return recorded
+
+
+@pytest.fixture(autouse=True)
+def empty_param_store():
+    """Forgets what calls outside of pvae have left in Pyro's store, under names that others use."""
+    yield
+    if "pyro" in sys.modules:
+        sys.modules["pyro"].clear_param_store()

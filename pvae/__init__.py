@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pvae.errors import PvaeError
     from pvae.evaluation import Evaluation, evaluate
     from pvae.evaluation.comparison import compare
+    from pvae.faults import diagnose
     from pvae.importance import log_weights
     from pvae.predictive import decode, encode, generate, reconstruct
     from pvae.probes import probe
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "check": "pvae.checking",
+    "diagnose": "pvae.faults",
     "compare": "pvae.evaluation.comparison",
     "load": "pvae.checkpoint",
     "interpolate": "pvae.codes",
@@ -52,6 +54,7 @@ __all__ = [
     "compare",
     "data",
     "decode",
+    "diagnose",
     "encode",
     "evaluate",
     "fit",

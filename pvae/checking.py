@@ -138,7 +138,8 @@ def _check_sites(model: Program, guide: Program, guide_trace: Trace, model_trace
     if both:
         raise PvaeError(
             f"Site {both[0]!r} is observed in the model and sampled in the guide; a guide samples "
-            f"only what the model leaves latent. {known[0].upper()}{known[1:]}."
+            f"only what the model leaves latent. {known[0].upper()}{known[1:]}. Take it out of the "
+            "guide."
         )
     only_guide = [
         n for n, s in in_guide.items() if n not in in_model and not s["infer"].get("is_auxiliary")
@@ -195,7 +196,8 @@ def _check_shape(role: str, name: str, site: dict[str, Any]) -> None:
         raise PvaeError(
             f"Site {name!r} of the {role}: a value of shape {tuple(site['value'].shape)} does not "
             f"fit {_kind(site)} with batch shape {tuple(site['fn'].batch_shape)} and event shape "
-            f"{tuple(site['fn'].event_shape)}: {error}"
+            f"{tuple(site['fn'].event_shape)}: {error}. Make its parameters, and .to_event(n), fit "
+            "the value."
         ) from error
     _check_plates(role, name, site, shape)
 
@@ -217,7 +219,7 @@ def _check_plates(role: str, name: str, site: dict[str, Any], shape: torch.Size)
             raise PvaeError(
                 f"Site {name!r} of the {role}: batch shape {tuple(shape)} does not fit the plates "
                 f"{here}: at dim {-1 - i} the plate has size "
-                f"{frame.size}, the distribution {size}."
+                f"{frame.size}, the distribution {size}. Take both sizes from the data: len(x)."
             )
 
 

@@ -1,4 +1,4 @@
-"""The shell: `pvae run | train | evaluate | report | compare | list`, options from type hints."""
+"""The shell: `pvae run | train | evaluate | report | ...`, options from type hints."""
 
 import contextlib
 import inspect
@@ -16,7 +16,7 @@ from pvae import __version__
 from pvae.errors import PvaeError, nearest
 from pvae.options import PROGRAMS, SIDES, UsageError, new_parser, parse, values
 
-__all__ = ["main"]
+__all__ = ["load_data", "main", "options_of"]
 
 HELP = """\
 usage: pvae COMMAND [OPTIONS]
@@ -30,6 +30,9 @@ commands:
   compare RUN RUN ...
                  bounds of evaluated runs on the same data, against the first
   list           the models, guides and data sets with a name
+  new NAME       write a model, a guide and a test to begin with
+  check MODEL GUIDE
+                 say what a pair is, and what is wrong with it
 
 options:
   -h, --help     show this message; `pvae COMMAND --help` lists a command's options
@@ -78,20 +81,24 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _main(argv: list[str]) -> int:
-    commands: dict[str, Callable[[list[str]], None]] = {
+    from pvae.cli_own import check_pair, write_pair
+
+    commands: dict[str, Callable[[list[str]], int | None]] = {
         "run": lambda rest: _run("run", rest),
         "train": lambda rest: _run("train", rest),
         "evaluate": _evaluate,
         "report": _report,
         "compare": _compare,
         "list": _list,
+        "new": write_pair,
+        "check": check_pair,
     }
     if argv and argv[0] in ("-h", "--help", "help"):
         print(HELP, end="")
     elif argv and argv[0] == "--version":
         print(f"pvae {__version__}")
     elif argv and argv[0] in commands:
-        commands[argv[0]](argv[1:])
+        return commands[argv[0]](argv[1:]) or 0
     elif argv:
         raise UsageError(f"there is no command {argv[0]}. {nearest(argv[0], commands)}")
     else:
@@ -116,7 +123,7 @@ def _run(command: str, argv: list[str]) -> None:
     progress = config.pop("progress", True)
     if early.out:
         _check_folder(Path(early.out), early.overwrite)
-    data = _load_data(config)
+    data = load_data(config)
     for side in SIDES:
         target = resolve(config[side]["class_path"], f"{side}s")
         if isinstance(target, type) and "event_shape" in parameters(target):
@@ -129,7 +136,7 @@ def _run(command: str, argv: list[str]) -> None:
         out = _make_folder(early.out, f"{data.name}-{name_of(model)}")
         write_config(out, config)
     print(f"run folder: {out}", flush=True)
-    options = _options(fit, config) | {"progress": progress}
+    options = options_of(fit, config) | {"progress": progress}
     try:
         fitted = fit(model, guide, data, **options, out=out, resume=bool(early.resume))
     except PvaeError:
@@ -234,7 +241,7 @@ def _evaluate(argv: list[str]) -> None:
     asked = {key: value for key, value in given.items() if key in names}
     if asked and processes()[0] == 0:
         write_config(run, config | asked)
-    data = _load_data(config)
+    data = load_data(config)
     model, guide = pvae.load(run)
     _save_evaluation(run, model, guide, data, config | former | given)
     if processes()[0] == 0:
@@ -260,7 +267,7 @@ def _report(argv: list[str]) -> None:
     _require(run, "checkpoint.pt", f"pvae train --resume {run}")
     evaluation = pvae.Evaluation.load(run)
     model, guide = pvae.load(run)
-    _write_report(run, evaluation, model, guide, _load_data(config), read_history(run), config)
+    _write_report(run, evaluation, model, guide, load_data(config), read_history(run), config)
 
 
 def _compare(argv: list[str]) -> None:
@@ -312,7 +319,8 @@ def _first_line(target: object) -> str:
     return (inspect.getdoc(target) or "").partition("\n")[0]
 
 
-def _load_data(config: dict[str, Any]) -> Any:
+def load_data(config: dict[str, Any]) -> Any:
+    """Loads the data that a config names."""
     from pvae.config import typed
     from pvae.data import load
 
@@ -321,7 +329,8 @@ def _load_data(config: dict[str, Any]) -> Any:
     return load(config["data"].get("source", "digits"), **options)
 
 
-def _options(function: Callable[..., Any], config: dict[str, Any]) -> dict[str, Any]:
+def options_of(function: Callable[..., Any], config: dict[str, Any]) -> dict[str, Any]:
+    """Returns the arguments of a function that a config holds, as its type hints ask for them."""
     from pvae.config import typed
 
     names = inspect.signature(function).parameters.keys() - PROGRAMS - {"out", "resume"}
@@ -333,7 +342,7 @@ def _save_evaluation(run: Path, model: Any, guide: Any, data: Any, config: dict[
     import pvae
     from pvae.environment import processes
 
-    evaluation = pvae.evaluate(model, guide, data, **_options(pvae.evaluate, config), out=run)
+    evaluation = pvae.evaluate(model, guide, data, **options_of(pvae.evaluate, config), out=run)
     if processes()[0] == 0:
         print(evaluation.table())
     return evaluation

@@ -3,6 +3,7 @@
 import contextlib
 import math
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import pyro
@@ -18,6 +19,7 @@ from pvae.environment import is_out_of_memory, own_random_state
 from pvae.errors import PvaeError, first_line
 from pvae.objectives import LossName, choose_elbo
 from pvae.pair import OwnParameters, Program, latent_sites, modules, observed_sites
+from pvae.particles import counts_data
 from pvae.structure import Structure, base_distribution, listed, plates_in_words
 from pvae.svi import SVI
 
@@ -63,7 +65,7 @@ def diagnose(
     parameters without a gradient, modules that no program registers, data that are mixed across
     the batch, an ELBO that the pair's structure does not allow, an objective that is above the
     importance-weighted bound, and densities that are not those of the draws, so that every
-    bound is wrong. The parameters, and their gradients, stay as they are.
+    bound is wrong. Parameters, buffers and gradients stay as they are.
 
     Args:
         model: Pyro program p(z) p(x|z), called as `model(*batch)`.
@@ -84,7 +86,7 @@ def diagnose(
         []
     """
     found = Diagnosis()
-    with own_random_state(seed), warnings.catch_warnings():
+    with own_random_state(seed), _same_buffers(model, guide), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             structure = check(model, guide, *batch)
@@ -99,16 +101,38 @@ def diagnose(
                 f"This is {structure.caveat}. Binarise the data (observation='dynamic'), or choose "
                 "a likelihood for such values."
             )
+        few = tuple(t[: -(-len(t) // 4)] if counts_data(t, len(batch[0])) else t for t in batch)
+        try:
+            check(model, guide, *few)
+        except PvaeError as error:
+            found.faults.append(
+                f"The pair runs with {len(batch[0])} data and not with {len(few[0])}; the last "
+                f"minibatch of an epoch is smaller than the others. {error} "
+                "Take every size from the data: len(x)."
+            )
         found.faults += _plates(structure) + _supports(structure)
         _order(found, structure, elbo, model, guide, batch)
         if not found.faults:
             found.faults += _gradients(model, guide, elbo, batch, found)
         if not found.faults:
-            facts, notes, faults = compare_bounds(structure, model, guide, elbo, batch)
+            facts, notes, faults = compare_bounds(structure, model, guide, elbo, batch, few)
             found.facts += facts
             found.notes += notes
             found.faults += faults
     return found
+
+
+@contextlib.contextmanager
+def _same_buffers(model: Program, guide: Program) -> Iterator[None]:
+    """Restores what batch normalisation learns from every call."""
+    buffers = [b for module in modules(model, guide).values() for b in module.buffers()]
+    kept = [buffer.clone() for buffer in buffers]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, value in zip(buffers, kept, strict=True):
+                buffer.copy_(value)
 
 
 def _sites(structure: Structure) -> list[str]:
@@ -281,13 +305,13 @@ def _gradients(
         )
     if idle:
         faults.append(
-            f"Parameter {idle[0]} gets no gradient{_and_more(idle)}: the loss does not depend on "
+            f"Parameter {idle[0]}{_and_more(idle)} gets no gradient: the loss does not depend on "
             "it. Look for .detach(), .item(), .data, torch.no_grad(), rounding or a comparison "
             "between it and the loss, or for a network that is not called."
         )
     if strays:
         faults.append(
-            f"Parameter {strays[0]} is not trained{_and_more(strays)}: no program registers it. "
+            f"Parameter {strays[0]}{_and_more(strays)} is not trained: no program registers it. "
             "Call pyro.module(name, network) in the program, or make it a PyroModule that has the "
             "network as an attribute."
         )
@@ -317,7 +341,7 @@ def _idle_elsewhere(svi: SVI, batch: tuple[Tensor, ...], idle: list[str]) -> lis
 
 
 def _and_more(names: list[str]) -> str:
-    return f", nor do {len(names) - 1} others" if len(names) > 1 else ""
+    return f" (and {len(names) - 1} more)" if len(names) > 1 else ""
 
 
 def _what_is_not_finite(svi: SVI, value: float, batch: tuple[Tensor, ...]) -> str:
@@ -325,7 +349,8 @@ def _what_is_not_finite(svi: SVI, value: float, batch: tuple[Tensor, ...]) -> st
 
     svi.optim.add(svi.own.parameters)
     text = what_is_not_finite(svi.model, svi.guide, svi.own, svi.optim, value, batch, {})
+    text = text.partition(": ")[2]
     return (
-        text.partition(": ")[2].capitalize()
-        + " Keep probabilities off 0 and 1 (logits=…), and scales positive (softplus(…) + 1e-6)."
+        f"{text[0].upper()}{text[1:]} Keep probabilities off 0 and 1 (logits=…), and scales "
+        "positive (softplus(…) + 1e-6)."
     )

@@ -38,6 +38,8 @@ def parse(command: str, argv: list[str]) -> tuple[dict[str, Any], argparse.Names
     # jsonargparse can type the rest only once the classes are known.
     early, rest = _early(argv)
     config = _start(early)
+    if command == "check":  # of a run's config, what it takes
+        config = {key: config[key] for key in config.keys() & {*PROGRAMS, *_of_check()}}
     # Files may draw parameters as soon as they are run.
     pyro.set_rng_seed(config["seed"])
     targets = {side: resolve(config[side]["class_path"], f"{side}s") for side in SIDES}
@@ -58,9 +60,16 @@ def parse(command: str, argv: list[str]) -> tuple[dict[str, Any], argparse.Names
             config[side]["init_args"]["event_shape"] = list(shape)
     config["data"] = {"source": source} | found.pop("data", {})
     config |= {key: value for key, value in found.items() if key not in PLACES}
-    _share_lr(config, base.get("optim"), rest)
+    if command != "check":
+        _share_lr(config, base.get("optim"), rest)
     _share_particles(config, base.get("loss"), rest)
     return config, early
+
+
+def _of_check() -> set[str]:
+    from pvae.faults import diagnose
+
+    return {*inspect.signature(diagnose).parameters}
 
 
 def _early(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -209,20 +218,25 @@ def _run_parser(command: str, targets: dict[str, Any]) -> Any:
     from pvae.config import GIVEN
     from pvae.data import load
     from pvae.evaluation import evaluate
+    from pvae.faults import diagnose
     from pvae.training import fit
 
     parser = new_parser(command)
     parser.add_argument("--config", action="config", metavar="FILE", help=_HELP["config"])
-    parser.add_argument("--out", metavar="DIR", help=_HELP["out"])
-    parser.add_argument("--overwrite", action="store_true", help="Replace the run in --out.")
-    parser.add_argument("--resume", metavar="RUN", help=_HELP["resume"])
+    if command != "check":
+        parser.add_argument("--out", metavar="DIR", help=_HELP["out"])
+        parser.add_argument("--overwrite", action="store_true", help="Replace the run in --out.")
+        parser.add_argument("--resume", metavar="RUN", help=_HELP["resume"])
     for side, target in targets.items():
         if isinstance(target, type):
             parser.add_class_arguments(target, side, skip=GIVEN[side], fail_untyped=False)
     parser.add_function_arguments(load, "data", skip={"source"}, fail_untyped=False)
-    parser.add_function_arguments(fit, skip=PROGRAMS | {"out", "resume"}, fail_untyped=False)
-    shared = set(inspect.signature(fit).parameters)
-    parser.add_function_arguments(evaluate, skip=PROGRAMS | shared, fail_untyped=False)
+    if command == "check":
+        parser.add_function_arguments(diagnose, skip=PROGRAMS, fail_untyped=False)
+    else:
+        parser.add_function_arguments(fit, skip=PROGRAMS | {"out", "resume"}, fail_untyped=False)
+        shared = set(inspect.signature(fit).parameters)
+        parser.add_function_arguments(evaluate, skip=PROGRAMS | shared, fail_untyped=False)
     for name in ("model", "guide", "data"):
         group = [action for action in parser._actions if f"--{name}" in action.option_strings]
         action = group[0] if group else parser.add_argument(f"--{name}")
@@ -256,5 +270,6 @@ def values(parser: Any, argv: list[str], *, defaults: bool = True) -> dict[str, 
     try:
         found = parser.parse_args(argv, defaults=defaults)
     except argparse.ArgumentError as error:
-        raise UsageError(one_line(error).replace("--run:", "RUN:")) from None
+        text = one_line(error).replace("--run:", "RUN:").replace("--name:", "NAME:")
+        raise UsageError(text) from None
     return yaml.safe_load(parser.dump(found, skip_unset=False)) or {}

@@ -309,6 +309,8 @@ def _in_words(error: Exception) -> str:
     text = text if len(text) < 500 else text[:500] + " …"
     if re.search(r"same dtype|scalar type", text):
         text += ". Give the data the type of the parameters: x.float()."
+    if "shapes cannot be multiplied" in text:
+        text += ". Make the layer's in_features the size of the last dimension of what it is given."
     return text if isinstance(error, PvaeError) else f"{type(error).__name__}: {text}"
 
 

@@ -60,10 +60,10 @@ def encode(guide: Program, *batch: Tensor) -> dict[str, Tensor]: ...
 def encode(guide: Program, *batch: Any) -> Codes | dict[str, Tensor]:
     """Returns E[z] under q(z|x) for every latent site of a guide: the codes of the data.
 
-    Where no mean is known in closed form, the code is the mode (of a class), or the mean of the
-    base carried through the transforms (of a flow), or else a draw. In a hierarchy each layer is
-    encoded given the codes of those before it. A part that is drawn anew for each minibatch is
-    drawn once. Every call gives the same codes.
+    The code of a discrete site is its most probable value. Where no mean is known in closed form,
+    the code is the mode, or the mean of the base carried through the transforms (of a flow), or
+    else a draw. In a hierarchy each layer is encoded given the codes of those before it. A part
+    that is drawn anew for each minibatch is drawn once. Every call gives the same codes.
 
     Args:
         guide: Pyro program q(z|x); one that gives a point (a Delta) has that point as its code.
@@ -274,11 +274,17 @@ class _AtMeans(Messenger):
 
 
 def _centre(fn: Any) -> Tensor | None:
-    """Returns the mean of a distribution, else its mode, else what its base's centre becomes."""
-    for name in ("mean", "mode"):
+    """Returns the mean of a distribution, else its mode, else what its base's centre becomes.
+
+    Of a discrete one the mode comes first: the mean is not one of its values.
+    """
+    discrete = _is_discrete(fn)
+    for name in ("mode", "mean") if discrete else ("mean", "mode"):
         with contextlib.suppress(NotImplementedError, AttributeError, RuntimeError):
             value = getattr(fn, name).expand(fn.shape())
-            if not value.isnan().any():  # a class has no mean
+            if discrete and name == "mode":
+                value = value.nan_to_num()  # torch has NaN where 0 and 1 are as probable
+            if not value.isnan().any():
                 return value
     value = _centre(fn.base_dist) if hasattr(fn, "base_dist") else None
     if value is not None:
@@ -286,6 +292,12 @@ def _centre(fn: Any) -> Tensor | None:
             value = transform(value)
         return value.expand(fn.shape())
     return None
+
+
+def _is_discrete(fn: Any) -> bool:
+    with contextlib.suppress(NotImplementedError, AttributeError):
+        return fn.support.is_discrete
+    return False
 
 
 def _trace_at_means(guide: Program, batch: tuple[Tensor, ...]) -> Trace:

@@ -296,6 +296,34 @@ def density_too_high():
     return _scaled(4.0)
 
 
+def input_of_another_width():
+    class Broken(Model):
+        def __init__(self):
+            super().__init__()
+            self.net = nn.Linear(Z + 1, D)
+
+    return Broken(), Guide(), data(), "auto"
+
+
+def size_written_into_the_program():
+    class Broken(Model):
+        def forward(self, x):
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.Normal(torch.zeros(B, Z), 1.0).to_event(1))
+                self.observe(self.net(z), x)
+
+    return Broken(), Guide(), data(), "auto"
+
+
+def square_root_at_zero():
+    class Broken(Guide):
+        def encode(self, x):
+            loc, raw = self.net(x).chunk(2, -1)
+            return loc, (raw - raw[..., :1]).square().sqrt() + 1e-3  # sqrt at 0: slope ∞
+
+    return Model(), Broken(), data(), "auto"
+
+
 def prior_whose_density_is_not_its_draws():
     class Broken(Model):
         def forward(self, x):
@@ -345,9 +373,9 @@ BROKEN = {
     other_support: (r"'z'.*Normal draws outside.*LogNormal", "same support"),
     pixels_up_to_255: (r"'x'.*255.*Bernoulli", "Rescale or binarise"),
     scale_below_zero: (r"guide .*scale of a Normal.*GreaterThan", "softplus"),
-    network_not_registered: (r"guide.encoder.weight is not trained", r"pyro\.module"),
-    encoder_detached: (r"guide.net.weight gets no gradient", r"\.detach\(\)"),
-    network_never_called: (r"model.hidden.weight gets no gradient", "network that is not called"),
+    network_not_registered: (r"guide.encoder.weight .*is not trained", r"pyro\.module"),
+    encoder_detached: (r"guide.net.weight .*gets no gradient", r"\.detach\(\)"),
+    network_never_called: (r"model.hidden.weight .*gets no gradient", "network that is not called"),
     mixes_the_batch: (r"mixes data across the batch", "normalise within each datum"),
     plate_of_another_size: (r"plate 'data' counts 64 .* 100", r'pyro\.plate\("data", len\(x\)\)'),
     plate_at_another_dim: (r"'data'.*dim -2", r"dim=-1"),
@@ -369,11 +397,14 @@ BROKEN = {
         r"density of the guide's latent sites.*2\.\d nats too high.*bound too low",
         "log_abs_det_jacobian",
     ),
+    input_of_another_width: (r"64x2 and 3x6", "in_features"),
+    size_written_into_the_program: (r"runs with 64 data and not with 16", r"len\(x\)"),
+    square_root_at_zero: (r"gradient of guide.net.* is not finite", "away from zero"),
     prior_whose_density_is_not_its_draws: (
         r"density of the model's latent sites.*2\.\d nats too high.*bound too high",
         "log_abs_det_jacobian",
     ),
     softmax_over_the_batch: (r"mixes data across the batch: log p\(x\)", "within each datum"),
-    decoder_detached: (r"model.net.weight gets no gradient", r"\.detach\(\)"),
+    decoder_detached: (r"model.net.weight .*gets no gradient", r"\.detach\(\)"),
     subsampled_and_not_said: (r"above the importance-weighted bound", r"scale"),
 }

@@ -50,6 +50,9 @@ def test_third_party_programs_reconstruct(name):
     assert not mean.requires_grad
 
 
+COUNTS = torch.arange(5.0)[:, None, None]
+
+
 def _one_site(fn):
     def guide(x):
         with pyro.plate("data", len(x)):
@@ -67,10 +70,46 @@ def test_a_flow_carries_the_centre_of_its_base():
     torch.testing.assert_close(pvae.encode(_one_site(fn), x)["z"], x[:, :2].sigmoid())
 
 
-def test_a_class_is_its_mode():
-    x = torch.tensor([[0.1, 0.7, 0.2], [0.6, 0.1, 0.3]])
-    codes = pvae.encode(_one_site(lambda x: dist.Categorical(x)), x)["z"]
-    assert codes.tolist() == [1, 0]
+@pytest.mark.parametrize(
+    ("fn", "most_probable"),
+    [
+        (dist.Categorical, lambda p: p.argmax(-1)),
+        (dist.OneHotCategorical, lambda p: torch.nn.functional.one_hot(p.argmax(-1), 3).float()),
+        (lambda p: dist.Bernoulli(p).to_event(1), lambda p: (p > 0.5).float()),
+        (
+            lambda p: dist.Binomial(4, p).to_event(1),
+            lambda p: dist.Binomial(4, p).log_prob(COUNTS).argmax(0).float(),
+        ),
+    ],
+    ids=["class", "one-hot", "binary", "count"],
+)
+def test_a_discrete_code_is_the_most_probable_value(fn, most_probable):
+    torch.manual_seed(0)
+    p = dist.Dirichlet(torch.ones(3)).sample((200,))
+    torch.testing.assert_close(pvae.encode(_one_site(fn), p)["z"], most_probable(p))
+
+
+def test_a_binary_code_of_even_odds_is_one_of_the_two_values():
+    codes = pvae.encode(_one_site(dist.Bernoulli), torch.tensor([0.2, 0.5, 0.9]))["z"]
+    assert codes.tolist() in ([0, 0, 1], [0, 1, 1])
+
+
+def test_a_skewed_code_is_its_mean_and_not_its_mode():
+    codes = pvae.encode(_one_site(lambda x: dist.Gamma(x, 2.0)), torch.tensor([3.0, 5.0]))["z"]
+    assert codes.tolist() == [1.5, 2.5]  # the modes are 1 and 2
+
+
+def test_a_mixture_reconstructs_by_its_most_probable_component():
+    torch.manual_seed(0)
+    x = torch.randn(300, 2)
+    model = pvae.models.GaussianMixture((2,), num_components=3)
+    with torch.no_grad():
+        model.loc.copy_(torch.tensor([[-1.0, 0], [1, 0], [0, 1]]))
+    guide = pvae.guides.Responsibilities(model)
+    p = model.responsibilities(x)
+    assert (p.max(-1).values < 0.9).any()  # so that a draw would differ
+    expected = model.loc[p.argmax(-1)]
+    torch.testing.assert_close(pvae.reconstruct(model, guide, x), expected)
 
 
 def test_what_has_no_centre_is_drawn_the_same_at_every_call():

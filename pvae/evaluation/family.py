@@ -231,6 +231,12 @@ def _take_apart(sampler: Sampler, batch: tuple[Tensor, ...]) -> dict[str, dict[s
                 if key == "loc":
                     scale = (base.scale if "scale" in given else base.stddev).expand_as(value)
                     step[key] = torch.where(scale.isfinite(), scale, 1.0).clone()
+                elif key == "scale_tril":  # below the diagonal in units of its row; there, of log
+                    rows = value.diagonal(dim1=-2, dim2=-1)[..., None].expand_as(value).clone()
+                    rows.diagonal(dim1=-2, dim2=-1).fill_(1.0)
+                    step[key] = rows
+                elif key == "cov_factor":
+                    step[key] = base.cov_diag.sqrt()[..., None].expand_as(value).clone()
             values = {key: transform[key](value) for key, value in start.items()}
             rebuilt = build(values)
             found, expected = (f.log_prob(site["value"]) for f in (rebuilt, fn))

@@ -34,7 +34,8 @@ def probes(subject: Subject, title: str) -> Panel:
         f"{count(found.num_train)} training data{drawn}. Linear is logistic regression on "
         f"standardised features; {found.num_neighbors}-NN the vote of the {found.num_neighbors} "
         "nearest training data, by Euclidean distance of the features as they are. Codes are "
-        "posterior means where these are known in closed form. x as the pair observes it and its "
+        "posterior means where these are known in closed form, of a discrete site the most "
+        "probable value. x as the pair observes it and its "
         "PCA, to as many dimensions as the codes have, are the yardsticks. "
     )
     if getattr(subject.data.train, "labels", False):

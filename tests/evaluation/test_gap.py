@@ -347,3 +347,38 @@ def test_sites_without_an_event_dimension():
     wide = 0.5 * (1.5**2 - 1) - math.log(1.5)
     assert found.approximation.mean() == pytest.approx(wide, abs=0.05)
     assert found.amortisation.mean() == pytest.approx(0.09, abs=0.05)  # 0.3² / (2 · 0.5)
+
+
+def test_a_full_covariance_finds_narrow_posteriors():
+    """Its triangle moves in units of its own scales: the family holds the posterior exactly."""
+    from pvae.guides import FullCovariance
+
+    import pvae
+
+    torch.manual_seed(0)
+    weight = torch.randn(6, 4)
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", pyro.distributions.Normal(torch.zeros(4), 1.0).to_event(1))
+            p = pyro.distributions.Normal(z @ weight.T, 0.01).to_event(1)
+            pyro.sample("x", p, obs=x)
+
+    x = torch.randn(6, 4) @ weight.T + 0.01 * torch.randn(6, 6)
+    exact = torch.distributions.MultivariateNormal(
+        torch.zeros(6), weight @ weight.T + 0.01**2 * torch.eye(6)
+    ).log_prob(x)
+    guide = FullCovariance((6,), 4)
+    centre = torch.linalg.pinv(weight)
+    with torch.no_grad():  # near the mean, of a scale that is several times too large
+        guide.encoder = torch.nn.Linear(6, 14)
+        guide.encoder.weight.mul_(1e-3)  # each datum has scales of its own, which are free then
+        guide.encoder.weight[:4] = centre
+        guide.encoder.bias.zero_()
+        guide.encoder.bias[4:8] = -4.0
+    found = pvae.evaluate(
+        model, guide, x, num_samples=50, prior_samples=0, gap=6, ais=6, num_temperatures=20,
+        progress=False,
+    ).findings["gap"]  # fmt: skip
+    assert found.own_family
+    np.testing.assert_allclose(found.elbo_best, exact, atol=0.1)
