@@ -5,6 +5,7 @@ import importlib.metadata
 import os
 import platform
 import re
+import shlex
 import statistics
 import sys
 from pathlib import Path
@@ -59,7 +60,7 @@ def write(kind: str, text: str, device: torch.device, data: Data, packages: list
     threads, name = torch.get_num_threads(), device_name(device)
     chip = f"{_processor()}, {threads} thread{'s' if threads > 1 else ''}"
     limit = os.environ.get("OMP_NUM_THREADS")
-    command = " ".join([f"python benchmarks/{kind}.py", *sys.argv[1:]])
+    command = shlex.join(["python", f"benchmarks/{kind}.py", *sys.argv[1:]])
     command = command if limit is None else f"OMP_NUM_THREADS={limit} {command}"
     versions = ", ".join(f"{each} {importlib.metadata.version(each)}" for each in packages)
     text += f"""- Device: {name if device.type == "cuda" else "CPU"}; CPU: {chip}.

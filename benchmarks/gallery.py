@@ -212,6 +212,7 @@ def comparisons(names: list[str], folder: Path) -> str:
             ]
             text += f"| {run.name} | {' | '.join(cells)} |\n"
     gaps = {n: e.findings["gap"] for n, e in evaluations.items() if "gap" in e.findings}
+    gaps = {name: gap for name, gap in gaps.items() if gap.own_family}
     if gaps:
         text += """
 ## The inference gap, log p(x) − ELBO, by its parts
@@ -243,7 +244,7 @@ def page(names: list[str], folder: Path, path: Path) -> None:
     height = 0.5 * len(strips) + 0.6
     figure, axes = plt.subplots(len(strips), 1, figsize=(11, height), squeeze=False)
     for axis, (name, images) in zip(axes[:, 0], strips.items(), strict=True):
-        gap = torch.ones(*images.shape[1:-1], images.shape[-1] // 2)
+        gap = torch.zeros(*images.shape[1:-1], images.shape[-1] // 2)
         cells = [*images[:10], gap, *images[10:20], gap, *images[20:]]
         axis.imshow(torch.cat(cells, -1)[0], cmap="gray_r", vmin=0, vmax=1, aspect="equal")
         axis.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8)

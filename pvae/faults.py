@@ -1,7 +1,6 @@
 """diagnose(): what is wrong with a pair beyond what one call of it shows."""
 
 import contextlib
-import math
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -10,18 +9,17 @@ import pyro
 import torch
 from pyro.infer import ELBO, TraceMeanField_ELBO
 from pyro.infer.inspect import get_dependencies
-from pyro.nn import PyroModule
 from torch import Tensor
 
 from pvae.checking import check
 from pvae.consistency import compare_bounds
 from pvae.environment import is_out_of_memory, own_random_state
-from pvae.errors import PvaeError, first_line
+from pvae.errors import PvaeError
+from pvae.gradients import check_gradients
 from pvae.objectives import LossName, choose_elbo
 from pvae.pair import OwnParameters, Program, latent_sites, modules, observed_sites
 from pvae.particles import counts_data
 from pvae.structure import Structure, base_distribution, listed, plates_in_words
-from pvae.svi import SVI
 
 __all__ = ["Diagnosis", "diagnose"]
 
@@ -39,6 +37,12 @@ class Diagnosis:
     faults: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     facts: list[str] = field(default_factory=list)
+
+    def add(self, facts: list[str], notes: list[str], faults: list[str]) -> None:
+        """Adds what was found out by a closer look."""
+        self.facts += facts
+        self.notes += notes
+        self.faults += faults
 
     def __str__(self) -> str:
         lines = [f"fault: {text}" for text in self.faults]
@@ -113,12 +117,9 @@ def diagnose(
         found.faults += _plates(structure) + _supports(structure)
         _order(found, structure, elbo, model, guide, batch)
         if not found.faults:
-            found.faults += _gradients(model, guide, elbo, batch, found)
+            found.add(*check_gradients(model, guide, elbo, batch))
         if not found.faults:
-            facts, notes, faults = compare_bounds(structure, model, guide, elbo, batch, few)
-            found.facts += facts
-            found.notes += notes
-            found.faults += faults
+            found.add(*compare_bounds(structure, model, guide, elbo, batch, few))
     return found
 
 
@@ -248,109 +249,3 @@ def _not_mean_field(
             if z in below.get(parent, {}):
                 return f"in the model {z!r} depends on {parent!r}, in the guide {parent!r} on {z!r}"
     return None
-
-
-def _gradients(
-    model: Program, guide: Program, elbo: ELBO, batch: tuple[Tensor, ...], found: Diagnosis
-) -> list[str]:
-    svi = SVI(model, guide, None, elbo, mode="eager")
-    reached = [
-        (f"{path}.{name}", parameter)
-        for path, module in modules(model, guide).items()
-        for name, parameter in module.named_parameters()
-        if parameter.requires_grad
-    ]
-    kept = {id(p): (p, p.grad) for _, p in reached}
-    try:
-        for _, parameter in reached:
-            parameter.grad = None
-        with svi.own, pyro.validation_enabled(False):
-            value = elbo.loss_and_grads(model, guide, *batch)
-        used = svi.own.parameters
-        kept |= {id(p): (p, None) for p in used.values() if id(p) not in kept}
-        slopes = {name: p.grad for name, p in used.items() if p.requires_grad}
-    except PvaeError as error:
-        return [str(error)]
-    except Exception as error:
-        if is_out_of_memory(error):
-            raise
-        return [
-            f"The objective {type(elbo).__name__} fails: {type(error).__name__}: "
-            f"{first_line(error)[:300]}. Use loss='auto', or change what it cannot do."
-        ]
-    finally:
-        for parameter, grad in kept.values():
-            parameter.grad = grad
-    total = sum(p.numel() for p in used.values())
-    found.facts.append(f"parameters: {total:,} numbers in {len(used)} tensors")
-    if not math.isfinite(float(value)):
-        return [f"The loss is {float(value)}. {_what_is_not_finite(svi, float(value), batch)}"]
-    sick = [name for name, g in slopes.items() if g is not None and not g.isfinite().all()]
-    if sick:
-        return [f"The gradient of {sick[0]} is not finite. {_what_is_not_finite(svi, 0.0, batch)}"]
-    faults = []
-    idle = [name for name, g in slopes.items() if g is None or not g.any()]
-    idle = _idle_elsewhere(svi, batch, idle) if idle else []
-    known = {id(p) for p in used.values()}
-    rest = [name for name, p in reached if id(p) not in known]
-    owners = modules(model, guide)
-    # A PyroModule registers what it uses: what it does not use is not called.
-    called = {path for path, module in owners.items() if isinstance(module, PyroModule)}
-    idle += [name for name in rest if name.partition(".")[0] in called]
-    strays = [name for name in rest if name.partition(".")[0] not in called]
-    if not used and not strays:
-        found.notes.append(
-            "The pair has no parameters to train. If it should have some, make the programs "
-            "PyroModules, call pyro.module(name, network) in them, or use pyro.param."
-        )
-    if idle:
-        faults.append(
-            f"Parameter {idle[0]}{_and_more(idle)} gets no gradient: the loss does not depend on "
-            "it. Look for .detach(), .item(), .data, torch.no_grad(), rounding or a comparison "
-            "between it and the loss, or for a network that is not called."
-        )
-    if strays:
-        faults.append(
-            f"Parameter {strays[0]}{_and_more(strays)} is not trained: no program registers it. "
-            "Call pyro.module(name, network) in the program, or make it a PyroModule that has the "
-            "network as an attribute."
-        )
-    return faults
-
-
-def _idle_elsewhere(svi: SVI, batch: tuple[Tensor, ...], idle: list[str]) -> list[str]:
-    """Of parameters without a gradient, those that have none a little away from here either.
-
-    Layers behind a last one that starts at zero have none at the start.
-    """
-    used = svi.own.parameters
-    kept = {name: (p, p.detach().clone(), p.grad) for name, p in used.items()}
-    try:
-        with torch.no_grad():
-            for p in used.values():
-                p.add_(0.02 * torch.randn_like(p))
-                p.grad = None
-        with svi.own, pyro.validation_enabled(False):
-            svi.loss.loss_and_grads(svi.model, svi.guide, *batch)
-        return [n for n in idle if used[n].grad is None or not used[n].grad.any()]
-    finally:
-        with torch.no_grad():
-            for p, value, grad in kept.values():
-                p.copy_(value)
-                p.grad = grad
-
-
-def _and_more(names: list[str]) -> str:
-    return f" (and {len(names) - 1} more)" if len(names) > 1 else ""
-
-
-def _what_is_not_finite(svi: SVI, value: float, batch: tuple[Tensor, ...]) -> str:
-    from pvae.blame import what_is_not_finite
-
-    svi.optim.add(svi.own.parameters)
-    text = what_is_not_finite(svi.model, svi.guide, svi.own, svi.optim, value, batch, {})
-    text = text.partition(": ")[2]
-    return (
-        f"{text[0].upper()}{text[1:]} Keep probabilities off 0 and 1 (logits=…), and scales "
-        "positive (softplus(…) + 1e-6)."
-    )
