@@ -306,12 +306,12 @@ def _list(argv: list[str]) -> None:
     for title, module in (("models", pvae.models), ("guides", pvae.guides)):
         print(f"{title}:")
         for name in module.__all__:
-            print(f"  {name:<14} {_first_line(getattr(module, name))}")
+            print(f"  {name:<18} {_first_line(getattr(module, name))}")
     print("data sets:")
     for name in pvae.data.names():
         known = SETS.get(name)
         text = f"torchvision's {known.kind}, {known.observation}" if known else "scikit-learn's"
-        print(f"  {name:<14} {text}")
+        print(f"  {name:<18} {text}")
     print("or a .npy, .npz or .pt file; `pvae run --help` says how data are observed")
 
 
