@@ -66,11 +66,12 @@ ROWS = {
     "Probabilistic PCA": "--model PPCA --guide LinearGaussian --data.observation grey",
     "Gaussian mixture": "--model GaussianMixture --guide Responsibilities"
     " --data.observation dequantize",
-    "Binomial": "--model VAE --guide MeanField --model.likelihood binomial --data.observation grey",
-    "Discretised logistic": "--model VAE --guide MeanField"
-    " --model.likelihood discretized_logistic --data.observation grey",
-    "Logistic mixture": "--model VAE --guide MeanField --model.likelihood logistic_mixture"
+    "Binomial": "--model VAE --guide MeanField --model.likelihood binomial --model.levels LEVELS"
     " --data.observation grey",
+    "Discretised logistic": "--model VAE --guide MeanField"
+    " --model.likelihood discretized_logistic --model.levels LEVELS --data.observation grey",
+    "Logistic mixture": "--model VAE --guide MeanField --model.likelihood logistic_mixture"
+    " --model.levels LEVELS --data.observation grey",
     "Convolutional": "--model VAE --guide MeanField --model.network conv --guide.network conv",
 }
 """A name for each pair, and the options that make it; LEVELS is what the data have."""

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 import pyro
 import pyro.distributions as dist
 import torch
-from pyro.nn import PyroModule, PyroParam
+from pyro.nn import PyroModule
 from torch import Tensor, nn
-from torch.distributions import constraints
 
 from pvae.errors import PvaeError
+from pvae.nn import ScaleTril
 
 __all__ = ["LinearGaussian"]
 
@@ -46,9 +46,9 @@ class LinearGaussian(PyroModule):
             raise PvaeError(f"latent_dim={latent_dim}: a code has at least one dimension.")
         self.event_shape, self.latent_dim = tuple(event_shape), latent_dim
         self.mean = nn.Linear(math.prod(self.event_shape), latent_dim)
-        self.scale_tril = PyroParam(torch.eye(latent_dim), constraints.lower_cholesky)
+        self.scale_tril = ScaleTril(torch.eye(latent_dim))
 
     def forward(self, x: Tensor) -> Tensor:
         loc = self.mean(x.flatten(x.ndim - len(self.event_shape)))
         with pyro.plate("data", len(x)):
-            return pyro.sample("z", dist.MultivariateNormal(loc, scale_tril=self.scale_tril))
+            return pyro.sample("z", dist.MultivariateNormal(loc, scale_tril=self.scale_tril()))

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 import pyro
 import pyro.distributions as dist
 import torch
-from pyro.nn import PyroModule, PyroParam
-from torch import Tensor
-from torch.distributions import constraints
+from pyro.nn import PyroModule
+from torch import Tensor, nn
 
 from pvae.errors import PvaeError
+from pvae.nn import ScaleTril
 
 __all__ = ["GaussianMixture"]
 
@@ -43,7 +43,7 @@ class GaussianMixture(PyroModule):
     Attributes:
         weights: π, [K].
         loc: μ, [K, D].
-        scale_tril: L, [K, D, D], lower triangular.
+        scale_tril: Called, it returns L, [K, D, D], lower triangular.
 
     Shape:
         `model(x)` takes x [B, *event_shape] and returns it; `model(size=n)` draws
@@ -73,25 +73,26 @@ class GaussianMixture(PyroModule):
             )
         self.event_shape, self.num_components = tuple(event_shape), num_components
         dim = math.prod(self.event_shape)
-        self.weights = PyroParam(
-            torch.full((num_components,), 1 / num_components), constraints.simplex
-        )
-        self.loc = PyroParam(torch.randn(num_components, dim), constraints.real)
-        self.scale_tril = PyroParam(
-            torch.eye(dim).repeat(num_components, 1, 1), constraints.lower_cholesky
-        )
+        self.logits = nn.Parameter(torch.zeros(num_components))
+        self.loc = nn.Parameter(torch.randn(num_components, dim))
+        self.scale_tril = ScaleTril(torch.eye(dim).repeat(num_components, 1, 1))
 
     def forward(self, x: Tensor | None = None, *, size: int = 1) -> Tensor:
         with pyro.plate("data", size if x is None else len(x)):
-            y = pyro.sample("y", dist.Categorical(self.weights), infer={"enumerate": "parallel"})
-            p = dist.MultivariateNormal(self.loc[y], scale_tril=self.scale_tril[y])
+            label = dist.Categorical(logits=self.logits)
+            y = pyro.sample("y", label, infer={"enumerate": "parallel"})
+            p = dist.MultivariateNormal(self.loc[y], scale_tril=self.scale_tril()[y])
             x = pyro.sample("x", p, obs=None if x is None else self._flat(x))
         return x.unflatten(-1, self.event_shape)
 
+    @property
+    def weights(self) -> Tensor:
+        return self.logits.softmax(-1)
+
     def log_joint(self, x: Tensor) -> Tensor:
         """Returns log p(x, y = k), [..., K], for x [..., *event_shape], in nats."""
-        p = dist.MultivariateNormal(self.loc, scale_tril=self.scale_tril)
-        return self.weights.log() + p.log_prob(self._flat(x)[..., None, :])
+        p = dist.MultivariateNormal(self.loc, scale_tril=self.scale_tril())
+        return self.logits.log_softmax(-1) + p.log_prob(self._flat(x)[..., None, :])
 
     def log_px(self, x: Tensor) -> Tensor:
         """Returns log p(x), [...], exactly, for x [..., *event_shape], in nats."""
@@ -140,7 +141,7 @@ class GaussianMixture(PyroModule):
                 f"{float(num[k]):.3g} of {len(flat)} data, and its covariance is singular. Start "
                 "anew (start_from), with fewer components, or give reg_covar=1e-6 or more."
             )
-        self.weights, self.loc, self.scale_tril = num / num.sum(), loc, scale_tril
+        self._set(num / num.sum(), loc, scale_tril)
         return self
 
     @torch.no_grad()
@@ -157,8 +158,8 @@ class GaussianMixture(PyroModule):
             )
         some = torch.randperm(len(flat), device=flat.device)[: self.num_components]
         spread = flat.std(0).clamp(min=1e-3)
-        self.weights = torch.full_like(self.weights, 1 / self.num_components)
-        self.loc, self.scale_tril = flat[some], spread.diag().expand_as(self.scale_tril).clone()
+        equal = torch.full_like(self.logits, 1 / self.num_components)
+        self._set(equal, flat[some], spread.diag().expand(self.num_components, -1, -1))
         return self
 
     @torch.no_grad()
@@ -188,6 +189,11 @@ class GaussianMixture(PyroModule):
                 break
             history.append(float(self.maximise(x, q, reg_covar).elbo(x, q)))
         return history
+
+    def _set(self, weights: Tensor, loc: Tensor, scale_tril: Tensor) -> None:
+        self.logits.copy_(weights.log())
+        self.loc.copy_(loc)
+        self.scale_tril.set(scale_tril)
 
     def _flat(self, x: Tensor) -> Tensor:
         return x.flatten(x.ndim - len(self.event_shape))

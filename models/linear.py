@@ -7,9 +7,8 @@ from typing import Literal
 import pyro
 import pyro.distributions as dist
 import torch
-from pyro.nn import PyroModule, PyroParam
+from pyro.nn import PyroModule
 from torch import Tensor, nn
-from torch.distributions import constraints
 
 from pvae.errors import PvaeError
 
@@ -74,10 +73,11 @@ class PPCA(PyroModule):
             raise PvaeError(f"scale={scale!r}: a positive number or 'learned'.")
         self.weight = nn.Parameter(torch.randn(dim, latent_dim) / math.sqrt(dim))
         self.bias = nn.Parameter(torch.zeros(dim))
-        if scale == "learned":
-            self.scale = PyroParam(torch.tensor(1.0), constraints.positive)
+        self.learns_scale = scale == "learned"
+        if self.learns_scale:
+            self.log_scale = nn.Parameter(torch.tensor(0.0))
         else:
-            self.register_buffer("scale", torch.tensor(float(scale)))
+            self.register_buffer("fixed_scale", torch.tensor(float(scale)))
         self.register_buffer("zeros", torch.zeros(latent_dim), persistent=False)
 
     def forward(self, x: Tensor | None = None, *, size: int = 1) -> Tensor:
@@ -86,6 +86,11 @@ class PPCA(PyroModule):
             loc = (z @ self.weight.T + self.bias).unflatten(-1, self.event_shape)
             p = dist.Normal(loc, self.scale).to_event(len(self.event_shape))
             return pyro.sample("x", p, obs=x)
+
+    @property
+    def scale(self) -> Tensor:
+        """σ, a scalar."""
+        return self.log_scale.exp() if self.learns_scale else self.fixed_scale
 
     def log_px(self, x: Tensor) -> Tensor:
         """Returns log p(x), [...], exactly, for x [..., *event_shape], in nats."""
@@ -121,13 +126,13 @@ class PPCA(PyroModule):
         centred = flat - flat.mean(0)
         values, vectors = torch.linalg.eigh(centred.T @ centred / len(flat))
         values, vectors = values.flip(0).clamp(min=0), vectors.flip(1)
-        learned = "scale" in self._pyro_params
-        variance = values[self.latent_dim :].mean() if learned else self.scale.double().square()
+        noise = values[self.latent_dim :].mean()
+        variance = noise if self.learns_scale else self.scale.double().square()
         stretch = (values[: self.latent_dim] - variance).clamp(min=0).sqrt()
         self.bias.copy_(flat.mean(0))
         self.weight.copy_(vectors[:, : self.latent_dim] * stretch)
-        if learned:
-            self.scale = variance.sqrt().to(self.weight)
+        if self.learns_scale:
+            self.log_scale.copy_(variance.log() / 2)
         return self
 
     def _posterior_covariance(self) -> Tensor:

@@ -8,9 +8,8 @@ import pyro
 import pyro.distributions as dist
 import torch
 import torch.nn.functional as F
-from pyro.nn import PyroModule, PyroParam
+from pyro.nn import PyroModule
 from torch import Tensor, nn
-from torch.distributions import constraints
 
 from pvae.distributions import (
     BinomialProportion,
@@ -125,15 +124,20 @@ class VAE(PyroModule):
         if self.scale_kind == "learned":
             # A logistic as wide as all levels would say nothing for long.
             start = 1.0 if likelihood == "gaussian" else 0.1
-            self.scale = PyroParam(torch.tensor(start), constraints.positive)
+            self.log_scale = nn.Parameter(torch.tensor(start).log())
         elif self.scale_kind not in (None, "network"):
-            self.register_buffer("scale", torch.tensor(float(self.scale_kind)))
+            self.register_buffer("fixed_scale", torch.tensor(float(self.scale_kind)))
         self.register_buffer("zeros", torch.zeros(latent_dim), persistent=False)
 
     def forward(self, x: Tensor | None = None, *, size: int = 1) -> Tensor:
         with pyro.plate("data", size if x is None else len(x)):
             z = pyro.sample("z", self.prior())
             return pyro.sample("x", self.likelihood(z), obs=x)
+
+    @property
+    def scale(self) -> Tensor:
+        """s, a scalar, where it is a number or learned."""
+        return self.log_scale.exp() if self.scale_kind == "learned" else self.fixed_scale
 
     def prior(self) -> dist.Distribution:
         """Returns p(z), batch shape [] and event shape [Z]."""

@@ -133,6 +133,8 @@ def _run(command: str, argv: list[str]) -> None:
     if early.resume:
         out = Path(early.resume)
     else:
+        if hasattr(model, "start_from"):
+            model.start_from(*data.train.tensors())
         out = _make_folder(early.out, f"{data.name}-{name_of(model)}")
         write_config(out, config)
     print(f"run folder: {out}", flush=True)

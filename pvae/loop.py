@@ -52,6 +52,7 @@ class Run:
     seed: int
     checkpoint: Path | None
     full_size: int | None
+    objective: str = "ELBO"
     settings: dict[str, Any] = field(default_factory=dict)
     history: list[dict[str, float]] = field(default_factory=list)
     epoch: int = 0
@@ -116,7 +117,7 @@ class Run:
                     raise KeyboardInterrupt
 
     def _show(self, bar: tqdm, elbo: float) -> None:
-        shown = {"ELBO": f"{elbo:.2f} nats"}
+        shown = {self.objective: f"{elbo:.2f} nats"}
         if self.history and "validation_elbo" in self.history[-1]:
             shown["validation"] = f"{self.history[-1]['validation_elbo']:.2f}"
         bar.set_postfix(shown, refresh=False)

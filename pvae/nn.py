@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from pvae.errors import PvaeError
 
-__all__ = ["MLP", "ConvDecoder", "ConvEncoder", "make_encoder"]
+__all__ = ["MLP", "ConvDecoder", "ConvEncoder", "ScaleTril", "make_encoder"]
 
 _ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh}
 
@@ -218,3 +218,42 @@ def _pyramid(shape: tuple[int, ...], depth: int) -> list[tuple[int, int]]:
     for _ in range(depth):
         sizes.append(tuple(size // 2 for size in sizes[-1]))
     return sizes
+
+
+class ScaleTril(nn.Module):
+    r"""A learned lower triangular matrix with a positive diagonal, a Gaussian's Cholesky factor.
+
+    .. math:: L = \operatorname{diag}(e^s) (I + T), \qquad T \text{ strictly lower triangular}
+
+    T is in units of each row's own scale: a step of an optimiser that is right for a wide
+    dimension does not throw a narrow one about.
+
+    Args:
+        scale_tril: L at the start, [..., D, D].
+
+    Shape:
+        `scale_tril()` returns L, [..., D, D].
+
+    Example:
+        >>> import torch
+        >>> ScaleTril(2 * torch.eye(2))().tolist()
+        [[2.0, 0.0], [0.0, 2.0]]
+    """
+
+    def __init__(self, scale_tril: Tensor) -> None:
+        super().__init__()
+        self.log_scale = nn.Parameter(torch.empty(scale_tril.shape[:-1]))
+        self.below = nn.Parameter(torch.empty(scale_tril.shape))
+        self.set(scale_tril)
+
+    def forward(self) -> Tensor:
+        # One on the diagonal, nothing above it.
+        unit = self.below.tril(-1) + torch.ones_like(self.log_scale).diag_embed()
+        return self.log_scale.exp()[..., None] * unit
+
+    @torch.no_grad()
+    def set(self, scale_tril: Tensor) -> None:
+        """Sets L, [..., D, D]."""
+        scale = scale_tril.diagonal(dim1=-2, dim2=-1)
+        self.log_scale.copy_(scale.log())
+        self.below.copy_((scale_tril / scale[..., None]).tril(-1))

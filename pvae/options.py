@@ -11,6 +11,7 @@ __all__ = ["PLACES", "PROGRAMS", "SIDES", "UsageError", "new_parser", "parse", "
 
 SIDES = {"model": "VAE", "guide": "MeanField"}
 PROGRAMS = {"model", "guide", "data"}
+SHARED = ("latent_dim", "latent_dims")
 PLACES = {"config", "resume", "out", "overwrite"}
 _HELP = {
     "config": "A YAML file with options, such as the config.yaml of a run, which repeats the run; "
@@ -43,7 +44,8 @@ def parse(command: str, argv: list[str]) -> tuple[dict[str, Any], argparse.Names
     # Files may draw parameters as soon as they are run.
     pyro.set_rng_seed(config["seed"])
     targets = {side: resolve(config[side]["class_path"], f"{side}s") for side in SIDES}
-    _share_latent_dim(config, early, targets)
+    for name in SHARED:
+        _share(name, config, early, targets, rest)
     init_args = {side: config[side]["init_args"] for side in SIDES}
     shapes = {side: init_args[side].pop("event_shape", None) for side in SIDES}
     if any(argument.startswith("--data.") for argument in rest) or early.data:
@@ -79,7 +81,7 @@ def _early(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     for name in ("config", "resume", "out", "data", *SIDES):
         parser.add_argument(f"--{name}")
-    for name in ("latent_dim", "event_shape"):
+    for name in (*SHARED, "event_shape"):
         for side in SIDES:
             parser.add_argument(f"--{side}.{name}", type=yaml.safe_load)
     parser.add_argument("--seed", type=int)
@@ -144,22 +146,28 @@ def _mapping(config: dict[str, Any], key: str, short: str | None = None) -> dict
     return dict(value)
 
 
-def _share_latent_dim(
-    config: dict[str, Any], early: argparse.Namespace, targets: dict[str, Any]
+def _share(
+    name: str,
+    config: dict[str, Any],
+    early: argparse.Namespace,
+    targets: dict[str, Any],
+    rest: list[str],
 ) -> None:
-    """A latent_dim given on one side is the other side's default; the command line goes first."""
+    """What one side is given is the other side's default; the command line goes first."""
     from pvae.config import parameters
 
-    typed = {side: getattr(early, f"{side}.latent_dim") for side in SIDES}
-    stored = {side: config[side]["init_args"].get("latent_dim") for side in SIDES}
+    typed = {side: getattr(early, f"{side}.{name}") for side in SIDES}
+    stored = {side: config[side]["init_args"].get(name) for side in SIDES}
     for side, other in (("model", "guide"), ("guide", "model")):
         # A value of the wrong type is named on the side where it was typed.
-        shared_value = typed[other] if isinstance(typed[other], int) else None
+        shared_value = typed[other] if isinstance(typed[other], int | list) else None
         order = (typed[side], shared_value, stored[side], stored[other])
         value = next((value for value in order if value is not None), None)
-        shared = isinstance(targets[side], type) and "latent_dim" in parameters(targets[side])
-        if value is not None and (shared or typed[side] is not None):
-            config[side]["init_args"]["latent_dim"] = value
+        shared = isinstance(targets[side], type) and name in parameters(targets[side])
+        if value is not None and shared:
+            config[side]["init_args"][name] = value
+        elif typed[side] is not None:  # an option that this class does not have
+            rest.append(f"--{side}.{name}={typed[side]}")
 
 
 def _share_lr(config: dict[str, Any], stored: Any, rest: list[str]) -> None:

@@ -14,6 +14,7 @@ from pyro.infer import ELBO
 from pyro.optim import PyroOptim
 from torch import Tensor
 
+from pvae.agreement import gives_a_point
 from pvae.checking import check
 from pvae.checkpoint import read_checkpoint
 from pvae.data import Data, Part
@@ -201,6 +202,7 @@ def fit(
             seed=seed,
             checkpoint=checkpoint,
             full_size=_full_size(structure, len(first[0]), plate),
+            objective="log p(x, z)" if gives_a_point(structure) else "ELBO",
         )
         if structure.caveat:
             warnings.warn(structure.caveat, stacklevel=2)

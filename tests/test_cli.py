@@ -198,6 +198,15 @@ def test_a_config_repeats_the_run(finished, here):
     assert numbers(here / "drawn")["data"]["hash"] != before["data"]["hash"]
 
 
+def test_the_sizes_of_several_codes_are_shared_too(here):
+    pair = ["--model", "HierarchicalVAE", "--guide", "BottomUp"]
+    hidden = ["--model.hidden_dims", "[[8],[8],[8]]", "--guide.hidden_dims", "[[8],[8],[8]]"]
+    config = parsed(*pair, *hidden, "--model.latent_dims", "[4,3,2]")
+    assert config["guide"]["init_args"]["latent_dims"] == [4, 3, 2]
+    config = parsed(*pair, "--guide.latent_dims", "[6,5]", "--model.latent_dims", "[6,4]")
+    assert config["guide"]["init_args"]["latent_dims"] == [6, 5]
+
+
 def test_the_command_line_goes_before_the_config(finished, here):
     config = ["--config", str(finished)]
     changed = parsed(*config, "--epochs", "7", "--guide.latent_dim", "6", "--num-samples=9")

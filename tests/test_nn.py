@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pvae import PvaeError
-from pvae.nn import MLP, ConvDecoder, ConvEncoder
+from pvae.nn import MLP, ConvDecoder, ConvEncoder, ScaleTril
 
 SHAPES = [(1, 8, 8), (3, 9, 13), (1, 28, 28), (3, 32, 32), (2, 64, 31)]
 
@@ -42,3 +42,14 @@ def test_wrong_shapes_are_said():
 def test_depth_of_an_mlp():
     assert len(MLP((4,), (2,), [8, 8, 8]).layers) == 7
     assert len(MLP((4,), (2,), []).layers) == 1
+
+
+def test_a_learned_triangle_is_what_it_was_set_to():
+    wanted = torch.tensor([[[2.0, 0.0], [-3.0, 0.01]], [[1.0, 0.0], [5.0, 1.0]]])
+    triangle = ScaleTril(torch.eye(2).repeat(2, 1, 1))
+    triangle.set(wanted)
+    torch.testing.assert_close(triangle(), wanted)
+    # What is above the diagonal is never part of it, whatever an optimiser did.
+    triangle.below.data.fill_(7.0)
+    assert (triangle()[:, 0, 1] == 0).all()
+    torch.testing.assert_close(triangle().diagonal(dim1=-2, dim2=-1), wanted.diagonal(0, -2, -1))

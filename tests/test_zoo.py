@@ -1,6 +1,7 @@
 """What every pair of the package can do: be checked, trained, compiled, kept, and evaluated."""
 
 import numpy as np
+import pyro
 import pytest
 import torch
 from zoo import ZOO, make
@@ -38,9 +39,20 @@ def test_every_public_class_is_in_the_zoo():
 
 
 @pytest.mark.parametrize("name", ZOO)
-def test_generates(name):
-    model, _, _ = make(name)
-    assert model(size=4).shape == (4, *model.event_shape)
+def test_generates_with_parameters_of_its_own(name):
+    """Pyro's store, which goes by names, must not hand one model the values of another."""
+    model, other = make(name)[0], make(name)[0]
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.add_(0.1)
+    torch.manual_seed(0)
+    expected = other(size=4)
+    pyro.clear_param_store()
+    model(size=4)
+    torch.manual_seed(0)
+    found = other(size=4)
+    assert found.shape == (4, *model.event_shape)
+    assert torch.equal(found, expected)
 
 
 @pytest.mark.parametrize("name", ZOO)

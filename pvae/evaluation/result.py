@@ -214,7 +214,15 @@ class Evaluation:
 
         It has no number of effective parameters, and its k̂ are those of the bounds, not of
         leave-one-out cross-validation.
+
+        Raises:
+            PvaeError: If the guide gives a point, and there is no bound to hand on.
         """
+        if not self.bounds:
+            raise PvaeError(
+                "The guide gives a point, so there is no bound on log p(x) and no k̂. What is known "
+                "at the code is in findings['code']; evaluate(..., ais=n) estimates log p(x)."
+            )
         import xarray
         from arviz_stats.utils import ELPDData
 

@@ -273,6 +273,11 @@ def test_it_cannot_be_compared(pair):
         pvae.compare({"a": bounded, "b": point})
 
 
+def test_it_has_nothing_for_arviz(pair):
+    with pytest.raises(PvaeError, match=r"no bound on log p\(x\) and no k̂.*ais=n"):
+        evaluate(*pair).to_elpd()
+
+
 def test_in_the_shell(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     sizes = ["--model.latent_dim", "3", "--model.hidden_dims", "[8]", "--guide.hidden_dims", "[8]"]

@@ -24,9 +24,9 @@ def test_the_density_is_that_of_a_shared_covariance():
     torch.manual_seed(0)
     guide, x = LinearGaussian((1, 2, 3), 2), torch.randn(5, 1, 2, 3)
     with torch.no_grad():
-        guide.scale_tril = torch.tensor([[0.5, 0.0], [0.3, 2.0]])
+        guide.scale_tril.set(torch.tensor([[0.5, 0.0], [0.3, 2.0]]))
     site = poutine.trace(guide).get_trace(x).nodes["z"]
-    covariance = guide.scale_tril @ guide.scale_tril.T
+    covariance = guide.scale_tril() @ guide.scale_tril().T
     expected = torch.distributions.MultivariateNormal(guide.mean(x.flatten(1)), covariance)
     torch.testing.assert_close(
         site["fn"].log_prob(site["value"]), expected.log_prob(site["value"]), rtol=1e-4, atol=1e-4

@@ -46,14 +46,16 @@ def test_em_ends_where_scikit_learn_does(x):
         max_iter=3000,
         weights_init=model.weights.detach().numpy(),
         means_init=model.loc.detach().numpy(),
-        precisions_init=torch.linalg.inv(model.scale_tril @ model.scale_tril.mT).detach().numpy(),
+        precisions_init=torch.linalg.inv(model.scale_tril() @ model.scale_tril().mT)
+        .detach()
+        .numpy(),
     ).fit(x.numpy())
     assert theirs.converged_
     model.em(x, num_steps=3000, tol=1e-10)
     assert float(model.log_px(x).mean()) == pytest.approx(theirs.score(x.numpy()), abs=1e-6)
     np.testing.assert_allclose(model.weights.detach(), theirs.weights_, atol=1e-4)
     np.testing.assert_allclose(model.loc.detach(), theirs.means_, atol=1e-4)
-    covariance = (model.scale_tril @ model.scale_tril.mT).detach()
+    covariance = (model.scale_tril() @ model.scale_tril().mT).detach()
     np.testing.assert_allclose(covariance, theirs.covariances_, atol=1e-4)
 
 

@@ -92,7 +92,7 @@ def test_the_bound_of_the_exact_posterior_is_log_px(x):
         bias, scale_tril = model.posterior(torch.zeros(1, 1, 6, 6))
         guide.mean.bias.copy_(bias[0])
         guide.mean.weight.copy_((model.posterior(torch.eye(36).view(-1, 1, 6, 6))[0] - bias).T)
-        guide.scale_tril = scale_tril
+        guide.scale_tril.set(scale_tril)
         log_w = pvae.log_weights(model, guide, x[:50], num_samples=8)
         torch.testing.assert_close(log_w, model.log_px(x[:50]).expand(8, -1), atol=2e-3, rtol=0)
 

@@ -8,6 +8,7 @@ from torch.distributions import Normal
 
 import pvae
 from pvae import PvaeError
+from pvae.cli import main
 
 
 def small(num=5, **options):
@@ -57,6 +58,23 @@ def test_pseudo_inputs_are_trained_and_stay_in_the_unit_interval():
     assert not torch.allclose(u, before, atol=0.1)
     assert u.min() >= 0
     assert u.max() <= 1
+
+
+def test_in_the_shell_they_are_data_from_the_start(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    pair = ["train", "--model", "VampPriorVAE", "--guide", "SharedEncoder", "--epochs", "1"]
+    quiet = ["--lr", "1e-12", "--progress", "false", "--out", "a"]
+    few = ["--model.num_pseudo_inputs", "7"]
+    assert main([*pair, *few, *quiet, "--overwrite"]) == 0
+    model, _ = pvae.load("a")
+    train = pvae.data.load("digits").train.tensors()[0].clamp(0.05, 0.95)
+    apart = (model.pseudo_inputs[:, None] - train).abs().amax((2, 3, 4))
+    assert (apart.amin(1) < 1e-5).all()
+    capsys.readouterr()
+    many = ["--model.num_pseudo_inputs", "1797"]
+    assert main([*pair, *many, *quiet[:-1], "b"]) == 1
+    assert "num_pseudo_inputs=1797 is larger than the data" in capsys.readouterr().err
+    assert not (tmp_path / "b").exists()
 
 
 def test_bad_arguments():
