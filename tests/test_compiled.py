@@ -4,6 +4,7 @@ What is recorded is the point of most tests here: they run the recorded graph as
 of what the compiler makes of it (`uncompiled`). The last ones compile.
 """
 
+import itertools
 import random
 import warnings
 
@@ -247,6 +248,28 @@ def test_what_no_watch_can_see_is_found_by_comparison(uncompiled, monkeypatch):
 
     with pytest.warns(UserWarning, match=r"runs eagerly .*compiled, the loss differs by"):
         _steps(drawing(), "compiled")
+
+
+def test_sums_that_are_near_zero_by_chance_are_no_difference(uncompiled):
+    """A Gaussian's loss passes through zero, and rounding is then large beside it."""
+    (loss,), _ = _steps(_pair(), "eager", steps=1)
+
+    class Centred(Trace_ELBO):
+        def differentiable_loss(self, *args):
+            return super().differentiable_loss(*args) - loss + 1e-11
+
+        def loss_and_grads(self, *args):
+            found = self.differentiable_loss(*args)
+            found.backward()
+            return found.item()
+
+    pair, calls = _pair(), itertools.count()
+    pair[0].net.register_forward_hook(lambda _, __, out: out + 1e-13 * next(calls))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        losses, svi = _steps(pair, "compiled", steps=1, loss=Centred())
+    assert svi.compiled
+    assert abs(losses[0]) < 1e-9
 
 
 def test_a_program_that_counts_is_run_eagerly(uncompiled):
