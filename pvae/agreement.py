@@ -46,10 +46,11 @@ def refuse_mixing(single: Particles, batch: tuple[Tensor, ...]) -> None:
     half = size // 2
     terms, trace = _run(single, batch, 1)
     try:
-        values = {}
+        whole, values = {}, {}
         for name, site in latent_sites(trace).items():
             if name not in single.structure.enumerated:
                 axis = site["value"].ndim - site["fn"].event_dim + single.dim
+                whole[name] = site["value"]
                 values[name] = site["value"].narrow(axis, 0, half)
         part, _ = _run(
             single,
@@ -63,6 +64,14 @@ def refuse_mixing(single: Particles, batch: tuple[Tensor, ...]) -> None:
         return  # bound to the size of its batch: nothing to compare with
     for name, value in part.items():
         if not _agree(value, terms[name][..., :half]):
+            again, _ = _run(single, batch, 1, trace_of(whole))
+            if not _agree(again[name], terms[name]):
+                raise PvaeError(
+                    f"Log {name} of the same data and the same z is another at each call, in eval "
+                    "mode too: something in a network is random, as the corruption of a denoising "
+                    "guide or dropout is. An evaluation is of the clean x and of one density: let "
+                    "it happen only where self.training is true (see pvae.guides.DenoisingCode)."
+                )
             raise PvaeError(
                 f"A module mixes data across the batch: log {name} of one datum changes with "
                 "the other data beside it, also in eval mode (batch normalisation without "

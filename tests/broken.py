@@ -343,6 +343,14 @@ def softmax_over_the_batch():
     return Broken(), Guide(), data(), "auto"
 
 
+def corrupts_in_evaluation_too():
+    class Broken(Guide):
+        def encode(self, x):
+            return super().encode(x * (torch.rand_like(x) > 0.3))
+
+    return Model(), Broken(), data(), "auto"
+
+
 def decoder_detached():
     class Broken(Model):
         def observe(self, f, x):
@@ -405,6 +413,7 @@ BROKEN = {
         "log_abs_det_jacobian",
     ),
     softmax_over_the_batch: (r"mixes data across the batch: log p\(x\)", "within each datum"),
+    corrupts_in_evaluation_too: (r"q\(z\).*another at each call.*denoising", r"self\.training"),
     decoder_detached: (r"model.net.weight .*gets no gradient", r"\.detach\(\)"),
     subsampled_and_not_said: (r"above the importance-weighted bound", r"scale"),
 }
