@@ -139,6 +139,33 @@ class VAE(PyroModule):
         """s, a scalar, where it is a number or learned."""
         return self.log_scale.exp() if self.scale_kind == "learned" else self.fixed_scale
 
+    @torch.no_grad()
+    def set_output_bias(self, x: Tensor) -> None:
+        r"""Lets p(x|z) begin at the mean of the data: the built-in decoder's last bias is f(mean).
+
+        .. math:: b_d = \log \frac{\bar x_d}{1 - \bar x_d}, \qquad
+            \bar x_d = \min(\max(\tfrac1N \sum_n x_{nd}, 0.001), 0.999)
+
+        where f is a logit, and the mean itself where it is a location; for convolutions, one
+        number for each channel. A decoder of one's own, and the logistic mixture, are left as
+        they are.
+
+        Args:
+            x: Data [N, *event_shape].
+
+        Source: Burda, Grosse & Salakhutdinov 2016, their code.
+        """
+        if not isinstance(self.decoder, MLP | ConvDecoder) or self.kind == "logistic_mixture":
+            return
+        mean = x.mean(0)
+        if self.kind not in ("gaussian", "discretized_logistic"):
+            mean = mean.clamp(0.001, 0.999).logit()
+        if isinstance(self.decoder, ConvDecoder):
+            mean = mean.mean((1, 2))
+        # With a scale for each pixel, the locations come first.
+        bias = self.decoder.layers[-1].bias
+        bias[: mean.numel()] = mean.flatten().to(bias)
+
     def prior(self) -> dist.Distribution:
         """Returns p(z), batch shape [] and event shape [Z]."""
         return dist.Normal(self.zeros, 1.0).to_event(1)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pvae.evaluation.comparison import compare
     from pvae.faults import diagnose
     from pvae.importance import log_weights
+    from pvae.initialisation import glorot
     from pvae.predictive import decode, encode, generate, reconstruct
     from pvae.probes import probe
     from pvae.report import write_report
@@ -29,6 +30,7 @@ _HOME = {
     "diagnose": "pvae.faults",
     "compare": "pvae.evaluation.comparison",
     "load": "pvae.checkpoint",
+    "glorot": "pvae.initialisation",
     "interpolate": "pvae.codes",
     "probe": "pvae.probes",
     "traverse": "pvae.codes",
@@ -59,6 +61,7 @@ __all__ = [
     "evaluate",
     "fit",
     "generate",
+    "glorot",
     "guides",
     "interpolate",
     "load",

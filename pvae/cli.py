@@ -110,6 +110,7 @@ def _main(argv: list[str]) -> int:
 def _run(command: str, argv: list[str]) -> None:
     from pvae.config import build_pair, parameters, resolve, write_config
     from pvae.environment import processes
+    from pvae.initialisation import glorot
     from pvae.pair import name_of
     from pvae.training import fit
 
@@ -133,6 +134,8 @@ def _run(command: str, argv: list[str]) -> None:
     if early.resume:
         out = Path(early.resume)
     else:
+        if config.get("init") == "glorot":
+            glorot(model, guide, data.train.tensors()[0])
         if hasattr(model, "start_from"):
             model.start_from(*data.train.tensors())
         out = _make_folder(early.out, f"{data.name}-{name_of(model)}")

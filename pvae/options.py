@@ -3,7 +3,7 @@
 import argparse
 import inspect
 import re
-from typing import Any
+from typing import Any, Literal
 
 from pvae.errors import PvaeError, nearest
 
@@ -19,6 +19,8 @@ _HELP = {
     "is run: use files that you trust.",
     "resume": "Continue the run in this folder.",
     "out": "The run folder (default: runs/DATA-MODEL-N).",
+    "init": "Where the parameters start: 'glorot' draws the weights as Glorot & Bengio do and sets "
+    "the output to the mean of the data (default: as the classes make them).",
     "model": "A name in pvae.models, my_package.MyModel or path/to/file.py:MyModel (default: VAE).",
     "guide": "Likewise, of a name in pvae.guides (default: MeanField).",
     "data": "A data set's name or a .npy, .npz or .pt file (default: digits).",
@@ -235,6 +237,7 @@ def _run_parser(command: str, targets: dict[str, Any]) -> Any:
         parser.add_argument("--out", metavar="DIR", help=_HELP["out"])
         parser.add_argument("--overwrite", action="store_true", help="Replace the run in --out.")
         parser.add_argument("--resume", metavar="RUN", help=_HELP["resume"])
+        parser.add_argument("--init", type=Literal["glorot"] | None, help=_HELP["init"])
     for side, target in targets.items():
         if isinstance(target, type):
             parser.add_class_arguments(target, side, skip=GIVEN[side], fail_untyped=False)

@@ -67,7 +67,7 @@ def fit(
     num_particles: int = 1,
     optim: MakeOptimizer | PyroOptim | torch.optim.Optimizer | None = None,
     lr: float = 1e-3,
-    schedule: Literal["cosine", "constant"] | Callable[[float], float] = "cosine",
+    schedule: Literal["cosine", "constant", "burda"] | Callable[[float], float] = "cosine",
     clip_norm: float | None = None,
     kl_warmup: int = 0,
     patience: int = 10,
@@ -105,8 +105,9 @@ def fit(
             `torch.optim` or `pyro.optim`; Adam by default.
         lr: Learning rate, where `optim` does not bring its own.
         schedule: Factor on the learning rate: `"cosine"` decays to 3 %, `"constant"` keeps it,
-            or a function of the finished share of the run in [0, 1). An optimiser of
-            `pyro.optim` with a schedule keeps its own.
+            `"burda"` is 10^(−i/7) for 3^i parts of the run, i = 0 … 7 (Burda et al. 2016, whose
+            run has 3280 epochs), or a function of the finished share of the run in [0, 1). An
+            optimiser of `pyro.optim` with a schedule keeps its own.
         clip_norm: Bound on the global norm of the gradient of the ELBO per datum.
         kl_warmup: Epochs over which β grows from 0 to 1, step by step.
         patience: Epochs without a better validation ELBO before training stops and returns
@@ -231,10 +232,19 @@ def _schedule(schedule: str | Callable[[float], float]) -> Callable[[float], flo
     known = {
         "cosine": lambda share: 0.03 + 0.97 * (1 + math.cos(math.pi * share)) / 2,
         "constant": lambda share: 1.0,
+        "burda": _burda,
     }
     if schedule not in known:
-        raise PvaeError(f"schedule={schedule!r}: 'cosine', 'constant', or a function of [0, 1).")
+        raise PvaeError(
+            f"schedule={schedule!r}: 'cosine', 'constant', 'burda', or a function of [0, 1)."
+        )
     return known[schedule]
+
+
+def _burda(share: float) -> float:
+    """Rate 10^(−i/7) in epochs (3^i − 1) / 2 to (3^(i+1) − 1) / 2 of 3280, i = 0 … 7."""
+    stage = sum(share * 3280 + 1e-6 >= (3**i - 1) / 2 for i in range(1, 8))
+    return 10 ** (-stage / 7)
 
 
 def _full_size(structure: Structure, size: int, plate: str | None) -> int | None:

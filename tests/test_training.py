@@ -122,6 +122,11 @@ def test_learning_rate_decays_to_three_per_cent(digits):
     rates = [row["learning_rate"] for row in rows]
     assert rates == sorted(rates, reverse=True)
     assert rates[-1] == pytest.approx(3e-5, rel=0.05)
+    burda = quick_fit(small_pair(), digits, schedule="burda", epochs=40, lr=1.0).history
+    # Two thirds of the run, 3^7 of 3280 epochs, are the last stage; 3^6 the one before.
+    stages = {12: 6, 13: 7, 39: 7}
+    for epoch, stage in stages.items():
+        assert burda[epoch]["learning_rate"] == pytest.approx(10 ** (-stage / 7))
     constant = quick_fit(small_pair(), digits, schedule="constant").history
     assert {row["learning_rate"] for row in constant} == {1e-3}
     halved = quick_fit(small_pair(), digits, schedule=lambda share: 0.5).history

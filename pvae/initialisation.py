@@ -1,0 +1,63 @@
+"""Where a pair's parameters start: Glorot's weights, and an output that is the mean of the data."""
+
+import torch
+from torch import Tensor, nn
+
+from pvae.errors import PvaeError
+from pvae.pair import Program, modules
+
+__all__ = ["glorot"]
+
+_LAYERS = (
+    nn.Linear,
+    nn.Conv1d, nn.Conv2d, nn.Conv3d,
+    nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d,
+)  # fmt: skip
+
+
+@torch.no_grad()
+def glorot(model: Program, guide: Program, x: Tensor | None = None) -> None:
+    r"""Draws the weights of a pair's networks anew, as Glorot & Bengio do, with zero biases.
+
+    .. math:: W_{ij} \sim \mathrm{Uniform}(-a, a), \qquad
+        a = \sqrt{\frac{6}{n_\text{in} + n_\text{out}}}
+
+    for all linear and convolutional layers that the two programs reach. It suits networks of
+    tanh, whose signal PyTorch's own start (a third of this variance) lets fade from layer to
+    layer. With data, a model that has a method `set_output_bias`, as `VAE` and its kin, lets
+    p(x|z) begin at their mean.
+
+    The draws are torch's: seed them before. In the shell this is `--init glorot`.
+
+    Args:
+        model: Pyro program p(z) p(x|z).
+        guide: Pyro program q(z|x).
+        x: Data [N, *event_shape], or None to leave the output bias at zero.
+
+    Raises:
+        PvaeError: If no linear or convolutional layer is reached.
+
+    Source: Glorot & Bengio 2010, *Understanding the difficulty of training deep feedforward
+    neural networks*; Burda, Grosse & Salakhutdinov 2016, *Importance Weighted Autoencoders*.
+
+    Example:
+        >>> from pvae import data, guides, models
+        >>> digits = data.load("digits")
+        >>> model = models.VAE((1, 8, 8), activation="tanh")
+        >>> guide = guides.MeanField((1, 8, 8), activation="tanh")
+        >>> glorot(model, guide, *digits.train.tensors())
+    """
+    found = [
+        layer
+        for module in modules(model, guide).values()
+        for layer in module.modules()
+        if isinstance(layer, _LAYERS)
+    ]
+    if not found:
+        raise PvaeError("Neither model nor guide has a linear or convolutional layer.")
+    for layer in found:
+        nn.init.xavier_uniform_(layer.weight)
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)
+    if x is not None and hasattr(model, "set_output_bias"):
+        model.set_output_bias(x)
