@@ -2,12 +2,15 @@
 
 import datetime
 import importlib.metadata
+import json
 import os
 import platform
 import re
 import shlex
 import statistics
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import torch
@@ -17,7 +20,9 @@ from pvae.data import Data, Part
 from pvae.data.sources import root_folder
 from pvae.data.vision import SETS
 
-__all__ = ["SHAPE", "device_name", "spread", "training_data", "write"]
+__all__ = [
+    "SHAPE", "device_name", "file_name", "spread", "train_and_evaluate", "training_data", "write",
+]  # fmt: skip
 
 SHAPE = (1, 28, 28)
 
@@ -41,8 +46,48 @@ def spread(values: list[float], digits: int = 2) -> str:
     return f"{statistics.median(values):.{digits}f} ({low:.{digits}f}–{high:.{digits}f})"
 
 
+def train_and_evaluate(run: Path, train: list[str], evaluate: list[str]) -> dict[str, float]:
+    """Does `pvae train` and `pvae evaluate` in a run folder, or what is left of them.
+
+    What they print goes to a log beside the folder, and what they took to a .json.
+
+    Args:
+        run: The run folder.
+        train: Options of `pvae train`.
+        evaluate: Options of `pvae evaluate`.
+
+    Returns:
+        Seconds of `"train"` and `"evaluate"`; of the last start, where one was killed.
+
+    Raises:
+        subprocess.CalledProcessError: If one of them fails.
+    """
+    timing = run.with_name(f"{run.name}.json")
+    seconds = json.loads(timing.read_text()) if timing.exists() else {}
+    start = [*train, "--out", str(run), "--overwrite"]
+    if (run / "checkpoint.pt").exists():
+        start = ["--resume", str(run)]
+    run.parent.mkdir(parents=True, exist_ok=True)
+    with run.with_name(f"{run.name}.log").open("a") as log:
+        for step, arguments in {"train": start, "evaluate": [str(run), *evaluate]}.items():
+            if step in seconds:
+                continue
+            began = time.monotonic()
+            command = [sys.executable, "-m", "pvae", step, *arguments]
+            subprocess.run(command, check=True, stdout=log, stderr=log)
+            seconds[step] = time.monotonic() - began
+            timing.write_text(json.dumps(seconds))
+    return seconds
+
+
 def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
+
+
+def file_name(device: torch.device) -> str:
+    """Returns a device's part of a file's name; of a CPU with the number of threads."""
+    slug = re.sub(r"[^a-z0-9]+", "-", device_name(device).lower()).strip("-")
+    return slug if device.type == "cuda" else f"cpu-{slug}-{torch.get_num_threads()}-threads"
 
 
 def write(kind: str, text: str, device: torch.device, data: Data, packages: list[str]) -> Path:
@@ -67,10 +112,7 @@ def write(kind: str, text: str, device: torch.device, data: Data, packages: list
 - {versions}, Python {platform.python_version()}.
 - `{command}`, {datetime.date.today()}.
 """
-    slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
-    if device.type == "cpu":
-        slug = f"cpu-{slug}-{threads}-threads"
-    slug += "" if data.name == "mnist" else f"-{data.name}"
+    slug = file_name(device) + ("" if data.name == "mnist" else f"-{data.name}")
     folder = Path(__file__).parent / "results"
     folder.mkdir(exist_ok=True)
     path = folder / f"{kind}-{slug}.md"

@@ -15,15 +15,13 @@ import json
 import os
 import re
 import shlex
-import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
 import torch
-from common import write
+from common import train_and_evaluate, write
 
 import pvae
 from pvae.config import build_pair, read_config
@@ -99,36 +97,16 @@ def made_by(name: str, data: str) -> str:
     return ROWS[name].replace("LEVELS", "17" if data == "digits" else "256")
 
 
-def train_and_evaluate(name: str, folder: Path, options: argparse.Namespace) -> None:
+def do_row(name: str, folder: Path, options: argparse.Namespace) -> None:
     """Does a row, or what is left of it; its output goes to a log beside its folder."""
-    run, timing = folder / slug(name), folder / f"{slug(name)}.json"
-    seconds = json.loads(timing.read_text()) if timing.exists() else {}
     start = ["--epochs", str(options.epochs), "--batch_size", str(options.batch_size)]
-    start += [
-        "--data",
-        options.data,
-        "--lr",
-        str(options.lr),
-        *shlex.split(made_by(name, options.data)),
-    ]
-    start += ["--out", str(run), "--overwrite"]
-    if (run / "checkpoint.pt").exists():
-        start = ["--resume", str(run)]
-    end = [str(run), "--num_samples", str(options.num_samples)]
-    end += ["--prior_samples", "0", "--surgery", "false"]
+    start += ["--data", options.data, "--lr", str(options.lr)]
+    start += shlex.split(made_by(name, options.data))
+    end = ["--num_samples", str(options.num_samples), "--prior_samples", "0"]
+    end += ["--surgery", "false"]
     if name in GAPS and options.gap:
         end += ["--ais", str(options.gap), "--gap", str(options.gap)]
-    commands = {"train": ["train", *start], "evaluate": ["evaluate", *end]}
-    with (folder / f"{slug(name)}.log").open("a") as log:
-        for step, arguments in commands.items():
-            if step in seconds:
-                continue
-            began = time.monotonic()
-            subprocess.run(
-                [sys.executable, "-m", "pvae", *arguments], check=True, stdout=log, stderr=log
-            )
-            seconds[step] = time.monotonic() - began
-            timing.write_text(json.dumps(seconds))
+    train_and_evaluate(folder / slug(name), start, end)
 
 
 def summary(name: str, folder: Path) -> dict[str, Any]:
@@ -278,7 +256,7 @@ def main() -> None:
         os.environ["OMP_NUM_THREADS"] = "1"
     failed = []
     with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
-        jobs = {pool.submit(train_and_evaluate, n, folder, options): n for n in options.rows}
+        jobs = {pool.submit(do_row, n, folder, options): n for n in options.rows}
         for number, job in enumerate(concurrent.futures.as_completed(jobs), 1):
             name = jobs[job]
             if error := job.exception():
