@@ -163,8 +163,9 @@ def table(found: dict[str, dict[str, Any]], folder: Path, options: argparse.Name
 Test data, nats per datum; ± is the standard error over the data. A pair without a bound (a
 code that is a point) has none to show. Every pair was trained for {options.epochs} epochs of
 minibatches of {options.batch_size}, with Adam at {options.lr:g}, fit's defaults and the options
-beside it; the pair whose validation ELBO was best is evaluated, with {options.num_samples}
-samples. Seconds are wall time, {options.jobs} at a time, with compiling.
+beside it, on all training data, and evaluated as it was at the end, with {options.num_samples}
+samples. Seconds are wall time with compiling, of one process of {torch.get_num_threads()} thread(s)
+on a machine that did other work too: they tell minutes from hours, and no more.
 
 """
 
