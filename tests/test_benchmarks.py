@@ -1,0 +1,53 @@
+"""The rows of the benchmarks are command lines that the shell understands."""
+
+import importlib
+import shlex
+from pathlib import Path
+
+import pytest
+
+import pvae
+from pvae.config import build_pair
+from pvae.options import parse
+
+
+@pytest.fixture
+def benchmark(monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
+    return importlib.import_module
+
+
+def pair_of(options, shape=(1, 28, 28)):
+    config, _ = parse("train", options)
+    return config, build_pair(config, shape)
+
+
+def test_every_public_class_is_in_the_gallery(benchmark):
+    gallery = benchmark("gallery")
+    made = set()
+    for name in gallery.ROWS:
+        _, pair = pair_of(shlex.split(gallery.made_by(name, "digits")), (1, 8, 8))
+        made |= {type(program).__name__ for program in pair}
+    assert made == {*pvae.models.__all__, *pvae.guides.__all__}
+    compared = {name for group in gallery.COMPARED.values() for name in group}
+    assert compared | {*gallery.GAPS} <= {*gallery.ROWS}
+
+
+def test_rows_of_the_table_have_the_papers_networks(benchmark):
+    table = benchmark("iwae_table")
+    for row in table.PUBLISHED:
+        config, (model, guide) = pair_of(table.options_of(row, "paper", 1.0, "mnist"))
+        assert config["epochs"] == sum(3**i for i in range(8))
+        assert config["batch_size"] == 20
+        assert config["optim"]["init_args"]["eps"] == 1e-4
+        widths = {tuple(p.shape) for side in (model, guide) for p in side.parameters()}
+        layers, objective, k = row.split("-")
+        code = 50 if layers == "one" else 100
+        assert {(200, 784), (200, 200), (2 * code, 200), (200, code), (784, 200)} <= widths
+        if layers == "two":
+            assert {(100, 100), (2 * 50, 100), (100, 50), (2 * 100, 100)} <= widths
+        assert ("IWAE_ELBO" in str(config["loss"])) == (objective == "iwae")
+        assert str(config["num_particles"]) == k
+    config, _ = parse("train", table.options_of("two-iwae-5", "ours", 0.01, "digits"))
+    assert config["epochs"] == 8
+    assert config["loss"]["init_args"]["num_particles"] == 5
