@@ -79,6 +79,7 @@ COMPARED = {
     "Priors": ["VAE", "Mixture prior", "VampPrior", "Flow prior"],
     "Posteriors": ["VAE", "Full covariance", "Low rank", "Mixture of Gaussians", "IAF",
                    "Spline flow", "Semi-amortised"],
+    "Networks": ["VAE", "Convolutional"],
     "Layers": ["One layer, 200-200", "Two layers", "Ladder", "Ladder, free bits"],
 }  # fmt: skip
 """Rows that the papers compare, the first of each with the others."""
