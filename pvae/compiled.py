@@ -25,9 +25,7 @@ CHECKED_EVERY = 500  # steps
 MOST_GRAPHS = 8
 _MOST_ANEW = 2
 # Relative errors of the loss, and of a gradient in norm, that rounding explains.
-_TOLERANCE = {"bf16": (1e-3, 0.1), torch.float64: (1e-9, 1e-7), torch.float32: (1e-5, 5e-3)}
-
-_SMALL = 1e-3  # a gradient below this part of all of it counts as this large
+_TOLERANCE = {"bf16": (1e-3, 0.1), torch.float64: (1e-9, 1e-7), torch.float32: (1e-5, 2e-3)}
 
 Gradient = tuple[Tensor, Tensor]
 """A loss and the norm of its gradient, which is in the parameters' `grad`."""
@@ -178,9 +176,8 @@ class CompiledGradient:
         expected = [torch.tensor(float(loss), dtype=torch.float64), *(p.grad for p in trained)]
         after = [b.clone() for b in buffers], noise_state()
         names = ["the loss", *(f"the gradient of {self.optim.names[id(p)]}" for p in trained)]
-        # A sum that is near zero by chance is not judged by its own size alone.
+        # A loss that is near zero by chance is not judged by its own size alone.
         values = sum(a.numel() for a in (*args, *kwargs.values()) if isinstance(a, Tensor))
-        least = [float(values), *[_SMALL * float(norm)] * len(trained)]
         recorded = self._graphs.get(key)
         # Parameters that have appeared, or lost their gradient, are not those of the graph.
         known = recorded is not None and list(map(id, recorded.trained)) == list(map(id, trained))
@@ -192,8 +189,7 @@ class CompiledGradient:
                 break
             _rewind(buffers, before)
             loss, norm, *gradients = self._graphs[key](args, kwargs)
-            found = [loss, *gradients]
-            wrong = next(self._differences(found, expected, least, names), None)
+            wrong = next(self._differences([loss, *gradients], expected, names, values), None)
             if not all(torch.equal(a, b) for a, b in zip(buffers, after[0], strict=True)):
                 wrong = wrong or "a buffer is not what it should be"
             if wrong is None:
@@ -252,18 +248,14 @@ class CompiledGradient:
             self._give_up(f"{change.name} changes again and again")
 
     def _differences(
-        self,
-        found: Sequence[Tensor],
-        expected: Sequence[Tensor],
-        least: Sequence[float],
-        names: Sequence[str],
+        self, found: Sequence[Tensor], expected: Sequence[Tensor], names: Sequence[str], values: int
     ) -> Iterator[str]:
-        everything = zip(found, expected, least, names, strict=True)
-        for i, (ours, theirs, floor, name) in enumerate(everything):
+        for i, (ours, theirs, name) in enumerate(zip(found, expected, names, strict=True)):
             kind = "bf16" if self._precision == "bf16" else theirs.dtype if i else ours.dtype
             most = _TOLERANCE.get(kind, _TOLERANCE["bf16"])[i > 0]
             ours, theirs = ours.double(), theirs.to(ours.device).double()
-            size, error = max(float(theirs.norm()), floor), float((ours - theirs).norm())
+            size, error = float(theirs.norm()), float((ours - theirs).norm())
+            size = size if i else max(size, values)
             if not error <= most * size:
                 yield f"{name} differs by {error / (size or 1):.1e} of its size"
 

@@ -70,7 +70,10 @@ class Prior:
 
     def __call__(self, *batch: Tensor) -> None:
         """Draws z ~ p(z)."""
-        observed = lambda site: site["type"] == "sample" and site["is_observed"]  # noqa: E731
+
+        def observed(site: dict[str, Any]) -> bool:
+            return site["type"] == "sample" and site["is_observed"]
+
         poutine.block(self.model, hide_fn=observed)(*batch)
 
 

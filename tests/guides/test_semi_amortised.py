@@ -52,7 +52,9 @@ def test_is_a_function_of_each_datum_alone_with_gradients_or_without():
     with torch.no_grad():
         again = guide.encode(x)
         assert not again[0].requires_grad
-        alone = [torch.cat(t) for t in zip(*(guide.encode(x[i : i + 1]) for i in range(40)))]  # noqa: B905
+        alone = [
+            torch.cat(t) for t in zip(*(guide.encode(x[i : i + 1]) for i in range(40)), strict=True)
+        ]
     for one, two, three in zip(together, again, alone, strict=True):
         torch.testing.assert_close(one, two)
         torch.testing.assert_close(one, three, atol=1e-5, rtol=1e-4)
