@@ -22,10 +22,10 @@ def glorot(model: Program, guide: Program, x: Tensor | None = None) -> None:
     .. math:: W_{ij} \sim \mathrm{Uniform}(-a, a), \qquad
         a = \sqrt{\frac{6}{n_\text{in} + n_\text{out}}}
 
-    for all linear and convolutional layers that the two programs reach. It suits networks of
-    tanh, whose signal PyTorch's own start (a third of this variance) lets fade from layer to
-    layer. With data, a model that has a method `set_output_bias`, as `VAE` and its kin, lets
-    p(x|z) begin at their mean.
+    for all linear and convolutional layers that the two programs reach. PyTorch's own start has a
+    third of this variance in a square layer, so that the signal of deep networks of tanh fades.
+    With data, a model that has a method `set_output_bias`, as `VAE` and its kin, lets p(x|z) begin
+    at their mean.
 
     The draws are torch's: seed them before. In the shell this is `--init glorot`.
 
