@@ -43,7 +43,7 @@ PUBLISHED = {
 
 SCHEDULES = {
     "paper": (3280, "--batch_size 20 --lr 1e-3 --schedule burda"),
-    "ours": (800, "--batch_size 100 --lr 1e-3 --schedule cosine"),
+    "ours": (800, "--batch_size 100 --lr 3e-3 --schedule cosine"),
 }
 """Epochs and options; both are Adam's with ε = 1e-4 from Glorot's weights and the mean image."""
 
