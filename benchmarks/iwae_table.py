@@ -56,7 +56,8 @@ def options_of(row: str, schedule: str, budget: float, data: str) -> list[str]:
     layers, objective, k = row.split("-")
     epochs, options = SCHEDULES[schedule]
     epochs = max(1, round(budget * epochs))
-    options += f" --epochs {epochs} --lr {RATES[schedule][layers]} --init glorot --optim Adam --optim.eps 1e-4 --num_particles {k}"
+    options += f" --epochs {epochs} --lr {RATES[schedule][layers]} --optim Adam --optim.eps 1e-4"
+    options += f" --init glorot --num_particles {k}"
     # DReG is a gradient of the same bound with less noise; the paper has the plain one.
     bound = "IWAE_ELBO" if schedule == "paper" else "DReG_ELBO"
     options += f" --loss {bound}" if objective == "iwae" else ""
@@ -128,8 +129,9 @@ Published is Burda et al. 2016, Table 1, where 5,000 samples estimate log p(x), 
 command says otherwise. Minutes are wall time of training and evaluation. AIS − L is annealing from
 the prior against the importance-weighted estimate, on the same data, for the trained pair.
 
-- Schedule: {options.schedule}, {SCHEDULES[options.schedule][1]}, Adam at {rates["one"]} ({rates["two"]}
-  for two layers) with ε = 1e-4, Glorot's weights, output bias from the mean image; budget {options.budget:g}.
+- Schedule: {options.schedule}, {SCHEDULES[options.schedule][1]}, Adam with ε = 1e-4 at
+  {rates["one"]} for one layer and {rates["two"]} for two, Glorot's weights, output bias from the
+  mean image; budget {options.budget:g}.
 - Device: {rows[0]["device"]}.
 - `{f"OMP_NUM_THREADS={limit} " if limit else ""}{command}`, {datetime.date.today()}.
 """

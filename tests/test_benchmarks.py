@@ -38,7 +38,7 @@ def test_rows_of_the_table_have_the_papers_networks(benchmark):
     for row in table.PUBLISHED:
         config, (model, guide) = pair_of(table.options_of(row, "paper", 1.0, "mnist"))
         assert config["epochs"] == sum(3**i for i in range(8))
-        assert config["batch_size"] == 20
+        assert (config["batch_size"], config["lr"]) == (20, 1e-3)
         assert config["optim"]["init_args"]["eps"] == 1e-4
         widths = {tuple(p.shape) for side in (model, guide) for p in side.parameters()}
         layers, objective, k = row.split("-")
