@@ -51,3 +51,20 @@ def test_rows_of_the_table_have_the_papers_networks(benchmark):
     config, _ = parse("train", table.options_of("two-iwae-5", "ours", 0.01, "digits"))
     assert config["epochs"] == 8
     assert config["loss"]["init_args"]["num_particles"] == 5
+
+
+def test_the_log_of_a_row_is_what_a_terminal_shows(benchmark, tmp_path):
+    frames = [f"epoch {1 + i // 3}/50: step {i}" for i in range(150)]
+    text = (
+        "begins\n  0%|W1126 17:13:36 torch: a remark\n" + "\r".join(frames) + "\n\nELBO  -90.95\n"
+    )
+    log = tmp_path / "row.log"
+    log.write_bytes(text.encode())
+    said = benchmark("iwae_table").as_seen(log).splitlines()
+    assert said == [
+        "begins",
+        "epoch 20/50: step 57",
+        "epoch 40/50: step 117",
+        "epoch 50/50: step 149",
+        "ELBO  -90.95",
+    ]
