@@ -110,14 +110,14 @@ def table(rows: list[dict[str, Any]], options: argparse.Namespace) -> str:
         if row["published"] is not None:
             published = f"{row['published']:.2f} ({PUBLISHED[row['row']][1]})"
             difference = f"{row['ours'] - row['published']:+.2f}".replace("-", "−")
-        ais = row.get("ais")
+        ais, khat = row.get("ais"), row["khat_above"]
         cells = [
             row["row"].replace("-", ", "),
             published,
             f"{row['ours']:.2f} ± {row['se']:.2f}",
             difference,
             "+".join(map(str, row["active_by_layer"])),
-            f"{100 * row['khat_above']:.0f} %",
+            "—" if khat is None else f"{100 * khat:.0f} %",  # below 100 samples there is none
             f"{ais['minus_L']:+.2f} ± {ais['se']:.2f}".replace("-", "−") if ais else "—",
             str(row["epochs"]),
             f"{row['seconds'] / 60:.0f}",

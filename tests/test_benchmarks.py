@@ -1,5 +1,6 @@
 """The rows of the benchmarks are command lines that the shell understands."""
 
+import argparse
 import importlib
 import shlex
 from pathlib import Path
@@ -51,6 +52,20 @@ def test_rows_of_the_table_have_the_papers_networks(benchmark):
     config, _ = parse("train", table.options_of("two-iwae-5", "ours", 0.01, "digits"))
     assert config["epochs"] == 8
     assert config["loss"]["init_args"]["num_particles"] == 5
+
+
+def test_the_table_does_without_what_a_small_evaluation_lacks(benchmark):
+    row = {
+        "row": "two-iwae-5", "published": 83.89, "ours": 84.0, "se": 0.25, "num_samples": 20,
+        "num_data": 10_000, "active_units": 26, "active_by_layer": [21, 5], "khat_above": None,
+        "epochs": 2, "seconds": 90, "device": "a CPU",
+    }  # fmt: skip
+    options = argparse.Namespace(data="mnist", schedule="ours", budget=0.0025)
+    said = benchmark("iwae_table").table([row], options)
+    cells = "two, iwae, 5 | 83.89 (21+5) | 84.00 ± 0.25 | +0.11 | 21+5 | — | — | 2 | 2"
+    assert f"| {cells} |" in said
+    better = benchmark("iwae_table").table([row | {"ours": 83.8, "khat_above": 0.5}], options)
+    assert "| −0.09 | 21+5 | 50 % | — |" in better
 
 
 def test_the_log_of_a_row_is_what_a_terminal_shows(benchmark, tmp_path):
