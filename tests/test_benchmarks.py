@@ -62,10 +62,12 @@ def test_the_table_does_without_what_a_small_evaluation_lacks(benchmark):
     }  # fmt: skip
     options = argparse.Namespace(data="mnist", schedule="ours", budget=0.0025)
     said = benchmark("iwae_table").table([row], options)
-    cells = "two, iwae, 5 | 83.89 (21+5) | 84.00 ± 0.25 | +0.11 | 21+5 | — | — | 2 | 2"
+    cells = "two, iwae, 5 | 83.89 (21+5) | 84.00 ± 0.25 | +0.11 | 21+5 | — | — | — | 2 | 2"
     assert f"| {cells} |" in said
-    better = benchmark("iwae_table").table([row | {"ours": 83.8, "khat_above": 0.5}], options)
-    assert "| −0.09 | 21+5 | 50 % | — |" in better
+    row |= {"ours": 83.8, "khat_above": 0.5, "ais_prior": {"minus_L": -1.58, "se": 0.12}}
+    assert "| −0.09 | 21+5 | 50 % | −1.58 ± 0.12 | — |" in benchmark("iwae_table").table(
+        [row], options
+    )
 
 
 def test_the_log_of_a_row_is_what_a_terminal_shows(benchmark, tmp_path):
