@@ -166,11 +166,16 @@ def _modes(
                 ": the bound is loose there, with too few samples for this guide or a part of the "
                 "posterior that the guide leaves out"
             )
+        many = f"{higher} (for {infinite} every weight was zero)" if infinite else f"{higher}"
+        if mean < 0:
+            short = ", too short to reach what the guide finds" if mean < -2 * se - 0.05 else ""
+            return (
+                f"{run} on {data} comes out lower{by}{short}, and yet higher by more than three "
+                f"standard errors for {many}{why}.{unchecked}"
+            )
         return (
             f"{run} on {data} finds log p(x) higher{by}, and by more than three standard errors "
-            f"for {higher}"
-            + (f" (for {infinite} every weight was zero)" if infinite else "")
-            + f"{why}.{unchecked}"
+            f"for {many}{why}.{unchecked}"
         )
     if np.isnan(noise).all():
         return (

@@ -78,6 +78,14 @@ def test_ais_that_finds_more():
     assert "for 1" in _words(0.1, _ais(one))
 
 
+def test_ais_that_is_lower_on_average_and_higher_for_some():
+    mixed = np.array([2.0, 2.0, *[-5.0] * 8])
+    words = _words(0.1, _ais(mixed))
+    assert "comes out lower by 3.60 ± 0.93 nats on average, too short" in words
+    assert "and yet higher by more than three standard errors for 2" in words
+    assert "finds log p(x) higher" not in words
+
+
 def _above(difference):
     return above_bound(_ais(difference), np.full(N, -100.0), np.full(N, 0.05))[2].tolist()
 
