@@ -173,8 +173,8 @@ def main() -> None:
     place = pvae.environment.find_device("auto")
     results = Path(__file__).parent / "results"
     results.mkdir(exist_ok=True)
-    full = options.budget == 1
-    kind = options.data if full else f"{options.data}-budget-{options.budget:g}"
+    kind = options.data if options.schedule == "ours" else f"{options.data}-{options.schedule}"
+    kind += "" if options.budget == 1 else f"-budget-{options.budget:g}"
     path = results / f"iwae_table_{kind}_{file_name(place)}.md"
     folder = options.out / f"{options.data}-{options.schedule}-{options.budget:g}"
     for number, row in enumerate(options.rows, 1):

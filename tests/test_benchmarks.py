@@ -1,4 +1,4 @@
-"""The rows of the benchmarks are command lines that the shell understands."""
+"""The benchmarks' rows are command lines of the shell; the table says what they found."""
 
 import argparse
 import importlib
@@ -65,9 +65,8 @@ def test_the_table_does_without_what_a_small_evaluation_lacks(benchmark):
     cells = "two, iwae, 5 | 83.89 (21+5) | 84.00 ± 0.25 | +0.11 | 21+5 | — | — | — | 2 | 2"
     assert f"| {cells} |" in said
     row |= {"ours": 83.8, "khat_above": 0.5, "ais_prior": {"minus_L": -1.58, "se": 0.12}}
-    assert "| −0.09 | 21+5 | 50 % | −1.58 ± 0.12 | — |" in benchmark("iwae_table").table(
-        [row], options
-    )
+    said = benchmark("iwae_table").table([row], options)
+    assert "| −0.09 | 21+5 | 50 % | −1.58 ± 0.12 | — |" in said
 
 
 def test_the_log_of_a_row_is_what_a_terminal_shows(benchmark, tmp_path):
@@ -85,3 +84,26 @@ def test_the_log_of_a_row_is_what_a_terminal_shows(benchmark, tmp_path):
         "epoch 50/50: step 149",
         "ELBO  -90.95",
     ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind"),
+    [
+        ([], "digits"),
+        (["--schedule", "paper"], "digits-paper"),
+        (["--budget", "0.1"], "digits-budget-0.1"),
+    ],
+)
+def test_a_schedule_and_a_budget_have_files_of_their_own(
+    benchmark, tmp_path, monkeypatch, arguments, kind
+):
+    table = benchmark("iwae_table")
+    monkeypatch.setattr(table, "__file__", str(tmp_path / "iwae_table.py"))
+    monkeypatch.setattr(table.sys, "argv", ["", "--data", "digits", "--rows", *arguments])
+    monkeypatch.setattr(table, "file_name", lambda device: "here")
+    monkeypatch.setattr(table, "train_and_evaluate", None)  # no row, no call
+    monkeypatch.setattr(table, "options_of", None)
+    written = []
+    monkeypatch.setattr(type(tmp_path), "read_text", lambda path: written.append(path.name) or "")
+    table.main()
+    assert written == [f"iwae_table_{kind}_here.md"]
