@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import inspect
+import itertools
 import re
 import traceback
 import types
@@ -164,10 +165,15 @@ class OwnParameters(Messenger):
         self._before = set(store._params)
         for path, module in self.modules.items():
             for name, part in module.named_modules():
-                # A PyroSample's site takes the module's name, so that one may not change.
-                if isinstance(part, PyroModule) and part._pyro_params and not part._pyro_samples:
+                # A PyroSample's site takes the module's name, so that one may not change. A module
+                # that has a name and no parameters may make them when it is first called.
+                if (
+                    isinstance(part, PyroModule)
+                    and (part._pyro_params or part._pyro_name)
+                    and not part._pyro_samples
+                ):
                     self._renamed.append((part, part._pyro_name))
-                    part._pyro_name = f"{path}.{name or type(part).__name__}.{id(part):x}"
+                    part._pyro_name = self._unused(part, f"{path}.{name or type(part).__name__}")
         self._learn_names()
         return super().__enter__()
 
@@ -185,6 +191,17 @@ class OwnParameters(Messenger):
                 store._param_to_name.pop(store._params[name], None)
                 del store._params[name], store._constraints[name]
         super().__exit__(*error)
+
+    def _unused(self, part: PyroModule, other: str) -> str:
+        """Returns a name whose parameters in Pyro's store are this module's, its own if it can."""
+        store, own = pyro.get_param_store()._params, {id(p) for p in part.parameters()}
+        foreign = [name for name, leaf in store.items() if id(leaf) not in own]
+        taken = {module._pyro_name for module, _ in self._renamed if module is not part}
+        numbered = (f"{other}.{i}" for i in itertools.count(2))
+        for name in itertools.chain([part._pyro_name, other], numbered):
+            if name and name not in taken and not any(f.startswith(f"{name}.") for f in foreign):
+                return name
+        raise AssertionError
 
     def _learn_names(self) -> None:
         for path, module in self.modules.items():

@@ -278,10 +278,10 @@ def _centre(fn: Any) -> Tensor | None:
 
     Of a discrete one the mode comes first: the mean is not one of its values.
     """
-    discrete = _is_discrete(fn)
+    discrete, shape = _is_discrete(fn), fn.batch_shape + fn.event_shape
     for name in ("mode", "mean") if discrete else ("mean", "mode"):
         with contextlib.suppress(NotImplementedError, AttributeError, RuntimeError):
-            value = getattr(fn, name).expand(fn.shape())
+            value = getattr(fn, name).expand(shape)
             if discrete and name == "mode":
                 value = value.nan_to_num()  # torch has NaN where 0 and 1 are as probable
             if not value.isnan().any():
@@ -290,7 +290,7 @@ def _centre(fn: Any) -> Tensor | None:
     if value is not None:
         for transform in getattr(fn, "transforms", ()):
             value = transform(value)
-        return value.expand(fn.shape())
+        return value.expand(shape)
     return None
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from pyro import poutine
 from pyro.infer import config_enumerate
+from pyro.infer.autoguide import AutoDiagonalNormal, AutoIAFNormal, AutoMultivariateNormal
 from pyro.nn import PyroModule, PyroParam
 from torch import nn
 from torch.distributions import constraints
@@ -160,4 +161,38 @@ def test_after_pvae_the_pair_still_works_in_plain_pyro():
     svi.step(x)
     assert model.scale.item() != trained
     assert abs(model.scale.item() - trained) < 0.2
+    pyro.clear_param_store()
+
+
+def _linear(x):
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+        pyro.sample("x", dist.Normal(z, 0.5).to_event(1), obs=x)
+
+
+@pytest.mark.parametrize("kind", [AutoDiagonalNormal, AutoMultivariateNormal, AutoIAFNormal])
+def test_sites_that_are_named_after_their_module_have_one_name_everywhere(kind):
+    pyro.clear_param_store()
+    x, guide = torch.zeros(4, 2), kind(_linear)
+    expected = (f"_{kind.__name__}_latent", "z")
+    for first in (True, False):  # parameters are made at the first call
+        assert pvae.check(_linear, guide, x).latent == expected, first
+    assert tuple(pvae.encode(guide, x)) == expected
+    with pytest.raises(pvae.PvaeError, match=f"'{expected[0]}' stands outside the batch plate"):
+        pvae.log_weights(_linear, guide, x, num_samples=2)
+    # Pyro's own training leaves parameters of that name in the store: they are the guide's.
+    optim = pyro.optim.Adam({"lr": 0.1})
+    pyro.infer.SVI(_linear, guide, optim, pyro.infer.Trace_ELBO()).step(x)
+    assert pvae.check(_linear, guide, x).latent == expected
+
+
+def test_a_second_guide_of_a_class_keeps_its_own_parameters():
+    pyro.clear_param_store()
+    x, elbo = torch.zeros(4, 2), pyro.infer.Trace_ELBO()
+    guides = [AutoDiagonalNormal(_linear, init_scale=s) for s in (0.1, 0.7)]
+    pyro.infer.SVI(_linear, guides[0], pyro.optim.Adam({"lr": 0.1}), elbo).step(x)
+    for _ in range(2):  # the second one's name is the first's in the store
+        trace = pvae.check(_linear, guides[1], x).guide_trace
+        site = next(n for name, n in trace.nodes.items() if name.endswith("_latent"))
+        torch.testing.assert_close(site["fn"].base_dist.scale, torch.full((8,), 0.7))
     pyro.clear_param_store()

@@ -210,3 +210,42 @@ def test_encoding_says_what_it_cannot_take():
     assert pvae.encode(guide, torch.zeros(7, 2))["w"].shape == (3,)
     with pytest.raises(PvaeError, match="tensors or a part of data, not ndarray"):
         pvae.encode(guide, np.zeros((3, 2)))
+
+
+def _affine(shift, scale):
+    return dist.transforms.AffineTransform(torch.tensor(shift), torch.tensor(scale))
+
+
+@pytest.mark.parametrize("independent", [False, True], ids=["Normal", "Independent"])
+def test_a_flow_over_a_normal_that_torch_wraps_carries_its_centre(independent):
+    # With a transform of vectors torch makes the base its own Independent.
+    torch.manual_seed(0)
+    decoder = torch.nn.Linear(3, 5)
+    flow = dist.transforms.LowerCholeskyAffine(torch.ones(3), torch.eye(3) + 0.5)
+
+    def fn(x):
+        base = dist.Normal(x[:, :3], 1.0)
+        return dist.TransformedDistribution(base.to_event(1) if independent else base, [flow])
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(3), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(decoder(z), 1.0).to_event(1), obs=x)
+
+    x = torch.randn(6, 5)
+    code = flow(x[:, :3])
+    torch.testing.assert_close(pvae.encode(_one_site(fn), x)["z"], code)
+    torch.testing.assert_close(pvae.reconstruct(model, _one_site(fn), x), decoder(code).detach())
+
+
+def test_centres_of_torchs_own_distributions():
+    x, own = torch.tensor([[0.0, 1.0], [2.0, -1.0]]), torch.distributions
+    permute = dist.transforms.Permute(torch.tensor([1, 0]))
+    normal = own.Independent(own.Normal(x, 1.0), 1)
+    for fn, expected in (
+        (own.Independent(own.LogNormal(x, 1.0), 1), (x + 0.5).exp()),
+        (own.TransformedDistribution(normal, [permute]), x.flip(1)),
+        (own.TransformedDistribution(own.Normal(x, 1.0), [permute]), x.flip(1)),
+        (own.TransformedDistribution(own.Normal(x, 1.0), [_affine(1.0, 2.0)]), 2 * x + 1),
+    ):
+        torch.testing.assert_close(predictive._centre(fn), expected)
