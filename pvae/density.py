@@ -93,6 +93,11 @@ class Density:
             jacobian = jacobian + log_det.reshape(*u.shape[:2], -1).sum(-1)
         return values, jacobian
 
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of each site's coordinates, for one datum."""
+        return {name: shape for name, (_, shape, _) in self._sites.items()}
+
     def is_exact(self, u: Tensor) -> Tensor:
         """Where the transform is not saturated, so that u comes back from z, [C, B]."""
         back = self.flatten(self.constrain(u)[0])

@@ -14,7 +14,7 @@ from torch import Tensor
 from pvae.checking import check
 from pvae.consistency import compare_bounds
 from pvae.environment import is_out_of_memory, own_random_state
-from pvae.errors import PvaeError
+from pvae.errors import PvaeError, first_line
 from pvae.gradients import check_gradients
 from pvae.objectives import LossName, choose_elbo
 from pvae.pair import OwnParameters, Program, latent_sites, modules, observed_sites
@@ -114,12 +114,22 @@ def diagnose(
                 f"minibatch of an epoch is smaller than the others. {error} "
                 "Take every size from the data: len(x)."
             )
+            few = batch
         found.faults += _plates(structure) + _supports(structure)
         _order(found, structure, elbo, model, guide, batch)
-        if not found.faults:
-            found.add(*check_gradients(model, guide, elbo, batch))
-        if not found.faults:
-            found.add(*compare_bounds(structure, model, guide, elbo, batch, few))
+        structural = len(found.faults)
+        for look in (
+            lambda: check_gradients(model, guide, elbo, batch),
+            lambda: compare_bounds(structure, model, guide, elbo, batch, few),
+        ):
+            try:
+                found.add(*look())
+            except Exception as error:
+                if is_out_of_memory(error) or not isinstance(error, PvaeError | RuntimeError):
+                    raise
+                # After another fault this may be what comes of it.
+                where = found.facts if structural else found.faults
+                where.append(f"{'not checked further: ' * bool(structural)}{first_line(error)}")
     return found
 
 
@@ -217,11 +227,15 @@ def _order(
             "Trace_ELBO, or give the guide the model's dependencies and order of sites."
         )
     for name in rough:
-        kind = type(base_distribution(sites[name]["fn"])).__name__
-        found.notes.append(
-            f"Site {name!r} ({kind}) is sampled and cannot be differentiated: its gradient is the "
-            "score function's, which is noisy. "
+        fn = base_distribution(sites[name]["fn"])
+        remedy = (
             'Mark it infer={"enumerate": "parallel"} to sum it out, or use IWAE_ELBO.'
+            if fn.has_enumerate_support
+            else "Use a distribution with reparameterised draws, or IWAE_ELBO."
+        )
+        found.notes.append(
+            f"Site {name!r} ({type(fn).__name__}) is sampled and cannot be differentiated: its "
+            f"gradient is the score function's, which is noisy. {remedy}"
         )
 
 

@@ -1,12 +1,13 @@
 """check_gradients(): which parameters an objective trains, and which it does not reach."""
 
 import math
+from typing import Any
 
 import pyro
 import torch
 from pyro.infer import ELBO
-from pyro.nn import PyroModule
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from pvae.blame import what_is_not_finite
 from pvae.environment import is_out_of_memory
@@ -30,33 +31,38 @@ def check_gradients(
 
     Returns:
         Facts, notes and faults. Parameters and their gradients stay as they are.
+
+    Raises:
+        PvaeError: If there is no gradient, or none that is finite, and why.
     """
     svi = SVI(model, guide, None, elbo, mode="eager")
     reached = [
         (f"{path}.{name}", parameter)
         for path, module in modules(model, guide).items()
         for name, parameter in module.named_parameters()
-        if parameter.requires_grad
+        if parameter.requires_grad and parameter.numel()
     ]
     kept = {id(p): (p, p.grad) for _, p in reached}
     try:
         for _, parameter in reached:
             parameter.grad = None
-        with svi.own, pyro.validation_enabled(False):
+        with svi.own, pyro.validation_enabled(False), _Calls() as calls:
             value = elbo.loss_and_grads(model, guide, *batch)
         used = svi.own.parameters
         kept |= {id(p): (p, None) for p in used.values() if id(p) not in kept}
-        slopes = {name: p.grad for name, p in used.items() if p.requires_grad}
-    except PvaeError as error:
-        return [], [], [str(error)]
+        slopes = {n: p.grad for n, p in used.items() if p.requires_grad and p.numel()}
+        known = {id(p) for p in used.values()}
+        rest = {name: p for name, p in reached if id(p) not in known}
+        strays = [n for n, p in rest.items() if p.grad is not None or id(p) in calls.differentiated]
+    except PvaeError:
+        raise
     except Exception as error:
         if is_out_of_memory(error):
             raise
-        fault = (
+        raise PvaeError(
             f"The objective {type(elbo).__name__} fails: {type(error).__name__}: "
             f"{first_line(error)[:300]}. Use loss='auto', or change what it cannot do."
-        )
-        return [], [], [fault]
+        ) from error
     finally:
         for parameter, grad in kept.values():
             parameter.grad = grad
@@ -64,31 +70,36 @@ def check_gradients(
     facts = [f"parameters: {total:,} numbers in {len(used)} tensors"]
     if not math.isfinite(float(value)):
         why = _what_is_not_finite(svi, float(value), batch)
-        return facts, [], [f"The loss is {float(value)}. {why}"]
+        raise PvaeError(f"The loss is {float(value)}. {why}")
     sick = [name for name, g in slopes.items() if g is not None and not g.isfinite().all()]
     if sick:
         why = _what_is_not_finite(svi, 0.0, batch)
-        return facts, [], [f"The gradient of {sick[0]} is not finite. {why}"]
+        raise PvaeError(f"The gradient of {sick[0]} is not finite. {why}")
     notes, faults = [], []
     idle = [name for name, g in slopes.items() if g is None or not g.any()]
     idle = _idle_elsewhere(svi, batch, idle) if idle else []
-    known = {id(p) for p in used.values()}
-    rest = [name for name, p in reached if id(p) not in known]
-    owners = modules(model, guide)
-    # A PyroModule registers what it uses: what it does not use is not called.
-    called = {path for path, module in owners.items() if isinstance(module, PyroModule)}
-    idle += [name for name in rest if name.partition(".")[0] in called]
-    strays = [name for name in rest if name.partition(".")[0] not in called]
     if not used and not strays:
         notes.append(
             "The pair has no parameters to train. If it should have some, make the programs "
             "PyroModules, call pyro.module(name, network) in them, or use pyro.param."
         )
-    if idle:
-        faults.append(
-            f"Parameter {idle[0]}{_and_more(idle)} gets no gradient: the loss does not depend on "
-            "it. Look for .detach(), .item(), .data, torch.no_grad(), rounding or a comparison "
-            "between it and the loss, or for a network that is not called."
+    lost = [name for name in idle if id(used[name]) in calls.differentiated]
+    for side in ("model", "guide"):
+        own = [name for name in slopes if name.partition(".")[0] == side]
+        if own and set(own) <= set(idle) and set(own) & set(lost):
+            # Nothing on this side learns, though its networks ran with gradients enabled.
+            faults.append(
+                f"Parameter {own[0]}{_and_more(own)} gets no gradient: the loss does not depend "
+                f"on any parameter of the {side}. Look for .detach(), .item(), .data, rounding or "
+                "a comparison between it and the loss."
+            )
+            idle = [name for name in idle if name not in own]
+    if quiet := [*idle, *(name for name in rest if name not in strays)]:
+        notes.append(
+            f"Parameter {quiet[0]}{_and_more(quiet)} gets no gradient from this minibatch. That is "
+            "right for a network that is frozen, or that other minibatches use; else look for "
+            ".detach(), .item(), .data, torch.no_grad(), rounding or a comparison between it and "
+            "the loss, or for a network that is not called."
         )
     if strays:
         faults.append(
@@ -97,6 +108,28 @@ def check_gradients(
             "network as an attribute."
         )
     return facts, notes, faults
+
+
+class _Calls:
+    """Inside this context, notes the parameters of modules that are called.
+
+    Attributes:
+        differentiated: Ids of the parameters of modules called with gradients enabled.
+    """
+
+    def __init__(self) -> None:
+        self.differentiated: set[int] = set()
+
+    def __enter__(self) -> "_Calls":
+        self._hook = register_module_forward_pre_hook(self._note)
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._hook.remove()
+
+    def _note(self, module: nn.Module, inputs: Any) -> None:
+        if torch.is_grad_enabled():
+            self.differentiated |= {id(p) for p in module.parameters(recurse=False)}
 
 
 def _idle_elsewhere(svi: SVI, batch: tuple[Tensor, ...], idle: list[str]) -> list[str]:

@@ -58,8 +58,9 @@ def choose_elbo(
         num_particles: L, the number of samples of :math:`z \sim q(z|x)` in each step.
 
     Raises:
-        PvaeError: If the name is unknown, num_particles is below one, or not that of an ELBO, or
-            if it is 1 for an objective that weighs particles.
+        PvaeError: If the name is unknown, num_particles is below one, or not that of an ELBO, if
+            it is 1 for an objective that weighs particles, or if the closed-form KL is asked for
+            and Pyro's cannot take the guide.
     """
     if num_particles < 1:
         raise PvaeError(f"num_particles={num_particles}: at least one sample of z is needed.")
@@ -69,17 +70,24 @@ def choose_elbo(
                 f"num_particles={num_particles}, and the loss is a {type(loss).__name__} with "
                 f"num_particles={loss.num_particles}: give the number to the loss alone."
             )
-        return _with_particles(loss)
+        return _that_fits(loss, structure)
     if loss == "auto":
         if structure.enumerated:
             return TraceEnum_ELBO(num_particles, max_plate_nesting=structure.max_plate_nesting)
         loss = "TraceMeanField_ELBO" if _mean_field(structure) else "Trace_ELBO"
     if loss not in _ELBOS:
         raise PvaeError(f"loss={loss!r} is not known. {nearest(str(loss), ['auto', *_ELBOS])}")
-    return _with_particles(_ELBOS[loss](num_particles))
+    return _that_fits(_ELBOS[loss](num_particles), structure)
 
 
-def _with_particles(loss: ELBO) -> ELBO:
+def _that_fits(loss: ELBO, structure: Structure) -> ELBO:
+    extra = _observed_in_guide(structure)
+    if isinstance(loss, TraceMeanField_ELBO) and extra:
+        raise PvaeError(
+            f"TraceMeanField_ELBO cannot take a guide with the site {extra[0]!r}, a "
+            "pyro.deterministic or pyro.factor. Use loss='auto' or Trace_ELBO, or leave the site "
+            "out of the guide."
+        )
     if isinstance(loss, IWAE_ELBO | DReG_ELBO) and loss.num_particles == 1:
         raise PvaeError(
             f"{type(loss).__name__} weighs several samples of z against each other, and with "
@@ -91,9 +99,15 @@ def _with_particles(loss: ELBO) -> ELBO:
 
 def _mean_field(structure: Structure) -> bool:
     guide = latent_sites(structure.guide_trace)
-    return list(guide) == list(latent_sites(structure.model_trace)) and all(
-        site["fn"].has_rsample for site in guide.values()
-    )
+    same = list(guide) == list(latent_sites(structure.model_trace))
+    known = not _observed_in_guide(structure)
+    return same and known and all(site["fn"].has_rsample for site in guide.values())
+
+
+def _observed_in_guide(structure: Structure) -> list[str]:
+    """Names of a guide's `pyro.deterministic` and `pyro.factor` sites."""
+    nodes = structure.guide_trace.nodes.items()
+    return [n for n, s in nodes if s["type"] == "sample" and s["is_observed"]]
 
 
 class Beta_ELBO(ParticleELBO):
