@@ -243,7 +243,7 @@ def test_a_guide_with_a_deterministic_site_is_right_and_trains():
     assert history[-1]["elbo"] > history[0]["elbo"] + 0.5
     assert math.isfinite(history[-1]["elbo"])
     with pytest.raises(pvae.PvaeError, match=r"cannot take a guide with the site 'loc'"):
-        pvae.fit(*pair, data(), loss="TraceMeanField_ELBO", progress=False)
+        pvae.fit(*pair, data(), batch_size=64, loss="TraceMeanField_ELBO", progress=False)
     (fault,) = diagnose(*pair, data(), loss="TraceMeanField_ELBO").faults
     assert "'loc'" in fault
 
