@@ -1,23 +1,17 @@
 """Objectives of several samples: the importance-weighted bound, and gradients by the path."""
 
-import contextlib
 import math
-import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import torch
-from pyro.poutine import Trace
-from pyro.poutine.messenger import Messenger
 from torch import Tensor
-from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.modules.dropout import _DropoutNd
 
-from pvae.errors import PvaeError
-from pvae.pair import Program, latent_sites, modules, name_of
+from pvae.pair import Program, latent_sites
 from pvae.particle_elbo import Call, ParticleELBO, needs_rsample
+from pvae.particles import trace_of
+from pvae.path import Cut, along
 
-__all__ = ["IWAE_ELBO", "STL_ELBO", "DReG_ELBO", "held"]
+__all__ = ["IWAE_ELBO", "STL_ELBO", "DReG_ELBO"]
 
 
 class IWAE_ELBO(ParticleELBO):
@@ -70,17 +64,42 @@ class IWAE_ELBO(ParticleELBO):
 class _PathELBO(ParticleELBO):
     """With φ held in log q, its gradient reaches φ along the path of z alone."""
 
-    def _draw(self, model: Program, guide: Program, args: Any, kwargs: Any) -> tuple[Call, Trace]:
-        call = self._call(model, guide, args, kwargs)
-        draws = call.guide()
+    def _terms(
+        self, model: Program, guide: Program, args: Any, kwargs: Any, shares: list[Tensor] | None
+    ) -> tuple[Call, Tensor, Tensor]:
+        """Returns a call, log w with φ held in log q, and the guide's penalty, each [K, B].
+
+        Args:
+            model: Pyro program.
+            guide: Pyro program.
+            args: Of the programs.
+            kwargs: Of the programs.
+            shares: Where the normalised weights will be when the gradient is computed, whose
+                second factor it then gets; None leaves it out.
+        """
+        call, cut = self._call(model, guide, args, kwargs), Cut()
+        with cut:
+            draws = call.guide()
         instead = "Use IWAE_ELBO, which takes VIMCO's signal there, or Trace_ELBO."
         needs_rsample(self, draws, instead)
-        return call, draws
+        sites = latent_sites(draws)
 
-    def _held_log_w(self, call: Call, values: Trace, guide: Program) -> Tensor:
-        with held(guide):  # also while log q is computed: a flow asks its network only then
-            log_q = call.log_q(call.guide(values))
-        return call.log_p(call.model(values)) - log_q
+        def weigh(name: str, grad: Tensor) -> Tensor:
+            site = sites[name]
+            mask = 1.0 if site["mask"] is None else torch.as_tensor(site["mask"])
+            if isinstance(mask, Tensor):
+                mask = mask.reshape(mask.shape + (1,) * site["fn"].event_dim).to(grad)
+            kept = 1 - call.laid_out(shares[0], site)
+            return grad * (1 - call.inner_scale(site) * mask * kept)
+
+        log_q = torch.as_tensor(call.log_q(draws))
+        log_q, values = along(log_q, cut, None if shares is None else weigh)
+        values = {name: values.get(name, site["value"]) for name, site in sites.items()}
+        values = trace_of(values, {name: site["infer"] for name, site in sites.items()})
+        penalty = call.penalty(draws)
+        if penalty.requires_grad:  # its own parameters are not held
+            penalty = penalty - penalty.detach() + along(penalty, cut)[0]
+        return call, call.log_p(call.model(values)) - log_q, penalty
 
 
 class DReG_ELBO(_PathELBO):
@@ -93,19 +112,19 @@ class DReG_ELBO(_PathELBO):
         \qquad \tilde w_k = \frac{w_k}{\sum_j w_j}
 
     with φ held in log q: unbiased, and its signal-to-noise grows with K where that of the plain
-    gradient falls. Under a KL weight β, :math:`\tilde w_k^2` is
-    :math:`\tilde w_k (1 - \beta + \beta \tilde w_k)`, with one β for all sites of the guide.
+    gradient falls. For a site of the guide under a KL weight β, :math:`\tilde w_k^2` is
+    :math:`\tilde w_k (1 - \beta + \beta \tilde w_k)`.
 
-    The guide runs twice, so that its dropout is refused, and a normalising flow in it needs an
-    inverse. A parameter that model and guide share is still trained by the model's terms.
+    What is held is whatever q depends on but its draws, wherever the guide keeps it. A parameter
+    that model and guide share is still trained by the model's terms. A normalising flow in the
+    guide needs an inverse.
 
     Args:
         num_particles: K, samples of z for each datum.
         plate: Name of the batch plate, where it is ambiguous.
 
     Raises:
-        PvaeError: As `ParticleELBO`, and if a latent site has no rsample, the guide has dropout,
-            or its latent sites have different scales.
+        PvaeError: As `ParticleELBO`, and if a latent site has no rsample.
 
     Source: Tucker, Lawson, Gu & Maddison 2019, *Doubly Reparameterized Gradient Estimators for
     Monte Carlo Objectives*.
@@ -123,19 +142,11 @@ class DReG_ELBO(_PathELBO):
         self, model: Program, guide: Program, *args: Any, **kwargs: Any
     ) -> Tensor:
         """Returns a scalar whose value is the loss and whose gradient is the estimator's."""
-        call, draws = self._draw(model, guide, args, kwargs)
-        betas = {name: call.inner_scale(site) for name, site in latent_sites(draws).items()}
-        if len({beta for beta in betas.values() if not isinstance(beta, Tensor)}) > 1:
-            raise PvaeError(
-                f"DReG_ELBO takes one scale for all latent sites of the guide; they have {betas}. "
-                "Use IWAE_ELBO."
-            )
-        shares: list[Tensor] = []  # the normalised weights, known when the gradient is computed
-        values = call.crossing(draws, lambda name: 1 - betas[name] * (1 - shares[0]))
-        log_w = self._held_log_w(call, values, guide)
+        shares: list[Tensor] = []
+        call, log_w, penalty = self._terms(model, guide, args, kwargs, shares)
         shares.append(log_w.detach().softmax(0))
-        # The gradient of this logarithm brings the first factor, the crossing the second.
-        return -call.scale * (_log_mean(log_w) - call.penalty(draws).mean(0)).sum()
+        # The gradient of this logarithm brings the first factor of w̃².
+        return -call.scale * (_log_mean(log_w) - penalty.mean(0)).sum()
 
 
 class STL_ELBO(_PathELBO):
@@ -148,15 +159,16 @@ class STL_ELBO(_PathELBO):
     with φ held in log q: the score, whose mean is zero, is left out, so that the noise vanishes
     where q is the posterior. θ's gradient is the usual one.
 
-    The guide runs twice, so that its dropout is refused, and a normalising flow in it needs an
-    inverse. A parameter that model and guide share is still trained by the model's terms.
+    What is held is whatever q depends on but its draws, wherever the guide keeps it. A parameter
+    that model and guide share is still trained by the model's terms. A normalising flow in the
+    guide needs an inverse.
 
     Args:
         num_particles: K, samples of z for each datum.
         plate: Name of the batch plate, where it is ambiguous.
 
     Raises:
-        PvaeError: As `ParticleELBO`, and if a latent site has no rsample or the guide has dropout.
+        PvaeError: As `ParticleELBO`, and if a latent site has no rsample.
 
     Source: Roeder, Wu & Duvenaud 2017, *Sticking the Landing*.
 
@@ -173,9 +185,8 @@ class STL_ELBO(_PathELBO):
         self, model: Program, guide: Program, *args: Any, **kwargs: Any
     ) -> Tensor:
         """Returns a scalar whose value is the loss and whose gradient is the estimator's."""
-        call, draws = self._draw(model, guide, args, kwargs)
-        log_w = self._held_log_w(call, call.crossing(draws), guide)
-        return -call.scale * (log_w - call.penalty(draws)).mean(0).sum()
+        call, log_w, penalty = self._terms(model, guide, args, kwargs, None)
+        return -call.scale * (log_w - penalty).mean(0).sum()
 
 
 def _log_mean(log_w: Tensor) -> Tensor:
@@ -195,52 +206,3 @@ def _vimco(log_w: Tensor) -> Tensor:
     without = torch.where(mine, mean, others).logsumexp(1) - math.log(num)
     # Where all other weights are zero, no baseline is left.
     return bound - torch.where(without.isneginf(), 0.0, without)
-
-
-@contextlib.contextmanager
-def held(program: Program) -> Iterator[None]:
-    """Inside this context a program's parameters are constants; its draws keep their paths.
-
-    Every parameter of every module that the program reaches is replaced by a detached view, and
-    a `pyro.param` gives a detached value. Distributions are not touched: q(z_2 | z_1) still
-    depends on z_1. Batch normalisation does not update its running statistics.
-
-    Args:
-        program: A guide.
-
-    Raises:
-        PvaeError: If a module draws noise of its own (dropout in training mode): a second run
-            would be of another density.
-    """
-    found = modules(program, program).values()
-    parts = {id(part): part for module in found for part in module.modules()}.values()
-    for part in parts:
-        rate = part.p if isinstance(part, _DropoutNd) else getattr(part, "dropout", None)
-        if part.training and isinstance(rate, float) and rate > 0:
-            raise PvaeError(
-                f"{name_of(program)} drops units at random ({type(part).__name__}), and this "
-                "objective runs the guide twice. Leave dropout out of the guide, or use "
-                "IWAE_ELBO or Trace_ELBO."
-            )
-    live = [(part._parameters, dict(part._parameters)) for part in parts]
-    norms = [part for part in parts if isinstance(part, _NormBase) and part.training]
-    live += [(part._buffers, dict(part._buffers)) for part in norms]
-    with warnings.catch_warnings(), _Constants():
-        # pyro.module warns of parameters that are constant.
-        warnings.filterwarnings("ignore", ".* was not registered in the param store")
-        try:
-            for tensors, values in live:
-                tensors.update({n: v.detach() for n, v in values.items() if v is not None})
-            for part in norms:  # which update their statistics in place
-                kept = {name: b for name, b in part._buffers.items() if b is not None}
-                part._buffers.update({name: b.clone() for name, b in kept.items()})
-            yield
-        finally:
-            for tensors, values in live:
-                tensors.clear()
-                tensors.update(values)
-
-
-class _Constants(Messenger):
-    def _pyro_post_param(self, msg: dict[str, Any]) -> None:
-        msg["value"] = msg["value"].detach()

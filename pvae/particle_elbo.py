@@ -1,6 +1,5 @@
 """What all objectives of K particles share: one call of a pair, and its terms [K, B]."""
 
-from collections.abc import Callable
 from typing import Any
 
 import pyro
@@ -22,7 +21,7 @@ from pvae.pair import (
     name_of,
     observed_sites,
 )
-from pvae.particles import Particles, trace_of
+from pvae.particles import Particles
 from pvae.structure import Structure, base_distribution, batch_plate
 
 __all__ = ["Call", "ParticleELBO", "needs_rsample"]
@@ -177,9 +176,9 @@ class Call:
         self.num, self.size = num, len(batch[0])
         self.scale = 1.0
 
-    def guide(self, values: Trace | None = None) -> Trace:
-        """Runs the guide, perhaps with the values of a trace in place of its draws."""
-        return self._particles.guide(self._batch, self.num, values)
+    def guide(self) -> Trace:
+        """Runs the guide."""
+        return self._particles.guide(self._batch, self.num)
 
     def model(self, values: Trace) -> Trace:
         """Runs the model with the values of a guide's trace."""
@@ -230,28 +229,6 @@ class Call:
         rows = self._particles.rows_of(trace, self.num, self.size)
         return torch.cat([rows[name].reshape(self.num, self.size, -1) for name in sorted(rows)], -1)
 
-    def crossing(self, draws: Trace, weigh: Callable[[str], Tensor] | None = None) -> Trace:
-        """Returns the draws to evaluate densities at, as tensors of their own.
-
-        A transform that has kept the inverse of its last output does not know them, so that
-        densities depend on them and not on the noise behind them.
-
-        Args:
-            draws: The guide's trace.
-            weigh: For a site's name, weights [K, B] of the gradient on its way to the draw, asked
-                for when the gradient is computed. Paths from draw to draw inside the guide do
-                not cross here.
-        """
-        sites = latent_sites(draws)
-        values = {name: site["value"].view_as(site["value"]) for name, site in sites.items()}
-        if weigh is not None:
-            for name, value in values.items():
-                if value.requires_grad:
-                    value.register_hook(
-                        lambda grad, name=name: grad * self._laid_out(weigh(name), sites[name])
-                    )
-        return trace_of(values, {name: site["infer"] for name, site in sites.items()})
-
     def inner_scale(self, site: dict[str, Any]) -> float | Tensor:
         """Returns a site's scale without the batch plate's share."""
         scale = site["scale"]
@@ -268,7 +245,7 @@ class Call:
         trace.nodes.update(sites)
         return self._particles.log_terms(trace, self.num, self.size)
 
-    def _laid_out(self, weights: Tensor, site: dict[str, Any]) -> Tensor:
+    def laid_out(self, weights: Tensor, site: dict[str, Any]) -> Tensor:
         """Returns weights [K, B] in a shape that broadcasts with a site's value."""
         shape = [1] * self._particles.wide
         if self._particles.how == "plate":

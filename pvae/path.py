@@ -1,0 +1,94 @@
+"""Gradients along the paths of a program's draws, with everything else held constant."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor
+
+__all__ = ["Cut", "along"]
+
+
+class Cut(Messenger):
+    """Gives a program its draws as constants, and keeps the draws themselves.
+
+    Densities under the program then depend on parameters, and on the constants; each draw
+    depends on parameters, and on the constants of the draws before it.
+
+    Attributes:
+        draws: By site, in order: the draws that have a gradient.
+        points: The constants of the same values, leaves that a gradient can be asked for.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.draws: dict[str, Tensor] = {}
+        self.points: dict[str, Tensor] = {}
+
+    def _pyro_post_sample(self, msg: dict[str, Any]) -> None:
+        value = msg["value"]
+        if not msg["is_observed"] and not site_is_subsample(msg) and value.requires_grad:
+            self.draws[msg["name"]] = value
+            self.points[msg["name"]] = msg["value"] = value.detach().requires_grad_()
+
+
+def along(
+    inner: Tensor, cut: Cut, weigh: Callable[[str, Tensor], Tensor] | None = None
+) -> tuple[Tensor, dict[str, Tensor]]:
+    r"""Returns a function of the draws, and the draws, whose gradients follow the paths alone.
+
+    Parameters that `inner` depends on are held, wherever the program keeps them: its gradient
+    reaches them as :math:`\sum_i \frac{d\,inner}{dz_i} \frac{\partial z_i}{\partial \phi}` only.
+
+    Args:
+        inner: A tensor that was computed from the constants of `cut`.
+        cut: What the program's draws were cut by.
+        weigh: Changes, for a site's name, the gradient in its draw on the way to the parameters,
+            once it is known; not the part that a draw before it gets.
+    """
+    if not cut.draws:
+        return inner.detach(), {}
+    value, *draws = _Along.apply((inner,), cut, weigh, *cut.draws.values())
+    return value, dict(zip(cut.draws, draws, strict=True))
+
+
+class _Along(torch.autograd.Function):
+    """The identity of value and draws; the chain rule from draw to draw is applied here."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        inner: tuple[Tensor],  # in a tuple, no input: its own graph is not to be walked through
+        cut: Cut,
+        weigh: Callable[[str, Tensor], Tensor] | None,
+        *draws: Tensor,
+    ) -> tuple[Tensor, ...]:
+        ctx.set_materialize_grads(False)
+        ctx.inner, ctx.cut, ctx.weigh = inner[0], cut, weigh
+        return inner[0].detach().clone(), *(draw.view_as(draw) for draw in draws)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None, *grads: Tensor | None) -> tuple[Any, ...]:
+        names, points = list(ctx.cut.points), list(ctx.cut.points.values())
+        totals = list(grads)
+        _add(totals, ctx.inner, points, grad)
+        for i in range(len(names) - 1, 0, -1):
+            _add(totals, ctx.cut.draws[names[i]], points[:i], totals[i])
+        if ctx.weigh is not None:
+            for i, total in enumerate(totals):
+                totals[i] = None if total is None else ctx.weigh(names[i], total)
+        return None, None, None, *totals
+
+
+def _add(
+    totals: list[Tensor | None], output: Tensor, points: Sequence[Tensor], grad: Tensor | None
+) -> None:
+    """Adds a gradient of an output to those of the points that it depends on."""
+    if grad is None or not output.requires_grad:
+        return
+    found = torch.autograd.grad(output, points, grad, retain_graph=True, allow_unused=True)
+    for i, part in enumerate(found):
+        if part is not None:
+            totals[i] = part if totals[i] is None else totals[i] + part
