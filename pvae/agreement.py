@@ -18,7 +18,7 @@ from pvae.structure import Structure, base_distribution
 if TYPE_CHECKING:
     from pvae.particles import Particles
 
-__all__ = ["find_fault", "gives_a_point", "refuse_mixing", "refuse_shared_dims", "refuse_unbounded"]
+__all__ = ["find_fault", "gives_a_point", "refuse_mixing", "refuse_unbounded"]
 
 
 def find_fault(particles: Particles, single: Particles, batch: tuple[Tensor, ...]) -> str | None:
@@ -77,23 +77,6 @@ def refuse_mixing(single: Particles, batch: tuple[Tensor, ...]) -> None:
                 "the other data beside it, also in eval mode (batch normalisation without "
                 "running statistics does this). Such a pair has no density of one datum; "
                 "normalise within each datum, or keep running statistics."
-            )
-
-
-def refuse_shared_dims(single: Particles, batch: tuple[Tensor, ...]) -> None:
-    """Raises a PvaeError if two enumerated sites share a dimension, as inside of pyro.markov."""
-    guide_trace = single.guide(batch, 1)
-    model_trace = single.model(batch, 1, guide_trace)
-    owners: dict[int, str] = {}
-    for name in single.structure.enumerated:
-        trace = guide_trace if name in guide_trace.nodes else model_trace
-        dim = trace.nodes[name]["infer"].get("_enumerate_dim")
-        other = owners.setdefault(dim, name) if dim is not None else name
-        if other != name:
-            raise PvaeError(
-                f"Sites {other!r} and {name!r} are enumerated in the same dimension, as Pyro does "
-                "inside of pyro.markov to save memory; they can only be summed out here in "
-                "dimensions of their own. Write range(...) in place of pyro.markov(range(...))."
             )
 
 

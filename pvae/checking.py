@@ -69,16 +69,15 @@ def check(model: Program, guide: Program, *batch: Tensor) -> Structure:
     caveat = None
     for name, site in observed_sites(model_trace).items():
         caveat = _check_support(name, site, sites_again) or caveat
-    sites = [
-        *latent_sites(guide_trace).items(),
-        *latent_sites(model_trace).items(),
-        *observed_sites(model_trace).items(),
-    ]
+    in_guide, in_model = latent_sites(guide_trace), latent_sites(model_trace)
+    sites = [*in_guide.items(), *in_model.items(), *observed_sites(model_trace).items()]
+    summed = [name for name, site in in_guide.items() if _is_enumerated(site, "sequential")]
+    summed += [n for n, s in in_model.items() if n not in in_guide and _is_enumerated(s)]
     dims = [frame.dim for _, s in sites for frame in s["cond_indep_stack"] if frame.vectorized]
     return Structure(
         latent=tuple(latent_sites(guide_trace)),
         observed=tuple(observed_sites(model_trace)),
-        enumerated=tuple(dict.fromkeys(n for n, s in sites if _is_enumerated(s))),
+        enumerated=tuple(summed),
         max_plate_nesting=-min(dims, default=0),
         caveat=caveat,
         guide_trace=guide_trace,
@@ -276,8 +275,10 @@ def _named(support: Any) -> str:
     return text if len(text) < 60 and "tensor" not in text else type(support).__name__.strip("_")
 
 
-def _is_enumerated(site: dict[str, Any]) -> bool:
-    return site["infer"].get("enumerate") == "parallel" and not site["is_observed"]
+def _is_enumerated(site: dict[str, Any], *marks: str) -> bool:
+    """Whether a site is marked to be summed out: not to be drawn several times (`num_samples`)."""
+    infer = site["infer"]
+    return infer.get("enumerate") in ("parallel", *marks) and not infer.get("num_samples")
 
 
 def _kind(site: dict[str, Any]) -> str:

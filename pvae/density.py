@@ -116,14 +116,14 @@ class Density:
         values, jacobian = self.constrain(u)
         terms = self.sampler.terms(batch, len(u), values)
         observed = set(self.sampler.structure.observed)
-        log_prior = sum_out(sum(t for name, t in terms.items() if name not in observed))
-        return log_prior + jacobian, sum_out(sum(terms.values())) + jacobian
+        log_prior = sum_out(t for name, t in terms.items() if name not in observed)
+        return log_prior + jacobian, sum_out(terms.values()) + jacobian
 
     def log_guide(self, u: Tensor, batch: tuple[Tensor, ...]) -> Tensor:
         """Returns log q(u|x), [C, B], in nats."""
         values, jacobian = self.constrain(u)
         terms = self.sampler.guide_terms(batch, len(u), values)
-        return sum_out(sum(terms.values())) + jacobian
+        return sum_out(terms.values()) + jacobian
 
     def path(self, batch: tuple[Tensor, ...], start: Literal["prior", "guide"]) -> Path:
         """Returns u -> (log f_0(u), log f_1(u)): from the prior or the guide to p(x, u)."""

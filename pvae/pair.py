@@ -323,6 +323,12 @@ def _in_words(error: Exception) -> str:
         )  # fmt: skip
     if twice := re.search(r"Multiple sample sites named '(.+)'", text):
         return f"two sites are called {twice[1]!r}. Give each a name of its own."
+    if "up to 64 dims" in text:
+        return (
+            "a tensor would have more than 64 dimensions, PyTorch's limit: each plate and each "
+            "site that is summed out takes one. Sum out fewer sites, about 60 at most (a chain of "
+            "discrete states: dist.DiscreteHMM is one site)."
+        )
     text = text if len(text) < 500 else text[:500] + " …"
     if re.search(r"same dtype|scalar type", text):
         text += ". Give the data the type of the parameters: x.float()."

@@ -9,7 +9,7 @@ from pyro.poutine import Trace
 from torch import Tensor
 
 from pvae.pair import Program, latent_sites, observed_sites, trace_program
-from pvae.structure import Structure
+from pvae.structure import Structure, mask_of, unmasked
 from pvae.terms import log_terms
 
 __all__ = ["Particles", "counts_data", "trace_of"]
@@ -58,7 +58,7 @@ class Particles:
             program = poutine.replay(program, trace=values)
         program = self._widen(program, num)
         if enumerate and self._inside:
-            program = poutine.enum(program, first_available_dim=-1 - self.wide)
+            program = self._enumerating(program)
         return trace_program("guide", self._guide, program, self._repeat(batch, num))
 
     def model(
@@ -73,16 +73,19 @@ class Particles:
         program = self._widen(poutine.replay(self._model, trace=trace), num)
         if self.structure.enumerated and given:
             used = len(self._inside)
-            program = poutine.enum(program, first_available_dim=-1 - self.wide - used)
+            program = self._enumerating(program, used)
         elif self.structure.enumerated:
-            program = self._summing_out(program)
-        return trace_program("model", self._model, program, self._repeat(batch, num))
+            program = self._enumerating(program)
+        found = trace_program("model", self._model, program, self._repeat(batch, num))
+        for name in self._inside if given else ():  # replayed with the marks of the guide's site
+            found.nodes[name]["infer"] = {}
+        return found
 
     def prior(self, batch: tuple[Tensor, ...], num: int, *, enumerate: bool = False) -> Trace:
         """Runs the model with draws of its own, z ~ p(z)."""
         program = self._widen(self._model, num)
         if enumerate and self.structure.enumerated:
-            program = self._summing_out(program)
+            program = self._enumerating(program)
         return trace_program("model", self._model, program, self._repeat(batch, num))
 
     def log_terms(
@@ -95,6 +98,32 @@ class Particles:
             sites |= observed_sites(trace)
         found = log_terms(sites, dim=self.dim, wide=self.wide, shape=shape)
         return {name: t.reshape(*t.shape[: -len(shape)], num, size) for name, t in found.items()}
+
+    def cancel_masked(
+        self, p: dict[str, Tensor], draws: Trace, num: int, size: int
+    ) -> dict[str, Tensor]:
+        """Lets the masked log p of a site that the guide enumerates be its log q.
+
+        The two then cancel, and the sum over the site's values is weighed by q.
+
+        Args:
+            p: Log densities of the model's sites, [*enumerated, num, size].
+            draws: The guide's trace, whose terms are those of sites without a mask.
+            num: Number of samples.
+            size: Number of data.
+        """
+        masked = {}
+        for name in self._inside:
+            site = draws.nodes[name]
+            mask = mask_of(site)
+            if mask is not None:
+                fn = unmasked(site["fn"])
+                left_out = ~mask[(...,) + (0,) * fn.event_dim]
+                masked[name] = {**site, "fn": fn, "mask": left_out, "infer": {}}
+        trace = Trace()
+        trace.nodes.update(masked)
+        found = self.log_terms(trace, num, size)
+        return p | {name: p[name] + term for name, term in found.items() if name in p}
 
     def rows_of(
         self, trace: Trace, num: int, size: int, *, enumerated: bool = False
@@ -151,14 +180,24 @@ class Particles:
             laid_out[name] = value.reshape(-1, *shape).movedim(0, axis)
         return trace_of(laid_out)
 
-    def _summing_out(self, program: Program) -> Program:
-        """Lets the model enumerate every enumerated site, those of the guide too."""
+    def _enumerating(self, program: Program, used: int = 0) -> Program:
+        """Lets a program enumerate the sites that are to be, and no others, in dims of their own.
+
+        Args:
+            program: Its sites that are replayed keep their values.
+            used: Number of dimensions that sites of the guide take up already.
+        """
         sites = self.structure.enumerated
-        program = poutine.infer_config(
-            program,
-            lambda m: {"enumerate": "parallel"} if m["name"] in sites and not m["done"] else {},
-        )
-        return poutine.enum(program, first_available_dim=-1 - self.wide)
+
+        def configure(site: dict[str, Any]) -> dict[str, Any]:
+            if site["done"]:
+                return {}
+            chosen = "parallel" if site["name"] in sites else None
+            # Inside of pyro.markov sites would take turns in the same dimensions.
+            return {"enumerate": chosen, "_markov_scope": None}
+
+        program = poutine.infer_config(program, configure)
+        return poutine.enum(program, first_available_dim=-1 - self.wide - used)
 
     def _widen(self, program: Program, num: int) -> Program:
         if self.how != "plate":

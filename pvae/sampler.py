@@ -10,7 +10,7 @@ import pyro
 import torch
 from torch import Tensor
 
-from pvae.agreement import find_fault, refuse_mixing, refuse_shared_dims, refuse_unbounded
+from pvae.agreement import find_fault, refuse_mixing, refuse_unbounded
 from pvae.checking import check
 from pvae.chunked import ChunkedModel, fastest
 from pvae.errors import PvaeError
@@ -196,7 +196,7 @@ class Sampler:
             seed_unit(seed, first, start, purpose=1)
             trace = self.particles.prior(batch, num, enumerate=True)
             terms = self.particles.log_terms(trace, num, size)
-            yield sum_out(sum(term for name, term in terms.items() if name in summed))
+            yield sum_out(term for name, term in terms.items() if name in summed)
 
     def unit(self, batch: tuple[Tensor, ...]) -> int:
         """Returns how many samples for each datum of a batch are drawn together."""
@@ -274,6 +274,7 @@ class Sampler:
         guide_trace = particles.guide(batch, num)
         q = particles.log_terms(guide_trace, num, size, observed=False)
         p = self._model.terms(guide_trace, batch, num)
+        p = particles.cancel_masked(p, guide_trace, num, size)
         means = {}
         for name, site in latent_sites(guide_trace).items():
             value, fn = site["value"], site["fn"]
@@ -348,7 +349,6 @@ class Sampler:
 
     def _choose(self, small: tuple[Tensor, ...], wanted: Strategy) -> str:
         single = self._particles("loop")
-        refuse_shared_dims(single, small)
         refuse_mixing(single, small)
         faults = []
         for how in ("plate", "tile", "loop"):

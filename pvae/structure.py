@@ -3,12 +3,23 @@
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+from pyro.distributions import MaskedDistribution
 from pyro.poutine import Trace
+from torch import Tensor
 
 from pvae.errors import PvaeError
 from pvae.pair import latent_sites, observed_sites
 
-__all__ = ["Structure", "base_distribution", "batch_plate", "listed", "plates_in_words"]
+__all__ = [
+    "Structure",
+    "base_distribution",
+    "batch_plate",
+    "listed",
+    "mask_of",
+    "plates_in_words",
+    "unmasked",
+]
 
 
 @dataclass(frozen=True)
@@ -18,7 +29,8 @@ class Structure:
     Attributes:
         latent: Names of the guide's latent sites, in the order of the guide.
         observed: Names of the model's observed sites.
-        enumerated: Names of the sites marked `infer={"enumerate": "parallel"}`.
+        enumerated: Names of the sites marked `infer={"enumerate": "parallel"}` (in the guide also
+            "sequential"), the guide's first.
         max_plate_nesting: Number of dimensions that the plates of both programs take up.
         caveat: Why the model's density is not a likelihood of this data, else `None`.
         guide_trace: The checked call of the guide.
@@ -105,6 +117,33 @@ def base_distribution(fn: Any) -> Any:
     while hasattr(fn, "base_dist") and not hasattr(fn, "transforms"):
         fn = fn.base_dist
     return fn
+
+
+def unmasked(fn: Any) -> Any:
+    """Returns a distribution without the masks of `Distribution.mask()`."""
+    while isinstance(fn, MaskedDistribution):
+        fn = fn.base_dist
+    return fn
+
+
+def mask_of(site: dict[str, Any]) -> Tensor | None:
+    """Returns which of a site's values count, by `poutine.mask` and by its distribution's own mask.
+
+    The shape broadcasts with that of the value, plates and event. None where there is no mask.
+    """
+    fn, found = site["fn"], []
+
+    def add(mask: Tensor | bool, event_dim: int) -> None:
+        mask = torch.as_tensor(mask, dtype=torch.bool, device=site["value"].device)
+        found.append(mask[(...,) + (None,) * event_dim])
+
+    if site["mask"] is not None:
+        add(site["mask"], fn.event_dim)
+    while hasattr(fn, "base_dist") and not hasattr(fn, "transforms"):
+        if isinstance(fn, MaskedDistribution):
+            add(fn._mask, fn.event_dim)
+        fn = fn.base_dist
+    return torch.stack(torch.broadcast_tensors(*found)).all(0) if found else None
 
 
 def listed(names: Any) -> str:

@@ -1,7 +1,7 @@
 """From the traces of a pair to its log weights: per-site terms, and how they add up."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +12,9 @@ from torch import Tensor
 
 from pvae.environment import is_out_of_memory
 from pvae.errors import PvaeError, first_line
+from pvae.structure import unmasked
 
-__all__ = ["Draws", "add_up", "expect", "log_terms", "sum_out"]
+__all__ = ["Draws", "add_up", "elbo_of", "expect", "log_terms", "sum_out"]
 
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
@@ -64,7 +65,8 @@ def log_terms(
 ) -> dict[str, Tensor]:
     """Returns the log density of each site, summed over all plates but samples and data.
 
-    Scales do not enter; masks do.
+    Scales do not enter; masks do, but for sites that this call enumerates: a sum over the values
+    of a masked site weighs them by their probability, which then sums to one.
 
     Args:
         sites: Sample sites of one call of a program, by name.
@@ -79,6 +81,8 @@ def log_terms(
     summed = [d for d in range(-wide, 0) if d not in keep]
     terms = {}
     for name, site in sites.items():
+        if "_enumerate_dim" in site["infer"]:
+            site = {**site, "fn": unmasked(site["fn"]), "mask": None}
         log_p = _log_prob(name, site)
         log_p = log_p.reshape((1,) * (wide - log_p.ndim) + log_p.shape)
         log_p = log_p.sum(summed) if summed else log_p
@@ -184,8 +188,8 @@ def add_up(
     Raises:
         PvaeError: If a weight is NaN or +inf, naming datum (counted from `first`) and site.
     """
-    log_ratio = sum(p.values()) - sum(t for name, t in q.items() if name not in enumerated)
-    log_w = sum_out(log_ratio)
+    ratio = _ratio(p, q, enumerated)
+    log_w = sum_out(ratio)
     bad = log_w.isnan() | (log_w == math.inf)
     if bad.any():
         sample, datum = (int(i) for i in bad.nonzero()[0])
@@ -203,47 +207,104 @@ def add_up(
             "and the distributions for scales that reach zero."
         )
     inside = [q[name] for name in enumerated if name in q]
+    outside = [p[name] for name in enumerated if name in p and name not in q]
     latent = {name: term for name, term in p.items() if name in q or name in enumerated}
-    log_prior = sum(latent.values()) - sum(t for name, t in q.items() if name not in enumerated)
-    log_prior = log_prior + torch.zeros_like(log_w)
-    outside = sum(p[name] for name in enumerated if name in p and name not in q)
-    kl = {
-        name: term - _prior(p[name], outside, len(inside)) if name in p else term
-        for name, term in q.items()
-    }
+    prior = [*_ratio(latent, q, enumerated), torch.zeros_like(log_w)]
+    kl = {}
+    for name, term in q.items():
+        kl[name] = term
+        if name in p:
+            kl[name] = term - sum(_beyond([p[name], *outside], len(inside)))
+        kl[name] = expect(inside, kl[name])
     if not inside:
-        kl = {name: sum_out(t) for name, t in kl.items()}
-        return Draws(log_w, log_w, kl, -sum_out(log_prior), means)
-    log_q = sum(inside)
-    kl = {name: expect(log_q, term) for name, term in kl.items()}
-    elbo, rate = (expect(log_q, _beyond(t, len(inside)) - log_q) for t in (log_ratio, log_prior))
+        return Draws(log_w, log_w, kl, -sum_out(prior), means)
+    elbo, rate = (_expected(inside, terms) for terms in (ratio, prior))
     return Draws(log_w, elbo, kl, -rate, means)
 
 
-def _prior(log_p: Tensor, outside: Tensor | int, lead: int) -> Tensor:
-    """Log p(z) of a site, with the sites that only the model enumerates summed out of it."""
-    joint = log_p + outside
-    return _beyond(joint, lead) if joint.ndim - 2 > lead else log_p
+def elbo_of(p: dict[str, Tensor], q: dict[str, Tensor], enumerated: tuple[str, ...]) -> Tensor:
+    """Returns the terms whose mean is the ELBO, [K, B], as `add_up` does; NaN may pass."""
+    inside, ratio = [q[name] for name in enumerated if name in q], _ratio(p, q, enumerated)
+    return _expected(inside, ratio) if inside else sum_out(ratio)
 
 
-def _beyond(term: Tensor, lead: int) -> Tensor:
-    """Returns logsumexp over the enumerated dimensions left of the last `lead` ones."""
-    axes = tuple(range(term.ndim - 2 - lead))
-    return term.logsumexp(axes) if axes else term
+def _ratio(p: dict[str, Tensor], q: dict[str, Tensor], enumerated: tuple[str, ...]) -> list[Tensor]:
+    """Terms that add up to log p less log q of the sites that are drawn."""
+    drawn = [term for name, term in q.items() if name not in enumerated]
+    if not enumerated:
+        return [sum(p.values()) - sum(drawn)] if p or q else []
+    return [*p.values(), *(-term for term in drawn)]
 
 
-def sum_out(term: Tensor) -> Tensor:
-    """Returns logsumexp over the enumerated dimensions of a term: [K, B]."""
-    axes = tuple(range(term.ndim - 2))
-    return term.logsumexp(axes) if axes else term
+def _expected(inside: list[Tensor], terms: list[Tensor]) -> Tensor:
+    """E_q[log Σ exp Σ terms - log q], the sum over what only the model enumerates."""
+    terms = [*_beyond(terms, len(inside)), *(-term for term in inside)]
+    return sum(expect(inside, term) for term in terms)
 
 
-def expect(log_q: Tensor, value: Tensor) -> Tensor:
-    """Sums q * value over the enumerated dimensions of q, [*enumerated, K, B].
+def _beyond(terms: list[Tensor], lead: int) -> list[Tensor]:
+    """Sums out the enumerated dimensions left of the last `lead` ones."""
+    axes = range(-max((term.ndim for term in terms), default=2), -2 - lead)
+    return [t.reshape(t.shape[-2 - lead :]) for t in eliminate(terms, axes)]
 
-    A value of infinity counts 0 where q is 0. Dimensions of `value` further left stay.
+
+def sum_out(terms: Iterable[Tensor]) -> Tensor:
+    """Returns the logsumexp of a sum of terms over their enumerated dimensions, [K, B]."""
+    return sum(_beyond(list(terms), 0))
+
+
+def eliminate(terms: list[Tensor], axes: Iterable[int]) -> list[Tensor]:
+    r"""Sums enumerated dimensions out of a sum of terms, one after the other.
+
+    .. math:: \log \sum_y \exp \sum_i t_i = \sum_j t'_j
+
+    A dimension is summed in those terms alone that have it; first comes the one that makes the
+    smallest tensor. A chain of T sites with S values then costs T S² in place of S^T.
+
+    Args:
+        terms: Tensors [*enumerated, K, B], aligned from the right, with size 1 where a term does
+            not depend on a site.
+        axes: Which dimensions, negative. They stay, with size 1.
+
+    Source: Obermeyer et al. 2019, *Tensor Variable Elimination for Plated Factor Graphs*.
     """
-    axes = range(-log_q.ndim, -2)
-    log_q, value = torch.broadcast_tensors(log_q, value)
-    product = torch.where(log_q.isneginf(), 0.0, log_q.exp() * value)
-    return product.sum(tuple(axes)) if axes else product
+    left = set(axes)
+    while left:
+        with_axis = {a: [term for term in terms if _has(term, a)] for a in left}
+        sizes = {
+            a: math.prod(torch.broadcast_shapes(*(t.shape for t in found)))
+            for a, found in with_axis.items()
+        }
+        axis = min(sorted(left), key=sizes.get)
+        left.remove(axis)
+        if mine := with_axis[axis]:
+            rest = [term for term in terms if not _has(term, axis)]
+            terms = [*rest, sum(mine).logsumexp(axis, keepdim=True)]
+    return terms
+
+
+def expect(log_q: list[Tensor], value: Tensor) -> Tensor:
+    """Returns the mean of a value over the sites that the guide enumerates.
+
+    Args:
+        log_q: Log probabilities of these sites, [*enumerated, K, B].
+        value: [*further, *enumerated, K, B], where `further` needs all enumerated dimensions on
+            its right. What is infinite counts 0 where q is 0.
+
+    Returns:
+        Tensor [*further, K, B].
+    """
+    lead = max((term.ndim for term in log_q), default=2) - 2
+    axes = [axis for axis in range(-2 - lead, -2) if _has(value, axis)]
+    if axes:
+        others = set(range(-2 - lead, -2)) - set(axes)
+        log_q = sum(eliminate(log_q, others))
+        log_q, value = torch.broadcast_tensors(log_q, value)
+        product = torch.where(log_q.isneginf(), 0.0, log_q.exp() * value)
+        value = product.sum(axes, keepdim=True)
+    further = value.shape[: max(0, value.ndim - 2 - lead)]
+    return value.reshape(*further, *value.shape[-2:])
+
+
+def _has(term: Tensor, axis: int) -> bool:
+    return term.ndim >= -axis and term.shape[axis] > 1

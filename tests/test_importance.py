@@ -350,33 +350,6 @@ def test_num_samples_below_one(pair):
         pvae.evaluate(model, guide, x, num_samples=0)
 
 
-@pytest.mark.parametrize("how", [pyro.markov, list], ids=["markov", "range"])
-def test_a_hidden_markov_model_is_exact_or_refused(how):
-    """Inside of pyro.markov, enumerated sites take turns in the same dimensions."""
-    start, move = torch.tensor([0.6, 0.4]), torch.tensor([[0.8, 0.2], [0.3, 0.7]])
-    means, x = torch.tensor([-1.0, 1.5]), torch.randn(6, 5)
-
-    def model(x):
-        with pyro.plate("data", len(x)):
-            y = None
-            for t in how(range(x.shape[1])):
-                probs = start if y is None else move[y]
-                infer = {"enumerate": "parallel"}
-                y = pyro.sample(f"y_{t}", dist.Categorical(probs), infer=infer)
-                pyro.sample(f"x_{t}", dist.Normal(means[y], 1.0), obs=x[:, t])
-
-    if how is pyro.markov:
-        with pytest.raises(PvaeError, match=r"'y_0' and 'y_2' are enumerated in the same dim"):
-            pvae.log_weights(model, lambda x: None, x, num_samples=2)
-        return
-    alpha = start.log() + dist.Normal(means, 1.0).log_prob(x[:, :1])
-    for t in range(1, 5):
-        alpha = (alpha[:, :, None] + move.log()).logsumexp(1)
-        alpha = alpha + dist.Normal(means, 1.0).log_prob(x[:, t : t + 1])
-    log_w = pvae.log_weights(model, lambda x: None, x, num_samples=2)
-    torch.testing.assert_close(log_w, alpha.logsumexp(-1).expand(2, -1))
-
-
 def test_what_would_make_the_weights_bound_nothing_is_refused():
     x, half = torch.randn(8, 2), torch.arange(8) < 4
 

@@ -178,8 +178,8 @@ def _block(single: Particles, guide: Program, batch: tuple[Tensor, ...]) -> dict
     terms = single.log_terms(trace, 1, size)
     given = {*structure.observed, *structure.enumerated}
     result = {
-        "log_joint": sum_out(sum(terms.values())),
-        "log_likelihood": sum_out(sum(term for name, term in terms.items() if name in given)),
+        "log_joint": sum_out(terms.values()),
+        "log_likelihood": sum_out(term for name, term in terms.items() if name in given),
         "squared_error": _squared_error(single, trace, size),
     }
     found = {name: value[0].double().cpu().numpy() for name, value in result.items()}

@@ -73,9 +73,8 @@ def _once(
     sites = {n: s for n, s in latent_sites(guide_trace).items() if n in model_trace.nodes}
     terms = particles.log_terms(guide_trace, num, size, observed=False)
     inside = [terms[name] for name in sampler.structure.enumerated if name in terms]
-    log_q = sum(inside) if inside else None
     return {
-        name: _of_site(particles, site, model_trace, log_q, num, size)
+        name: _of_site(particles, site, model_trace, inside, num, size)
         for name, site in sites.items()
     }
 
@@ -84,7 +83,7 @@ def _of_site(
     particles: Particles,
     site: dict[str, Any],
     model_trace: Trace,
-    log_q: Tensor | None,
+    log_q: list[Tensor],
     num: int,
     size: int,
 ) -> tuple[Tensor | None, Tensor | None]:
@@ -109,11 +108,11 @@ def _of_site(
     rows = particles.rows(each, event_dim, num, size)
     used = 2 if particles.how == "plate" else 1  # dimensions of plates that samples and data take
     lead = rows.ndim - 2 - (particles.wide - used + event_dim)
-    if lead and (log_q is None or lead > log_q.ndim - 2):
+    most = max((term.ndim for term in log_q), default=2) - 2
+    if lead > most:
         return None, None  # p(z|y) with y summed out in the model: no closed form
-    rows = rows.reshape(*rows.shape[:lead], num, size, -1)
-    if log_q is not None:
-        rows = expect(log_q, rows.movedim(-1, 0)).movedim(0, -1) if lead else rows
+    rows = rows.reshape(*(1,) * (most - lead), *rows.shape[:lead], num, size, -1)
+    rows = expect(log_q, rows.movedim(-1, 0)).movedim(0, -1)
     single = q.event_dim == 0 or each.ndim == 0
     return rows.sum(-1) if closed else None, rows if single else None
 

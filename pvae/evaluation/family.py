@@ -18,7 +18,7 @@ from pvae.pair import latent_sites
 from pvae.particles import Particles, trace_of
 from pvae.sampler import Sampler
 from pvae.structure import base_distribution
-from pvae.terms import expect, sum_out
+from pvae.terms import elbo_of
 
 __all__ = ["MeanField", "Member", "OwnFamily", "elbo_terms", "find_family"]
 
@@ -90,7 +90,7 @@ class OwnFamily(Member):
             model_trace = particles.model(batch, b - a, particles.cut(trace, a, b, num, size))
             p = particles.log_terms(model_trace, b - a, size)
             part = {name: term[..., a:b, :] for name, term in q.items()}
-            yield _add_up(p, part, enumerated)
+            yield elbo_of(p, part, enumerated)
 
     def _guide(self, *batch: Tensor) -> None:
         times, plates = len(batch[0]) // self.size, {}
@@ -148,17 +148,6 @@ class MeanField(Member):
     def _noise(self, num: int) -> Tensor:
         loc = self._loc
         return torch.randn(num, *loc.shape, dtype=loc.dtype, device=loc.device)
-
-
-def _add_up(p: dict[str, Tensor], q: dict[str, Tensor], enumerated: tuple[str, ...]) -> Tensor:
-    """The ELBO's terms, [K, B], as `pvae.terms.add_up` has them, but NaN may pass."""
-    ratio = sum(p.values()) - sum(t for name, t in q.items() if name not in enumerated)
-    inside = [t for name, t in q.items() if name in enumerated]
-    if not inside:
-        return sum_out(ratio)
-    log_q = sum(inside)
-    axes = tuple(range(ratio.ndim - log_q.ndim))
-    return expect(log_q, (ratio.logsumexp(axes) if axes else ratio) - log_q)
 
 
 def find_family(sampler: Sampler, batch: tuple[Tensor, ...]) -> tuple[dict, str]:

@@ -17,6 +17,7 @@ from pvae.evaluation.work import Work, in_blocks, take
 from pvae.pair import latent_sites
 from pvae.particles import Particles
 from pvae.sampler import Sampler, seed_unit
+from pvae.structure import mask_of
 from pvae.terms import sum_out
 
 __all__ = ["Surgery", "surgery"]
@@ -130,8 +131,9 @@ def surgery(
         seed: Seed of the draws; each block of positions has its own.
 
     Raises:
-        PvaeError: If the guide samples nothing, or a site that the model does not have; if its
-            density cannot be evaluated at the draws of other data; or if a density is NaN.
+        PvaeError: If the guide samples nothing, or a site that the model does not have; if a
+            latent site is masked for some data only; if the guide's density cannot be evaluated
+            at the draws of other data; or if a density is NaN.
 
     Source: Hoffman & Johnson 2016.
     """
@@ -153,9 +155,10 @@ def surgery(
         drawn, log_prior = [], []
         for piece in in_blocks(block, _PIECE):
             batch = take(part, piece, device)
+            _refuse_other_sites(sampler, batch)
             values = sampler.posterior(batch, 1)
             terms = sampler.terms(batch, 1, values)
-            prior = sum_out(sum(t for name, t in terms.items() if name not in observed))
+            prior = sum_out(t for name, t in terms.items() if name not in observed)
             drawn.append({name: value[0] for name, value in values.items()})
             log_prior.append(prior[0].double())
         values = {name: torch.cat([each[name] for each in drawn]) for name in drawn[0]}
@@ -178,6 +181,25 @@ def surgery(
     results = work.map("surgery", in_blocks(positions, _BLOCK), compute)
     columns = {name: np.concatenate([r[name] for r in results]) for name in results[0]}
     return Surgery(np.asarray(positions), **columns, num_data=num_data)
+
+
+def _refuse_other_sites(sampler: Sampler, batch: tuple[Tensor, ...]) -> None:
+    """Raises a PvaeError if masks give some data other latent sites than others have."""
+    first = {n: mask_of(s) for n, s in latent_sites(sampler.structure.guide_trace).items()}
+    if all(mask is None for mask in first.values()):
+        return
+    trace = sampler.particles.guide(batch, 1, enumerate=False)
+    for name, expected in first.items():
+        if expected is None:
+            continue
+        axis = sampler.dim - trace.nodes[name]["fn"].event_dim
+        if expected.ndim >= -axis:
+            expected = expected.narrow(axis, 0, 1)
+        if (mask_of(trace.nodes[name]) != expected).any():
+            raise PvaeError(
+                f"Site {name!r} of the guide is masked for some data and not for others: their "
+                "codes have other sites, so that no q(z) is common to all data."
+            )
 
 
 def _against_all(
