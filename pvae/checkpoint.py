@@ -14,7 +14,7 @@ from pyro.distributions import constraints
 from torch import Tensor
 
 from pvae.errors import PvaeError, first_line
-from pvae.files import atomic
+from pvae.files import atomic, why
 from pvae.pair import Program, modules, name_of
 
 __all__ = [
@@ -155,8 +155,8 @@ def write_checkpoint(path: Path, contents: dict[str, Any]) -> None:
     with atomic(path) as temporary:
         try:
             torch.save({"format": FORMAT, **contents}, temporary)
-        except RuntimeError as error:  # torch's zip writer reports a full disk like this
-            raise OSError(first_line(error)) from error
+        except RuntimeError as error:
+            raise why(temporary, error) from error
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import inspect
+import io
 import itertools
 import os
 import re
@@ -14,6 +15,7 @@ from typing import Any
 
 from pvae import __version__
 from pvae.errors import PvaeError, nearest
+from pvae.files import LOCK, locked
 from pvae.options import PROGRAMS, SIDES, UsageError, new_parser, parse, values
 
 __all__ = ["load_data", "main", "options_of"]
@@ -66,6 +68,8 @@ def main(argv: list[str] | None = None) -> int:
     """
     shown = warnings.formatwarning
     warnings.formatwarning = lambda message, *_, **__: f"pvae: warning: {message}\n"
+    if isinstance(sys.stdout, io.TextIOWrapper):  # cp1252, say, has no k̂
+        sys.stdout.reconfigure(errors="replace")
     try:
         return _main(sys.argv[1:] if argv is None else list(argv))
     except PvaeError as error:
@@ -108,6 +112,11 @@ def _main(argv: list[str]) -> int:
 
 
 def _run(command: str, argv: list[str]) -> None:
+    with contextlib.ExitStack() as lock:  # the folder is this process's to the end
+        _train(command, argv, lock)
+
+
+def _train(command: str, argv: list[str], lock: contextlib.ExitStack) -> None:
     from pvae.config import build_pair, parameters, resolve, write_config
     from pvae.environment import processes
     from pvae.initialisation import glorot
@@ -122,6 +131,8 @@ def _run(command: str, argv: list[str]) -> None:
             "an evaluation out over several"
         )
     progress = config.pop("progress", True)
+    if early.resume:
+        lock.enter_context(locked(early.resume))
     if early.out:
         _check_folder(Path(early.out), early.overwrite)
     data = load_data(config)
@@ -139,6 +150,8 @@ def _run(command: str, argv: list[str]) -> None:
         if hasattr(model, "start_from"):
             model.start_from(*data.train.tensors())
         out = _make_folder(early.out, f"{data.name}-{name_of(model)}")
+        lock.enter_context(locked(out))
+        _empty_folder(out, early.overwrite)
         write_config(out, config)
     print(f"run folder: {out}", flush=True)
     options = options_of(fit, config) | {"progress": progress}
@@ -146,6 +159,7 @@ def _run(command: str, argv: list[str]) -> None:
         fitted = fit(model, guide, data, **options, out=out, resume=bool(early.resume))
     except PvaeError:
         if not early.resume and not (out / "checkpoint.pt").exists():
+            lock.close()
             _remove_folder(out)  # nothing was trained, and the name is free again
         raise
     if command == "train":
@@ -180,6 +194,7 @@ def _check_folder(out: Path, overwrite: bool) -> None:
         content = {path.name for path in out.iterdir()} if out.exists() else set()
     except OSError as error:
         raise PvaeError(f"cannot use {out} as a run folder: {error.strerror}") from None
+    content.discard(LOCK)
     if content and not content & set(RUN_FILES):
         raise PvaeError(f"{out} has content, but no run: choose another folder")
     if content and not overwrite:
@@ -187,13 +202,9 @@ def _check_folder(out: Path, overwrite: bool) -> None:
 
 
 def _make_folder(out: str | None, name: str) -> Path:
-    """Makes the run folder, or empties it of a former run's files and nothing else."""
     try:
         if out:
             Path(out).mkdir(parents=True, exist_ok=True)
-            for file in RUN_FILES:
-                (Path(out) / file).unlink(missing_ok=True)
-            shutil.rmtree(Path(out) / "evaluation.partial", ignore_errors=True)
             return Path(out)
         for number in itertools.count(1):
             folder = Path("runs") / f"{re.sub(r'[^\w.-]', '_', name)}-{number}"
@@ -203,6 +214,17 @@ def _make_folder(out: str | None, name: str) -> Path:
     except OSError as error:
         raise PvaeError(f"cannot make {out or 'a folder in runs'}: {error.strerror}") from None
     raise AssertionError
+
+
+def _empty_folder(out: Path, overwrite: bool) -> None:
+    """Removes a former run's files and nothing else."""
+    _check_folder(out, overwrite)  # once more: another process may have been faster
+    try:
+        for file in RUN_FILES:
+            (out / file).unlink(missing_ok=True)
+    except OSError as error:
+        raise PvaeError(f"cannot empty {out}: {error.strerror}") from None
+    shutil.rmtree(out / "evaluation.partial", ignore_errors=True)
 
 
 def _remove_folder(out: Path) -> None:
@@ -218,9 +240,8 @@ def _require(run: Path, name: str, command: str) -> None:
 
 def _evaluate(argv: list[str]) -> None:
     import pvae
-    from pvae.config import read_config, write_config
+    from pvae.config import read_config
     from pvae.environment import processes
-    from pvae.evaluation.work import half_done
 
     parser = new_parser("evaluate")
     parser.add_argument("run", metavar="RUN", type=str, help="The folder of a trained run.")
@@ -229,6 +250,17 @@ def _evaluate(argv: list[str]) -> None:
     run = Path(given.pop("run"))
     if run.is_file():
         raise PvaeError(f"{run} is a file: name the run's folder")
+    read_config(run)
+    with locked(run if processes()[0] == 0 else None):
+        _evaluate_run(run, given)
+
+
+def _evaluate_run(run: Path, given: dict[str, Any]) -> None:
+    import pvae
+    from pvae.config import read_config, write_config
+    from pvae.environment import processes
+    from pvae.evaluation.work import half_done
+
     config = read_config(run)
     _require(run, "checkpoint.pt", f"pvae train --resume {run}")
     _check_numbers(given)
@@ -271,6 +303,7 @@ def _report(argv: list[str]) -> None:
     config = read_config(run)
     _require(run, "checkpoint.pt", f"pvae train --resume {run}")
     evaluation = pvae.Evaluation.load(run)
+    evaluation.save_summary(run)
     model, guide = pvae.load(run)
     _write_report(run, evaluation, model, guide, load_data(config), read_history(run), config)
 

@@ -50,8 +50,24 @@ def find_device(device: str) -> torch.device:
 
 
 def processes() -> tuple[int, int]:
-    """Returns this process's number and how many there are, as `torchrun` says; else (0, 1)."""
-    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    """Returns this process's number and how many there are, as `torchrun` says; else (0, 1).
+
+    One of `RANK` and `WORLD_SIZE` alone, which schedulers and old exports leave behind, is no
+    `torchrun`: the process works alone.
+
+    Raises:
+        PvaeError: If the two contradict each other or are no numbers.
+    """
+    texts = os.environ.get("RANK"), os.environ.get("WORLD_SIZE")
+    if None in texts:
+        return 0, 1
+    rank, world = (int(text) if text.strip().isdecimal() else -1 for text in texts)
+    if not 0 <= rank < world:
+        raise PvaeError(
+            f"RANK={texts[0]} and WORLD_SIZE={texts[1]} are set, where a process's number is below "
+            "how many there are. `torchrun` sets both; else unset them."
+        )
+    return rank, world
 
 
 def is_out_of_memory(error: BaseException) -> bool:

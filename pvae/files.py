@@ -1,19 +1,36 @@
-"""Files that are either whole or not there: written to a temporary name, then renamed."""
+"""Run folders: files that are whole or not there, and one process at a time that writes them."""
 
 import contextlib
+import datetime
 import errno
 import os
+import socket
+import threading
+import uuid
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-from pvae.errors import PvaeError
+from pvae.errors import PvaeError, first_line
 
-__all__ = ["atomic"]
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+__all__ = ["LOCK", "atomic", "locked", "why"]
+
+LOCK = ".lock"
+
+_held: set[tuple[Path, int, int]] = set()  # folder, process, thread
 
 
 @contextlib.contextmanager
 def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yields a temporary path beside `path` and renames it to `path` if the block succeeds.
+
+    The file reaches the disk before it gets its name, and its name before this returns: after a
+    power cut there is the old file or the new one.
 
     Raises:
         PvaeError: If the file cannot be written; an older file of that name is left as it was.
@@ -27,18 +44,146 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
         'whole'
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make(path.parent)
         yield temporary
+        _sync(temporary)
         os.replace(temporary, path)
+        _sync(path.parent)
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        raise PvaeError(
-            f"Cannot write {path}: {error.strerror or error}. "
-            f"{'Free some space or choose' if full else 'Choose'} another folder; what was there "
-            "before is unchanged."
-        ) from error
+        raise _cannot_write(path, error) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def locked(folder: str | os.PathLike[str] | None) -> Iterator[None]:
+    """Keeps a folder for this thread, so that no other process or thread writes there meanwhile.
+
+    The lock is the system's own, on a file in the folder that names the process: it ends with
+    the process, however that ends. The thread that has it may take it again. Without a folder
+    nothing is done.
+
+    Raises:
+        PvaeError: If the folder is in use (by which process is said), or cannot be written.
+    """
+    if folder is None:
+        yield
+        return
+    folder = Path(folder).resolve()
+    mine = (folder, os.getpid(), threading.get_ident())
+    if mine in _held:
+        yield
+        return
+    file = _take(folder)
+    _held.add(mine)
+    try:
+        yield
+    finally:
+        _held.discard(mine)
+        with contextlib.suppress(OSError):  # while it is locked, so that nobody has it meanwhile
+            (folder / LOCK).unlink()
+        os.close(file)
+
+
+def why(temporary: Path, error: Exception) -> OSError:
+    """Returns the system's own error, where a library failed to write a file and does not say why.
+
+    It tries what the library tried: to write more of the file.
+    """
+    try:
+        with temporary.open("ab") as file:
+            for _ in range(64):
+                file.write(bytes(2**20))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as found:
+        return found
+    return OSError(first_line(error))
+
+
+def _take(folder: Path) -> int:
+    """Opens the folder's lock file and locks it."""
+    path = folder / LOCK
+    try:
+        _make(folder)
+        while True:
+            file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+            try:
+                if not _lock(file):
+                    holder = os.read(file, 1000).decode(errors="replace") or "another process"
+                    raise PvaeError(
+                        f"{folder} is in use by {holder}. Wait until it is done, or choose another "
+                        "folder."
+                    )
+                # Its last holder may have removed it after it was opened here.
+                if path.exists() and os.path.samestat(os.fstat(file), path.stat()):
+                    now = datetime.datetime.now().isoformat(" ", "seconds")
+                    text = f"process {os.getpid()} on {socket.gethostname()} (since {now})"
+                    os.ftruncate(file, 0)
+                    os.write(file, text.encode())
+                    return file
+            except BaseException:
+                os.close(file)
+                raise
+            os.close(file)
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+
+
+def _lock(file: int) -> bool:
+    """Locks an open file, if nobody has it; False if somebody has."""
+    try:
+        if fcntl is None:
+            import msvcrt
+
+            os.lseek(file, 1 << 30, os.SEEK_SET)  # behind the text, which others read
+            msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
+            os.lseek(file, 0, os.SEEK_SET)
+        else:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EAGAIN, errno.EACCES, errno.EDEADLK):
+            os.lseek(file, 0, os.SEEK_SET)
+            return False
+        warnings.warn(
+            f"This file system has no locks ({error.strerror}): let one process at a time work in "
+            "a run folder.",
+            stacklevel=5,
+        )
+    return True
+
+
+def _make(folder: Path) -> None:
+    """Makes a folder and those above it, on disk too."""
+    if not folder.is_dir():
+        _make(folder.parent)
+        folder.mkdir(exist_ok=True)
+        _sync(folder.parent)
+
+
+def _sync(path: Path) -> None:
+    """Waits until a file, or the names in a folder, are on disk."""
+    folder = path.is_dir()
+    if folder and os.name == "nt":  # which opens no folders
+        return
+    file = os.open(path, os.O_RDONLY if folder else os.O_RDWR)
+    try:
+        os.fsync(file)
+    except OSError as error:
+        # Some file systems cannot do this for folders.
+        if not folder or error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
+            raise
+    finally:
+        os.close(file)
+
+
+def _cannot_write(path: Path, error: OSError) -> PvaeError:
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return PvaeError(
+        f"Cannot write {path}: {error.strerror or error}. "
+        f"{'Free some space or choose' if full else 'Choose'} another folder; what was there "
+        "before is unchanged."
+    )

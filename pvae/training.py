@@ -21,7 +21,7 @@ from pvae.data import Data, Part
 from pvae.data.tensors import Tensors
 from pvae.environment import default_device, find_device, own_random_state
 from pvae.errors import PvaeError
-from pvae.files import atomic
+from pvae.files import locked
 from pvae.loop import Run
 from pvae.objectives import Beta_ELBO, LossName, choose_elbo
 from pvae.optimisers import MakeOptimizer, Optimiser
@@ -164,14 +164,12 @@ def fit(
         steps = epochs * math.ceil(len(train) / batch_size)
         mode = "compiled" if steps >= _STEPS_WORTH_COMPILING else "eager"
     checkpoint = None if out is None else Path(out) / "checkpoint.pt"
-    if checkpoint is not None and checkpoint.exists() and not resume:
-        raise PvaeError(
-            f"{checkpoint} exists: another run was trained there. Say resume=True to go on with "
-            "it, or choose another folder."
-        )
-    if checkpoint is not None:
-        _try_to_write(checkpoint.parent)
-    with own_random_state(seed), default_device(place):
+    with locked(out), own_random_state(seed), default_device(place):
+        if checkpoint is not None and checkpoint.exists() and not resume:
+            raise PvaeError(
+                f"{checkpoint} exists: another run was trained there. Say resume=True to go on "
+                "with it, or choose another folder."
+            )
         for module in modules(model, guide).values():
             module.to(place)
         train = train.to(place)
@@ -260,9 +258,3 @@ def _full_size(structure: Structure, size: int, plate: str | None) -> int | None
             if frame.name == name and frame.full_size not in (None, -1, size):
                 return int(frame.full_size)
     return None
-
-
-def _try_to_write(folder: Path) -> None:
-    with atomic(folder / ".writable") as temporary:
-        temporary.write_text("")
-    (folder / ".writable").unlink()

@@ -521,7 +521,8 @@ def test_a_folder_that_is_overwritten_loses_its_half_done_evaluation(here):
     from pvae.evaluation.work import Work, half_done
 
     assert main(["train", *SMALL, *QUICK, "--out", "a"]) == 0
-    Work(here / "a", {}, False).map("x", [np.arange(2)], lambda block: {"x": block})
+    with Work(here / "a", {}, False) as work:
+        work.map("x", [np.arange(2)], lambda block: {"x": block})
     assert half_done("a") == 1
     assert main(["train", *SMALL, *QUICK, "--out", "a", "--overwrite"]) == 0
     assert half_done("a") is None

@@ -1,9 +1,19 @@
-"""Files are whole or not there."""
+"""Files are whole or not there, and one process at a time writes into a folder."""
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
 
 import pytest
 
 from pvae import PvaeError
-from pvae.files import atomic
+from pvae.files import LOCK, atomic, locked, why
+
+HOLD = "import sys, pvae.files as f\nwith f.locked(sys.argv[1]): print('mine', flush=True); input()"
 
 
 def _write(path, text, error):
@@ -22,3 +32,151 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
         _write(path, "half", OSError(28, "No space left on device"))
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_a_file_is_on_disk_before_it_has_its_name_and_its_name_afterwards(tmp_path, monkeypatch):
+    done = []
+    fsync, replace = os.fsync, os.replace
+
+    def note_fsync(file):
+        done.append(os.fstat(file).st_ino)
+        fsync(file)
+
+    def note_replace(old, new):
+        done.append((os.stat(old).st_ino, Path(new).name))
+        replace(old, new)
+
+    monkeypatch.setattr(os, "fsync", note_fsync)
+    monkeypatch.setattr(os, "replace", note_replace)
+    path = tmp_path / "new" / "run" / "a.txt"
+    with atomic(path) as temporary:
+        temporary.write_text("whole")
+    inodes = [p.stat().st_ino for p in (tmp_path, tmp_path / "new", path, path.parent)]
+    assert done == [*inodes[:3], (inodes[2], "a.txt"), inodes[3]]
+
+
+def test_what_the_system_said_is_found_where_a_library_hides_it(tmp_path):
+    assert why(Path("/dev/full"), RuntimeError("HDF error")).errno == 28
+    found = why(tmp_path / "a", RuntimeError("not the disk"))
+    assert found.errno is None
+    assert str(found) == "not the disk"
+
+
+@pytest.fixture
+def too_small():
+    """A disk that takes files of 8 KiB, as far as this process sees."""
+    before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.getsignal(signal.SIGXFSZ)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    signal.signal(signal.SIGXFSZ, handler)
+
+
+@pytest.mark.parametrize("what", ["evaluation.nc", "checkpoint.pt", "evaluation.json"])
+def test_a_disk_that_is_full_is_one_message_whatever_is_written(what, tmp_path, request):
+    import numpy as np
+    import torch
+
+    from pvae.checkpoint import write_checkpoint
+    from pvae.evaluation.result import Evaluation
+
+    evaluation = Evaluation(
+        **dict.fromkeys(
+            ("elbo", "log_px", "log_px_se", "khat", "ess", "kl", "reconstruction"), np.zeros(3000)
+        ),
+        zero_weights=np.zeros(3000), bounds={1: np.zeros(3000)}, sites={}, num_samples=1, seed=0,
+        khat_threshold=0.7, model="M", guide="G", data={"name": "n" * 9000, "hash": ""},
+        strategy="plate",
+    )  # fmt: skip
+    (tmp_path / what).write_text("old")
+    request.getfixturevalue("too_small")
+    write = {
+        "checkpoint.pt": lambda: write_checkpoint(tmp_path / what, {"x": torch.zeros(9000)}),
+        "evaluation.nc": lambda: evaluation.save(tmp_path),
+        "evaluation.json": lambda: evaluation.save_summary(tmp_path),
+    }[what]
+    with pytest.raises(PvaeError, match=rf"Cannot write .*{what}: File too large"):
+        write()
+    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [(what, "old")]
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """Another process that has the folder."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, tmp_path],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline() == "mine\n"
+    yield process
+    process.kill()
+    process.wait()
+
+
+@pytest.mark.parametrize("end", ["done", "killed"])
+def test_a_folder_is_one_processs_until_its_end(holder, tmp_path, end):
+    (tmp_path / "sub").mkdir()
+    with (
+        pytest.raises(PvaeError, match=rf"is in use by process {holder.pid} on"),
+        locked(tmp_path / "sub" / ".."),
+    ):
+        pytest.fail("it was another's")
+    if end == "killed":
+        holder.kill()
+    else:
+        holder.communicate("\n")
+    holder.wait()
+    assert (tmp_path / LOCK).exists() == (end == "killed")
+    with locked(tmp_path), locked(tmp_path):
+        assert f"process {os.getpid()} on" in (tmp_path / LOCK).read_text()
+    assert [p.name for p in tmp_path.iterdir()] == ["sub"]
+
+
+def test_a_folder_is_one_threads(tmp_path):
+    said = []
+
+    def other():
+        try:
+            with locked(tmp_path):
+                said.append("taken")
+        except PvaeError as error:
+            said.append(str(error))
+
+    def ask():
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join()
+
+    with locked(tmp_path):
+        ask()
+    assert f"in use by process {os.getpid()}" in said[0]
+    ask()
+    assert said[1] == "taken"
+
+
+def test_a_lock_file_that_its_holder_removes_meanwhile_locks_nothing(tmp_path, monkeypatch):
+    # Opened, then removed by the holder that is done: two processes would hold two files.
+    path, first = tmp_path / LOCK, []
+    real = os.open
+
+    def slow(name, *args, **kwargs):
+        file = real(name, *args, **kwargs)
+        if Path(name) == path and not first:
+            first.append(file)
+            path.unlink()
+        return file
+
+    monkeypatch.setattr(os, "open", slow)
+    with locked(tmp_path):
+        assert path.exists()
+
+
+def test_a_folder_that_cannot_be_locked(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(PvaeError, match="Cannot write"), locked(tmp_path / "file" / "run"):
+        pytest.fail("there is no such folder")
+    with locked(None):
+        pass

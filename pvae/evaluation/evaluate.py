@@ -14,7 +14,7 @@ from torch import Tensor
 from pvae.data import Data, Part
 from pvae.data.tensors import Tensors
 from pvae.density import Density
-from pvae.environment import check_seed, default_device, find_device, own_random_state, processes
+from pvae.environment import check_seed, default_device, find_device, own_random_state
 from pvae.errors import PvaeError
 from pvae.evaluation import annealed
 from pvae.evaluation.code import Prior, fingerprint_of_code, from_code, is_code
@@ -179,11 +179,12 @@ def evaluate(
             "device": place.type,
         }
         folder = None if out is None else Path(out)
-        work = Work(folder, key, progress)
-        result = _former(folder, work.key)
+        options = {**counts, **annealing, "quadrature": quadrature, "surgery": surgery}
+        work = Work(folder, key, progress, **options)
         shared = (sampler, part)
         where = {"work": work, "device": place}
-        with sampler:
+        with work, sampler:
+            result = _former(folder, work)
             latent = set(sampler.structure.latent) - set(sampler.structure.enumerated)
             if result is None:
                 result = Evaluation(
@@ -292,8 +293,15 @@ def _best_known(evaluation: Evaluation, positions: np.ndarray) -> tuple[str, np.
     return source, best
 
 
-def _former(folder: Path | None, key: str) -> Evaluation | None:
-    """The evaluation that a folder holds already, if it is of the same work."""
+def _former(folder: Path | None, work: Work) -> Evaluation | None:
+    """The evaluation that a folder holds already, if it is of the same work.
+
+    The first process looks, for all of them.
+    """
+    return work.gather(None if work.rank else _read(folder, work.key))[0]
+
+
+def _read(folder: Path | None, key: str) -> Evaluation | None:
     if folder is None or not (folder / "evaluation.nc").exists():
         return None
     try:
@@ -301,18 +309,17 @@ def _former(folder: Path | None, key: str) -> Evaluation | None:
     except PvaeError as error:
         if isinstance(error.__cause__, PermissionError):
             raise
-        warnings.warn(f"{error} This is done now.", stacklevel=3)
+        warnings.warn(f"{error} This is done now.", stacklevel=4)
         return None
     if former.key == key:
+        former.save_summary(folder)  # a kill between its two files left another one, or none
         return former
-    if processes()[0]:
-        return None  # one warning is enough
     lost = [_WORDS[name] for name in former.findings if name in _WORDS]
     warnings.warn(
         f"The evaluation in {folder} is of another pair, data, seed or number of samples "
         f"(seed {former.seed}, K = {former.num_samples}). It is replaced, and what it had beside "
         f"the bounds is lost: {', '.join(lost) or 'nothing'}.",
-        stacklevel=3,
+        stacklevel=4,
     )
     return None
 

@@ -1,5 +1,6 @@
 """Evaluation: what evaluate() found, datum by datum and summarised."""
 
+import contextlib
 import json
 import math
 import os
@@ -20,7 +21,7 @@ from pvae.evaluation.summary import summarise, tabulate
 from pvae.evaluation.surgery import Surgery
 from pvae.evaluation.verdict import verdict
 from pvae.evaluation.work import half_done
-from pvae.files import atomic
+from pvae.files import atomic, why
 
 __all__ = ["Evaluation"]
 
@@ -171,10 +172,27 @@ class Evaluation:
         Raises:
             PvaeError: If a file cannot be written.
         """
+        tree = self.to_datatree()
         with atomic(Path(folder) / "evaluation.nc") as temporary:
-            self.to_datatree().to_netcdf(temporary, engine="netcdf4")
-        with atomic(Path(folder) / "evaluation.json") as temporary:
-            temporary.write_text(json.dumps(self.summary(), indent=1, allow_nan=False) + "\n")
+            try:
+                tree.to_netcdf(temporary, engine="netcdf4")
+            except (RuntimeError, OSError) as error:
+                raise why(temporary, error) from error
+        self.save_summary(folder)
+
+    def save_summary(self, folder: str | os.PathLike[str]) -> None:
+        """Writes `evaluation.json`, unless what is there says the same.
+
+        Raises:
+            PvaeError: If it cannot be written.
+        """
+        path = Path(folder) / "evaluation.json"
+        text = json.dumps(self.summary(), indent=1, allow_nan=False) + "\n"
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            if path.read_text(encoding="utf-8") == text:
+                return
+        with atomic(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
 
     def to_datatree(self) -> Any:
         """Returns an ArviZ DataTree.

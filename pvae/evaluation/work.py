@@ -20,8 +20,8 @@ from torch import Tensor
 from pvae.data import Part
 from pvae.data.tensors import Tensors
 from pvae.environment import processes
-from pvae.errors import PvaeError
-from pvae.files import atomic
+from pvae.errors import PvaeError, first_line
+from pvae.files import atomic, locked
 from pvae.progress import tqdm
 
 __all__ = ["FOLDER", "Work", "fingerprint", "half_done", "in_blocks", "take"]
@@ -37,12 +37,14 @@ class Work:
 
     A block's result is a few arrays. With a folder, each is written there as soon as it is
     there, and is read instead of computed anew as long as `key` says that it is the same work.
-    Under `torchrun` the processes take turns, and every one of them gets all results, in order.
+    Inside its context the folder is this process's alone. Under `torchrun` the processes take
+    turns, and every one of them gets all results, in order.
 
     Args:
         folder: The run folder, or None to keep nothing.
         key: What the numbers depend on: plain values.
         progress: Whether to show progress bars.
+        options: What else all processes have to be asked alike.
 
     Attributes:
         rank: This process's number.
@@ -51,23 +53,46 @@ class Work:
         settings: What the blocks of the next `map` depend on beside the key.
     """
 
-    def __init__(self, folder: Path | None, key: dict[str, Any], progress: bool) -> None:
+    def __init__(
+        self, folder: Path | None, key: dict[str, Any], progress: bool, **options: Any
+    ) -> None:
         self.rank, self.world = processes()
         self._folder = folder / FOLDER if folder is not None else None
         text = json.dumps(key, sort_keys=True, default=str)
         self.key = hashlib.sha256(text.encode()).hexdigest()
         self.settings: dict[str, Any] = {}
+        self._parts = {name: json.dumps(v, default=str) for name, v in (key | options).items()}
         self._progress = progress and self.rank == 0
         self._used: list[Path] = []
+        self._lock = contextlib.ExitStack()
         if self.world > 1 and not dist.is_initialized():
             # One process may wait for another for as long as a block of its takes.
-            dist.init_process_group("gloo", timeout=datetime.timedelta(days=7))
-        self._open()
+            try:
+                dist.init_process_group("gloo", timeout=datetime.timedelta(days=7))
+            except (ValueError, RuntimeError) as error:
+                raise PvaeError(
+                    f"RANK and WORLD_SIZE say that there are {self.world} processes, but they "
+                    f"cannot be reached ({first_line(error)}). Start them with `torchrun`, or "
+                    "unset both variables to work alone."
+                ) from error
+
+    def __enter__(self) -> "Work":
+        try:
+            self._open()
+        except BaseException:
+            self._lock.close()
+            raise
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._lock.close()
 
     def _open(self) -> None:
         problem = None
+        _same_everywhere(self.gather(self._parts))
         if self._folder is not None and self.rank == 0:
             try:
+                self._lock.enter_context(locked(self._folder.parent))
                 old, kept = _key(self._folder), half_done(self._folder.parent)
                 if old is not None and old != self.key:
                     print("the half-done evaluation was of another pair, data or settings: anew")
@@ -82,11 +107,15 @@ class Work:
                         temporary.write_text(self.key)
             except PvaeError as error:
                 problem = f"PvaeError: {error}"
-        everyone = [problem]
-        if self.world > 1:
-            everyone = [None] * self.world
-            dist.all_gather_object(everyone, problem)
-        _raise(everyone)
+        _raise(self.gather(problem))
+
+    def gather(self, own: Any) -> list[Any]:
+        """Returns what every process has to say here, in their order."""
+        if self.world == 1:
+            return [own]
+        everyone: list[Any] = [None] * self.world
+        dist.all_gather_object(everyone, own)
+        return everyone
 
     def map(
         self, name: str, blocks: Sequence[Block], compute: Callable[[Block], Arrays]
@@ -125,8 +154,7 @@ class Work:
                 bar.update(before + len(blocks[i]) - bar.n)
         if self.world == 1:
             return [mine[i] for i in numbers]
-        everyone: list[Any] = [None] * self.world
-        dist.all_gather_object(everyone, (mine, problem and f"{type(problem).__name__}: {problem}"))
+        everyone = self.gather((mine, problem and f"{type(problem).__name__}: {problem}"))
         _raise([text for _, text in everyone], problem)
         results = {i: found for part, _ in everyone for i, found in part.items()}
         return [results[i] for i in range(len(blocks))]
@@ -152,7 +180,7 @@ class Work:
     def _path(self, name: str, i: int, block: Any) -> Path | None:
         if self._folder is None:
             return None
-        text = f"{json.dumps(self.settings, sort_keys=True)} {list(block)}"
+        text = f"{self.key} {json.dumps(self.settings, sort_keys=True)} {list(block)}"
         digest = hashlib.sha256(text.encode()).hexdigest()[:12]
         return self._folder / f"{name.replace(' ', '-')}-{i}-{digest}.npz"
 
@@ -177,6 +205,20 @@ def _raise(problems: list[str | None], own: Exception | None = None) -> None:
         known = problem.startswith("PvaeError: ")
         error = PvaeError(problem.removeprefix("PvaeError: ")) if known else RuntimeError(problem)
         raise own or error
+
+
+def _same_everywhere(everyone: list[dict[str, str]]) -> None:
+    """Raises in every process if they are about to share out what is not the same work."""
+    first = everyone[0]
+    names = [name for name in first if any(part.get(name) != first[name] for part in everyone)]
+    if names:
+        others = [str(i) for i, part in enumerate(everyone) if part != first]
+        raise PvaeError(
+            f"The {len(everyone)} processes (WORLD_SIZE) do not evaluate the same: process "
+            f"{', '.join(others)} has another {' and another '.join(names)} than process 0. They "
+            "share one evaluation out, so give all of them the same pair, data and options; for "
+            "several evaluations at once unset RANK and WORLD_SIZE."
+        )
 
 
 def half_done(run: str | os.PathLike[str]) -> int | None:

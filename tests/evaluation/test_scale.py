@@ -222,18 +222,18 @@ def test_blocks_of_other_work_are_not_taken(tmp_path, capsys):
             raise PvaeError("stop here")
         return {"x": block * 1.0}
 
-    with pytest.raises(PvaeError, match="stop here"):
-        Work(tmp_path, {"seed": 0}, False).map("a", blocks, half)
+    with pytest.raises(PvaeError, match="stop here"), Work(tmp_path, {"seed": 0}, False) as work:
+        work.map("a", blocks, half)
     assert half_done(tmp_path) == 1
 
     def never(block):
         assert block[0], "the first block was kept"
         return {"x": block * 1.0}
 
-    work = Work(tmp_path, {"seed": 0}, False)
-    assert [r["x"].tolist() for r in work.map("a", blocks, never)] == [[0, 1], [2, 3]]
-    Work(tmp_path, {"seed": 1}, False)
-    assert "anew" in capsys.readouterr().out
+    with Work(tmp_path, {"seed": 0}, False) as work:
+        assert [r["x"].tolist() for r in work.map("a", blocks, never)] == [[0, 1], [2, 3]]
+    with Work(tmp_path, {"seed": 1}, False):
+        assert "anew" in capsys.readouterr().out
     assert half_done(tmp_path) == 0
     with pytest.raises(PvaeError, match=r"half done \(0 blocks"):
         Evaluation.load(tmp_path)
@@ -256,7 +256,8 @@ def test_half_done_in_the_shell(script, tmp_path):
 
     run = tmp_path / "run"
     assert main(["train", "--epochs", "1", "--out", str(run), "--progress", "false"]) == 0
-    Work(run, {"of": "something else"}, False).map("a", [np.arange(2)], lambda b: {"x": b})
+    with Work(run, {"of": "something else"}, False) as work:
+        work.map("a", [np.arange(2)], lambda b: {"x": b})
     done = subprocess.run(
         [sys.executable, "-m", "pvae", "report", str(run)], capture_output=True, text=True
     )
