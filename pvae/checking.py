@@ -10,6 +10,7 @@ from pyro.poutine import Trace
 from torch import Tensor
 from torch.distributions.constraints import Constraint
 
+from pvae.arguments import Arguments
 from pvae.distributions import Levels
 from pvae.errors import PvaeError
 from pvae.pair import (
@@ -27,13 +28,15 @@ __all__ = ["check"]
 
 
 @torch.no_grad()
-def check(model: Program, guide: Program, *batch: Tensor) -> Structure:
+def check(model: Program, guide: Program, *batch: Any, **kwargs: Any) -> Structure:
     """Runs a pair once and says in plain words what is wrong with it, if anything is.
 
     Args:
-        model: Pyro program p(z) p(x|z), called as `model(*batch)`.
-        guide: Pyro program q(z|x), called as `guide(*batch)`.
-        *batch: One minibatch, tensors of leading size B.
+        model: Pyro program p(z) p(x|z), called as `model(*batch, **kwargs)`.
+        guide: Pyro program q(z|x), called as `guide(*batch, **kwargs)`.
+        *batch: One minibatch, tensors of leading size B, and what else the programs take: see
+            `pvae.arguments.Arguments` for what counts the data.
+        **kwargs: Arguments of the programs by name.
 
     Returns:
         The pair's structure. The random state is as it was before the call.
@@ -50,7 +53,10 @@ def check(model: Program, guide: Program, *batch: Tensor) -> Structure:
         >>> check(model, guide, torch.zeros(4, 1, 8, 8)).latent
         ('z',)
     """
-    _check_batch(batch)
+    arguments = Arguments(batch, kwargs)
+    _check_batch(arguments)
+    model, guide = arguments.bind(model, guide)
+    batch = arguments.batch
     with torch.random.fork_rng(_devices(batch)), OwnParameters(model, guide):
         with pyro.validation_enabled(True):
             _check_sites(model, guide, *_traces(model, guide, batch))
@@ -109,20 +115,17 @@ def _sites_alone(model: Program, batch: tuple[Tensor, ...]) -> dict[str, dict[st
         return {}
 
 
-def _check_batch(batch: tuple[Tensor, ...]) -> None:
-    if not batch or not all(isinstance(tensor, Tensor) for tensor in batch):
-        kinds = ", ".join(type(tensor).__name__ for tensor in batch) or "nothing"
-        raise PvaeError(f"A batch is one tensor or more, (x,) or (x, y); this one holds {kinds}.")
-    for i, tensor in enumerate(batch):
-        if tensor.ndim == 0 or tensor.shape[0] == 0:
+def _check_batch(arguments: Arguments) -> None:
+    for name, tensor in zip(arguments.names, arguments.batch, strict=True):
+        if tensor.shape[0] == 0:
             raise PvaeError(
-                f"Argument {i} of the batch has shape {tuple(tensor.shape)}: there is no datum "
+                f"Argument {name} of the batch has shape {tuple(tensor.shape)}: there is no datum "
                 "in it. The leading dimension counts the data."
             )
         if tensor.is_floating_point() and not tensor.isfinite().all():
             bad = (~tensor.isfinite()).reshape(len(tensor), -1).any(1)
             raise PvaeError(
-                f"Argument {i} of the batch holds NaN or infinite values in {int(bad.sum())} of "
+                f"Argument {name} of the batch holds NaN or infinite values in {int(bad.sum())} of "
                 f"{len(tensor)} rows, the first of them row {int(bad.nonzero()[0])}. Remove or "
                 "replace them before training."
             )

@@ -4,6 +4,7 @@ import contextlib
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import pyro
 import torch
@@ -11,6 +12,7 @@ from pyro.infer import ELBO, TraceMeanField_ELBO
 from pyro.infer.inspect import get_dependencies
 from torch import Tensor
 
+from pvae.arguments import Arguments
 from pvae.checking import check
 from pvae.consistency import compare_bounds
 from pvae.environment import is_out_of_memory, own_random_state
@@ -58,10 +60,11 @@ class Diagnosis:
 def diagnose(
     model: Program,
     guide: Program,
-    *batch: Tensor,
+    *batch: Any,
     loss: ELBO | LossName = "auto",
     num_particles: int = 1,
     seed: int = 0,
+    **kwargs: Any,
 ) -> Diagnosis:
     """Runs a pair a few times and says in plain words what is wrong with it.
 
@@ -72,12 +75,14 @@ def diagnose(
     bound is wrong. Parameters, buffers and gradients stay as they are.
 
     Args:
-        model: Pyro program p(z) p(x|z), called as `model(*batch)`.
-        guide: Pyro program q(z|x), called as `guide(*batch)`.
-        *batch: Some 64 data, tensors of leading size B.
+        model: Pyro program p(z) p(x|z), called as `model(*batch, **kwargs)`.
+        guide: Pyro program q(z|x), called as `guide(*batch, **kwargs)`.
+        *batch: Some 64 data, tensors of leading size B, and what else the programs take, as for
+            `pvae.check`.
         loss: The objective that is to train the pair, as for `pvae.fit`.
         num_particles: As for `pvae.fit`.
         seed: Of the draws.
+        **kwargs: Arguments of the programs by name.
 
     Returns:
         Faults, notes and facts; `print` shows them.
@@ -93,6 +98,9 @@ def diagnose(
     with own_random_state(seed), _same_buffers(model, guide), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
+            arguments = Arguments(batch, kwargs)
+            model, guide = arguments.bind(model, guide)
+            batch = arguments.batch
             structure = check(model, guide, *batch)
             found.facts += _sites(structure)
             elbo = choose_elbo(loss, structure, num_particles)

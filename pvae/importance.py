@@ -1,8 +1,11 @@
 """log_weights(): the importance weights of a pair, on which every bound rests."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
+from pvae.arguments import Arguments
 from pvae.errors import PvaeError
 from pvae.pair import Program
 from pvae.sampler import Sampler, Strategy
@@ -13,10 +16,11 @@ __all__ = ["log_weights"]
 def log_weights(
     model: Program,
     guide: Program,
-    *batch: Tensor,
+    *batch: Any,
     num_samples: int,
     strategy: Strategy = "auto",
     plate: str | None = None,
+    **kwargs: Any,
 ) -> Tensor:
     r"""Draws the log importance weights of a pair, one for each sample and datum.
 
@@ -29,14 +33,16 @@ def log_weights(
     flows, the modules are in eval mode, and the draws come from torch's global generator.
 
     Args:
-        model: Pyro program p(z) p(x|z), called as `model(*batch)`.
-        guide: Pyro program q(z|x), called as `guide(*batch)`.
-        *batch: The data, tensors of leading size B.
+        model: Pyro program p(z) p(x|z), called as `model(*batch, **kwargs)`.
+        guide: Pyro program q(z|x), called as `guide(*batch, **kwargs)`.
+        *batch: The data, tensors of leading size B, and what else the programs take, as for
+            `pvae.check`.
         num_samples: K, the number of samples for each datum.
         strategy: How the K samples are computed: in a particle `"plate"` left of the batch
             plate (the encoder runs once), by `"tile"`-ing the batch, or in a `"loop"`.
             `"auto"` takes the first that agrees with single-sample replays of the same draws.
         plate: Name of the batch plate, where it is ambiguous.
+        **kwargs: Arguments of the programs by name.
 
     Returns:
         Tensor [K, B], in nats; -inf is a weight of zero.
@@ -56,5 +62,7 @@ def log_weights(
     """
     if num_samples < 1:
         raise PvaeError(f"num_samples={num_samples}: at least one sample is needed.")
-    with Sampler(model, guide, *batch, strategy=strategy, plate=plate) as sampler:
+    arguments = Arguments(batch, kwargs)
+    pair, batch = arguments.bind(model, guide), arguments.batch
+    with Sampler(*pair, *batch, strategy=strategy, plate=plate) as sampler:
         return torch.cat([draws.log_w for draws in sampler.stream(batch, num_samples)])

@@ -277,10 +277,11 @@ def trace_program(role: str, program: Program, run: Program, batch: tuple[Tensor
             raise
         shapes = ", ".join(str(tuple(getattr(b, "shape", ()))) for b in batch)
         sites = [n for n, s in tracer.trace.nodes.items() if s["type"] == "sample"]
+        notes = getattr(error, "__notes__", ())
         after = f" after site {sites[-1]!r}" if sites else ""
         raise PvaeError(
             f"The {role} {name_of(program)} failed{after} when called with a batch of shapes "
-            f"{shapes}{_where(error)}: {_in_words(error)}"
+            f"{' '.join([shapes + _where(error) + ':', _in_words(error), *notes])}"
         ) from error
 
 

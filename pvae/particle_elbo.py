@@ -11,6 +11,7 @@ from pyro.util import warn_if_nan
 from torch import Tensor
 
 from pvae.agreement import find_fault, refuse_unbounded
+from pvae.arguments import Arguments
 from pvae.checking import check
 from pvae.errors import PvaeError
 from pvae.pair import (
@@ -18,7 +19,6 @@ from pvae.pair import (
     Program,
     evaluating,
     latent_sites,
-    name_of,
     observed_sites,
 )
 from pvae.particles import Particles
@@ -55,7 +55,7 @@ class ParticleELBO(ELBO):
             raise PvaeError(f"num_particles={num_particles}: at least one sample of z is needed.")
         super().__init__(num_particles=num_particles, vectorize_particles=True)
         self.plate = plate
-        self._seen: dict[tuple, tuple[Program, Program, Structure, int, str]] = {}
+        self._seen: dict[tuple, tuple[Program, Program, bool | None, Structure, int, str]] = {}
 
     @torch.no_grad()
     def loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
@@ -87,15 +87,18 @@ class ParticleELBO(ELBO):
         return call.model(draws), draws
 
     def _call(self, model: Program, guide: Program, args: Any, kwargs: Any) -> "Call":
-        """Prepares one call of the pair; arguments that hold no data are bound to it."""
-        everything = (*args, *kwargs.values())
-        batch = tuple(a for a in everything if _holds_data(a))
-        bound = _bind(model, args, kwargs), _bind(guide, args, kwargs)
-        kind = tuple(a.ndim if _holds_data(a) else None for a in everything)
+        """Prepares one call of the pair; what holds no data is bound to it."""
+        arguments = Arguments(args, kwargs)
+        kind = tuple((n, t.ndim) for n, t in zip(arguments.names, arguments.batch, strict=True))
         seen = self._seen.get(kind)
-        if seen is None or seen[0] != model or seen[1] != guide:
-            seen = self._seen[kind] = (model, guide, *self._look_at(*bound, batch))
-        return Call(Particles(*bound, *seen[2:]), batch, self.num_particles)
+        known = seen is not None and seen[0] == model and seen[1] == guide
+        if known:
+            arguments.counting = seen[2]
+        bound = arguments.bind(model, guide)
+        if not known:
+            found = self._look_at(*bound, arguments.batch)
+            seen = self._seen[kind] = (model, guide, arguments.counting, *found)
+        return Call(Particles(*bound, *seen[3:]), arguments.batch, self.num_particles)
 
     def _look_at(
         self, model: Program, guide: Program, batch: tuple[Tensor, ...]
@@ -141,25 +144,6 @@ def needs_rsample(objective: ParticleELBO, draws: Trace, instead: str) -> None:
                 f"Site {name!r} is {type(base_distribution(site['fn'])).__name__}, which has no "
                 f"rsample, and {type(objective).__name__} differentiates along its draws. {instead}"
             )
-
-
-def _bind(program: Program, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Program:
-    """Returns a program of the data alone: the rest of a call's arguments is filled in."""
-    if not kwargs and all(map(_holds_data, args)):
-        return program
-
-    def bound(*batch: Tensor) -> Any:
-        tensors = iter(batch)
-        filled = [next(tensors) if _holds_data(a) else a for a in (*args, *kwargs.values())]
-        named = dict(zip(kwargs, filled[len(args) :], strict=True))
-        return program(*filled[: len(args)], **named)
-
-    bound.__name__ = name_of(program)
-    return bound
-
-
-def _holds_data(argument: Any) -> bool:
-    return isinstance(argument, Tensor) and argument.ndim > 0
 
 
 class Call:

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pyro
 import torch
@@ -18,7 +18,7 @@ from pvae.agreement import gives_a_point
 from pvae.checking import check
 from pvae.checkpoint import read_checkpoint
 from pvae.data import Data, Part
-from pvae.data.tensors import Tensors
+from pvae.data.tensors import given
 from pvae.environment import default_device, find_device, own_random_state
 from pvae.errors import PvaeError
 from pvae.files import locked
@@ -59,7 +59,7 @@ class Fit:
 def fit(
     model: Program,
     guide: Program,
-    data: Data | Part | Tensor | tuple[Tensor, ...],
+    data: Data | Part | Tensor | tuple[Any, ...],
     *,
     epochs: int = 100,
     batch_size: int = 128,
@@ -79,6 +79,7 @@ def fit(
     out: str | os.PathLike[str] | None = None,
     resume: bool = False,
     progress: bool = True,
+    **kwargs: Any,
 ) -> Fit:
     r"""Trains a pair: maximises the ELBO over minibatches.
 
@@ -91,10 +92,11 @@ def fit(
     store: one that is there already starts from its value there.
 
     Args:
-        model: Pyro program p(z) p(x|z), called as `model(*batch)`.
-        guide: Pyro program q(z|x), called as `guide(*batch)`.
+        model: Pyro program p(z) p(x|z), called as `model(*batch, **kwargs)`.
+        guide: Pyro program q(z|x), called as `guide(*batch, **kwargs)`.
         data: What `pvae.data.load` returns, one part of it, or the pair's arguments: a tensor
-            or a tuple of tensors of the same leading size.
+            of leading size N, or a tuple of such tensors and what else the programs take, as for
+            `pvae.check`.
         epochs: Passes through the training data.
         batch_size: B, data in a minibatch (the last one of an epoch may be smaller).
         loss: An ELBO of `pyro.infer`, an objective of `pvae.objectives`, or a name; `"auto"`
@@ -123,6 +125,7 @@ def fit(
         out: Run folder for `checkpoint.pt` and `history.csv`.
         resume: Whether to go on from the checkpoint in `out`, if there is one.
         progress: Whether to show a progress bar with the bound in nats per datum.
+        **kwargs: Arguments of the programs by name.
 
     Returns:
         The history; model and guide are trained in place.
@@ -152,7 +155,7 @@ def fit(
     factor = _schedule(schedule)
     place = find_device(device)
     train = data.train if isinstance(data, Data) else data
-    train = train if isinstance(train, Part | Tensors) else Tensors(train)
+    train, (model, guide) = given(train, kwargs, place, model, guide)
     validation = data.validation if isinstance(data, Data) else None
     if batch_size > len(train):
         raise PvaeError(
@@ -172,7 +175,6 @@ def fit(
             )
         for module in modules(model, guide).values():
             module.to(place)
-        train = train.to(place)
         validation = validation if validation is None else validation.to(place)
         first = next(iter(train.batches(batch_size, device=place)))
         with evaluating(model, guide):

@@ -1,26 +1,33 @@
-"""A pair's own arguments: tensors of the same leading size, used as they are."""
+"""A pair's own arguments: tensors of the same leading size, with what else it takes."""
 
 import copy
+import functools
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from pvae.arguments import Arguments
+from pvae.data.dataset import Part
 from pvae.errors import PvaeError
+from pvae.pair import Program
 
-__all__ = ["Tensors"]
+__all__ = ["Tensors", "given"]
 
 
 class Tensors:
     """A part of data that observes nothing: minibatches are rows of the tensors given.
 
     Args:
-        tensors: A tensor or several, the arguments of the pair, each of leading size N.
+        tensors: A tensor or several of leading size N, positional arguments of the pair; among
+            them may be others, as `pvae.arguments.Arguments` has it.
+        kwargs: Arguments of the pair by name.
 
     Raises:
-        PvaeError: If there is none, their leading sizes differ, or a value is not finite.
+        PvaeError: If no argument counts the data, there is no datum, or a value is not finite.
 
     Example:
         >>> import torch
@@ -29,23 +36,21 @@ class Tensors:
         [4, 4, 2]
     """
 
-    def __init__(self, tensors: Tensor | np.ndarray | Sequence[Tensor]) -> None:
+    def __init__(self, tensors: Any, kwargs: dict[str, Any] | None = None) -> None:
         if not isinstance(tensors, tuple | list):
             tensors = (tensors,)
         arrays = [torch.from_numpy(t) if isinstance(t, np.ndarray) else t for t in tensors]
-        kinds = ", ".join(type(t).__name__ for t in arrays)
-        if not arrays or not all(isinstance(t, Tensor) and t.ndim for t in arrays):
+        try:
+            self._arguments = Arguments(arrays, kwargs)
+        except PvaeError as error:
+            kinds = ", ".join(type(t).__name__ for t in arrays)
             raise PvaeError(
-                f"Data is a tensor, a tuple of tensors, or what pvae.data.load returns; this is "
-                f"{kinds or 'empty'}."
-            )
-        sizes = [len(t) for t in arrays]
-        if len(set(sizes)) > 1 or not sizes[0]:
-            raise PvaeError(
-                f"The tensors of the data have leading sizes {sizes}; every one must count the "
-                "same data, at least one."
-            )
-        for i, tensor in enumerate(arrays):
+                f"Data is a tensor, a tuple of tensors with what else the programs take, or what "
+                f"pvae.data.load returns; this is {kinds or 'empty'}."
+            ) from error
+        if not len(self):
+            raise PvaeError("The data is empty; its leading size must count at least one datum.")
+        for name, tensor in zip(self._arguments.names, self.tensors(), strict=True):
             if not tensor.is_floating_point():
                 continue
             # In slabs: isfinite makes a copy of what it looks at.
@@ -53,41 +58,47 @@ class Tensors:
             bad = torch.cat(slabs).nonzero()[:, 0]
             if len(bad):
                 raise PvaeError(
-                    f"Tensor {i} of the data holds NaN or infinite values in {len(bad)} of "
+                    f"Tensor {name} of the data holds NaN or infinite values in {len(bad)} of "
                     f"{len(tensor)} rows, the first of them row {int(bad[0])}. Remove or replace "
                     "them."
                 )
-        self._tensors = tuple(arrays)
 
     def __len__(self) -> int:
-        return len(self._tensors[0])
+        return self._arguments.size
 
     @property
     def hash(self) -> str:
-        """SHA-256 of shapes, types and values."""
+        """SHA-256 of shapes, types and values, those of other tensors and numbers too."""
         digest = hashlib.sha256()
-        for tensor in self._tensors:
-            digest.update(f"{list(tensor.shape)} {tensor.dtype}".encode())
-            digest.update(np.ascontiguousarray(tensor.detach().cpu().numpy()))
+        for value in (*self.tensors(), *self._arguments.constants()):
+            if isinstance(value, Tensor):
+                digest.update(f"{list(value.shape)} {value.dtype}".encode())
+                digest.update(np.ascontiguousarray(value.detach().cpu().numpy()))
+            else:
+                digest.update(repr(value).encode())
         return digest.hexdigest()
+
+    def bind(self, *programs: Program) -> tuple[Program, ...]:
+        """Returns programs of the minibatches: see `Arguments.bind`."""
+        return self._arguments.bind(*programs)
 
     def tensors(self) -> tuple[Tensor, ...]:
         """Returns the tensors."""
-        return self._tensors
+        return self._arguments.batch
 
     def observe(self, index: slice | Tensor) -> tuple[Tensor, ...]:
         """Returns the rows of these positions."""
-        return tuple(tensor[index] for tensor in self._tensors)
+        return tuple(tensor[index] for tensor in self.tensors())
 
     @property
     def device(self) -> torch.device:
         """Where the tensors are."""
-        return self._tensors[0].device
+        return self.tensors()[0].device
 
     def to(self, device: str | torch.device) -> "Tensors":
         """Returns the part with its tensors on a device."""
         moved = copy.copy(self)
-        moved._tensors = tuple(tensor.to(device) for tensor in self._tensors)
+        moved._arguments = self._arguments.to(device)
         return moved
 
     def batches(
@@ -107,3 +118,26 @@ class Tensors:
         for i in range(0, len(self), batch_size):
             rows = slice(i, i + batch_size) if order is None else order[i : i + batch_size]
             yield tuple(t if device is None else t.to(device) for t in self.observe(rows))
+
+
+def given(
+    data: Any, kwargs: dict[str, Any], device: str | torch.device, *programs: Program
+) -> tuple[Part | Tensors, tuple[Program, ...]]:
+    """Returns data as a part on a device, and programs that its minibatches are enough for.
+
+    Args:
+        data: A part, or positional arguments of the programs.
+        kwargs: Arguments by name.
+        device: Where to put the data.
+        *programs: The pair, or one of it.
+
+    Raises:
+        PvaeError: As `Tensors`.
+    """
+    if not isinstance(data, Part | Tensors):
+        part = Tensors(data, kwargs).to(device)
+        return part, part.bind(*programs)
+    if kwargs:
+        programs = tuple(functools.partial(program, **kwargs) for program in programs)
+    part = data.to(device)
+    return part, part.bind(*programs) if isinstance(part, Tensors) else programs

@@ -12,7 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from pvae.data import Data, Part
-from pvae.data.tensors import Tensors
+from pvae.data.tensors import Tensors, given
 from pvae.density import Density
 from pvae.environment import check_seed, default_device, find_device, own_random_state
 from pvae.errors import PvaeError
@@ -46,7 +46,7 @@ _WORDS = {
 def evaluate(
     model: Program,
     guide: Program,
-    data: Data | Part | Tensor | tuple[Tensor, ...],
+    data: Data | Part | Tensor | tuple[Any, ...],
     *,
     num_samples: int | list[int] = 5000,
     prior_samples: int = 500,
@@ -65,6 +65,7 @@ def evaluate(
     device: str = "auto",
     out: str | os.PathLike[str] | None = None,
     progress: bool = True,
+    **kwargs: Any,
 ) -> Evaluation:
     r"""Bounds log p(x) of every datum, and says how far the bounds can be trusted.
 
@@ -90,10 +91,11 @@ def evaluate(
     out over the processes.
 
     Args:
-        model: Pyro program p(z) p(x|z), called as `model(*batch)`.
-        guide: Pyro program q(z|x), called as `guide(*batch)`.
+        model: Pyro program p(z) p(x|z), called as `model(*batch, **kwargs)`.
+        guide: Pyro program q(z|x), called as `guide(*batch, **kwargs)`.
         data: What `pvae.data.load` returns (its test part is used), one part of it, or the
-            pair's arguments: a tensor or a tuple of tensors of the same leading size N.
+            pair's arguments: a tensor of leading size N, or a tuple of such tensors and what else
+            the programs take, as for `pvae.check`.
         num_samples: K, samples for each datum; L_K is reported for K = 1, 5, 50, 500, 5000
             below it, and for K itself. Or an increasing list of all these K.
         prior_samples: Samples for each datum from the prior, for naive Monte Carlo; 0 for none.
@@ -121,6 +123,7 @@ def evaluate(
             that is there already, of the same pair, data, seed and samples, is added to;
             another one is replaced, with a warning.
         progress: Whether to show progress bars.
+        **kwargs: Arguments of the programs by name.
 
     Returns:
         Bounds, errors and diagnostics, datum by datum; `summary()` has their means. What does
@@ -151,13 +154,12 @@ def evaluate(
     prior_samples, ais, bdmc, gap = map(int, counts.values())
     annealing = {name: int(value) for name, value in annealing.items()}
     seed = check_seed(seed)
-    part = data.test if isinstance(data, Data) else data
-    part = part if isinstance(part, Part | Tensors) else Tensors(part)
-    described = describe(data, part)
     place = find_device(device)
     for module in modules(model, guide).values():
         module.to(place)
-    part = part.to(place)
+    part = data.test if isinstance(data, Data) else data
+    part, (model, guide) = given(part, kwargs, place, model, guide)
+    described = describe(data, part)
     everything = np.arange(len(part))
     order = np.random.default_rng(seed).permutation(len(part))
 
