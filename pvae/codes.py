@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pvae.arguments import Arguments
 from pvae.data.tensors import Tensors
 from pvae.errors import PvaeError
 from pvae.pair import Program, name_of
@@ -28,6 +29,7 @@ def interpolate(
     end: Tensor | Sequence[Tensor],
     *,
     steps: int = 7,
+    site: str | None = None,
 ) -> Tensor:
     """Returns the means of p(x|z) along the straight line from one datum's code to another's.
 
@@ -35,18 +37,19 @@ def interpolate(
     two data, in a hierarchy too.
 
     Args:
-        model: Pyro program that generates when called as `model(size=n)`.
+        model: Pyro program p(z) p(x|z); what else it takes beside x is that of the start.
         guide: Pyro program q(z|x).
         start: Data to begin at, [B, *event]; or a batch, as the pair is called with it.
         end: As many data to end at.
         steps: T, how many points a line has, both ends among them.
+        site: Whose mean; None is the observed site with the most values for each datum.
 
     Returns:
         Tensor [B, T, *event].
 
     Raises:
         PvaeError: If start and end are not as many data, steps is below 2, a latent site is
-            discrete, or the model cannot be called without data.
+            discrete, or the model cannot generate.
 
     Example:
         >>> import torch
@@ -58,14 +61,15 @@ def interpolate(
     if steps < 2:
         raise PvaeError(f"steps={steps}: a line has two ends, so it must be at least 2.")
     start, end = ((t,) if isinstance(t, Tensor) else tuple(t) for t in (start, end))
-    if [t.shape for t in start] != [t.shape for t in end]:
-        shapes = [" and ".join(str(tuple(t.shape)) for t in batch) for batch in (start, end)]
+    ends = Arguments(start), Arguments(end)
+    if [t.shape for t in ends[0].batch] != [t.shape for t in ends[1].batch]:
+        shapes = [" and ".join(str(tuple(t.shape)) for t in each.batch) for each in ends]
         raise PvaeError(
             f"start has shape {shapes[0]} and end {shapes[1]}: give as many data to each, of the "
             "same event shape."
         )
     first, last = encode(guide, *start), encode(guide, *end)
-    size, lines = len(start[0]), {}
+    size, lines = ends[0].size, {}
     for name, a in first.items():
         if not a.is_floating_point():
             raise PvaeError(
@@ -77,7 +81,8 @@ def interpolate(
         lines[name] = ((1 - t) * a[:, None] + t * last[name][:, None]).flatten(0, 1)
     if not lines:
         raise PvaeError(f"The guide {name_of(guide)} has no latent site, so there are no codes.")
-    return decode(model, lines).unflatten(0, (size, steps))
+    rows, _ = ends[0].filled(t.repeat_interleave(steps, 0) for t in ends[0].batch)
+    return decode(model, lines, *rows, site=site).unflatten(0, (size, steps))
 
 
 class Traversal(NamedTuple):
@@ -122,7 +127,7 @@ def traverse(
     given it. So the details that they hold of the datum are lost; `site=` chooses another site.
 
     Args:
-        model: Pyro program that generates when called as `model(size=n)`.
+        model: Pyro program p(z) p(x|z); what else it takes beside x is that of the datum.
         guide: Pyro program q(z|x).
         data: The data that the aggregate is over, at least 2: a part, a tensor, or several as
             the pair is called with them. Of a `pvae.data.Data` the test part.
@@ -136,7 +141,7 @@ def traverse(
 
     Raises:
         PvaeError: If the site is not a continuous vector, no dimension of it is active, the
-            model cannot be called without data, or an argument is out of its range.
+            model cannot generate, or an argument is out of its range.
 
     Example:
         >>> import torch
@@ -148,6 +153,8 @@ def traverse(
     """
     part = getattr(data, "test", data)
     part = part if hasattr(part, "batches") else Tensors(part)
+    if isinstance(part, Tensors):
+        model, guide = part.bind(model, guide)
     size = len(part)
     if size < 2 or not 0 <= index < size or min(num_dims, steps) < 1 or not span > 0:
         raise PvaeError(
@@ -156,7 +163,8 @@ def traverse(
             "sizes."
         )
     codes, draws = encode(guide, part), draw_codes(guide, part)
-    order = [name for name in prior_sites(model) if name in codes]
+    datum = part.observe(slice(index, index + 1))
+    order = [name for name in prior_sites(model, *datum) if name in codes]
     site = _site(site, order, codes, guide)
     variance = codes[site].var(0, ddof=1)
     if dims is None:
@@ -174,7 +182,7 @@ def traverse(
         name: torch.from_numpy(codes[name][[index]]).repeat_interleave(len(dims) * steps, 0)
         for name in order[: order.index(site)]
     }
-    x = decode(model, {**given, site: z.flatten(0, 1)}).unflatten(0, (len(dims), steps))
+    x = decode(model, {**given, site: z.flatten(0, 1)}, *datum).unflatten(0, (len(dims), steps))
     return Traversal(x, z, site, tuple(map(int, dims)), tuple(float(variance[d]) for d in dims))
 
 

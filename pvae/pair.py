@@ -277,7 +277,8 @@ def trace_program(role: str, program: Program, run: Program, batch: tuple[Tensor
             raise
         shapes = ", ".join(str(tuple(getattr(b, "shape", ()))) for b in batch)
         sites = [n for n, s in tracer.trace.nodes.items() if s["type"] == "sample"]
-        notes = getattr(error, "__notes__", ())
+        # Pyro raises a failure anew, with a table of shapes.
+        notes = [n for e in (error, error.__cause__) for n in getattr(e, "__notes__", ())]
         after = f" after site {sites[-1]!r}" if sites else ""
         raise PvaeError(
             f"The {role} {name_of(program)} failed{after} when called with a batch of shapes "

@@ -1,6 +1,8 @@
 """What one does with a trained pair: encode, reconstruct, generate, decode."""
 
 import contextlib
+import functools
+import inspect
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, overload
 
@@ -9,12 +11,14 @@ import pyro
 import torch
 from numpy.typing import NDArray
 from pyro import poutine
+from pyro.distributions import Unit
 from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
-from torch import Tensor
+from torch import Tensor, nn
 
-from pvae.environment import own_random_state
+from pvae.arguments import Arguments
+from pvae.environment import is_out_of_memory, own_random_state
 from pvae.errors import PvaeError, first_line
 from pvae.pair import (
     OwnParameters,
@@ -28,6 +32,8 @@ from pvae.pair import (
     trace_model,
     trace_program,
 )
+from pvae.particles import trace_of
+from pvae.structure import base_distribution
 
 if TYPE_CHECKING:
     from pvae.data import Data, Part
@@ -54,10 +60,10 @@ class Codes(dict[str, NDArray[Any]]):
 
 
 @overload
-def encode(guide: Program, data: "Data | Part", /) -> Codes: ...
+def encode(guide: Program, data: "Data | Part", /, **kwargs: Any) -> Codes: ...
 @overload
-def encode(guide: Program, *batch: Tensor) -> dict[str, Tensor]: ...
-def encode(guide: Program, *batch: Any) -> Codes | dict[str, Tensor]:
+def encode(guide: Program, *batch: Any, **kwargs: Any) -> dict[str, Tensor]: ...
+def encode(guide: Program, *batch: Any, **kwargs: Any) -> Codes | dict[str, Tensor]:
     """Returns E[z] under q(z|x) for every latent site of a guide: the codes of the data.
 
     The code of a discrete site is its most probable value. Where no mean is known in closed form,
@@ -67,8 +73,10 @@ def encode(guide: Program, *batch: Any) -> Codes | dict[str, Tensor]:
 
     Args:
         guide: Pyro program q(z|x); one that gives a point (a Delta) has that point as its code.
-        *batch: One batch, tensors of leading size B; or a part of data, such as
-            `data.train`, which is encoded in minibatches. Of a `pvae.data.Data` the test part.
+        *batch: One batch, tensors of leading size B and what else the guide takes, as for
+            `pvae.check`; or a part of data, such as `data.train`, which is encoded in
+            minibatches. Of a `pvae.data.Data` the test part.
+        **kwargs: Arguments of the guide by name.
 
     Returns:
         For a batch, a dict with a tensor [B, *event] for each site. For a part, one with NumPy
@@ -88,29 +96,27 @@ def encode(guide: Program, *batch: Any) -> Codes | dict[str, Tensor]:
         >>> codes["z"].shape, codes.y.shape
         ((297, 20), (297,))
     """
-    if len(batch) == 1 and not isinstance(batch[0], Tensor):
-        part = getattr(batch[0], "test", batch[0])
-        if not hasattr(part, "batches"):
-            raise PvaeError(
-                f"encode takes tensors or a part of data, not {type(part).__name__}. Hand in "
-                "what the guide is called with, or data.train or data.test."
-            )
+    part = getattr(batch[0], "test", batch[0]) if len(batch) == 1 else None
+    if hasattr(part, "batches"):
+        guide = functools.partial(guide, **kwargs) if kwargs else guide
         with own_random_state(0):
             found = [_codes_of_data(guide, minibatch) for minibatch in part.batches(_BATCH)]
         sites = {name: np.concatenate([codes[name] for codes in found]) for name in found[0]}
         y = getattr(part, "y", None)
         return Codes(sites, None if y is None else y.cpu().numpy())
     with own_random_state(0):
-        return _codes(guide, batch)
+        (guide,), given = _given(batch, kwargs, guide)
+        return _codes(guide, given)
 
 
 def _codes(guide: Program, batch: tuple[Tensor, ...]) -> dict[str, Tensor]:
     with _quiet(guide, guide):
-        sites = latent_sites(_trace_at_means(guide, _beside(guide, batch)))
+        sites = latent_sites(_trace_at_means(guide, batch))
         return {name: site["value"] for name, site in sites.items()}
 
 
 def _codes_of_data(guide: Program, batch: tuple[Tensor, ...]) -> dict[str, NDArray[Any]]:
+    (guide,), batch = _given(batch, {}, guide)
     codes = _codes(guide, batch)
     for name, code in codes.items():
         if not code.ndim or len(code) != len(batch[0]):
@@ -127,31 +133,37 @@ def draw_codes(guide: Program, part: "Part") -> dict[str, NDArray[Any]]:
     found = []
     with own_random_state(0):
         for batch in part.batches(_BATCH):
+            (bound,), batch = _given(batch, {}, guide)
             with _quiet(guide, guide):
-                sites = latent_sites(trace_guide(guide, *_beside(guide, batch)))
+                sites = latent_sites(trace_guide(bound, *batch))
             found.append({name: site["value"].cpu().numpy() for name, site in sites.items()})
     return {name: np.concatenate([draws[name] for draws in found]) for name in found[0]}
 
 
-def prior_sites(model: Program) -> list[str]:
+def prior_sites(model: Program, *batch: Any) -> list[str]:
     """Returns the sites of a model in the order that it draws them, the data's the last."""
     with _quiet(model, model), own_random_state(0):
-        return list(latent_sites(_run_without_data(model, 2)))
+        return list(_drawn(_run_without_data(model, 2, batch)))
 
 
-def reconstruct(model: Program, guide: Program, *batch: Tensor) -> Tensor:
+def reconstruct(
+    model: Program, guide: Program, *batch: Any, site: str | None = None, **kwargs: Any
+) -> Tensor:
     """Returns the mean of p(x|z) with z at the code that `encode` gives.
 
     Args:
         model: Pyro program p(z) p(x|z).
         guide: Pyro program q(z|x).
-        *batch: The data, tensors of leading size B.
+        *batch: The data, tensors of leading size B, and what else the programs take, as for
+            `pvae.check`.
+        site: Whose mean; None is the observed site with the most values for each datum.
+        **kwargs: Arguments of the programs by name.
 
     Returns:
-        Tensor [B, *event], the mean of the first observed site.
+        Tensor [B, *event].
 
     Raises:
-        PvaeError: If a program fails.
+        PvaeError: If a program fails, or the model has no such site.
 
     Example:
         >>> import torch
@@ -160,69 +172,101 @@ def reconstruct(model: Program, guide: Program, *batch: Tensor) -> Tensor:
         >>> reconstruct(*pair, torch.zeros(5, 1, 8, 8)).shape
         torch.Size([5, 1, 8, 8])
     """
-    batch = _beside(guide, batch)
-    with _quiet(model, guide), own_random_state(0):
-        guide_trace = _trace_at_means(guide, batch)
-        return _observed_mean(model, trace_model(model, guide_trace, *batch))
+    with own_random_state(0):
+        (model, guide), batch = _given(batch, kwargs, model, guide)
+        with _quiet(model, guide):
+            guide_trace = _trace_at_means(guide, batch)
+            return _mean_of(model, trace_model(model, guide_trace, *batch), site)
 
 
-def generate(model: Program, size: int, *, seed: int = 0) -> Tensor:
+def generate(
+    model: Program,
+    size: int,
+    *batch: Any,
+    site: str | None = None,
+    seed: int = 0,
+    **kwargs: Any,
+) -> Tensor:
     """Draws latents from the prior and returns the means of p(x|z).
 
+    A model that cannot be called as `model(size=n)` is called with the batch, and its
+    observations are taken away, as `pyro.infer.Predictive` does. Of the batch there it takes
+    what its programs read beside the observations: shapes, labels and other conditions.
+
     Args:
-        model: Pyro program that generates when called as `model(size=n)`.
+        model: Pyro program p(z) p(x|z).
         size: n, the number of samples.
+        *batch: Arguments as the model is trained with, for a model without `size`; its rows are
+            repeated, or left out, to n. A model that reads no more of its arguments than how
+            many data they are needs none.
+        site: Whose mean; None is the observed site with the most values for each datum.
         seed: Seed of the draws.
+        **kwargs: Arguments of the model by name.
 
     Returns:
         Tensor [n, *event].
 
     Raises:
-        PvaeError: If the model cannot be called without data.
+        PvaeError: If the model needs a batch, has no such site, or reads the very data that it
+            observes, as an autoregressive decoder does.
 
     Example:
         >>> from pvae import generate, models
         >>> generate(models.VAE((1, 8, 8)), 16).shape
         torch.Size([16, 1, 8, 8])
     """
-    with _quiet(model, model), own_random_state(seed):
-        return _observed_mean(model, _run_without_data(model, size))
+    if size < 1:
+        raise PvaeError(f"size={size}: at least one sample is needed.")
+    with own_random_state(seed), _quiet(model, model):
+        return _mean_of(model, _run_without_data(model, size, batch, kwargs), site)
 
 
-def decode(model: Program, latents: dict[str, Tensor]) -> Tensor:
+def decode(
+    model: Program, latents: dict[str, Tensor], *batch: Any, site: str | None = None, **kwargs: Any
+) -> Tensor:
     """Returns the means of p(x|z) for given latents.
 
     A latent site that is not given is at its prior mean, given those above it: in a hierarchy
     the top alone can be given.
 
     Args:
-        model: Pyro program that generates when called as `model(size=n)`.
+        model: Pyro program p(z) p(x|z).
         latents: For each latent site, its values [n, *event].
+        *batch: As for `generate`.
+        site: As for `generate`.
+        **kwargs: As for `generate`.
 
     Returns:
         Tensor [n, *event].
 
     Raises:
-        PvaeError: If the model cannot be called without data, or has no site of such a name.
+        PvaeError: As `generate`; or if the model has no site of such a name.
     """
-    size = len(next(iter(latents.values())))
-    latents = dict(zip(latents, _beside(model, tuple(latents.values())), strict=True))
+    size, place = len(next(iter(latents.values()))), _place(model)
+    latents = {name: value.to(place or value.device) for name, value in latents.items()}
     with _quiet(model, model), own_random_state(0), _AtMeans(), poutine.condition(data=latents):
-        trace = _run_without_data(model, size)
+        trace = _run_without_data(model, size, batch, kwargs)
     if unknown := [name for name in latents if name not in trace.nodes]:
         raise PvaeError(
             f"The model {name_of(model)} has no site {unknown[0]!r}; its sites are "
-            f"{', '.join([*latent_sites(trace), *observed_sites(trace)])}."
+            f"{', '.join([*_drawn(trace), *observed_sites(trace)])}."
         )
-    return _observed_mean(model, trace, given=set(latents))
+    return _mean_of(model, trace, site, given=set(latents))
 
 
-def _beside(program: Program, batch: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Moves a batch to the device of a program's parameters, where `fit` may have put them."""
-    for module in modules(program, program).values():
-        for parameter in module.parameters():
-            return tuple(tensor.to(parameter.device) for tensor in batch)
-    return batch
+def _place(*programs: Program) -> torch.device | None:
+    """Where the programs' parameters are, where `fit` may have put them."""
+    found = modules(programs[0], programs[-1]).values()
+    return next((p.device for module in found for p in module.parameters()), None)
+
+
+def _given(
+    args: tuple[Any, ...], kwargs: dict[str, Any], *programs: Program
+) -> tuple[tuple[Program, ...], tuple[Tensor, ...]]:
+    """Returns programs of a batch alone, and the batch, on the device of the parameters."""
+    arguments, place = Arguments(args, kwargs), _place(*programs)
+    arguments = arguments if place is None else arguments.to(place)
+    return arguments.bind(*programs), arguments.batch
 
 
 @contextlib.contextmanager
@@ -236,26 +280,136 @@ def _quiet(model: Program, guide: Program) -> Iterator[None]:
         yield
 
 
-def _run_without_data(model: Program, size: int) -> Trace:
+def _run_without_data(
+    model: Program, size: int, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+) -> Trace:
+    """Runs a model on n data that it draws itself."""
     try:
-        return poutine.trace(model).get_trace(size=size)
+        return poutine.trace(model).get_trace(size=size, **(kwargs or {}))
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        without = error
+    if not args and not kwargs:
+        return _run_on_stand_ins(model, size, without)
+    (bound,), batch = _given(args, kwargs or {}, model)
+    rows = torch.arange(size, device=batch[0].device) % len(batch[0])
+    batch = tuple(tensor[rows.to(tensor.device)] for tensor in batch)
+    trace = trace_program("model", model, poutine.uncondition(bound), batch)
+    _refuse_reading(model, bound, trace, batch)
+    return trace
+
+
+def _run_on_stand_ins(model: Program, size: int, without: Exception) -> Trace:
+    """Runs a model, its observations taken away, on arguments of which only n can be known."""
+    forward = model.forward if isinstance(model, nn.Module) else model
+    try:
+        given = inspect.signature(forward).parameters.values()
+        count = sum(p.default is p.empty and p.kind < p.VAR_POSITIONAL for p in given)
+        stand_ins = [_StandIn.of(size) for _ in range(count)]
+        return poutine.trace(poutine.uncondition(model)).get_trace(*stand_ins)
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
         raise PvaeError(
             f"The model {name_of(model)} cannot generate: model(size=n) raised "
-            f"{type(error).__name__}: {first_line(error)}. Give it "
-            "x=None and size as arguments to see samples."
-        ) from error
+            f"{type(without).__name__}: {first_line(without)}. Hand in some data after the size, "
+            "generate(model, n, x), to have its observations taken away; or give it x=None and "
+            "size as arguments."
+        ) from without
 
 
-def _observed_mean(model: Program, trace: Trace, given: frozenset[str] | set[str] = frozenset()):
-    sites = observed_sites(trace)
-    known = [name for name in sites if name not in given]
-    if not known:  # generating, the data's site is the last one that was drawn
-        drawn = list(latent_sites(trace))
-        if not drawn:
-            raise PvaeError(f"The model {name_of(model)} has no sample site to show.")
-        return _mean(trace.nodes[drawn[-1]])
-    return _mean(sites[known[0]])
+class _StandIn(Tensor):
+    """A tensor of n data of which nothing is known but n: whatever reads more fails."""
+
+    @classmethod
+    def of(cls, size: int) -> "_StandIn":
+        return torch.full((size,), torch.nan).as_subclass(cls)
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        known = Tensor.__len__, Tensor.shape.__get__, Tensor.device.__get__, Tensor.dtype.__get__
+        first = func == Tensor.size and args[1:] in ((), (0,))
+        if not first and func not in (*known, Tensor.new_zeros, Tensor.new_ones):
+            raise PvaeError("the model reads its arguments")
+        with torch._C.DisableTorchFunctionSubclass():
+            found = func(*args, **(kwargs or {}))
+        return _Sizes(len(args[0])) if isinstance(found, torch.Size) else found
+
+
+class _Sizes:
+    """The shape of a stand-in, whose first size alone is known."""
+
+    def __init__(self, first: int) -> None:
+        self._first = first
+
+    def __getitem__(self, index: Any) -> int:
+        if index != 0:
+            raise PvaeError("the model reads the shape of its arguments")
+        return self._first
+
+
+def _refuse_reading(
+    model: Program, bound: Program, trace: Trace, batch: tuple[Tensor, ...]
+) -> None:
+    """Raises a PvaeError if an observed site's density changes with the data it is the density of.
+
+    Data from a model that reads what it observes are drawn one value after the other; with the
+    observation taken away it would still see the batch.
+    """
+    for name, site in _drawn(trace).items():
+        old = site["infer"].get("obs")
+        if not isinstance(old, Tensor) or not old.numel():
+            continue
+        other, value = list(batch), site["value"]
+        for i, tensor in enumerate(batch):
+            if tensor.numel() == old.numel() == value.numel() and torch.equal(
+                tensor.reshape(old.shape).to(old.dtype), old
+            ):
+                other[i] = value.reshape(tensor.shape).to(tensor.dtype)
+        if all(a is b for a, b in zip(other, batch, strict=True)):
+            continue
+        values = trace_of({n: s["value"] for n, s in _drawn(trace).items()})
+        replayed = poutine.replay(poutine.uncondition(bound), trace=values)
+        again = trace_program("model", model, replayed, tuple(other)).nodes[name]
+        ours, theirs = (n["fn"].log_prob(value) for n in (site, again))
+        if not torch.allclose(ours, theirs, 1e-3, 1e-3, equal_nan=True):
+            raise PvaeError(
+                f"The model {name_of(model)} cannot generate: the density of site {name!r} changes "
+                "with the data that it observes, as that of an autoregressive decoder does. Give "
+                "the model x=None and size as arguments, and let it draw one value after the other."
+            )
+
+
+def _drawn(trace: Trace) -> dict[str, dict[str, Any]]:
+    """The sites that a model has drawn; what it computes (pyro.deterministic) is none."""
+    sites = latent_sites(trace).items()
+    return {name: site for name, site in sites if not site["infer"].get("_deterministic")}
+
+
+def _mean_of(
+    model: Program, trace: Trace, site: str | None, given: frozenset[str] | set[str] = frozenset()
+) -> Tensor:
+    """The mean of a site, or of the observed one with the most values, of a model's trace."""
+    sites = {**_drawn(trace), **observed_sites(trace)}
+    sites = {n: s for n, s in sites.items() if not isinstance(base_distribution(s["fn"]), Unit)}
+    if site is not None:
+        if site not in sites:
+            raise PvaeError(
+                f"The model {name_of(model)} has no site {site!r}; its sites are "
+                f"{', '.join(sites)}."
+            )
+        return _mean(sites[site])
+    sites = {name: each for name, each in sites.items() if name not in given}
+    if not sites:
+        raise PvaeError(f"The model {name_of(model)} has no sample site to show.")
+    shown = [s for s in sites.values() if s["is_observed"] or s["infer"].get("was_observed")]
+    # A model that was called without data has drawn them last.
+    return _mean(max(shown, key=_numel) if shown else [*sites.values()][-1])
+
+
+def _numel(site: dict[str, Any]) -> int:
+    return site["value"].numel()
 
 
 def _mean(site: dict[str, Any]) -> Tensor:

@@ -4,7 +4,6 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from programs import linear_gaussian
 from zoo import ZOO, make
 
 import pvae
@@ -41,6 +40,13 @@ def test_an_interpolation_ends_at_the_reconstructions(name):
     torch.testing.assert_close(found[:, 1], pvae.decode(model, middle))
 
 
+def _autoregressive(x):
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(torch.zeros(3), 1.0).to_event(1))
+        loc = x.flatten(1).cumsum(-1) + z.sum(-1, keepdim=True)
+        pyro.sample("x", dist.Normal(loc, 1.0).to_event(1), obs=x.flatten(1))
+
+
 def test_interpolation_says_what_it_needs():
     model, guide = pair()
     x = torch.zeros(3, *SHAPE)
@@ -51,9 +57,9 @@ def test_interpolation_says_what_it_needs():
     model, guide, _ = make("Gaussian mixture")
     with pytest.raises(PvaeError, match="'y' of the guide Responsibilities is discrete"):
         pvae.interpolate(model, guide, x, x)
-    model, guide, batch, _ = linear_gaussian()
-    with pytest.raises(PvaeError, match="cannot generate"):
-        pvae.interpolate(model, guide, batch, batch)
+    model, guide = pair()
+    with pytest.raises(PvaeError, match="changes with the data"):
+        pvae.interpolate(_autoregressive, guide, x, x)
 
 
 def test_a_traversal_moves_one_coordinate_over_the_aggregate():

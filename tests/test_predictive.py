@@ -36,10 +36,139 @@ def test_generation_repeats_with_its_seed_and_leaves_the_global_generator():
     assert ((first > 0) & (first < 1)).all()  # means, not binary draws
 
 
-def test_a_model_that_cannot_generate_says_so():
-    model, _, _, _ = linear_gaussian()
-    with pytest.raises(PvaeError, match=r"cannot generate: model\(size=n\) raised TypeError"):
+def _conditional():
+    """p(x|y) of labels y that are no site, in the style of Pyro's examples; and its decoder."""
+    torch.manual_seed(0)
+    decoder = torch.nn.Linear(2 + 3, 5)
+
+    def model(x, y, shift=0.0):
+        pyro.module("decoder", decoder)
+        with pyro.plate("data", x.shape[0]):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(x.shape[0], 2), 1.0).to_event(1))
+            loc = decoder(torch.cat([z, y], -1)) + shift
+            pyro.sample("x", dist.Normal(loc, 0.1).to_event(1), obs=x)
+
+    def guide(x, y, shift=0.0):
+        with pyro.plate("data", x.shape[0]):
+            pyro.sample("z", dist.Normal(x[:, :2], 0.1).to_event(1))
+
+    return model, guide, decoder
+
+
+@torch.no_grad()
+def test_a_model_without_a_size_generates_by_taking_its_observations_away():
+    model, guide, decoder = _conditional()
+    x, y = torch.full((3, 5), 100.0), torch.eye(3)
+    found = pvae.generate(model, 3000, x, y)
+    assert found.shape == (3000, 5)
+    for label in range(3):  # rows of the batch are repeated: p(x|y), whatever x was
+        mean, spread = found[label::3].mean(0), decoder.weight[:, :2].square().sum(1).sqrt()
+        expected = decoder.bias + decoder.weight[:, 2 + label]
+        torch.testing.assert_close(found[label::3].std(0), spread, rtol=0.1, atol=0.01)
+        assert ((mean - expected).abs() < 4 * spread / 1000**0.5).all()
+    assert torch.equal(found, pvae.generate(model, 3000, x, y))
+    assert not torch.equal(found, pvae.generate(model, 3000, x, y, seed=1))
+    torch.testing.assert_close(pvae.generate(model, 3000, x, y, shift=7.0), found + 7)
+    z = torch.randn(3, 2)
+    torch.testing.assert_close(
+        pvae.decode(model, {"z": z}, x, y), decoder(torch.cat([z, y], -1)).detach()
+    )
+    ends = torch.randn(2, 3, 5)
+    line = pvae.interpolate(model, guide, (ends[0], y), (ends[1], y), steps=3)
+    torch.testing.assert_close(line[:, 0], pvae.reconstruct(model, guide, ends[0], y))
+    middle = ends.mean(0)[:, :2]
+    torch.testing.assert_close(line[:, 1], decoder(torch.cat([middle, y], -1)))
+    found = pvae.traverse(model, guide, (torch.randn(20, 5), y[torch.arange(20) % 3]), index=4)
+    expected = decoder(torch.cat([found.z, y[1].expand(*found.z.shape[:2], 3)], -1))
+    torch.testing.assert_close(found.x, expected)
+
+
+def test_a_model_that_reads_nothing_but_how_many_data_there_are_needs_none():
+    for pair in (linear_gaussian(), PROGRAMS["closures"](), PROGRAMS["subsampled"]()):
+        model, _, batch, _ = pair
+        found = pvae.generate(model, 4)
+        assert found.shape == (4, 5)
+        assert found.isfinite().all()
+        batch = batch if isinstance(batch, tuple) else (batch,)
+        torch.testing.assert_close(found, pvae.generate(model, 4, *batch))
+
+
+def _reads_width(x):
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(torch.zeros(x.shape[-1]), 1.0).to_event(1))
+        pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+
+def _reads_shape(x):
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(torch.zeros(x.shape), 1.0).to_event(1))
+        pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+
+def _reads_labels(x, y):
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(y.eq(1).float(), 1.0))
+        pyro.sample("x", dist.Normal(z[..., None], torch.ones(3)).to_event(1), obs=x)
+
+
+@pytest.mark.parametrize("model", [_conditional()[0], _reads_width, _reads_shape, _reads_labels])
+def test_a_model_that_reads_more_asks_for_data(model):
+    with pytest.raises(PvaeError, match=r"raised TypeError: .* generate\(model, n, x\)"):
         pvae.generate(model, 3)
+
+
+def test_a_model_that_reads_what_it_observes_is_refused():
+    weight = torch.tensor([[0.0, 0, 0], [2, 0, 0], [1, 1, 0]])
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(3), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z + x @ weight.T, 1.0).to_event(1), obs=x)
+
+    with pytest.raises(PvaeError, match="density of site 'x' changes with the data that it observ"):
+        pvae.generate(model, 3, torch.randn(4, 3))
+
+
+def _labelled():
+    """p(z) p(y) p(x|z, y) with a factor and a deterministic; the label comes first."""
+    torch.manual_seed(0)
+    decoder = torch.nn.Linear(2 + 3, 6)
+
+    def model(x, y):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            p = torch.tensor([0.5, 0.3, 0.2])
+            y = pyro.sample("y", dist.OneHotCategorical(p), obs=y)
+            pyro.deterministic("big", torch.zeros(len(x), 50), event_dim=1)
+            pyro.factor("factor", z.sum(-1))
+            loc = decoder(torch.cat([z, y], -1))
+            pyro.sample("x", dist.Normal(loc, 1.0).to_event(1), obs=x)
+            pyro.sample("w", dist.Normal(z[..., 0], 1.0), obs=x[..., 0])
+
+    def guide(x, y):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x[:, :2] + y[:, :2], 1.0).to_event(1))
+
+    return model, guide, decoder
+
+
+def test_the_largest_observed_site_is_shown_and_another_can_be_chosen():
+    model, guide, decoder = _labelled()
+    x, y = torch.randn(4, 6), torch.eye(3)[[0, 1, 2, 0]]
+    z = x[:, :2] + y[:, :2]
+    loc = decoder(torch.cat([z, y], -1)).detach()
+    torch.testing.assert_close(pvae.reconstruct(model, guide, x, y), loc)
+    torch.testing.assert_close(pvae.reconstruct(model, guide, x, y, site="w"), z[:, 0])
+    p = torch.tensor([0.5, 0.3, 0.2]).expand(4, 3)
+    torch.testing.assert_close(pvae.reconstruct(model, guide, x, y, site="y"), p)
+    assert pvae.generate(model, 5, x, y).shape == (5, 6)
+    assert pvae.generate(model, 5, x, y, site="w").shape == (5,)
+    torch.testing.assert_close(pvae.generate(model, 4, x, y, site="y"), p)
+    torch.testing.assert_close(pvae.decode(model, {"z": z}, x, y, site="w"), z[:, 0])
+    with pytest.raises(PvaeError, match="has no site 'v'; its sites are z, y, x, w"):
+        pvae.generate(model, 5, x, y, site="v")
+    with pytest.raises(PvaeError, match="has no site 'factor'"):
+        pvae.reconstruct(model, guide, x, y, site="factor")
 
 
 @pytest.mark.parametrize("name", ["closures", "flattening"])
@@ -208,7 +337,7 @@ def test_encoding_says_what_it_cannot_take():
     with pytest.raises(PvaeError, match=r"'w' of the guide guide has shape \(3,\) for 297 data"):
         pvae.encode(guide, data.test)
     assert pvae.encode(guide, torch.zeros(7, 2))["w"].shape == (3,)
-    with pytest.raises(PvaeError, match="tensors or a part of data, not ndarray"):
+    with pytest.raises(PvaeError, match=r"one tensor or more, .* holds ndarray"):
         pvae.encode(guide, np.zeros((3, 2)))
 
 

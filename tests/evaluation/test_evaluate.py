@@ -176,7 +176,7 @@ def test_data_as_a_tuple_a_part_or_a_data_set():
     np.testing.assert_array_equal(whole.log_px, tensors.log_px)
     assert whole.data["hash"] == part.data["hash"] == data.test.hash
     assert whole.data["name"] == "digits"
-    with pytest.raises(PvaeError, match="leading sizes"):
+    with pytest.raises(PvaeError, match=r"is not the number of data \(3\): .* 1 \[4\]"):
         pvae.evaluate(model, guide, (torch.zeros(3, 1), torch.zeros(4)), **options)
 
 
