@@ -299,13 +299,19 @@ def _report(argv: list[str]) -> None:
 
     parser = new_parser("report")
     parser.add_argument("run", metavar="RUN", type=str, help="The folder of an evaluated run.")
-    run = Path(values(parser, argv)["run"])
+    parser.add_argument(
+        "--site", metavar="NAME", type=str | None,
+        help="The observed site that pictures show (default: that with the most values).",
+    )  # fmt: skip
+    given = values(parser, argv)
+    run = Path(given["run"])
     config = read_config(run)
     _require(run, "checkpoint.pt", f"pvae train --resume {run}")
     evaluation = pvae.Evaluation.load(run)
     evaluation.save_summary(run)
     model, guide = pvae.load(run)
-    _write_report(run, evaluation, model, guide, load_data(config), read_history(run), config)
+    history, site = read_history(run), given.get("site")
+    _write_report(run, evaluation, model, guide, load_data(config), history, config, site)
 
 
 def _compare(argv: list[str]) -> None:
@@ -387,12 +393,20 @@ def _save_evaluation(run: Path, model: Any, guide: Any, data: Any, config: dict[
 
 
 def _write_report(
-    run: Path, evaluation: Any, model: Any, guide: Any, data: Any, history: Any, config: Any
+    run: Path,
+    evaluation: Any,
+    model: Any,
+    guide: Any,
+    data: Any,
+    history: Any,
+    config: Any,
+    site: str | None = None,
 ) -> None:
     from pvae.report import write_report
 
     path = run / "report.html"
     write_report(
-        path, evaluation, model=model, guide=guide, data=data, history=history, config=config
-    )
+        path, evaluation, model=model, guide=guide, data=data, history=history, config=config,
+        site=site,
+    )  # fmt: skip
     print(f"report: {path}")

@@ -114,6 +114,7 @@ def traverse(
     num_dims: int = 8,
     steps: int = 7,
     span: float = 3.0,
+    shown: str | None = None,
 ) -> Traversal:
     r"""Returns the means of p(x|z) as each of the most active dimensions moves, one at a time.
 
@@ -138,6 +139,7 @@ def traverse(
         num_dims: How many of these, at most.
         steps: T, how many values each takes.
         span: How far to go, in standard deviations of the aggregate.
+        shown: Whose mean; None is the observed site with the most values for each datum.
 
     Raises:
         PvaeError: If the site is not a continuous vector, no dimension of it is active, the
@@ -182,7 +184,8 @@ def traverse(
         name: torch.from_numpy(codes[name][[index]]).repeat_interleave(len(dims) * steps, 0)
         for name in order[: order.index(site)]
     }
-    x = decode(model, {**given, site: z.flatten(0, 1)}, *datum).unflatten(0, (len(dims), steps))
+    latents = {**given, site: z.flatten(0, 1)}
+    x = decode(model, latents, *datum, site=shown).unflatten(0, (len(dims), steps))
     return Traversal(x, z, site, tuple(map(int, dims)), tuple(float(variance[d]) for d in dims))
 
 

@@ -33,6 +33,7 @@ def write_report(
     data: "Data | tuple[Tensor, ...] | Tensor | None" = None,
     history: list[dict[str, Any]] | None = None,
     config: dict[str, Any] | None = None,
+    site: str | None = None,
 ) -> pathlib.Path:
     """Writes a report as one HTML file that needs no network and no scripts.
 
@@ -49,6 +50,7 @@ def write_report(
             `(x, y)`, or x.
         history: One dict per epoch, as `pvae.fit` returns them.
         config: What `config.yaml` holds.
+        site: The observed site that pictures show; None is that with the most values.
 
     Returns:
         The path of the file.
@@ -64,7 +66,7 @@ def write_report(
     from pvae.environment import own_random_state
 
     with own_random_state(evaluation.seed):
-        context = _context(evaluation, Subject(model, guide, data), history or [], config)
+        context = _context(evaluation, Subject(model, guide, data, site), history or [], config)
     page = environment.get_template("page.html").render(context)
     with atomic(path) as temporary:
         temporary.write_text(page, encoding="utf-8")

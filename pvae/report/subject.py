@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from pvae import codes, probes
+    from pvae.pair import Program
 
 __all__ = ["Subject"]
 
@@ -27,51 +29,53 @@ class Subject:
         guide: The Pyro guide, or None.
         data: A `pvae.data.Data` (its test part is shown), one part of it, a batch, a tensor,
             or None.
+        site: The observed site to show; None is that with the most values for each datum.
     """
 
     model: Callable[..., Any] | None
     guide: Callable[..., Any] | None
     data: Any
+    site: str | None = None
 
     @property
     def size(self) -> int:
         """How many test data there are."""
-        if self.data is None:
-            return 0
-        return len(self._tensors[0]) if self._tensors else len(self._part)
+        return 0 if self.data is None else len(self._part)
 
     @property
     def event(self) -> tuple[int, ...]:
         """The shape of one x; empty where there are no data."""
-        return tuple(self.batch([0])[0].shape[1:]) if self.size else ()
+        return tuple(self.x([0]).shape[1:]) if self.size else ()
 
-    @property
-    def _tensors(self) -> tuple[Tensor, ...]:
-        if isinstance(self.data, Tensor):
-            return (self.data,)
-        return tuple(self.data) if isinstance(self.data, tuple | list) else ()
-
-    @property
+    @functools.cached_property
     def _part(self) -> Any:
-        return getattr(self.data, "test", self.data)
+        from pvae.data.tensors import Tensors
+
+        part = getattr(self.data, "test", self.data)
+        return part if hasattr(part, "observe") else Tensors(part)
+
+    @property
+    def _pair(self) -> "tuple[Program, Program]":
+        """Model and guide as programs of a batch of the data alone."""
+        pair = self.model, self.guide
+        return self._part.bind(*pair) if hasattr(self._part, "bind") else pair
 
     def batch(self, index: slice | Sequence[int] | Array) -> tuple[Tensor, ...]:
         """Returns the test data of these positions as the pair is called with them."""
-        index = index if isinstance(index, slice) else torch.as_tensor(np.array(index))
-        if self._tensors:
-            return tuple(t[index] for t in self._tensors)
-        return self._part.observe(index)
+        return self._part.observe(index if isinstance(index, slice) else torch.as_tensor(index))
 
     def x(self, index: slice | Sequence[int] | Array) -> Array:
         """Returns observed values [n, *event]."""
-        return self.batch(index)[0].detach().float().cpu().numpy()
+        x = self.batch(index)[0]
+        if self.site is not None and None not in (self.model, self.guide):
+            x = self._trace(index).nodes[self.site]["value"]
+        return x.detach().float().cpu().numpy()
 
     def labels(self, index: slice) -> Array | None:
         """Returns classes [n], where the data have them."""
-        if self._tensors:
-            y = self._tensors[1] if len(self._tensors) > 1 else None
-        else:
-            y = getattr(self._part, "y", None)
+        y = getattr(self._part, "y", None)
+        if hasattr(self._part, "bind"):
+            y = next(iter(self._part.tensors()[1:]), None)
         if y is None or y.ndim != 1:
             return None
         return y[index].cpu().numpy()
@@ -81,26 +85,28 @@ class Subject:
         from pvae import predictive
 
         batch = self._where_the_pair_is(index)
-        return self._shaped(predictive.reconstruct(self.model, self.guide, *batch))
+        return self._shaped(predictive.reconstruct(*self._pair, *batch, site=self.site))
 
     def generate(self, size: int) -> Array:
         """Returns the means of x for z from the prior [size, *event]."""
         from pvae import predictive
 
-        return self._shaped(predictive.generate(self.model, size))
+        model, batch = self._drawing(slice(0, size))
+        return self._shaped(predictive.generate(model, size, *batch, site=self.site))
 
     def decode(self, site: str, z: Array) -> Array:
         """Returns the means of x for given values of a latent site."""
         from pvae import predictive
 
         value = torch.as_tensor(z, dtype=torch.float32, device=self._device)
-        return self._shaped(predictive.decode(self.model, {site: value}))
+        model, batch = self._drawing(slice(0, 1))
+        return self._shaped(predictive.decode(model, {site: value}, *batch, site=self.site))
 
     def encode(self, index: slice) -> dict[str, Array]:
         """Returns posterior means [n, ...] by latent site."""
         from pvae import predictive
 
-        means = predictive.encode(self.guide, *self._where_the_pair_is(index))
+        means = predictive.encode(self._pair[1], *self._where_the_pair_is(index))
         return {name: value.detach().float().cpu().numpy() for name, value in means.items()}
 
     @property
@@ -119,7 +125,7 @@ class Subject:
         from pvae import codes
 
         ends = self._where_the_pair_is(start), self._where_the_pair_is(end)
-        x = codes.interpolate(self.model, self.guide, *ends, steps=steps)
+        x = codes.interpolate(*self._pair, *ends, steps=steps, site=self.site)
         shaped = self._shaped(x.flatten(0, 1))
         return shaped.reshape(-1, steps, *shaped.shape[1:])
 
@@ -127,8 +133,7 @@ class Subject:
         """Returns the first datum's code as its dimensions move, x an array shaped as the data."""
         from pvae import codes
 
-        data = self._tensors or self._part
-        found = codes.traverse(self.model, self.guide, data, steps=steps)
+        found = codes.traverse(self.model, self.guide, self._part, steps=steps, shown=self.site)
         shaped = self._shaped(found.x.flatten(0, 1))
         return found._replace(x=shaped.reshape(-1, steps, *shaped.shape[1:]))
 
@@ -144,21 +149,32 @@ class Subject:
 
     def standard_normal(self, site: str) -> bool:
         """Returns whether the model draws a latent site from a standard normal."""
-        from pvae.pair import OwnParameters, evaluating, trace_guide, trace_model
         from pvae.structure import base_distribution
 
-        batch = self._where_the_pair_is(slice(0, 4))
-        model, guide = self.model, self.guide
+        trace = self._trace(slice(0, 4))
+        prior = trace.nodes[site]["fn"]
+        if not isinstance(base_distribution(prior), torch.distributions.Normal):
+            return False
+        return bool(prior.mean.abs().max() < 1e-6 and (prior.variance - 1).abs().max() < 1e-6)
+
+    def _trace(self, index: slice | Sequence[int] | Array) -> Any:
+        """Returns the model's trace on some data, with latents that the guide has drawn."""
+        from pvae.pair import OwnParameters, evaluating, trace_guide, trace_model
+
+        batch = self._where_the_pair_is(index)
+        model, guide = self._pair
         with contextlib.ExitStack() as stack:
             stack.enter_context(torch.no_grad())
             stack.enter_context(torch.random.fork_rng())
             stack.enter_context(evaluating(model, guide))
             stack.enter_context(OwnParameters(model, guide))
-            trace = trace_model(model, trace_guide(guide, *batch), *batch)
-        prior = trace.nodes[site]["fn"]
-        if not isinstance(base_distribution(prior), torch.distributions.Normal):
-            return False
-        return bool(prior.mean.abs().max() < 1e-6 and (prior.variance - 1).abs().max() < 1e-6)
+            return trace_model(model, trace_guide(guide, *batch), *batch)
+
+    def _drawing(self, index: slice) -> "tuple[Program, tuple[Tensor, ...]]":
+        """Returns a model, and data for one that cannot draw without."""
+        if self.data is None:
+            return self.model, ()
+        return self._pair[0], self._where_the_pair_is(index)
 
     def _where_the_pair_is(self, index: slice | Sequence[int] | Array) -> tuple[Tensor, ...]:
         return tuple(t.to(self._device) for t in self.batch(index))
