@@ -28,7 +28,14 @@ Likelihood = Literal[
     "binomial",
     "discretized_logistic",
     "logistic_mixture",
+    "poisson",
+    "negative_binomial",
+    "zero_inflated_poisson",
+    "zero_inflated_negative_binomial",
 ]
+
+_LEVELS = ("binomial", "discretized_logistic", "logistic_mixture")
+_COUNTS = get_args(Likelihood)[-4:]
 
 
 class VAE(PyroModule):
@@ -48,9 +55,15 @@ class VAE(PyroModule):
     - `"discretized_logistic"`: x is one of these values, a logistic of location f and scale s,
       rounded;
     - `"logistic_mixture"`: likewise, a mixture for each pixel, whose channels depend on each
-      other.
+      other;
+    - `"poisson"`: x is a count, of rate :math:`\mu = \mathrm{softplus}(f)`;
+    - `"negative_binomial"`: a count of mean μ and variance :math:`\mu + \mu^2 / r`, with one
+      learned r for each dimension;
+    - `"zero_inflated_poisson"`, `"zero_inflated_negative_binomial"`: likewise, but zero with a
+      probability :math:`\pi` of its own, a second output.
 
-    The last three are for data with `observation="grey"`, and give bits/dim.
+    The three with `levels` are for data with `observation="grey"`, and give bits/dim; the four
+    of counts are for data with `observation="counts"`.
 
     Args:
         event_shape: Shape of one datum, (C, H, W) or (D,).
@@ -63,12 +76,13 @@ class VAE(PyroModule):
         scale: s of the Gaussian and the logistic: a number, `"learned"` (one number) or
             `"network"` (a second output for each pixel); None is 1 for the Gaussian, `"network"`
             for the logistic.
-        levels: Of the last three likelihoods: 256 for 8-bit images, 17 for digits.
+        levels: Of the three likelihoods of levels: 256 for 8-bit images, 17 for digits.
         num_mixtures: M, components of the logistic mixture.
         decoder: A network [..., Z] to [..., *event_shape] in place of the built-in one; for
             `scale="network"`, to [..., 2, *event_shape] (location, then scale before softplus);
             for the mixture, to [..., M, 1 + 2C + C(C−1)/2, H, W] (logits, locations, scales
-            before softplus, coefficients before tanh).
+            before softplus, coefficients before tanh); for the zero-inflated, to
+            [..., 2, *event_shape] (μ before softplus, then the logit of π).
 
     Shape:
         `model(x)` takes x [B, *event_shape] and returns it; `model(size=n)` draws
@@ -107,7 +121,8 @@ class VAE(PyroModule):
         self.scale_kind = _scale_kind(likelihood, scale)
         _check(self.event_shape, latent_dim, likelihood, levels, num_mixtures)
         channels_out, *rest = self.event_shape
-        if self.scale_kind == "network":
+        self.two_outputs = self.scale_kind == "network" or likelihood.startswith("zero_inflated")
+        if self.two_outputs:
             channels_out = 2 * channels_out
         self.mixture_shape: tuple[int, ...] = ()
         if likelihood == "logistic_mixture":
@@ -127,6 +142,8 @@ class VAE(PyroModule):
             self.log_scale = nn.Parameter(torch.tensor(start).log())
         elif self.scale_kind not in (None, "network"):
             self.register_buffer("fixed_scale", torch.tensor(float(self.scale_kind)))
+        if likelihood.endswith("negative_binomial"):
+            self.log_total_count = nn.Parameter(torch.zeros(self.event_shape))
         self.register_buffer("zeros", torch.zeros(latent_dim), persistent=False)
 
     def forward(self, x: Tensor | None = None, *, size: int = 1) -> Tensor:
@@ -146,9 +163,9 @@ class VAE(PyroModule):
         .. math:: b_d = \log \frac{\bar x_d}{1 - \bar x_d}, \qquad
             \bar x_d = \min(\max(\tfrac1N \sum_n x_{nd}, 0.001), 0.999)
 
-        where f is a logit, and the mean itself where it is a location; for convolutions, one
-        number for each channel. A decoder of one's own, and the logistic mixture, are left as
-        they are.
+        where f is a logit, the mean itself where it is a location, and its inverse softplus where
+        it is that of a count; for convolutions, one number for each channel. A decoder of one's
+        own, and the logistic mixture, are left as they are.
 
         Args:
             x: Data [N, *event_shape].
@@ -158,7 +175,10 @@ class VAE(PyroModule):
         if not isinstance(self.decoder, MLP | ConvDecoder) or self.kind == "logistic_mixture":
             return
         mean = x.mean(0)
-        if self.kind not in ("gaussian", "discretized_logistic"):
+        if self.kind in _COUNTS:
+            mean = mean.clamp(min=0.001)
+            mean = mean + (-(-mean).expm1()).log()  # the inverse of softplus
+        elif self.kind not in ("gaussian", "discretized_logistic"):
             mean = mean.clamp(0.001, 0.999).logit()
         if isinstance(self.decoder, ConvDecoder):
             mean = mean.mean((1, 2))
@@ -172,12 +192,15 @@ class VAE(PyroModule):
 
     def likelihood(self, z: Tensor) -> dist.Distribution:
         """Returns p(x|z), batch shape [...] and event shape `event_shape`, for z [..., Z]."""
-        f, scale = self.decoder(z), None
+        f, scale, raw = self.decoder(z), None, None
         if self.kind == "logistic_mixture":
             return self._mixture(f.reshape(*z.shape[:-1], *self.mixture_shape))
-        if self.scale_kind == "network":
+        if self.two_outputs:
             f = f.reshape(*z.shape[:-1], 2, *self.event_shape)
             f, raw = f.unbind(-1 - len(self.event_shape))
+        if self.kind in _COUNTS:
+            return self._counts(F.softplus(f) + 1e-6, raw).to_event(len(self.event_shape))
+        if self.scale_kind == "network":
             scale = F.softplus(raw) + 1e-4
         elif self.scale_kind is not None:
             scale = self.scale
@@ -192,6 +215,18 @@ class VAE(PyroModule):
         else:
             p = DiscretizedLogistic(f, scale, self.levels)
         return p.to_event(len(self.event_shape))
+
+    def _counts(self, mean: Tensor, gate_logits: Tensor | None) -> dist.Distribution:
+        """Distribution of counts of a mean μ; for the zero-inflated, μ before the inflation."""
+        if self.kind == "poisson":
+            return dist.Poisson(mean)
+        if self.kind == "zero_inflated_poisson":
+            return dist.ZeroInflatedPoisson(mean, gate_logits=gate_logits)
+        r = self.log_total_count.exp()
+        logits = mean.log() - self.log_total_count
+        if self.kind == "negative_binomial":
+            return dist.NegativeBinomial(r, logits=logits)
+        return dist.ZeroInflatedNegativeBinomial(r, logits=logits, gate_logits=gate_logits)
 
     def _mixture(self, f: Tensor) -> dist.Distribution:
         c = self.event_shape[0]

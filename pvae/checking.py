@@ -1,13 +1,15 @@
 """check(): says in plain words what is wrong with a pair."""
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
 import pyro
 import torch
-from pyro.distributions import Bernoulli
+from pyro.distributions import Bernoulli, Delta, Unit
 from pyro.poutine import Trace
 from torch import Tensor
+from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 
 from pvae.arguments import Arguments
@@ -74,7 +76,7 @@ def check(model: Program, guide: Program, *batch: Any, **kwargs: Any) -> Structu
 
     caveat = None
     for name, site in observed_sites(model_trace).items():
-        caveat = _check_support(name, site, sites_again) or caveat
+        caveat = _check_support(name, site, sites_again) or _discrete_data(name, site) or caveat
     in_guide, in_model = latent_sites(guide_trace), latent_sites(model_trace)
     sites = [*in_guide.items(), *in_model.items(), *observed_sites(model_trace).items()]
     summed = [name for name, site in in_guide.items() if _is_enumerated(site, "sequential")]
@@ -261,6 +263,31 @@ def _check_support(
         f"Site {name!r}: observed values between {low:g} and {high:g} lie outside the support "
         f"({_named(support)}) of {_kind(site)}. Rescale or binarise the data, or choose a "
         "likelihood whose support holds them."
+    )
+
+
+def _discrete_data(name: str, site: dict[str, Any]) -> str | None:
+    """Says so where a continuous density is put on values in a few equal steps, as grey levels."""
+    fn, value = site["fn"], site["value"]
+    if isinstance(base_distribution(fn), Delta | Unit) or not value.is_floating_point():
+        return None
+    with contextlib.suppress(NotImplementedError):
+        if getattr(fn, "support", constraints.real).is_discrete:
+            return None
+    known = value[value.isfinite()].double()
+    steps = known.unique()
+    # Values that were measured hardly ever come again; levels do, each of them many times.
+    if not 2 <= len(steps) <= 256 or known.numel() < 8 * len(steps):
+        return None
+    low, step = steps[0], steps.diff().min()
+    k = (steps - low) / step
+    if not ((k - k.round()).abs() < 0.02).all() or k[-1] > 255.5:
+        return None
+    return (
+        f"not a likelihood: site {name!r} has a {_kind(site)} density, which is for continuous "
+        f"values, and the data take {len(steps)} values in steps of {float(step):.3g}; the numbers "
+        "are log densities at these points, which grow without bound as the scale shrinks, and "
+        "no log probabilities"
     )
 
 

@@ -136,6 +136,7 @@ def _train(command: str, argv: list[str], lock: contextlib.ExitStack) -> None:
     if early.out:
         _check_folder(Path(early.out), early.overwrite)
     data = load_data(config)
+    print(f"data: {data.in_words}", flush=True)
     for side in SIDES:
         target = resolve(config[side]["class_path"], f"{side}s")
         if isinstance(target, type) and "event_shape" in parameters(target):
@@ -279,6 +280,8 @@ def _evaluate_run(run: Path, given: dict[str, Any]) -> None:
     if asked and processes()[0] == 0:
         write_config(run, config | asked)
     data = load_data(config)
+    if processes()[0] == 0:
+        print(f"data: {data.in_words}", flush=True)
     model, guide = pvae.load(run)
     _save_evaluation(run, model, guide, data, config | former | given)
     if processes()[0] == 0:

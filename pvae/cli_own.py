@@ -31,6 +31,7 @@ def check_pair(argv: list[str]) -> int:
     sides = [f"--{side}={name}" for side, name in zip(("model", "guide"), named, strict=False)]
     config, _ = parse("check", [*sides, *options])
     data = load_data(config)
+    print(f"data: {data.in_words}")
     model, guide = build_pair(config, data.event_shape)
     batch = data.test.observe(slice(0, _DATA))
     found = diagnose(model, guide, *batch, **options_of(diagnose, config))

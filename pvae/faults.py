@@ -110,8 +110,9 @@ def diagnose(
         found.facts.append(f"objective: {type(elbo).__name__}")
         if structure.caveat:
             found.notes.append(
-                f"This is {structure.caveat}. Binarise the data (observation='dynamic'), or choose "
-                "a likelihood for such values."
+                f"This is {structure.caveat}. Choose a likelihood for such values, or observe the "
+                "data otherwise (observation='dynamic' binarises, 'dequantize' adds the noise of "
+                "rounding)."
             )
         few = tuple(t[: -(-len(t) // 4)] if counts_data(t, len(batch[0])) else t for t in batch)
         try:

@@ -217,3 +217,49 @@ def test_a_support_that_the_latents_decide_is_no_fault(seed):
     check(model, guide, x)
     with pytest.raises(PvaeError, match=r"lie outside the support \(Interval\) of Uniform"):
         check(lambda x: model(x, moves=False), guide, x)
+
+
+def continuous(x, likelihood="gaussian", dtype=torch.float32):
+    x = x.to(dtype)
+    model = pvae.models.VAE(tuple(x.shape[1:]), 2, likelihood=likelihood, hidden_dims=[4])
+    guide = pvae.guides.MeanField(tuple(x.shape[1:]), 2, hidden_dims=[4])
+    return check(model.to(dtype), guide.to(dtype), x).caveat
+
+
+def digits_as(observation):
+    return pvae.data.load("digits", observation=observation).test.observe(slice(0, 64))[0]
+
+
+@pytest.mark.parametrize(
+    ("x", "steps"),
+    [
+        (lambda: digits_as("threshold"), "2 values in steps of 1;"),
+        (lambda: digits_as("grey"), "17 values in steps of 0.0625;"),
+        (lambda: digits_as("counts"), "17 values in steps of 1;"),
+        (lambda: torch.randint(0, 256, (64, 50)) / 255, "values in steps of 0.00392;"),
+        (lambda: 2.0 * torch.randint(0, 2, (16, 3)) - 1, "2 values in steps of 2;"),
+    ],
+    ids=["binary", "grey", "counts", "bytes", "plus and minus one"],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_density_on_values_in_steps_is_labelled(x, steps, dtype):
+    torch.manual_seed(0)
+    caveat = continuous(x(), dtype=dtype)
+    assert caveat.startswith("not a likelihood: site 'x' has a Normal density")
+    assert steps in caveat
+
+
+def test_a_density_on_measured_values_is_not_labelled():
+    torch.manual_seed(0)
+    normal = torch.randn(64, 5)
+    for x in (normal, digits_as("dequantize"), torch.zeros(64, 5), normal.exp(), normal[:1]):
+        assert continuous(x) is None
+    few = torch.tensor([0.1, 0.237, 0.5, 1.71])[torch.randint(0, 4, (64, 5))]
+    assert continuous(few) is None  # values that repeat, in no steps
+    assert continuous(digits_as("threshold"), "bernoulli") is None
+    assert continuous(digits_as("counts"), "poisson") is None
+
+
+def test_a_continuous_bernoulli_is_a_density_too():
+    assert "ContinuousBernoulli density" in continuous(digits_as("grey"), "continuous_bernoulli")
+    assert continuous(digits_as("dequantize"), "continuous_bernoulli") is None

@@ -54,6 +54,8 @@ ZOO = {
     "continuous bernoulli": (_likelihood(likelihood="continuous_bernoulli"), "grey"),
     "binomial": (_likelihood(likelihood="binomial", levels=17), "grey"),
     "discretised logistic": (_likelihood(likelihood="discretized_logistic", levels=17), "grey"),
+    "counts": (_likelihood(likelihood="negative_binomial"), "counts"),
+    "counts with zeros": (_likelihood(likelihood="zero_inflated_poisson"), "counts"),
     "logistic mixture": (
         _likelihood(likelihood="logistic_mixture", levels=17, num_mixtures=2),
         "grey",

@@ -23,8 +23,9 @@ class Values(NamedTuple):
         raw: uint8 or float32 [N, *event], or an array on disk of any real dtype.
         integer: Whether they are integers.
         low: The smallest value.
-        high: The largest value, for integers perhaps only a value above 1.
+        high: The largest value.
         binary: Whether all are 0 or 1.
+        byte: Whether integers came as uint8, as 8-bit images do.
     """
 
     raw: Tensor | np.ndarray
@@ -32,6 +33,7 @@ class Values(NamedTuple):
     low: float
     high: float
     binary: bool
+    byte: bool = True
 
 
 class Source(NamedTuple):
@@ -45,22 +47,27 @@ class Source(NamedTuple):
     observation: str
 
 
-def from_arrays(found: object, where: str) -> Source:
+def from_arrays(
+    found: object, where: str, levels: int | None = None, *, counts: bool = False
+) -> Source:
     """Returns a source from an array, a pair (x, y) or a mapping of names to arrays.
 
     Args:
         found: An array or tensor, a tuple or list `(x,)` or `(x, y)`, or a mapping.
         where: How messages call it.
+        levels: The number of levels of integers, where the caller knows it.
+        counts: Whether the values are counts.
 
     Raises:
-        PvaeError: What is wrong with it, and what to do.
+        PvaeError: What is wrong with it, and what to do; so for integers that may be counts or
+            levels, if the caller does not say which.
     """
     keys = _keys(found, where)
-    train = _values(keys["x_train"], f"{keys['x_name']} of {where}")
+    train = _values(keys["x_train"], f"{keys['x_name']} of {where}", counts)
     y_train = _labels(keys.get("y_train"), train, f"y of {where}")
     test = y_test = None
     if keys.get("x_test") is not None:
-        test = _values(keys["x_test"], f"the test part of {where}")
+        test = _values(keys["x_test"], f"the test part of {where}", counts)
         y_test = _labels(keys.get("y_test"), test, f"y_test of {where}")
         if test.raw.shape[1:] != train.raw.shape[1:] or test.integer != train.integer:
             raise PvaeError(
@@ -71,10 +78,39 @@ def from_arrays(found: object, where: str) -> Source:
         raise PvaeError(f"{where} has one datum; a test part takes a second.")
     parts = [part for part in (train, test) if part is not None]
     binary = all(part.binary for part in parts)
-    levels = (2 if binary else 256) if train.integer else None
+    if levels is not None and (counts or not train.integer):
+        what = "counts have no levels" if counts else f"{where} holds floats, which have no levels"
+        raise PvaeError(f"levels={levels}: {what}. Leave levels out.")
+    if counts:
+        return Source(train, test, y_train, y_test, None, "counts")
+    levels = _levels(parts, where, levels) if train.integer else None
     colour = len(train.raw.shape) == 4 and train.raw.shape[1] > 1
     observation = "grey" if binary or levels is None else "dequantize" if colour else "dynamic"
     return Source(train, test, y_train, y_test, levels, observation)
+
+
+def _levels(parts: list[Values], where: str, levels: int | None) -> int:
+    """Returns the number of levels of integers, if it is given or plain."""
+    high = int(max(part.high for part in parts))
+    if levels is not None:
+        if not max(high + 1, 2) <= levels <= 256:
+            raise PvaeError(
+                f"levels={levels}: {where} holds integers up to {high}, so that there are "
+                f"{max(high + 1, 2)} levels or more, and at most 256."
+            )
+        return levels
+    if high <= 1:
+        return 2
+    plain = all(part.byte or len(part.raw.shape) == 4 for part in parts)  # bytes, or images
+    if high == 255 or (high > 127 and plain):
+        return 256
+    raise PvaeError(
+        f"{where} holds integers from 0 to {high}, which may be counts or levels. Say which: "
+        f"observation='counts' takes them as they are, for a likelihood of counts; "
+        f"levels={high + 1} (or the number that there could be, 256 in 8-bit images) takes k as "
+        f"the grey level k / {high}. In the shell: --data.observation counts, --data.levels "
+        f"{high + 1}."
+    )
 
 
 def _describe(values: Values) -> str:
@@ -133,7 +169,7 @@ def _numpy(a: object, where: str) -> np.ndarray:
         ) from error
 
 
-def _values(a: object, where: str) -> Values:
+def _values(a: object, where: str, counts: bool) -> Values:
     """Checks shape, dtype and every value, in slabs; returns images as [N, C, H, W]."""
     a = _numpy(a, where)
     shape = list(a.shape)
@@ -154,15 +190,42 @@ def _values(a: object, where: str) -> Values:
         )
     if a.ndim == 3:
         a = a[:, None]
-    floats = a.dtype.kind == "f"
+    byte, floats = a.dtype == np.uint8, a.dtype.kind == "f"
     scan = (_scan_floats if floats else _scan_integers)(a, where)
-    dtype = np.dtype(np.float32 if floats else np.uint8)
+    if counts:
+        _check_counts(a, where, scan[0], scan[1])
+    elif not floats and (scan[0] < 0 or scan[1] > 255):
+        raise PvaeError(
+            f"{where} has {a.dtype} values from {scan[0]} to {scan[1]}; integers are levels "
+            "0..255. Rescale them to uint8, give floats: x.astype('float32'), or, if they are "
+            "counts, say observation='counts'."
+        )
+    small = not floats and scan[1] <= 255
+    dtype = np.dtype(np.uint8 if small else np.float32)
     if isinstance(a, np.memmap):
         if not storage._fits(a.size * dtype.itemsize, torch.device("cpu")):
-            return Values(a, not floats, *scan)
+            return Values(a, not floats, *scan, byte)
         a = np.array(a, dtype)
     a = np.ascontiguousarray(a, dtype)
-    return Values(torch.from_numpy(a if a.flags.writeable else a.copy()), not floats, *scan)
+    raw = torch.from_numpy(a if a.flags.writeable else a.copy())
+    return Values(raw, not floats, *scan, byte)
+
+
+def _check_counts(a: np.ndarray, where: str, low: float, high: float) -> None:
+    if low < 0 or high > 2**24:
+        raise PvaeError(
+            f"{where} has values from {low:g} to {high:g}; counts are whole numbers from 0 to "
+            f"{2**24:,}."
+        )
+    if a.dtype.kind == "f":
+        for piece in _pieces(a):
+            broken = a[piece][a[piece] != np.floor(a[piece])]
+            if broken.size:
+                raise PvaeError(
+                    f"{where} has values that are no whole numbers, such as {broken[0]:g}, and "
+                    "observation='counts' was asked for. Give the counts themselves, or choose "
+                    "observation='grey' to take the values as they are."
+                )
 
 
 def _pieces(a: np.ndarray) -> Iterator[slice]:
@@ -195,14 +258,7 @@ def _scan_integers(a: np.ndarray, where: str) -> tuple[float, float, bool]:
     low, high = 0, 0
     for piece in _pieces(a):
         low, high = min(low, int(a[piece].min())), max(high, int(a[piece].max()))
-        if a.dtype.kind == "b" or (a.dtype == np.uint8 and high > 1):
-            break
-    if low < 0 or high > 255:
-        raise PvaeError(
-            f"{where} has {a.dtype} values from {low} to {high}; integers are levels 0..255. "
-            "Rescale them to uint8, or give floats: x.astype('float32')."
-        )
-    return low, high, high <= 1
+    return low, high, low >= 0 and high <= 1
 
 
 def _labels(y: object, x: Values, where: str) -> Tensor | None:

@@ -227,12 +227,12 @@ class Data:
 
     Args:
         name: The dataset's or the file's name, without its folder.
-        observation: "dynamic", "fixed", "threshold", "grey" or "dequantize".
+        observation: "dynamic", "fixed", "threshold", "grey", "dequantize" or "counts".
         seed: The data seed, of everything drawn once.
         levels: The number of integer levels of the source, or None for floats.
         event_shape: The shape of one x, such as (1, 28, 28).
-        support: What values x takes: "binary" (0 or 1), "unit_interval" (0 to 1) or "real". A
-            Bernoulli likelihood is a likelihood on the first alone.
+        support: What values x takes: "binary" (0 or 1), "unit_interval" (0 to 1), "counts"
+            (whole numbers) or "real". A Bernoulli likelihood is a likelihood on the first alone.
         train: The training part.
         validation: The part held out of training, or None.
         test: The test part.
@@ -243,7 +243,30 @@ class Data:
     seed: int
     levels: int | None
     event_shape: tuple[int, ...]
-    support: Literal["binary", "unit_interval", "real"]
+    support: Literal["binary", "unit_interval", "counts", "real"]
     train: Part
     validation: Part | None
     test: Part
+
+    @property
+    def in_words(self) -> str:
+        """What the data are and how x comes from them, in one line.
+
+        Example:
+            >>> import pvae
+            >>> pvae.data.load("digits", observation="threshold").in_words
+            'digits, 1500 training and 297 test data [1, 8, 8]; x is 1 where k / 16 > 0.5, else 0'
+        """
+        p = "the value" if self.levels is None else f"k / {self.levels - 1}"
+        binary = self.levels == 2 or self.support == "binary"
+        how = {
+            "dynamic": f"x is 1 with probability {p}, else 0, drawn for each training minibatch",
+            "fixed": f"x is 1 with probability {p}, else 0, drawn once",
+            "threshold": f"x is 1 where {p} > 0.5, else 0",
+            "grey": "x is the value itself, 0 or 1" if binary else f"x is {p}",
+            "dequantize": f"x is (k + u) / {self.levels}, u uniform on [0, 1)",
+            "counts": "x is the count itself",
+        }[self.observation]
+        held_out = f", {len(self.validation)} validation" if self.validation else ""
+        sizes = f"{len(self.train)} training{held_out} and {len(self.test)} test data"
+        return f"{self.name}, {sizes} {list(self.event_shape)}; {how}"

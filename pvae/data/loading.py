@@ -24,6 +24,7 @@ def load(
     *,
     root: str | os.PathLike | None = None,
     observation: Observation | None = None,
+    levels: int | None = None,
     validation: int = 0,
     labels: bool = False,
     seed: int = 0,
@@ -37,7 +38,8 @@ def load(
     - "threshold": 1 where p > 0.5, else 0;
     - "grey": p itself, for integers one of the levels k / (levels − 1), as discretised likelihoods
       take them;
-    - "dequantize": (raw + u) / levels, u uniform on [0, 1), anew for each training minibatch.
+    - "dequantize": (raw + u) / levels, u uniform on [0, 1), anew for each training minibatch;
+    - "counts": raw itself, whole numbers from 0 on, as likelihoods of counts take them.
 
     Validation and test are always drawn once, from `seed`, on the CPU; the test part depends
     neither on `validation` nor on the device.
@@ -45,12 +47,15 @@ def load(
     Args:
         source: A name out of `names()`; a .npy, .npz or .pt file; an array or tensor x, or (x, y).
             Images are [N, C, H, W] or [N, H, W], vectors [N, D]; integers and booleans become
-            uint8, floats float32. A file may hold x_train and x_test (y_train, y_test), train and
-            test, x (y), or one array; without a test part, 10 % are held out by `seed`.
+            uint8 (counts above 255 float32), floats float32. A file may hold x_train and x_test
+            (y_train, y_test), train and test, x (y), or one array; without a test part, 10 % are
+            held out by `seed`.
         root: The folder of named datasets, in torchvision's layout; else the environment variable
             PVAE_DATA, else the user's cache. What is missing is downloaded there.
         observation: How x is observed. None is "dynamic" for grey images and vectors of integers,
             "dequantize" for integers in colour, "grey" for floats and for values all 0 or 1.
+        levels: The number of levels of integers, 2 to 256; None where it is plain (0 and 1, 8-bit
+            images, a named dataset). Other integers may be levels or counts, and one has to say.
         validation: How many data to hold out of training, from the end of a permutation by `seed`.
         labels: Whether batches are (x, y).
         seed: The data seed.
@@ -71,7 +76,8 @@ def load(
             f"There is no observation {observation!r}. {nearest(str(observation), OBSERVATIONS)}"
         )
     seed, validation = _integer(seed, "seed"), _integer(validation, "validation")
-    name, found = _find(source, root)
+    levels = levels if levels is None else _integer(levels, "levels")
+    name, found = _find(source, root, levels, counts=observation == "counts")
     observation = observation or found.observation
     _check(name, found, observation, labels)
 
@@ -117,12 +123,17 @@ def _integer(value: object, name: str) -> int:
         raise PvaeError(f"{name} is {value!r}; it should be an integer.") from error
 
 
-def _find(source: object, root: str | os.PathLike | None) -> tuple[str, Source]:
+def _find(
+    source: object, root: str | os.PathLike | None, levels: int | None, *, counts: bool
+) -> tuple[str, Source]:
     """Returns the source and what to call it, which never includes a folder."""
     if isinstance(source, str):
         name = canonical(source)
         if name in names():
-            return name, from_name(name, root_folder(root))
+            found = from_name(name, root_folder(root))
+            if levels not in (None, found.levels):
+                raise PvaeError(f"levels={levels}: {name} has {found.levels}. Leave levels out.")
+            return name, found._replace(levels=None) if counts else found
         path = Path(source).expanduser()
         if path.suffix.lower() not in files.SUFFIXES and not path.exists():
             raise PvaeError(
@@ -132,8 +143,9 @@ def _find(source: object, root: str | os.PathLike | None) -> tuple[str, Source]:
         source = path
     if isinstance(source, os.PathLike):
         path = Path(source).expanduser()
-        return path.name, from_arrays(files.read(path), path.name)
-    return "array", from_arrays(source, "the array" if hasattr(source, "shape") else "the source")
+        return path.name, from_arrays(files.read(path), path.name, levels, counts=counts)
+    where = "the array" if hasattr(source, "shape") else "the source"
+    return "array", from_arrays(source, where, levels, counts=counts)
 
 
 def _check(name: str, found: Source, observation: str, labels: bool) -> None:
@@ -144,7 +156,7 @@ def _check(name: str, found: Source, observation: str, labels: bool) -> None:
             f"labels=True, but {part} part of {name} has no labels. Give (x, y), or arrays named "
             "y_train and y_test, or leave labels out."
         )
-    if found.levels is not None:
+    if found.levels is not None or observation == "counts":
         return
     if observation == "dequantize":
         raise PvaeError(
@@ -163,6 +175,8 @@ def _support(found: Source, observation: str) -> str:
     parts = [values for values in (found.train, found.test) if values is not None]
     if observation in BINARY or (observation == "grey" and all(part.binary for part in parts)):
         return "binary"
+    if observation == "counts":
+        return "counts"
     unit = found.levels is not None or all(part.low >= 0 and part.high <= 1 for part in parts)
     return "unit_interval" if unit else "real"
 

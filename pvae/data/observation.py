@@ -8,7 +8,7 @@ from torch import Tensor
 
 __all__ = ["BINARY", "OBSERVATIONS", "Observation", "draw", "observe", "stream"]
 
-Observation = Literal["dynamic", "fixed", "threshold", "grey", "dequantize"]
+Observation = Literal["dynamic", "fixed", "threshold", "grey", "dequantize", "counts"]
 OBSERVATIONS: tuple[str, ...] = get_args(Observation)
 BINARY = ("dynamic", "fixed", "threshold")
 
@@ -39,7 +39,8 @@ def observe(
     - dynamic, fixed: 1 with probability p, else 0;
     - threshold: 1 where p > 0.5, else 0 (p = 0.5 exactly gives 0);
     - grey: p;
-    - dequantize: (raw + u) / levels with u uniform on [0, 1).
+    - dequantize: (raw + u) / levels with u uniform on [0, 1);
+    - counts: raw.
 
     Args:
         raw: Stored values [B, *event], uint8, or float32 where `levels` is None.
@@ -50,6 +51,8 @@ def observe(
     if observation == "threshold":
         return raw.gt(0.5 if levels is None else (levels - 1) / 2).float()
     x = raw.float()
+    if observation == "counts":
+        return x
     if observation == "grey":
         return x if levels in (None, 2) else x.div_(levels - 1)
     u = torch.rand(x.shape, device=x.device, generator=generator)

@@ -150,15 +150,88 @@ def test_scans_go_in_slabs(monkeypatch, rows):
     x[60], x[80] = -2, 3
     found = from_arrays(x, "x")
     assert (found.train.low, found.train.high, found.train.binary) == (-2, 3, False)
-    counts = np.zeros((100, 24), np.uint8)
-    counts[99, 23] = 2
-    assert load(counts).levels == 256
-    counts[0, 0] = 1
-    with pytest.raises(PvaeError, match="0 to 300"):
-        load(counts.astype(int) * 150)
+    grey = np.zeros((100, 24), np.uint8)
+    grey[99, 23] = 255
+    assert load(grey).levels == 256
+    grey[0, 0] = 1
+    with pytest.raises(PvaeError, match="0 to 510"):
+        load(grey.astype(int) * 2)
 
 
 def test_levels_are_those_of_both_parts():
     zeros, full = np.zeros((5, 2), np.uint8), np.full((5, 2), 255, np.uint8)
     assert load({"x_train": zeros, "x_test": full}).levels == 256
     assert load({"x_train": full, "x_test": zeros}).test.x.max() == 0
+
+
+def counted(high, dtype=np.int64, shape=(40, 5)):
+    x = np.random.default_rng(0).integers(0, high, shape).astype(dtype)
+    x[3, 2], x[7, 1] = high, 0
+    return x
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int32, np.int64])
+@pytest.mark.parametrize("shape", [(40, 5), (40, 3, 4), (40, 3, 4, 4)])
+@pytest.mark.parametrize("high", [2, 12, 16, 100])
+def test_integers_that_may_be_counts_or_levels_are_asked_for(dtype, shape, high):
+    with pytest.raises(PvaeError) as caught:
+        load(counted(high, dtype, shape))
+    said = str(caught.value)
+    assert f"integers from 0 to {high}" in said
+    assert "observation='counts'" in said
+    assert f"levels={high + 1}" in said
+    assert f"--data.levels {high + 1}" in said
+
+
+@pytest.mark.parametrize("wrap", [np.asarray, torch.as_tensor, lambda x: {"x": x}])
+def test_counts_are_taken_as_they_are(wrap):
+    x = counted(12)
+    data = load(wrap(x), observation="counts")
+    assert (data.levels, data.support, data.observation) == (None, "counts", "counts")
+    both = torch.cat([data.train.x, data.test.x])
+    assert both.dtype == torch.float32
+    rows = sorted(map(tuple, both.tolist()))
+    assert rows == sorted(map(tuple, x.astype(float).tolist()))
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.float32, np.float64])
+def test_counts_beyond_a_byte(dtype, tmp_path):
+    x = counted(70_000, dtype)
+    np.save(tmp_path / "x.npy", x)
+    for source in (x, tmp_path / "x.npy"):
+        data = load(source, observation="counts")
+        assert data.train.raw.dtype == torch.float32
+        assert max(data.train.x.max(), data.test.x.max()) == 70_000
+
+
+@pytest.mark.parametrize(
+    ("x", "said"),
+    [
+        (counted(12) - 1, "from -1 to 11; counts are whole numbers from 0"),
+        (counted(12).astype(float) + 0.5, "no whole numbers, such as"),
+        (counted(2**25), "counts are whole numbers from 0 to 16,777,216"),
+    ],
+)
+def test_what_is_no_count(x, said):
+    with pytest.raises(PvaeError, match=said):
+        load(x, observation="counts")
+
+
+def test_levels_that_are_given():
+    x = counted(12)
+    data = load(x, observation="grey", levels=13)
+    assert set((torch.cat([data.train.x, data.test.x]) * 12).round().flatten().tolist()) <= set(
+        range(13)
+    )
+    assert data.levels == 13
+    assert load(x, levels=20).levels == 20  # more than were seen
+    for levels in (12, 1, 300):
+        with pytest.raises(PvaeError, match=f"levels={levels}: .* up to 12"):
+            load(x, levels=levels)
+    with pytest.raises(PvaeError, match="floats, which have no levels"):
+        load(x.astype(float), levels=13)
+    with pytest.raises(PvaeError, match="counts have no levels"):
+        load(x, levels=13, observation="counts")
+    with pytest.raises(PvaeError, match="digits has 17"):
+        load("digits", levels=256)
+    assert load("digits", levels=17).levels == 17

@@ -229,6 +229,7 @@ def test_streaming_from_disk_equals_batches_from_memory(disk, monkeypatch, obser
 @pytest.mark.parametrize("dtype", ["float64", ">f4", "int64", "bool"])
 def test_streamed_values_are_converted(tmp_path, monkeypatch, dtype):
     x = np.random.default_rng(0).integers(0, 2 if dtype == "bool" else 200, (60, 3)).astype(dtype)
+    x[5, 1] = 1 if dtype == "bool" else 255
     np.save(tmp_path / "x.npy", x)
     monkeypatch.setattr(storage, "_fits", lambda nbytes, device: False)
     on_disk = load(tmp_path / "x.npy", observation="grey")

@@ -128,7 +128,12 @@ def test_validation_and_test_have_noise_of_their_own():
         (np.arange(160, dtype=np.uint8).reshape(10, 4, 4), "dynamic", 256, "binary"),
         (np.arange(160, dtype=np.uint8).reshape(10, 16), "dynamic", 256, "binary"),
         (np.arange(160, dtype=np.int64).reshape(10, 1, 4, 4), "dynamic", 256, "binary"),
-        (np.arange(120, dtype=np.uint8).reshape(10, 3, 2, 2), "dequantize", 256, "unit_interval"),
+        (
+            np.arange(100, 220, dtype=np.uint8).reshape(10, 3, 2, 2),
+            "dequantize",
+            256,
+            "unit_interval",
+        ),
         (np.arange(40).reshape(10, 4) % 2 == 0, "grey", 2, "binary"),
         ((np.arange(40) % 2).reshape(10, 4), "grey", 2, "binary"),
         ((np.arange(40) % 2).reshape(10, 4).astype(np.float64), "grey", None, "binary"),
@@ -237,3 +242,26 @@ def test_bad_arguments_are_said_in_one_message(arguments, words):
 def test_pvae_data_is_this_package():
     assert pvae.data.load is load
     assert set(pvae.data.names()) >= {"digits", "mnist", "omniglot", "cifar10", "svhn"}
+
+
+def test_counts_of_a_named_dataset():
+    counts, grey = (load("digits", observation=how) for how in ("counts", "grey"))
+    assert torch.equal(counts.test.x, (grey.test.x * 16).round())
+    assert counts.support == "counts"
+    assert counts.test.hash != grey.test.hash
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({}, "x is 1 with probability k / 16, else 0, drawn for each training minibatch"),
+        ({"observation": "grey", "validation": 100}, "1400 training, 100 validation and 297 test"),
+        ({"observation": "grey"}, "x is k / 16"),
+        ({"observation": "dequantize"}, "x is (k + u) / 17"),
+        ({"observation": "counts"}, "x is the count itself"),
+        ({"source": np.ones((9, 4))}, "array, 8 training and 1 test data [4]; x is the value"),
+        ({"source": np.linspace(0, 3, 36).reshape(9, 4)}, "; x is the value"),
+    ],
+)
+def test_what_is_done_to_the_data_in_words(options, said):
+    assert said in load(**options).in_words

@@ -2,6 +2,7 @@
 
 import math
 
+import pyro
 import pyro.distributions as dist
 import pytest
 import torch
@@ -164,7 +165,7 @@ def test_a_network_of_ones_own():
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"likelihood": "poisson"}, "likelihood='poisson'"),
+        ({"likelihood": "cauchy"}, "likelihood='cauchy'"),
         ({"likelihood": "gaussian", "scale": -1.0}, "scale=-1"),
         ({"likelihood": "gaussian", "scale": "big"}, "scale='big'"),
         ({"network": "conv"}, r"not \(6,\)"),
@@ -193,3 +194,75 @@ def test_convolutional_pair_is_near_the_dense_one_on_digits():
         result = pvae.evaluate(model, guide, data, num_samples=100, progress=False)
         bounds[network] = result.log_px.mean()
     assert bounds["conv"] > bounds["dense"] - 2  # on 8×8 images it need only be near
+
+
+COUNTS = [
+    "poisson",
+    "negative_binomial",
+    "zero_inflated_poisson",
+    "zero_inflated_negative_binomial",
+]
+
+
+@pytest.mark.parametrize("network", ["dense", "conv"])
+@pytest.mark.parametrize("kind", COUNTS)
+def test_counts_have_probabilities_that_add_up_and_the_mean_that_is_shown(kind, network):
+    torch.manual_seed(0)
+    size = {"network": network, "hidden_dims": [8], "channels": [4, 4]}
+    model = VAE((1, 8, 8), latent_dim=3, likelihood=kind, **size).double()
+    if kind.endswith("negative_binomial"):
+        model.log_total_count.data.uniform_(0.5, 2)
+    p = model.likelihood(torch.randn(4, 3, dtype=torch.double))
+    k = torch.arange(200.0, dtype=torch.double)
+    each = p.base_dist.log_prob(k[:, None, None, None, None].expand(200, 4, 1, 8, 8)).exp()
+    torch.testing.assert_close(each.sum(0), torch.ones_like(each[0]))
+    mean = (k[:, None, None, None, None] * each).sum(0)
+    torch.testing.assert_close(p.mean, mean)
+    assert p.event_shape == (1, 8, 8)
+
+
+@pytest.mark.parametrize("kind", COUNTS)
+def test_counts_are_bounded_by_what_quadrature_says(kind):
+    torch.manual_seed(0)
+    x = torch.poisson(3 * torch.rand(5, 4))
+    model = VAE((4,), latent_dim=1, likelihood=kind, hidden_dims=[4])
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(torch.zeros(1, dtype=x.dtype), 1.2).to_event(1))
+
+    z = torch.linspace(-8, 8, 4001, dtype=torch.double)
+    model.double()
+    with torch.no_grad():
+        log_joint = (
+            model.likelihood(z[:, None, None]).log_prob(x.double())
+            + dist.Normal(0.0, 1.0).log_prob(z)[:, None]
+        )
+        exact = log_joint.logsumexp(0) + math.log(z[1] - z[0])
+        log_w = pvae.log_weights(model, guide, x.double(), num_samples=20_000)
+    l_k = log_w.logsumexp(0) - math.log(len(log_w))
+    error = (log_w - l_k).exp().std(0) / len(log_w) ** 0.5
+    assert ((l_k - exact).abs() < 5 * error + 1e-4).all()
+    assert error.max() < 0.05
+
+
+def test_a_poisson_begins_at_the_mean_of_the_counts():
+    torch.manual_seed(0)
+    x = torch.poisson(torch.linspace(0.5, 120, 6).expand(4000, 6))
+    model = VAE((6,), likelihood="poisson", hidden_dims=[8])
+    pvae.glorot(model, pvae.guides.MeanField((6,)), x)
+    mean = model.likelihood(torch.zeros(1, 20)).mean[0]
+    torch.testing.assert_close(mean, x.mean(0), rtol=1e-3, atol=1e-3)
+
+
+def test_over_dispersed_counts_are_better_under_the_negative_binomial():
+    torch.manual_seed(0)
+    x = dist.NegativeBinomial(torch.tensor(1.0), probs=torch.tensor(0.9)).sample((600, 6))
+    elbo = {}
+    for kind in ("poisson", "negative_binomial"):
+        torch.manual_seed(0)
+        model = VAE((6,), latent_dim=1, likelihood=kind, hidden_dims=[4])
+        pair = model, pvae.guides.MeanField((6,), 1, hidden_dims=[4])
+        data = pvae.data.load(x, observation="counts")
+        elbo[kind] = pvae.fit(*pair, data, epochs=20, lr=0.02, progress=False).history[-1]["elbo"]
+    assert elbo["negative_binomial"] > elbo["poisson"] + 5
