@@ -1,24 +1,20 @@
 """Graph: what a function does to tensors, recorded once and compiled."""
 
-import contextlib
 import functools
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
-from unittest.mock import patch
+import re
+import warnings
+from collections.abc import Callable, Sequence
 
-import pyro
-import pyro.util
 import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
-from torch.fx.experimental.proxy_tensor import make_fx
-from torch.overrides import TorchFunctionMode
 
 from pvae.errors import first_line
+from pvae.recording import FRESH, LeavesTorch, is_random, record
 
 __all__ = ["Graph", "in_words"]
 
-_FRESH = (torch.ops.aten.lift_fresh.default, torch.ops.aten.lift_fresh_copy.default)
+_PRODUCTS = {"conv": r"conv", "rnn": r"rnn|lstm|gru", "matmul": r"mm\b|matmul|dot|mv\b"}
 
 
 class Graph:
@@ -37,9 +33,17 @@ class Graph:
         inputs: Different tensors that the function reads, recognised by identity wherever it
             finds them.
 
+    Attributes:
+        device: The device of all its tensors: those that it reads, makes and returns. None where
+            there are several: then it must not be captured as a CUDA graph, which would read host
+            memory again at each replay, or keep the values that were there.
+        products: Kinds of products that it takes: `"matmul"`, `"conv"`, `"rnn"`.
+        constants: Tensors that it found elsewhere than among the inputs.
+
     Raises:
-        Exception: Whatever the function raises; of torch, if it looks at a tensor's values
-            (`.item()` and `if` of a result) or the compiler cannot do it.
+        LeavesTorch: If the function takes values of tensors out of torch, to NumPy or to a list.
+        Exception: Whatever the function raises; of torch, if it decides by a tensor's values
+            (`if`, or an index) or the compiler cannot do it.
 
     Example:
         >>> x = torch.ones(3)
@@ -49,13 +53,15 @@ class Graph:
     """
 
     def __init__(self, function: Callable[[], list[Tensor]], inputs: Sequence[Tensor]) -> None:
-        with _tolerant():
-            program = make_fx(lambda *_: function())(*inputs)
-        self._constants = _lift(program)
+        program, self.device = record(function, inputs)
+        names = " ".join(str(node.target) for node in program.graph.nodes)
+        self.products = {kind for kind, name in _PRODUCTS.items() if re.search(name, names)}
+        self.constants = _lift(program)
         self._noise = _draw_outside(program)
-        self.num_operations = sum(node.op == "call_function" for node in program.graph.nodes)
-        everything = [*inputs, *self._constants, *(draw() for draw in self._noise)]
-        with torch.no_grad():
+        everything = [*inputs, *self.constants, *(draw() for draw in self._noise)]
+        with torch.no_grad(), warnings.catch_warnings():
+            # A remark on the user's precision, in the middle of a progress bar.
+            warnings.filterwarnings("ignore", "TensorFloat32 tensor cores")
             self._run = torch._inductor.compile(
                 program, everything, options={"fallback_random": True}
             )
@@ -63,11 +69,13 @@ class Graph:
     def __call__(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         """Returns what the function would, for other tensors of the same shapes."""
         with torch.no_grad():
-            return self._run(*inputs, *self._constants, *(draw() for draw in self._noise))
+            return self._run(*inputs, *self.constants, *(draw() for draw in self._noise))
 
 
 def in_words(error: Exception) -> str:
     """Says why a function could not be recorded or compiled."""
+    if isinstance(error, LeavesTorch):
+        return str(error)
     text = f"{type(error).__name__}: {first_line(error)[:200]}"
     if "It appears that you're trying to get value out of a tracing tensor" in str(error):
         return "a program decides by the value of a tensor (if, float(), int() or an index)"
@@ -81,18 +89,19 @@ def _lift(program: GraphModule) -> list[Tensor]:
 
     Not so those that the function made of numbers: they are constants.
     """
-    graph, constants = program.graph, []
+    graph = program.graph
+    lifted: dict[str, Node] = {}
     last = [node for node in graph.nodes if node.op == "placeholder"][-1]
     for node in list(graph.nodes):
-        if node.op != "get_attr" or all(user.target in _FRESH for user in node.users):
+        if node.op != "get_attr" or all(user.target in FRESH for user in node.users):
             continue
-        with graph.inserting_after(last):
-            last = graph.placeholder(f"constant_{len(constants)}")
-        constants.append(getattr(program, node.target))
-        node.replace_all_uses_with(last)
+        if node.target not in lifted:
+            with graph.inserting_after(last):
+                last = lifted[node.target] = graph.placeholder(f"constant_{len(lifted)}")
+        node.replace_all_uses_with(lifted[node.target])
         graph.erase_node(node)
     program.recompile()
-    return constants
+    return [getattr(program, name) for name in lifted]
 
 
 def _draw_outside(program: GraphModule) -> list[Callable[[], Tensor]]:
@@ -101,8 +110,7 @@ def _draw_outside(program: GraphModule) -> list[Callable[[], Tensor]]:
     Only where there are several, and where none depends on the value of a tensor.
     """
     graph = program.graph
-    seeded = torch.Tag.nondeterministic_seeded
-    nodes = [n for n in graph.nodes if seeded in getattr(n.target, "tags", ())]
+    nodes = [node for node in graph.nodes if is_random(node)]
     if len(nodes) < 2 or not all(map(_by_shape_alone, nodes)):
         return []
     last = [node for node in graph.nodes if node.op == "placeholder"][-1]
@@ -140,28 +148,3 @@ def _empty_like(node: Node) -> Callable[[], Tensor]:
     like = node.meta["val"]
     options = {"dtype": like.dtype, "device": like.device}
     return functools.partial(torch.empty_strided, tuple(like.shape), like.stride(), **options)
-
-
-@contextlib.contextmanager
-def _tolerant() -> Iterator[None]:
-    """Lets Pyro's ELBOs run without looking at the values of tensors."""
-    with (
-        pyro.validation_enabled(False),
-        patch.object(pyro.util, "torch_isnan", lambda _: False),  # asked for a warning only
-        _Items(),
-    ):
-        yield
-
-
-class _Items(TorchFunctionMode):
-    """Lets `.item()` return a tensor without dimensions: Pyro adds such numbers up.
-
-    A program that makes a decision from one, or an index, still fails.
-    """
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        if func is torch.Tensor.item:
-            return args[0].detach()
-        return func(*args, **(kwargs or {}))

@@ -1,6 +1,7 @@
 """Precision: matrix products in bfloat16, all else in float32."""
 
 import contextlib
+from collections.abc import Iterable
 from typing import Any, Literal, get_args
 
 import torch
@@ -10,7 +11,7 @@ from torch.overrides import TorchFunctionMode
 
 from pvae.errors import PvaeError
 
-__all__ = ["Precision", "able", "check_precision", "in_precision"]
+__all__ = ["Precision", "able", "check_precision", "in_precision", "rounding"]
 
 Precision = Literal["float32", "bf16"]
 
@@ -58,6 +59,32 @@ def able(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+def rounding(
+    dtype: torch.dtype, products: Iterable[str], device: torch.device
+) -> torch.dtype | str:
+    """Returns how far torch is told to round what it multiplies.
+
+    Args:
+        dtype: Of the tensors.
+        products: Kinds of products that are taken: `"matmul"`, `"conv"` or `"rnn"`.
+        device: Where.
+
+    Returns:
+        The dtype, or for float32 what `torch.backends` has in its place: `"tf32"` (10 bits;
+        convolutions on a GPU, unless they are told otherwise) or `"bf16"` (7 bits).
+    """
+    if dtype != torch.float32:
+        return dtype
+    backends = torch.backends
+    found = {
+        "cuda": {"matmul": backends.cuda.matmul, "conv": backends.cudnn.conv,
+                 "rnn": backends.cudnn.rnn},
+        "cpu": {kind: getattr(backends.mkldnn, kind) for kind in ("matmul", "conv", "rnn")},
+    }.get(device.type, {})  # fmt: skip
+    told = {found[kind].fp32_precision for kind in products if kind in found}
+    return next((coarse for coarse in ("bf16", "tf32") if coarse in told), dtype)
 
 
 def in_precision(precision: Precision) -> contextlib.AbstractContextManager[Any]:

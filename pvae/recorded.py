@@ -18,6 +18,10 @@ class Recorded:
 
     Inputs of the graph are `owned`, the tensors and floats among the arguments, and the
     `schedules`: floats that the function reads from dicts, such as a module's attributes.
+
+    Attributes:
+        device: The device of all tensors of the graph, or None.
+        products: Kinds of products that it takes.
     """
 
     def __init__(
@@ -47,6 +51,7 @@ class Recorded:
                 self._set(before)
 
         self._graph = Graph(call, [*self._owned, *numbers, *_different(leaves)])
+        self.device, self.products = self._graph.device, self._graph.products
 
     def __call__(self, args: Any, kwargs: Any) -> list[Tensor]:
         self.uses += 1
@@ -66,7 +71,9 @@ class Recorded:
     ) -> list[Tensor]:
         """Replays a step that begins with `run`, and captures it first where it must."""
         inputs = self._inputs(args, kwargs)
-        constants = constants, [t.data_ptr() for t in self._owned]
+        # A captured graph has addresses: memory that has been exchanged is not seen.
+        places = [t.data_ptr() for t in (*self._owned, *self._graph.constants)]
+        constants = constants, places
         if self._replayed is None or self._captured_with != constants:
             self._replayed = Replay(step, inputs, [*self._owned, *changes()])
             self._captured_with = constants
@@ -82,10 +89,13 @@ class Recorded:
 
     def _as_tensor(self, leaf: Any) -> Any:
         # A tensor without dimensions counts as a number where types are promoted. On a GPU it is
-        # there, where a CUDA graph can read it.
-        if type(leaf) is not float:
-            return leaf
-        return torch.tensor(leaf, dtype=torch.float64, device=self.trained[0].device)
+        # made there, without waiting, where a CUDA graph can read it.
+        device = self.trained[0].device
+        if type(leaf) is float:
+            return torch.full((), leaf, dtype=torch.float64, device=device)
+        if isinstance(leaf, Tensor) and not leaf.ndim and leaf.device.type == "cpu" != device.type:
+            return torch.full((), leaf.item(), dtype=leaf.dtype, device=device)
+        return leaf
 
     def _set(self, values: Sequence[Any]) -> None:
         for (holder, key), value in zip(self._schedules, values, strict=True):

@@ -45,11 +45,12 @@ class SVI:
     integers, strings, Python's control flow, and the numbers and strings in attributes, closures
     and globals of the programs and in attributes of the loss. These are looked at before every
     step; where one has changed the pair is recorded anew, a float as one more input. What is
-    constant unseen (entries of lists, files, clocks, Python's own random numbers) is found by
-    comparison: at the first step and every 500 steps the gradient is taken both ways from the
-    same random numbers, and the two must agree. What cannot be recorded (a decision by a sampled
-    value, an ELBO without `differentiable_loss`, such as TraceGraph_ELBO with its baselines)
-    runs eagerly, and one warning says why.
+    constant unseen (entries of lists, files, clocks) is found by comparison: at the first two
+    steps and every 500 steps the gradient is taken both ways from the same random numbers, and
+    the two must agree. What cannot be recorded (a decision by a sampled value, values that go
+    from torch to NumPy or a list, random numbers of Python or NumPy, an ELBO without
+    `differentiable_loss`, such as TraceGraph_ELBO with its baselines) runs eagerly, and one
+    warning says why.
 
     Args:
         model: Pyro program p(z) p(x|z).

@@ -16,8 +16,8 @@ from torch.distributions import constraints
 def linear_gaussian_log_px(x: Tensor, weight: Tensor, bias: Tensor, scale: Tensor) -> Tensor:
     """log p(x) of z ~ N(0, I), x ~ N(W z + b, scale²)."""
     weight, bias, x = weight.detach().double(), bias.detach().double(), x.double()
-    scale = torch.as_tensor(scale, dtype=torch.float64).detach()
-    eye = torch.eye(len(weight), dtype=torch.float64)
+    scale = torch.as_tensor(scale).detach().to(weight)  # a pyro.param stays where it was trained
+    eye = torch.eye(len(weight)).to(weight)
     covariance = weight @ weight.T + scale**2 * eye
     return dist.MultivariateNormal(bias, covariance).log_prob(x)
 

@@ -1,11 +1,15 @@
 """Evaluation with the model's chunks compiled: the same numbers, to rounding."""
 
+import ctypes
+
 import numpy as np
 import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from oracles import ORACLES
 from programs import PROGRAMS
+from pyro.nn import PyroModule
 from small import small_pair
 
 import pvae
@@ -107,6 +111,53 @@ def test_a_graph_that_is_wrong_is_not_used(uncompiled, monkeypatch):
     with pytest.warns(UserWarning, match="compiled, log [xz] is another"):
         found, _ = _weights(pair, (x,), 40)
     assert torch.equal(found, expected)
+
+
+class Outside(PyroModule):
+    """p(x|z) with a scale that something outside of torch computes from the data."""
+
+    def __init__(self, outside):
+        super().__init__()
+        self.outside = outside
+
+    def forward(self, x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(()), 1.0))
+            pyro.sample("x", dist.Normal(z, 0.5 + self.outside(x)), obs=x)
+
+
+class Half(PyroModule):
+    def forward(self, x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(0.5 * x, 0.8))
+
+
+def _by_address(x):
+    """As a library in C reads it, unseen by torch."""
+    numbers = (ctypes.c_double * x.numel()).from_address(x.data_ptr())
+    return torch.tensor(list(numbers), dtype=x.dtype).reshape(x.shape).sigmoid()
+
+
+@pytest.mark.parametrize(
+    ("outside", "why"),
+    [
+        (lambda x: torch.from_numpy(1 / (1 + np.exp(-x.numpy()))), "takes values out of torch"),
+        (lambda x: torch.tensor(x.tolist(), dtype=x.dtype).sigmoid(), "takes values out of torch"),
+        (_by_address, "compiled, log x is another for other data than those of the first batch"),
+    ],
+    ids=["numpy", "tolist", "address"],
+)
+def test_what_a_model_computes_outside_of_torch(uncompiled, monkeypatch, outside, why):
+    monkeypatch.setattr("pvae.evaluation.weights._WORTH_TUNING", 3000)
+    monkeypatch.setattr("pvae.evaluation.weights._WORTH_COMPILING", 3000)
+    x = torch.randn(96, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    options = {"num_samples": 300, "prior_samples": 0, "progress": False}
+    with pytest.warns(UserWarning, match=f"evaluated without compiling it: .*{why}"):
+        found = pvae.evaluate(Outside(outside), Half(), x, **options)
+    recorded = len(uncompiled)
+    expected = pvae.evaluate(Outside(torch.sigmoid), Half(), x, **options)
+    assert len(uncompiled) > recorded  # in torch it is compiled
+    np.testing.assert_allclose(found.log_px, expected.log_px, rtol=1e-9)
 
 
 def test_only_long_evaluations_compile(uncompiled, monkeypatch):

@@ -5,7 +5,6 @@ of what the compiler makes of it (`uncompiled`). The last ones compile.
 """
 
 import itertools
-import random
 import warnings
 
 import pyro
@@ -107,7 +106,7 @@ def test_python_runs_once(uncompiled):
     pair, calls = _pair(), []
     pair[0].net.register_forward_hook(lambda *_: calls.append(1))
     _steps(pair, "compiled", steps=20)
-    assert len(calls) == 2  # eagerly, to compare with, and recorded
+    assert len(calls) == 3  # eagerly twice, to compare with, and recorded
 
 
 @pytest.mark.parametrize(
@@ -240,14 +239,22 @@ def test_what_no_watch_can_see_is_found_by_comparison(uncompiled, monkeypatch):
     assert _agree(make, before, steps=9).compiled
     assert len(uncompiled) == 2  # recorded anew
 
-    def drawing():
-        random.seed(0)
-        pair = _pair()
-        pair[0].net.register_forward_hook(lambda _, __, out: out * random.random())
-        return pair
 
-    with pytest.warns(UserWarning, match=r"runs eagerly .*compiled, the loss differs by"):
-        _steps(drawing(), "compiled")
+def test_what_is_another_at_each_comparison_ends_compiling(uncompiled):
+    """A constant that no watch sees, and that each minibatch makes anew."""
+    seen = [0.0]
+
+    def make():
+        model, guide = _pair()
+        model.net.register_forward_hook(lambda _, __, out: out + seen[0])
+        return model, guide
+
+    def before(i, svi):
+        seen[0] = float(i)
+
+    with pytest.warns(UserWarning, match=r"runs eagerly .*compiled, the loss differs by .* again"):
+        svi = _agree(make, before)
+    assert not svi.compiled
 
 
 def test_sums_that_are_near_zero_by_chance_are_no_difference(uncompiled):

@@ -1,0 +1,196 @@
+"""Records what a function does to tensors, and refuses what a record would get wrong."""
+
+import contextlib
+import gc
+import os
+import pickle
+import random
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import pyro
+import pyro.util
+import torch
+from torch import Tensor
+from torch.fx import GraphModule, Node
+from torch.fx.experimental.proxy_tensor import get_proxy_mode, get_proxy_slot, make_fx
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import _disable_current_modes
+from torch.utils._pytree import tree_leaves
+
+from pvae.environment import default_device
+
+__all__ = ["FRESH", "LeavesTorch", "is_random", "record"]
+
+FRESH = (torch.ops.aten.lift_fresh.default, torch.ops.aten.lift_fresh_copy.default)
+"""What makes a tensor of numbers: `torch.tensor(1.0)`."""
+
+_VALUES = {
+    Tensor.item, Tensor.__int__, Tensor.__float__, Tensor.__bool__, Tensor.__index__,
+    Tensor.__complex__,
+}  # fmt: skip
+_EXITS = {
+    Tensor.tolist, Tensor.numpy, Tensor.__array__, Tensor.__dlpack__, Tensor.__deepcopy__,
+    Tensor.__cuda_array_interface__.__get__,
+}  # fmt: skip
+
+
+class LeavesTorch(Exception):
+    """A function uses something that no record of its tensor operations holds."""
+
+
+def record(
+    function: Callable[[], list[Tensor]], inputs: Sequence[Tensor]
+) -> tuple[GraphModule, torch.device | None]:
+    """Returns a function's operations, and the device of every tensor in them.
+
+    The device is None where there are several. Numbers of a function that names no device
+    (`torch.tensor(1.0)`) are made on the device of the inputs, if that puts everything there.
+
+    Args:
+        function: Takes nothing, returns tensors.
+        inputs: Different tensors that the function reads.
+
+    Raises:
+        LeavesTorch: If the function takes the values of a tensor out of torch, unless they are
+            made of numbers alone, or draws random numbers from Python or NumPy.
+        Exception: Whatever the function raises.
+    """
+    program = _recorded(function, inputs)
+    devices, place = _devices(program.graph.nodes), inputs[0].device
+    if devices == {place}:
+        return program, place
+    drawn = _devices(node for node in program.graph.nodes if is_random(node))
+    if place.type != "cpu" and drawn <= {place}:  # else other random numbers would be drawn
+        with contextlib.suppress(Exception), default_device(place):
+            again = _recorded(function, inputs)
+            if _devices(again.graph.nodes) == {place}:
+                return again, place
+    return program, None
+
+
+def is_random(node: Node) -> bool:
+    """Whether an operation draws random numbers."""
+    return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+
+
+def _recorded(function: Callable[[], list[Tensor]], inputs: Sequence[Tensor]) -> GraphModule:
+    generators = _generators()
+    before = [_state(g) for g in generators]
+    with _tolerant():
+        program = make_fx(lambda *_: function())(*inputs)
+    if before != [_state(g) for g in generators]:
+        raise LeavesTorch(
+            "a program draws random numbers from Python or NumPy, and a graph would keep those "
+            "of one call"
+        )
+    for node in reversed(program.graph.nodes):  # numbers that nobody uses
+        if not node.users and (node.op == "get_attr" or node.target in FRESH):
+            program.graph.erase_node(node)
+    program.recompile()
+    return program
+
+
+def _generators() -> list[Any]:
+    """Every generator of Python's or NumPy's that a program could draw from."""
+    kinds = (random.Random, np.random.Generator, np.random.RandomState)
+    return [
+        found
+        for found in gc.get_objects()
+        if issubclass(type(found), kinds) and not isinstance(found, random.SystemRandom)
+    ]
+
+
+def _state(generator: Any) -> bytes:
+    if isinstance(generator, random.Random):
+        return pickle.dumps(generator.getstate())
+    if isinstance(generator, np.random.Generator):
+        return pickle.dumps(generator.bit_generator.state)
+    return pickle.dumps(generator.get_state(legacy=False))
+
+
+def _devices(nodes: Any) -> set[torch.device]:
+    found = set()
+    for node in nodes:
+        if node.op == "get_attr":
+            found.add(getattr(node.graph.owning_module, node.target).device)
+        values = tree_leaves(node.meta.get("val"))
+        found |= {value.device for value in values if isinstance(value, Tensor)}
+    return found
+
+
+@contextlib.contextmanager
+def _tolerant() -> Iterator[None]:
+    """Lets Pyro's ELBOs run without looking at the values of tensors."""
+    with (
+        pyro.validation_enabled(False),
+        patch.object(pyro.util, "torch_isnan", lambda _: False),  # asked for a warning only
+        _Values(),
+    ):
+        yield
+
+
+class _Values(TorchFunctionMode):
+    """Decides what a function is told of the values of a tensor.
+
+    All of them where they are made of numbers alone: sizes, say. Else `.item()` returns a tensor
+    without dimensions, since Pyro adds such numbers up, and whatever takes the values out of
+    torch is refused. torch itself refuses decisions and indices.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in _VALUES or func in _EXITS:
+            if _made_of_numbers(args[0]):
+                with _disable_current_modes():
+                    return func(*args, **kwargs)
+            if func is Tensor.item:
+                return args[0].detach()
+            if func in _EXITS:
+                name = getattr(func, "__name__", "")
+                raise LeavesTorch(
+                    f"a program takes values out of torch (Tensor.{name}{_where()}), and a graph "
+                    "would keep those of one call"
+                )
+        return func(*args, **kwargs)
+
+
+def _made_of_numbers(tensor: Tensor) -> bool:
+    """Whether a tensor's values follow from those of numbers, and are never changed in place."""
+    mode = get_proxy_mode()
+    node = mode and get_proxy_slot(tensor, mode.tracer, None, lambda found: found.proxy.node)
+    if node is None:
+        return False
+    sources = _closure([node], lambda n: n.all_input_nodes)
+    for source in sources:
+        number = source.op == "get_attr" and all(user.target in FRESH for user in source.users)
+        if not (number or (source.op == "call_function" and not is_random(source))):
+            return False
+    touched = _closure(sources, lambda n: n.users)
+    schemas = [getattr(user.target, "_schema", None) for user in touched]
+    return not any(schema is not None and schema.is_mutable for schema in schemas)
+
+
+def _closure(nodes: Sequence[Node], following: Callable[[Node], Any]) -> list[Node]:
+    found, left = {}, list(nodes)
+    while left:
+        node = left.pop()
+        if node not in found:
+            found[node] = None
+            left += following(node)
+    return list(found)
+
+
+def _where() -> str:
+    """Where the program is that called torch."""
+    ours = [os.path.dirname(module.__file__) + os.sep for module in (torch, pyro)]
+    ours.append(os.path.dirname(__file__) + os.sep)
+    for frame in reversed(traceback.extract_stack()):
+        if not frame.filename.startswith(tuple(ours)):
+            return f" in {os.path.basename(frame.filename)}, line {frame.lineno}"
+    return ""

@@ -1,0 +1,88 @@
+"""How far products are rounded, and what a comparison of compiled steps makes of it."""
+
+import contextlib
+
+import pytest
+import torch
+from pyro.infer import TraceMeanField_ELBO
+
+import pvae
+from pvae.precision import rounding
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+
+
+@contextlib.contextmanager
+def _told(cudnn=None, matmul=None, cpu=None, old=None):
+    """Tells torch's backends, and puts back what was told before."""
+    backends = torch.backends
+    places = [backends.cudnn.conv, backends.cudnn.rnn, backends.cuda.matmul]
+    places += [backends.mkldnn.conv, backends.mkldnn.rnn, backends.mkldnn.matmul]
+    before = [place.fp32_precision for place in places]
+    try:
+        for place, value in zip(places, (cudnn, cudnn, matmul, cpu, cpu, cpu), strict=True):
+            if value is not None:
+                place.fp32_precision = value
+        if old is not None:
+            old()
+        yield
+    finally:
+        for place, value in zip(places, before, strict=True):
+            place.fp32_precision = value
+
+
+def _no_tf32():
+    torch.backends.cudnn.allow_tf32 = False
+
+
+@pytest.mark.parametrize(
+    ("told", "products", "device", "expected"),
+    [
+        ({}, {"matmul"}, CUDA, torch.float32),
+        ({}, {"matmul", "conv"}, CUDA, "tf32"),
+        ({}, {"rnn"}, CUDA, "tf32"),
+        ({}, {"matmul", "conv"}, CPU, torch.float32),
+        ({"cudnn": "ieee"}, {"conv", "rnn"}, CUDA, torch.float32),
+        ({"matmul": "tf32"}, {"matmul"}, CUDA, "tf32"),
+        ({"cpu": "bf16"}, {"conv"}, CPU, "bf16"),
+        ({"cpu": "bf16"}, {"matmul"}, CUDA, torch.float32),
+        ({"old": lambda: torch.set_float32_matmul_precision("high")}, {"matmul"}, CUDA, "tf32"),
+        ({"old": _no_tf32}, {"conv"}, CUDA, torch.float32),
+        ({"cudnn": "tf32"}, {"conv"}, torch.device("meta"), torch.float32),
+    ],
+)
+def test_what_torch_is_told(told, products, device, expected):
+    with _told(**told):
+        assert rounding(torch.float32, products, device) == expected
+        assert rounding(torch.float64, products, device) == torch.float64
+
+
+def _off_by(error, network, monkeypatch):
+    """Whether steps are compiled whose gradients are that far from the eager ones."""
+
+    def compile(program, inputs, options):
+        def run(*tensors):
+            loss, norm, *gradients = program(*tensors)
+            return [loss, norm, *(g * (1 + error) for g in gradients)]
+
+        return run
+
+    monkeypatch.setattr(torch._inductor, "compile", compile)
+    torch.manual_seed(0)
+    options = {"latent_dim": 4, "network": network, "channels": [4, 4]}
+    pair = pvae.models.VAE((1, 8, 8), **options), pvae.guides.MeanField((1, 8, 8), **options)
+    svi = pvae.SVI(*pair, torch.optim.Adam, TraceMeanField_ELBO(), mode="compiled")
+    svi.step(torch.rand(8, 1, 8, 8).round())
+    return svi.compiled
+
+
+@pytest.mark.filterwarnings("ignore:SVI runs eagerly")
+def test_gradients_are_compared_in_the_precision_in_force(monkeypatch):
+    def fake(dtype, products, device):
+        return "tf32" if "conv" in products and dtype == torch.float32 else dtype
+
+    assert not _off_by(5e-3, "conv", monkeypatch)
+    monkeypatch.setattr("pvae.compiled.rounding", fake)
+    assert _off_by(5e-3, "conv", monkeypatch)
+    assert not _off_by(5e-2, "conv", monkeypatch)
+    assert not _off_by(5e-3, "dense", monkeypatch)  # it has no convolutions
