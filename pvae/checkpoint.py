@@ -35,6 +35,7 @@ def load(
     *,
     model: Program | None = None,
     guide: Program | None = None,
+    trust: bool = False,
 ) -> tuple[Program, Program]:
     """Loads the trained pair of a run folder.
 
@@ -43,6 +44,8 @@ def load(
         model: The model that was trained, freshly built; needed where the shell did not build
             it (closures, classes defined in a notebook's cells).
         guide: The guide, likewise.
+        trust: Whether the run's config may name code beside pvae, torch and Pyro. To load such a
+            run is to run that code.
 
     Returns:
         Model and guide with the run's parameters, on the CPU.
@@ -72,7 +75,7 @@ def load(
             )
         from pvae.config import build_pair, read_config
 
-        model, guide = build_pair(read_config(run))
+        model, guide = build_pair(read_config(run, trust=trust))
     restore_pair(model, guide, saved["best"] or saved["state"], where=str(run))
     return model, guide
 

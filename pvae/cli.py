@@ -16,7 +16,7 @@ from typing import Any
 from pvae import __version__
 from pvae.errors import PvaeError, nearest
 from pvae.files import LOCK, locked
-from pvae.options import PROGRAMS, SIDES, UsageError, new_parser, parse, values
+from pvae.options import HELP_OF, PROGRAMS, SIDES, UsageError, new_parser, parse, values
 
 __all__ = ["load_data", "main", "options_of"]
 
@@ -164,13 +164,14 @@ def _train(command: str, argv: list[str], lock: contextlib.ExitStack) -> None:
             _remove_folder(out)  # nothing was trained, and the name is free again
         raise
     if command == "train":
-        print(f"`pvae evaluate {out}` evaluates the pair")
+        print(f"`pvae evaluate {_typed(out, config)}` evaluates the pair")
         return
     try:
         evaluation = _save_evaluation(out, model, guide, data, config | {"progress": progress})
         _write_report(out, evaluation, model, guide, data, fitted.history, config)
     except KeyboardInterrupt:
-        hint = f"`pvae evaluate {out}`, then `pvae report {out}`"
+        run = _typed(out, config)
+        hint = f"`pvae evaluate {run}`, then `pvae report {run}`"
         print(f"the trained pair is kept: {hint} do the rest", file=sys.stderr)
         raise
 
@@ -247,22 +248,24 @@ def _evaluate(argv: list[str]) -> None:
     parser = new_parser("evaluate")
     parser.add_argument("run", metavar="RUN", type=str, help="The folder of a trained run.")
     parser.add_function_arguments(pvae.evaluate, skip=PROGRAMS | {"out"}, fail_untyped=False)
+    _add_trust(parser)
     given = values(parser, argv, defaults=False)
+    trust = given.pop("trust", False)
     run = Path(given.pop("run"))
     if run.is_file():
         raise PvaeError(f"{run} is a file: name the run's folder")
-    read_config(run)
+    read_config(run, trust=trust)
     with locked(run if processes()[0] == 0 else None):
-        _evaluate_run(run, given)
+        _evaluate_run(run, given, trust)
 
 
-def _evaluate_run(run: Path, given: dict[str, Any]) -> None:
+def _evaluate_run(run: Path, given: dict[str, Any], trust: bool) -> None:
     import pvae
     from pvae.config import read_config, write_config
     from pvae.environment import processes
     from pvae.evaluation.work import half_done
 
-    config = read_config(run)
+    config = read_config(run, trust=trust)
     _require(run, "checkpoint.pt", f"pvae train --resume {run}")
     _check_numbers(given)
     # What is there already is added to: it says what it is of, unless something else is asked for.
@@ -282,10 +285,22 @@ def _evaluate_run(run: Path, given: dict[str, Any]) -> None:
     data = load_data(config)
     if processes()[0] == 0:
         print(f"data: {data.in_words}", flush=True)
-    model, guide = pvae.load(run)
+    model, guide = pvae.load(run, trust=trust)
     _save_evaluation(run, model, guide, data, config | former | given)
     if processes()[0] == 0:
-        print(f"`pvae report {run}` renders it")
+        print(f"`pvae report {_typed(run, config)}` renders it")
+
+
+def _add_trust(parser: Any) -> None:
+    parser.add_argument("--trust", action="store_true", help=HELP_OF["trust"])
+
+
+def _typed(run: Path, config: dict[str, Any]) -> str:
+    """Returns a run as it is named on a command line, with the option that its config needs."""
+    from pvae.config import names_of
+    from pvae.trust import trusted
+
+    return f"{run}" if trusted(names_of(config)) else f"{run} --trust"
 
 
 def _of_evaluation() -> set[str]:
@@ -306,13 +321,14 @@ def _report(argv: list[str]) -> None:
         "--site", metavar="NAME", type=str | None,
         help="The observed site that pictures show (default: that with the most values).",
     )  # fmt: skip
+    _add_trust(parser)
     given = values(parser, argv)
-    run = Path(given["run"])
-    config = read_config(run)
+    run, trust = Path(given["run"]), given["trust"]
+    config = read_config(run, trust=trust)
     _require(run, "checkpoint.pt", f"pvae train --resume {run}")
     evaluation = pvae.Evaluation.load(run)
     evaluation.save_summary(run)
-    model, guide = pvae.load(run)
+    model, guide = pvae.load(run, trust=trust)
     history, site = read_history(run), given.get("site")
     _write_report(run, evaluation, model, guide, load_data(config), history, config, site)
 

@@ -23,7 +23,7 @@ def check_pair(argv: list[str]) -> int:
         )
     options = argv[len(named) :]
     for argument in options:
-        if argument.partition("=")[0] in {f"--{place}" for place in PLACES - {"config"}}:
+        if argument.partition("=")[0] in {f"--{place}" for place in PLACES - {"config", "trust"}}:
             raise UsageError(
                 f"there is no option {argument}: a check writes nothing. `pvae check --help` "
                 "lists them."

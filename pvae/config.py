@@ -17,10 +17,20 @@ from typing import Any, Literal
 import yaml
 
 from pvae import __version__
+from pvae.environment import check_seed
 from pvae.errors import PvaeError, nearest
 from pvae.files import atomic
+from pvae.trust import check_trust
 
-__all__ = ["build_pair", "full_name", "load_yaml", "read_config", "resolve", "write_config"]
+__all__ = [
+    "build_pair",
+    "full_name",
+    "load_yaml",
+    "names_of",
+    "read_config",
+    "resolve",
+    "write_config",
+]
 
 GIVEN = {"model": {"event_shape"}, "guide": {"event_shape", "model"}}
 """Parameters of constructors that the pair's own making fills in."""
@@ -51,8 +61,8 @@ def resolve(name: str, home: Home) -> Program:
             or the name means neither a class nor a function.
 
     Example:
-        >>> resolve("fractions.Fraction", "models")
-        <class 'fractions.Fraction'>
+        >>> resolve("pvae.models.VAE", "models")
+        <class 'pvae.models.vae.VAE'>
     """
     path, colon, attribute = name.rpartition(":") if not name.endswith(".py") else (name, ":", "")
     if path.endswith(".py"):
@@ -72,6 +82,12 @@ def resolve(name: str, home: Home) -> Program:
         raise PvaeError(f"{what}. {hint}")
     from torch import nn
 
+    calls = not isinstance(found, type) or any("__call__" in vars(c) for c in found.__mro__)
+    if not calls:
+        raise PvaeError(
+            f"{name} is a class whose objects cannot be called, and so no Pyro program: give it "
+            "a method __call__, or name a pyro.nn.PyroModule"
+        )
     if not callable(found) or isinstance(found, nn.Module):
         raise PvaeError(
             f"{name} is {type(found).__name__} and not a class or a function; "
@@ -259,25 +275,47 @@ def one_line(error: Exception, prefix: str = "") -> str:
     return (f"--{prefix}{key[1]}: " if key else "") + " ".join(text.split())
 
 
-def read_config(run: str | os.PathLike[str]) -> dict[str, Any]:
+def read_config(run: str | os.PathLike[str], *, trust: bool = False) -> dict[str, Any]:
     """Reads the config of a run: everything that repeats it.
 
     Args:
         run: The folder of a run, or the path of its config.yaml.
+        trust: Whether it may name code beside that of pvae, torch and Pyro, which is run when
+            the pair is built.
 
     Returns:
         `model` and `guide` (`{"class_path": str, "init_args": {...}}`), `data`, `seed` and the
         options of `pvae.fit` and `pvae.evaluate`.
 
     Raises:
-        PvaeError: There is no config, or it is not one that pvae wrote in full.
+        PvaeError: There is no config, it is not one that pvae wrote in full, or it names code
+            that is not trusted.
     """
     config = load_yaml(run)
     needed = {"model", "guide", "data", "seed", "pvae"}  # pvae, the version, is written last
     sides = [config.get(side) for side in ("model", "guide")]
-    if needed - config.keys() or not all(isinstance(s, dict) and "class_path" in s for s in sides):
+    whole = all(
+        isinstance(side, dict)
+        and isinstance(side.get("class_path"), str)
+        and isinstance(side.get("init_args") or {}, dict)
+        for side in sides
+    )
+    if needed - config.keys() or not whole or not isinstance(config["data"], dict):
         raise PvaeError(f"the config of {run} is not a complete one of a run of pvae")
+    check_seed(config["seed"])
+    if not trust:
+        check_trust(names_of(config), f"the config of {run}")
     return config
+
+
+def names_of(config: dict[str, Any]) -> dict[str, Any]:
+    """Returns what of a config can name code, with the full names of model and guide."""
+    sides = {
+        side: {**config[side], "class_path": full_name(config[side]["class_path"], f"{side}s")}
+        for side in ("model", "guide")
+        if side in config
+    }
+    return {key: value for key, value in config.items() if key not in ("data", "pvae")} | sides
 
 
 def load_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -291,7 +329,9 @@ def load_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise PvaeError(f"{what}; `pvae run` and `pvae train` make a run folder") from None
     except OSError as error:
         raise PvaeError(f"cannot read {file}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except RecursionError:
+        raise PvaeError(f"{file} is nested too deeply to be a config of pvae") from None
+    except (yaml.YAMLError, ValueError, IndexError, TypeError, AttributeError) as error:
         raise PvaeError(f"{file} is damaged or no config: {' '.join(f'{error}'.split())}") from None
     if not isinstance(config, dict) or not all(isinstance(key, str) for key in config):
         raise PvaeError(f"{file} is not a config of pvae")

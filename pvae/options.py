@@ -1,22 +1,24 @@
 """What a command line asks for: options from type hints, a config file, and their defaults."""
 
 import argparse
+import copy
 import inspect
 import re
 from typing import Any, Literal
 
 from pvae.errors import PvaeError, nearest
 
-__all__ = ["PLACES", "PROGRAMS", "SIDES", "UsageError", "new_parser", "parse", "values"]
+__all__ = ["HELP_OF", "PLACES", "PROGRAMS", "SIDES", "UsageError", "new_parser", "parse", "values"]
 
 SIDES = {"model": "VAE", "guide": "MeanField"}
 PROGRAMS = {"model", "guide", "data"}
 SHARED = ("latent_dim", "latent_dims")
-PLACES = {"config", "resume", "out", "overwrite"}
-_HELP = {
+PLACES = {"config", "resume", "out", "overwrite", "trust"}
+HELP_OF = {
     "config": "A YAML file with options, such as the config.yaml of a run, which repeats the run; "
-    "options on the command line go first. The classes that it names are imported, so their code "
-    "is run: use files that you trust.",
+    "options on the command line go first.",
+    "trust": "Import what the config names beside classes of pvae, torch and Pyro, and so run its "
+    "code.",
     "resume": "Continue the run in this folder.",
     "out": "The run folder (default: runs/DATA-MODEL-N).",
     "init": "Where the parameters start: 'glorot' draws the weights as Glorot & Bengio do and sets "
@@ -41,6 +43,8 @@ def parse(command: str, argv: list[str]) -> tuple[dict[str, Any], argparse.Names
     # jsonargparse can type the rest only once the classes are known.
     early, rest = _early(argv)
     config = _start(early)
+    if (early.config or early.resume) and not early.trust:
+        _check_names(config, early.config or early.resume, argv, rest)
     if command == "check":  # of a run's config, what it takes
         config = {key: config[key] for key in config.keys() & {*PROGRAMS, *_of_check()}}
     # Files may draw parameters as soon as they are run.
@@ -70,6 +74,20 @@ def parse(command: str, argv: list[str]) -> tuple[dict[str, Any], argparse.Names
     return config, early
 
 
+def _check_names(config: dict[str, Any], where: str, argv: list[str], rest: list[str]) -> None:
+    """Of a config, what is not replaced may name what is trusted or typed on this command line."""
+    from pvae.config import full_name, names_of
+    from pvae.trust import check_trust
+
+    typed = {part for argument in argv for part in (argument, argument.partition("=")[2])}
+    typed |= {full_name(name, f"{side}s") for name in typed for side in SIDES}
+    names = names_of(copy.deepcopy(config))
+    programs = {side: names.pop(side) for side in SIDES}
+    kept = names | {side: program["init_args"] for side, program in programs.items()}
+    _drop_replaced(kept, rest)
+    check_trust([kept, *(p["class_path"] for p in programs.values())], str(where), typed)
+
+
 def _of_check() -> set[str]:
     from pvae.faults import diagnose
 
@@ -87,7 +105,8 @@ def _early(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
         for side in SIDES:
             parser.add_argument(f"--{side}.{name}", type=yaml.safe_load)
     parser.add_argument("--seed", type=int)
-    parser.add_argument("--overwrite", action="store_true")
+    for name in ("overwrite", "trust"):
+        parser.add_argument(f"--{name}", action="store_true")
     try:
         early, rest = parser.parse_known_args(argv)
     except argparse.ArgumentError as error:
@@ -103,7 +122,7 @@ def _check_resume(argv: list[str], run: str) -> None:
 
     # Training goes on as it began; how it is evaluated is not part of it.
     free = inspect.signature(evaluate).parameters.keys() - inspect.signature(fit).parameters.keys()
-    free |= {"resume", "device", "progress"}
+    free |= {"resume", "device", "progress", "trust"}
     names = {argument.partition("=")[0] for argument in argv if argument.startswith("--")}
     if fixed := sorted(names - {f"--{name}" for name in free}):
         raise UsageError(
@@ -117,7 +136,7 @@ def _start(early: argparse.Namespace) -> dict[str, Any]:
     from pvae.config import full_name, load_yaml, read_config
     from pvae.environment import check_seed
 
-    config = read_config(early.resume) if early.resume else {}
+    config = read_config(early.resume, trust=True) if early.resume else {}
     config = load_yaml(early.config) if early.config else config
     config.pop("pvae", None)
     config["seed"] = config.get("seed", 0) if early.seed is None else early.seed
@@ -232,12 +251,13 @@ def _run_parser(command: str, targets: dict[str, Any]) -> Any:
     from pvae.training import fit
 
     parser = new_parser(command)
-    parser.add_argument("--config", action="config", metavar="FILE", help=_HELP["config"])
+    parser.add_argument("--config", action="config", metavar="FILE", help=HELP_OF["config"])
+    parser.add_argument("--trust", action="store_true", help=HELP_OF["trust"])
     if command != "check":
-        parser.add_argument("--out", metavar="DIR", help=_HELP["out"])
+        parser.add_argument("--out", metavar="DIR", help=HELP_OF["out"])
         parser.add_argument("--overwrite", action="store_true", help="Replace the run in --out.")
-        parser.add_argument("--resume", metavar="RUN", help=_HELP["resume"])
-        parser.add_argument("--init", type=Literal["glorot"] | None, help=_HELP["init"])
+        parser.add_argument("--resume", metavar="RUN", help=HELP_OF["resume"])
+        parser.add_argument("--init", type=Literal["glorot"] | None, help=HELP_OF["init"])
     for side, target in targets.items():
         if isinstance(target, type):
             parser.add_class_arguments(target, side, skip=GIVEN[side], fail_untyped=False)
@@ -251,7 +271,7 @@ def _run_parser(command: str, targets: dict[str, Any]) -> Any:
     for name in ("model", "guide", "data"):
         group = [action for action in parser._actions if f"--{name}" in action.option_strings]
         action = group[0] if group else parser.add_argument(f"--{name}")
-        action.help, action.metavar = _HELP[name], "NAME"
+        action.help, action.metavar = HELP_OF[name], "NAME"
     return parser
 
 

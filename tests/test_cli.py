@@ -312,8 +312,9 @@ def test_a_users_file_and_a_process_that_has_not_seen_it(here):
     assert names(here / "run") == set(RUN_FILES)
     before = numbers(here / "run")
     assert main(["train", *pair[:3], "pair.py:Fixed", "--model.latent_dim=4", *QUICK]) == 0
-    done = shell("evaluate", "run", "--progress", "false")
+    done = shell("evaluate", "run", "--progress", "false", "--trust")
     assert done.returncode == 0, done.stderr
+    assert "`pvae report run --trust`" in done.stdout
     assert numbers(here / "run") == before
 
 

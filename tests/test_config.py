@@ -133,7 +133,7 @@ def test_an_error_in_the_users_file_is_the_users(here):
     file.write_text("import no_such_library\n")
     with pytest.raises(ModuleNotFoundError, match="no_such_library"):
         resolve("broken.py:MyModel", "models")
-    file.write_text("class MyModel: pass\n")
+    file.write_text("def MyModel(x): pass\n")
     assert resolve("broken.py:MyModel", "models").__name__ == "MyModel"
     (here / "pvae_test_broken.py").write_text("import no_such_library\n")
     with pytest.raises(ModuleNotFoundError, match="no_such_library"):

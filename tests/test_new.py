@@ -112,5 +112,5 @@ def test_the_readmes_walk(here, capsys):
     assert main([*run, "--num_samples", "20", "--progress", "false"]) == 0
     trained = pvae.Evaluation.load("runs/ring")
     assert trained.elbo.mean() > float(re.search(r"ELBO (-?[\d.]+)", said)[1]) + 5
-    model, _ = pvae.load("runs/ring")
+    model, _ = pvae.load("runs/ring", trust=True)
     assert 0 < model.scale.item() != pytest.approx(0.3, abs=1e-3)

@@ -43,7 +43,7 @@ def test_every_option_is_one(tmp_path, monkeypatch):
     named = set(re.findall(r"`(?:pvae run )?(--[\w.]+(?: [^`]+)?)`", text))
     assert {"--data mnist", "--seed 1", "--model.network conv --guide.network conv"} <= named
     for option in named:
-        if option.startswith(("--help", "--config", "--resume")):
+        if option.startswith(("--help", "--config", "--resume", "--trust")):
             continue
         option += "" if " " in option else " 0"
         argv = shlex.split(option.replace("--device auto", "--device cpu").replace("NAME", "mnist"))
