@@ -9,75 +9,53 @@ from pyro.distributions import Delta
 from pyro.poutine import Trace
 from torch import Tensor
 
+from pvae.admission import other_mask, other_measure
 from pvae.environment import is_out_of_memory
 from pvae.errors import PvaeError, first_line
 from pvae.pair import Program, latent_sites, name_of
-from pvae.particles import counts_data, trace_of
-from pvae.structure import Structure, base_distribution
+from pvae.particles import trace_of
+from pvae.structure import Structure, base_distribution, listed
 
 if TYPE_CHECKING:
     from pvae.particles import Particles
 
-__all__ = ["find_fault", "gives_a_point", "refuse_mixing", "refuse_unbounded"]
+__all__ = [
+    "GLOBAL",
+    "agree",
+    "find_fault",
+    "gives_a_point",
+    "refuse_other_jacobian",
+    "refuse_other_measure",
+    "refuse_unbounded",
+    "terms_of",
+]
+
+GLOBAL = (
+    "Latent site {1!r} stands {0}: it is global, shared by all data, so that log p(x) does not "
+    "split into one number for each datum. Make it a pyro.param (a point estimate), move it into "
+    "the batch plate, or estimate the bound of the whole data set with "
+    "pyro.infer.Trace_ELBO().loss(model, guide, data)."
+)
+_MOST_LATENTS = 512  # of one datum, whose Jacobian is computed
 
 
 def find_fault(particles: Particles, single: Particles, batch: tuple[Tensor, ...]) -> str | None:
     """Says how a layout's per-site terms differ from single replays of the same draws."""
     num, size = (4 if len(batch[0]) == 3 else 3), len(batch[0])
     try:
-        terms, trace = _run(particles, batch, num)
+        terms, trace = terms_of(particles, batch, num)
         for k in range(num):
-            expected, _ = _run(single, batch, 1, _one(particles, trace, k, num, size))
+            expected, _ = terms_of(single, batch, 1, _one(particles, trace, k, num, size))
             if particles.how == "plate" and len(expected) < len(terms):
                 return "cannot be checked (the guide's density is known at its own draws only)"
             for name, value in expected.items():
-                if not _agree(terms[name].select(-2, k), value.select(-2, 0)):
+                if not agree(terms[name].select(-2, k), value.select(-2, 0)):
                     return f"changes log {name}"
     except (PvaeError, RuntimeError, IndexError) as error:
         if is_out_of_memory(error):
             raise
         return f"fails ({first_line(error.__cause__ or error)[:200]})"
     return None
-
-
-def refuse_mixing(single: Particles, batch: tuple[Tensor, ...]) -> None:
-    """Raises a PvaeError if the terms of one datum change with the data beside it."""
-    size = len(batch[0])
-    half = size // 2
-    terms, trace = _run(single, batch, 1)
-    try:
-        whole, values = {}, {}
-        for name, site in latent_sites(trace).items():
-            if name not in single.structure.enumerated:
-                axis = site["value"].ndim - site["fn"].event_dim + single.dim
-                whole[name] = site["value"]
-                values[name] = site["value"].narrow(axis, 0, half)
-        part, _ = _run(
-            single,
-            tuple(t[:half] if counts_data(t, size) else t for t in batch),
-            1,
-            trace_of(values),
-        )
-    except (PvaeError, RuntimeError, IndexError) as error:
-        if is_out_of_memory(error):
-            raise
-        return  # bound to the size of its batch: nothing to compare with
-    for name, value in part.items():
-        if not _agree(value, terms[name][..., :half]):
-            again, _ = _run(single, batch, 1, trace_of(whole))
-            if not _agree(again[name], terms[name]):
-                raise PvaeError(
-                    f"Log {name} of the same data and the same z is another at each call, in eval "
-                    "mode too: something in a network is random, as the corruption of a denoising "
-                    "guide or dropout is. An evaluation is of the clean x and of one density: let "
-                    "it happen only where self.training is true (see pvae.guides.DenoisingCode)."
-                )
-            raise PvaeError(
-                f"A module mixes data across the batch: log {name} of one datum changes with "
-                "the other data beside it, also in eval mode (batch normalisation without "
-                "running statistics does this). Such a pair has no density of one datum; "
-                "normalise within each datum, or keep running statistics."
-            )
 
 
 def gives_a_point(structure: Structure) -> bool:
@@ -90,18 +68,16 @@ def gives_a_point(structure: Structure) -> bool:
     )
 
 
-def refuse_unbounded(structure: Structure, guide: Program, plate: str, dim: int) -> None:
-    """Raises a PvaeError if a pair has no bound on the log p(x) of each datum."""
+def refuse_unbounded(structure: Structure, guide: Program, plate: str, dim: int, size: int) -> None:
+    """Raises a PvaeError if a pair has no bound on the log p(x) of each of B = `size` data."""
     latent = latent_sites(structure.guide_trace)
     for name, site in latent.items():
-        if all(frame.dim != dim for frame in site["cond_indep_stack"]):
-            raise PvaeError(
-                f"Latent site {name!r} stands outside the batch plate {plate!r}: it is "
-                "global, shared by all data, so that log p(x) does not split into one number "
-                "for each datum. Make it a pyro.param (a point estimate), move it into the "
-                "plate, or estimate the bound of the whole data set with "
-                "pyro.infer.Trace_ELBO().loss(model, guide, data)."
-            )
+        sizes = [frame.size for frame in site["cond_indep_stack"] if frame.dim == dim]
+        if not sizes:
+            raise PvaeError(GLOBAL.format(f"outside the batch plate {plate!r}", name))
+        if sizes[0] not in (-1, size):
+            there = f"in a plate of size {sizes[0]} in place of the batch plate {plate!r}"
+            raise PvaeError(GLOBAL.format(there, name))
     in_model = latent_sites(structure.model_trace)
     deltas = [n for n, s in latent.items() if isinstance(base_distribution(s["fn"]), Delta)]
     auxiliary = [name for name in latent if name not in in_model]
@@ -113,12 +89,8 @@ def refuse_unbounded(structure: Structure, guide: Program, plate: str, dim: int)
                 "(any density given z keeps the bound), or use pyro.deterministic in the guide."
             )
         other = in_model.get(name)
-        if other is not None and not _same_mask(site["mask"], other["mask"]):
-            raise PvaeError(
-                f"Site {name!r} is masked otherwise in the guide than in the model: where only "
-                "one of them counts its density, the weights bound nothing. Use the same mask in "
-                "both."
-            )
+        if other is not None and (fault := other_mask(name, site, other)):
+            raise PvaeError(fault)
         if name in deltas and not auxiliary:
             raise PvaeError(
                 f"The guide {name_of(guide)} gives site {name!r} a Delta distribution: a "
@@ -138,18 +110,95 @@ def refuse_unbounded(structure: Structure, guide: Program, plate: str, dim: int)
                     )
 
 
-def _same_mask(a: Tensor | bool | None, b: Tensor | bool | None) -> bool:
-    a, b = (torch.as_tensor(True if mask is None else mask) for mask in (a, b))
-    try:
-        return bool((a == b).all())
-    except RuntimeError:
-        return False
+def refuse_other_measure(structure: Structure) -> None:
+    """Raises a PvaeError if a site has a density in one program and probabilities in the other."""
+    in_model = latent_sites(structure.model_trace)
+    for name, site in latent_sites(structure.guide_trace).items():
+        if name in in_model and (fault := other_measure(name, site, in_model[name])):
+            raise PvaeError(fault)
 
 
-def _run(
+def refuse_other_jacobian(single: Particles, batch: tuple[Tensor, ...]) -> None:
+    r"""Raises a PvaeError if Deltas of auxiliary draws do not carry the density of their values.
+
+    As in Pyro's AutoGuides, :math:`e \sim q(e|x)` and z = f(e) as a Delta have the density
+
+    .. math:: \log q(z|x) = \log q(e|x) - \log \left| \det \frac{df}{de} \right|
+
+    where f is a bijection and the last term is the Delta's `log_density`. Both are compared.
+
+    Args:
+        single: Runs the pair for one sample.
+        batch: Some data.
+    """
+    in_model, size = latent_sites(single.structure.model_trace), len(batch[0])
+    latent = latent_sites(single.structure.guide_trace)
+    deltas = [n for n, s in latent.items() if isinstance(base_distribution(s["fn"]), Delta)]
+    auxiliary = [name for name in latent if name not in in_model]
+    if not auxiliary or not deltas:
+        return
+    latent = latent_sites(single.guide(batch, 1))
+    kept = {n: s["value"].detach() for n, s in latent.items() if n not in deltas}
+    events = {name: site["fn"].event_dim for name, site in latent.items()}
+    with torch.enable_grad():
+        draws = {name: kept[name].clone().requires_grad_() for name in auxiliary}
+        trace = single.guide(batch, 1, trace_of(kept | draws))
+        points = [
+            single.rows(trace.nodes[name]["value"], events[name], 1, size).reshape(size, -1)
+            for name in deltas
+        ]
+        z = torch.cat(points, -1)
+        numel = sum(draw.numel() for draw in draws.values()) // size
+        what = f"The guide draws {listed(auxiliary)} and gives {listed(deltas)} as a function of it"
+        if z.shape[-1] != numel:
+            raise PvaeError(
+                f"{what}, {numel} values for {z.shape[-1]}: that is no bijection, and the density "
+                "of the latter is not known. Give the model the auxiliary site too (any density "
+                "given z keeps the bound), or the guide a distribution of z itself."
+            )
+        if numel > _MOST_LATENTS or not z.requires_grad:
+            why = f"{numel} values" if z.requires_grad else "without a gradient"
+            raise PvaeError(
+                f"{what} ({why}): whether log_density of the Delta is -log |det| of its Jacobian "
+                "cannot be checked. Write a TransformedDistribution in place of both."
+            )
+        slopes = [
+            torch.autograd.grad(
+                z[:, i].sum(), list(draws.values()), retain_graph=True, allow_unused=True
+            )
+            for i in range(numel)
+        ]
+    rows = [
+        [
+            torch.zeros(size, draw.numel() // size, dtype=z.dtype, device=z.device)
+            if slope is None
+            else single.rows(slope, events[name], 1, size).reshape(size, -1)
+            for slope, (name, draw) in zip(each, draws.items(), strict=True)
+        ]
+        for each in slopes
+    ]
+    jacobian = torch.stack([torch.cat(row, -1) for row in rows], 1)
+    due = -torch.linalg.slogdet(jacobian.double()).logabsdet
+    terms = single.log_terms(trace, 1, size, observed=False)
+    given = sum(terms[name] for name in deltas)[0].double()
+    wrong = ~((given - due).abs() <= 1e-3 * (1 + due.abs()))
+    if wrong.any():
+        at = int(wrong.nonzero()[0])
+        raise PvaeError(
+            f"{what}, with a log_density of {float(given[at]):.4g} where -log |det| of its "
+            f"Jacobian is {float(due[at]):.4g} (datum {at}): the weights are those of another "
+            "density. Write Delta(z, log_density=-log |det dz/de|), or a TransformedDistribution "
+            "in place of both."
+        )
+
+
+def terms_of(
     particles: Particles, batch: tuple[Tensor, ...], num: int, values: Trace | None = None
 ) -> tuple[dict[str, Tensor], Trace]:
-    """Per-site terms [*enumerated, num, B], and the guide's trace."""
+    """Returns per-site terms [*enumerated, num, B], and the guide's trace.
+
+    `values` take the place of the guide's draws; its terms are left out where they cannot.
+    """
     size = len(batch[0])
     guide_trace = particles.guide(batch, num, values)
     model_trace = particles.model(batch, num, guide_trace)
@@ -177,7 +226,8 @@ def _one(particles: Particles, trace: Trace, k: int, num: int, size: int) -> Tra
     return trace_of(values)
 
 
-def _agree(ours: Tensor, expected: Tensor) -> bool:
+def agree(ours: Tensor, expected: Tensor) -> bool:
+    """Whether terms are the same but for rounding."""
     tolerance = 1e-8 if expected.dtype == torch.float64 else 1e-4
     ours, expected = torch.broadcast_tensors(ours, expected)
     return torch.allclose(ours, expected, tolerance, 10 * tolerance, equal_nan=True)

@@ -18,6 +18,7 @@ from pvae.pair import (
     trace_guide,
     trace_model,
 )
+from pvae.support import log_prob
 
 __all__ = ["NotFiniteError", "what_is_not_finite"]
 
@@ -66,7 +67,7 @@ def what_is_not_finite(
         for name, site in sites.items():
             for what, value in (
                 ("value", site["value"]),
-                ("log density", site["fn"].log_prob(site["value"])),
+                ("log density", log_prob(site["fn"], site["value"], observed=site["is_observed"])),
             ):
                 if not _finite(value):
                     return (

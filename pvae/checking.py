@@ -1,19 +1,22 @@
 """check(): says in plain words what is wrong with a pair."""
 
-import contextlib
-from collections.abc import Callable
+import warnings
 from typing import Any
 
 import pyro
 import torch
-from pyro.distributions import Bernoulli, Delta, Unit
+from pyro.distributions import Delta, Unit
 from pyro.poutine import Trace
 from torch import Tensor
-from torch.distributions import constraints
-from torch.distributions.constraints import Constraint
 
+from pvae.admission import (
+    bounded_sites,
+    check_observed,
+    other_mask,
+    other_measure,
+    outside_draws,
+)
 from pvae.arguments import Arguments
-from pvae.distributions import Levels
 from pvae.errors import PvaeError
 from pvae.pair import (
     OwnParameters,
@@ -25,11 +28,11 @@ from pvae.pair import (
     trace_model,
 )
 from pvae.structure import Structure, base_distribution, listed, plates_in_words
+from pvae.support import is_discrete
 
-__all__ = ["check"]
+__all__ = ["check", "look"]
 
 
-@torch.no_grad()
 def check(model: Program, guide: Program, *batch: Any, **kwargs: Any) -> Structure:
     """Runs a pair once and says in plain words what is wrong with it, if anything is.
 
@@ -48,6 +51,10 @@ def check(model: Program, guide: Program, *batch: Any, **kwargs: Any) -> Structu
             and guide do not match, nothing is observed, a site's shape does not fit its
             distribution or its plates, or an observed value lies outside its support.
 
+    Warns:
+        UserWarning: If the guide draws outside of the model's support, has a density where the
+            model has probabilities, or masks a site otherwise: no bound comes from that.
+
     Example:
         >>> import torch
         >>> from pvae import check, guides, models
@@ -55,6 +62,15 @@ def check(model: Program, guide: Program, *batch: Any, **kwargs: Any) -> Structu
         >>> check(model, guide, torch.zeros(4, 1, 8, 8)).latent
         ('z',)
     """
+    structure = look(model, guide, *batch, **kwargs)
+    for remark in structure.remarks:
+        warnings.warn(remark, stacklevel=2)
+    return structure
+
+
+@torch.no_grad()
+def look(model: Program, guide: Program, *batch: Any, **kwargs: Any) -> Structure:
+    """Does what `check` does, and leaves its remarks in the structure without a warning."""
     arguments = Arguments(batch, kwargs)
     _check_batch(arguments)
     model, guide = arguments.bind(model, guide)
@@ -76,7 +92,7 @@ def check(model: Program, guide: Program, *batch: Any, **kwargs: Any) -> Structu
 
     caveat = None
     for name, site in observed_sites(model_trace).items():
-        caveat = _check_support(name, site, sites_again) or _discrete_data(name, site) or caveat
+        caveat = check_observed(name, site, sites_again) or _discrete_data(name, site) or caveat
     in_guide, in_model = latent_sites(guide_trace), latent_sites(model_trace)
     sites = [*in_guide.items(), *in_model.items(), *observed_sites(model_trace).items()]
     summed = [name for name, site in in_guide.items() if _is_enumerated(site, "sequential")]
@@ -88,9 +104,25 @@ def check(model: Program, guide: Program, *batch: Any, **kwargs: Any) -> Structu
         enumerated=tuple(summed),
         max_plate_nesting=-min(dims, default=0),
         caveat=caveat,
+        bounded=frozenset(bounded_sites(guide_trace, model_trace, batch)),
+        remarks=_remarks(guide_trace, model_trace, batch),
         guide_trace=guide_trace,
         model_trace=model_trace,
     )
+
+
+def _remarks(guide_trace: Trace, model_trace: Trace, batch: tuple[Tensor, ...]) -> tuple[str, ...]:
+    found, in_model = [], latent_sites(model_trace)
+    with torch.random.fork_rng(_devices(batch)):
+        for name, site in latent_sites(guide_trace).items():
+            other = in_model.get(name)
+            if other is None:
+                continue
+            say = [other_measure(name, site, other), other_mask(name, site, other)]
+            if say[0] is None and not _is_enumerated(site):
+                say.append(outside_draws(name, site, other))
+            found += filter(None, say)
+    return tuple(found)
 
 
 def _devices(batch: tuple[Tensor, ...]) -> list[torch.device]:
@@ -227,53 +259,13 @@ def _check_plates(role: str, name: str, site: dict[str, Any], shape: torch.Size)
             )
 
 
-def _check_support(
-    name: str, site: dict[str, Any], sites_again: Callable[[], dict[str, dict[str, Any]]]
-) -> str | None:
-    fn, value = site["fn"], site["value"]
-    support = getattr(fn, "support", None)
-    if support is None:
-        return None
-    inside = support.check(value)
-    if inside.all():
-        return None
-    flat = value[value.isfinite()] if value.is_floating_point() else value
-    low, high = float(flat.min()), float(flat.max())
-    if isinstance(base_distribution(fn), Bernoulli) and low >= 0 and high <= 1:
-        return (
-            f"not a likelihood: site {name!r} has a Bernoulli distribution, the data has grey "
-            f"values between {low:g} and {high:g}, so the numbers are not log densities of any "
-            "distribution of the data"
-        )
-    with torch.random.fork_rng([value.device] if value.is_cuda else []):
-        again = sites_again()
-    if name in again and not _same_bounds(support, again[name]["fn"].support):
-        return None  # the latents decide: what lies outside has a weight of zero
-    each = support
-    while hasattr(each, "base_constraint"):
-        each = each.base_constraint
-    if isinstance(each, Levels):
-        raise PvaeError(
-            f"Site {name!r}: {_kind(site)} with {each}, and observed values such as "
-            f"{float(value[~each.check(value)][0]):g}, between {low:g} and {high:g}. Give it the "
-            "number of levels that the data have (256 in 8-bit images, 17 in digits), and load "
-            "them as they are, with observation='grey'."
-        )
-    raise PvaeError(
-        f"Site {name!r}: observed values between {low:g} and {high:g} lie outside the support "
-        f"({_named(support)}) of {_kind(site)}. Rescale or binarise the data, or choose a "
-        "likelihood whose support holds them."
-    )
-
-
 def _discrete_data(name: str, site: dict[str, Any]) -> str | None:
     """Says so where a continuous density is put on values in a few equal steps, as grey levels."""
     fn, value = site["fn"], site["value"]
     if isinstance(base_distribution(fn), Delta | Unit) or not value.is_floating_point():
         return None
-    with contextlib.suppress(NotImplementedError):
-        if getattr(fn, "support", constraints.real).is_discrete:
-            return None
+    if is_discrete(fn):
+        return None
     known = value[value.isfinite()].double()
     steps = known.unique()
     # Values that were measured hardly ever come again; levels do, each of them many times.
@@ -289,20 +281,6 @@ def _discrete_data(name: str, site: dict[str, Any]) -> str | None:
         "are log densities at these points, which grow without bound as the scale shrinks, and "
         "no log probabilities"
     )
-
-
-def _same_bounds(a: Any, b: Any) -> bool:
-    pairs = [(value, vars(b).get(key)) for key, value in vars(a).items()]
-    return all(
-        _same_bounds(x, y) if isinstance(x, Constraint) and isinstance(y, Constraint)
-        else not isinstance(x, Tensor) or (isinstance(y, Tensor) and torch.equal(x, y))
-        for x, y in pairs
-    )  # fmt: skip
-
-
-def _named(support: Any) -> str:
-    text = str(support)
-    return text if len(text) < 60 and "tensor" not in text else type(support).__name__.strip("_")
 
 
 def _is_enumerated(site: dict[str, Any], *marks: str) -> bool:

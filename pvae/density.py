@@ -1,13 +1,14 @@
 """Density: log p(x, z) and log q(z|x) of a pair at latents that are given from outside."""
 
 import copy
+import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.distributions import VonMises, biject_to, constraints
+from torch.distributions import ComposeTransform, biject_to, constraints
 from torch.distributions.transforms import Transform
 
 from pvae.environment import is_out_of_memory
@@ -16,9 +17,10 @@ from pvae.memory import Chunks
 from pvae.pair import latent_sites
 from pvae.sampler import Sampler
 from pvae.structure import base_distribution
+from pvae.support import contains, is_discrete, is_image, peeled, pull_back, support_of
 from pvae.terms import sum_out
 
-__all__ = ["Density", "Path", "slopes"]
+__all__ = ["Density", "Path", "replaced", "slopes"]
 
 Path = Callable[[Tensor], tuple[Tensor, Tensor]]
 """What is annealed: z [C, B, D] to (log f_0(z), log f_1(z)), each [C, B], nats.
@@ -50,35 +52,41 @@ class Density:
     def __init__(self, sampler: Sampler, batch: tuple[Tensor, ...]) -> None:
         self.sampler = sampler
         self._sites: dict[str, tuple] = {}
+        self._holds: dict[str, Callable[[Tensor], Tensor | None]] = {}
         with torch.random.fork_rng([batch[0].device] if batch[0].is_cuda else []):
             rows = sampler.prior(batch, 1)
             sites = latent_sites(sampler.structure.model_trace)
             for name, value in rows.items():
-                support = sites[name]["fn"].support
-                if support.is_discrete or not value.is_floating_point():
+                fn = sites[name]["fn"]
+                if is_discrete(fn) or not value.is_floating_point():
                     raise PvaeError(
-                        f"Latent site {name!r} is discrete "
-                        f"({type(base_distribution(sites[name]['fn'])).__name__}), with neither a "
-                        "gradient for HMC to follow nor a line to integrate over. Mark the site "
-                        'infer={"enumerate": "parallel"} to sum it out.'
+                        f"Latent site {name!r} is discrete ({type(base_distribution(fn)).__name__})"
+                        ", with neither a gradient for HMC to follow nor a line to integrate "
+                        'over. Mark the site infer={"enumerate": "parallel"} to sum it out.'
                     )
-                if isinstance(base_distribution(sites[name]["fn"]), VonMises):
-                    # Pyro says "real", but the density is that of one turn.
-                    support = constraints.interval(-math.pi, math.pi)
-                transform = _transform(name, _for_any_datum(name, support))
+                transform, holds = _line(name, fn)
                 shape = transform.inverse_shape(value.shape)[2:]
                 self._sites[name] = (transform, tuple(shape), shape.numel())
+                self._holds[name] = holds
             self.dim = sum(numel for *_, numel in self._sites.values())
             self.no_guide = self._why_no_guide(batch)
 
     def flatten(self, values: Mapping[str, Tensor]) -> Tensor:
-        """Returns the coordinates [C, B, D] of latents given as rows [C, B, *rest]."""
+        """Returns the coordinates [C, B, D] of latents given as rows [C, B, *rest].
+
+        Latents outside of the model's support have none: NaN.
+        """
         parts = [
             transform.inv(values[name]).flatten(2) if values[name].ndim > 2 or shape
             else transform.inv(values[name])[..., None]
             for name, (transform, shape, _) in self._sites.items()
         ]  # fmt: skip
-        return torch.cat(parts, -1)
+        u = torch.cat(parts, -1)
+        for name, holds in self._holds.items():
+            if (within := holds(values[name])) is not None:
+                within = within.reshape(*u.shape[:2], -1).all(-1, keepdim=True)
+                u = torch.where(within, u, math.nan)
+        return u
 
     def constrain(self, u: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """Returns the latents as rows, and log |det dz/du|, [C, B]."""
@@ -108,7 +116,10 @@ class Density:
         return self.flatten(self.sampler.prior(batch, num))
 
     def posterior(self, batch: tuple[Tensor, ...], num: int) -> Tensor:
-        """Draws u ~ q( · | x), [num, B, D]; sites that the guide enumerates are sampled."""
+        """Draws u ~ q( · | x), [num, B, D]; sites that the guide enumerates are sampled.
+
+        Draws outside of the model's support are NaN; see `replaced`.
+        """
         return self.flatten(self.sampler.posterior(batch, num))
 
     def log_joint(self, u: Tensor, batch: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
@@ -159,33 +170,67 @@ class Density:
         return None
 
 
-def _for_any_datum(name: str, support: constraints.Constraint) -> constraints.Constraint:
-    """Returns a support whose bounds do not count the data of the batch it was found with."""
-    found = copy.copy(support)
-    for key, value in vars(support).items():
+def _for_any_datum(name: str, found: Any, event_dim: int = 0) -> Any:
+    """Returns a support or a transform whose tensors do not count the data of the batch.
+
+    Args:
+        name: The site.
+        found: Support or transform, found with some batch.
+        event_dim: Dimensions on the right in which the tensors may vary.
+    """
+    whole, found = found, copy.copy(found)
+    for key, value in vars(whole).items():
         if isinstance(value, constraints.Constraint):
             setattr(found, key, _for_any_datum(name, value))
-        elif isinstance(value, Tensor) and value.ndim:
-            first = value.flatten()[0]
+        elif isinstance(value, Tensor) and value.ndim > event_dim and key[0] != "_":
+            first = value.flatten(0, value.ndim - event_dim - 1)[0]
             if not (value == first).all():
                 raise PvaeError(
-                    f"Latent site {name!r} has a support that varies ({support}): its latents "
+                    f"Latent site {name!r} has a support that varies ({whole}): its latents "
                     "have no common coordinates. Give every value of it the same bounds."
                 )
             setattr(found, key, first)
     return found
 
 
-def _transform(name: str, support: constraints.Constraint) -> Transform:
-    if isinstance(support, constraints.MixtureSameFamilyConstraint):
-        support = support.base_constraint
+def _line(name: str, fn: Any) -> tuple[Transform, Callable[[Tensor], Tensor | None]]:
+    """How a site's values lie on the real line, and which values do, where not all."""
+    base = peeled(fn)
+    if is_image(base, read=True):
+        first, holds = _line(name, base.base_dist)
+        rest = [_for_any_datum(name, t, fn.event_dim) for t in base.transforms]
+
+        def holds_image(value: Tensor) -> Tensor:
+            value, within = pull_back(rest, value, 2)
+            found = holds(value)
+            found = None if found is None else found.reshape(*value.shape[:2], -1).all(-1)
+            return found if within is None else within if found is None else found & within
+
+        return ComposeTransform([first, *rest]), holds_image
+    support = support_of(fn)
+    if support is None:
+        support = constraints.independent(constraints.real, fn.event_dim)
+    support = _for_any_datum(name, support)
+    mixed = isinstance(support, constraints.MixtureSameFamilyConstraint)
     try:
-        return biject_to(support)
+        transform = biject_to(support.base_constraint if mixed else support)
     except NotImplementedError:
         raise PvaeError(
             f"Latent site {name!r} has the support {support}, from which Pyro knows no transform "
             "to the real line."
         ) from None
+    return transform, functools.partial(contains, support)
+
+
+def replaced(u: Tensor) -> Tensor:
+    """Puts other draws of the same datum in place of those outside of the support, [C, B, D]."""
+    good = ~u.isnan().any(-1)
+    order = torch.arange(len(u), device=u.device)[:, None]
+    # The good draws of each datum, one after the other, as often as it takes.
+    first = torch.where(good, order, len(u)).sort(0).values
+    at = first.gather(0, order % good.sum(0).clamp(min=1)).clamp(max=len(u) - 1)
+    at = torch.where(good, order, at)
+    return u.gather(0, at[..., None].expand_as(u))
 
 
 def slopes(log_f: tuple[Tensor, Tensor], u: Tensor) -> list[Tensor | None]:

@@ -13,7 +13,7 @@ from pyro.infer.inspect import get_dependencies
 from torch import Tensor
 
 from pvae.arguments import Arguments
-from pvae.checking import check
+from pvae.checking import look
 from pvae.consistency import compare_bounds
 from pvae.environment import is_out_of_memory, own_random_state
 from pvae.errors import PvaeError, first_line
@@ -101,7 +101,7 @@ def diagnose(
             arguments = Arguments(batch, kwargs)
             model, guide = arguments.bind(model, guide)
             batch = arguments.batch
-            structure = check(model, guide, *batch)
+            structure = look(model, guide, *batch)
             found.facts += _sites(structure)
             elbo = choose_elbo(loss, structure, num_particles)
         except PvaeError as error:
@@ -116,7 +116,7 @@ def diagnose(
             )
         few = tuple(t[: -(-len(t) // 4)] if counts_data(t, len(batch[0])) else t for t in batch)
         try:
-            check(model, guide, *few)
+            look(model, guide, *few)
         except PvaeError as error:
             found.faults.append(
                 f"The pair runs with {len(batch[0])} data and not with {len(few[0])}; the last "
@@ -124,21 +124,22 @@ def diagnose(
                 "Take every size from the data: len(x)."
             )
             few = batch
-        found.faults += _plates(structure) + _supports(structure)
+        found.faults += _plates(structure) + list(structure.remarks)
         _order(found, structure, elbo, model, guide, batch)
         structural = len(found.faults)
-        for look in (
+        for closer in (
             lambda: check_gradients(model, guide, elbo, batch),
             lambda: compare_bounds(structure, model, guide, elbo, batch, few),
         ):
             try:
-                found.add(*look())
+                found.add(*closer())
             except Exception as error:
                 if is_out_of_memory(error) or not isinstance(error, PvaeError | RuntimeError):
                     raise
                 # After another fault this may be what comes of it.
                 where = found.facts if structural else found.faults
                 where.append(f"{'not checked further: ' * bool(structural)}{first_line(error)}")
+        found.faults = list(dict.fromkeys(found.faults))  # a refusal may repeat a remark
     return found
 
 
@@ -182,33 +183,6 @@ def _plates(structure: Structure) -> list[str]:
         for name, by in sizes.items()
         if len(set(by.values())) > 1
     ]
-
-
-def _supports(structure: Structure) -> list[str]:
-    """A guide has to draw where the model has a density."""
-    faults = []
-    in_model = latent_sites(structure.model_trace)
-    for name, site in latent_sites(structure.guide_trace).items():
-        if name not in in_model or name in structure.enumerated:
-            continue
-        ours, theirs = site["fn"], in_model[name]["fn"]
-        support = getattr(theirs, "support", None)
-        if support is None:
-            continue
-        draws = [site["value"]]
-        with contextlib.suppress(NotImplementedError):
-            draws.append(ours.sample(torch.Size([100])))
-        outside = [(~support.check(value)).double().mean() for value in draws]
-        if max(outside) > 0:
-            kinds = [type(base_distribution(fn)).__name__ for fn in (ours, theirs)]
-            share = 100 * float(max(outside))
-            faults.append(
-                f"Site {name!r}: the guide's {kinds[0]} draws outside the support of the model's "
-                f"{kinds[1]} ({support}), where the model has no density: {share:.0f} % of its "
-                "draws. Give the guide a distribution of the same support, or transform its draws "
-                "to it (TransformedDistribution)."
-            )
-    return faults
 
 
 def _order(

@@ -10,10 +10,11 @@ from pyro.poutine import Trace
 from pyro.util import warn_if_nan
 from torch import Tensor
 
-from pvae.agreement import find_fault, refuse_unbounded
+from pvae.agreement import find_fault, refuse_other_jacobian, refuse_unbounded
 from pvae.arguments import Arguments
-from pvae.checking import check
+from pvae.checking import look
 from pvae.errors import PvaeError
+from pvae.mixing import refuse_global
 from pvae.pair import (
     OwnParameters,
     Program,
@@ -113,9 +114,9 @@ class ParticleELBO(ELBO):
             torch.no_grad(),
             torch.random.fork_rng(devices),
         ):
-            structure = check(model, guide, *batch)
+            structure = look(model, guide, *batch)
             name, dim = batch_plate(structure, len(batch[0]), self.plate)
-            refuse_unbounded(structure, guide, name, dim)
+            refuse_unbounded(structure, guide, name, dim, len(batch[0]))
             if structure.enumerated:
                 raise PvaeError(
                     f"Site {structure.enumerated[0]!r} is enumerated in parallel, and "
@@ -123,6 +124,8 @@ class ParticleELBO(ELBO):
                     'infer={"enumerate": "parallel"} to sample it, or use TraceEnum_ELBO.'
                 )
             single = Particles(model, guide, structure, dim, "loop")
+            refuse_global(single, batch)
+            refuse_other_jacobian(single, batch)
             faults = []
             for how in ("plate", "tile"):
                 fault = find_fault(Particles(model, guide, structure, dim, how), single, batch)

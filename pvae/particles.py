@@ -96,7 +96,8 @@ class Particles:
         sites = latent_sites(trace)
         if observed:
             sites |= observed_sites(trace)
-        found = log_terms(sites, dim=self.dim, wide=self.wide, shape=shape)
+        bounded = self.structure.bounded
+        found = log_terms(sites, dim=self.dim, wide=self.wide, shape=shape, bounded=bounded)
         return {name: t.reshape(*t.shape[: -len(shape)], num, size) for name, t in found.items()}
 
     def cancel_masked(

@@ -34,6 +34,7 @@ from pvae.pair import (
 )
 from pvae.particles import trace_of
 from pvae.structure import base_distribution
+from pvae.support import is_discrete
 
 if TYPE_CHECKING:
     from pvae.data import Data, Part
@@ -432,7 +433,7 @@ def _centre(fn: Any) -> Tensor | None:
 
     Of a discrete one the mode comes first: the mean is not one of its values.
     """
-    discrete, shape = _is_discrete(fn), fn.batch_shape + fn.event_shape
+    discrete, shape = is_discrete(fn), fn.batch_shape + fn.event_shape
     for name in ("mode", "mean") if discrete else ("mean", "mode"):
         with contextlib.suppress(NotImplementedError, AttributeError, RuntimeError):
             value = getattr(fn, name).expand(shape)
@@ -446,12 +447,6 @@ def _centre(fn: Any) -> Tensor | None:
             value = transform(value)
         return value.expand(shape)
     return None
-
-
-def _is_discrete(fn: Any) -> bool:
-    with contextlib.suppress(NotImplementedError, AttributeError):
-        return fn.support.is_discrete
-    return False
 
 
 def _trace_at_means(guide: Program, batch: tuple[Tensor, ...]) -> Trace:

@@ -10,11 +10,17 @@ import pyro
 import torch
 from torch import Tensor
 
-from pvae.agreement import find_fault, refuse_mixing, refuse_unbounded
-from pvae.checking import check
+from pvae.agreement import (
+    find_fault,
+    refuse_other_jacobian,
+    refuse_other_measure,
+    refuse_unbounded,
+)
+from pvae.checking import look
 from pvae.chunked import ChunkedModel, fastest
 from pvae.errors import PvaeError
 from pvae.memory import Chunks, bytes_per_row, check_memory, keep_freed_memory
+from pvae.mixing import refuse_mixing
 from pvae.pair import OwnParameters, Program, evaluating, latent_sites, observed_sites
 from pvae.particles import Particles, counts_data
 from pvae.structure import batch_plate
@@ -92,9 +98,12 @@ class Sampler:
         self.model, self.guide = model, guide
         size = len(batch[0]) if batch else 0
         with self._scope():
-            self.structure = check(model, guide, *batch)
+            self.structure = look(model, guide, *batch)
             self.plate, self.dim = batch_plate(self.structure, size, plate)
-            refuse_unbounded(self.structure, guide, self.plate, self.dim)
+            refuse_unbounded(self.structure, guide, self.plate, self.dim, size)
+            refuse_other_measure(self.structure)
+            for remark in self.structure.remarks:
+                warnings.warn(remark, stacklevel=3)
             with torch.random.fork_rng([batch[0].device] if batch[0].is_cuda else []):
                 small = self._small(batch)
                 self.strategy = self._choose(small, strategy)
@@ -350,6 +359,7 @@ class Sampler:
     def _choose(self, small: tuple[Tensor, ...], wanted: Strategy) -> str:
         single = self._particles("loop")
         refuse_mixing(single, small)
+        refuse_other_jacobian(single, small)
         faults = []
         for how in ("plate", "tile", "loop"):
             if wanted not in ("auto", how):

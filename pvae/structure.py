@@ -33,6 +33,8 @@ class Structure:
             "sequential"), the guide's first.
         max_plate_nesting: Number of dimensions that the plates of both programs take up.
         caveat: Why the model's density is not a likelihood of this data, else `None`.
+        bounded: Names of the sites whose values may lie outside of their support.
+        remarks: What about supports, measures and masks keeps weights from being a bound.
         guide_trace: The checked call of the guide.
         model_trace: The checked call of the model, with the guide's draws.
     """
@@ -42,6 +44,8 @@ class Structure:
     enumerated: tuple[str, ...]
     max_plate_nesting: int
     caveat: str | None
+    bounded: frozenset[str]
+    remarks: tuple[str, ...]
     guide_trace: Trace
     model_trace: Trace
 

@@ -1,7 +1,7 @@
 """From the traces of a pair to its log weights: per-site terms, and how they add up."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor
 from pvae.environment import is_out_of_memory
 from pvae.errors import PvaeError, first_line
 from pvae.structure import unmasked
+from pvae.support import log_prob
 
 __all__ = ["Draws", "add_up", "elbo_of", "expect", "log_terms", "sum_out"]
 
@@ -61,7 +62,12 @@ class Draws:
 
 
 def log_terms(
-    sites: dict[str, dict[str, Any]], *, dim: int, wide: int, shape: tuple[int, ...]
+    sites: dict[str, dict[str, Any]],
+    *,
+    dim: int,
+    wide: int,
+    shape: tuple[int, ...],
+    bounded: Container[str] = (),
 ) -> dict[str, Tensor]:
     """Returns the log density of each site, summed over all plates but samples and data.
 
@@ -73,6 +79,7 @@ def log_terms(
         dim: The batch plate's dimension (negative).
         wide: Number of dimensions that plates take up; the particle plate is the leftmost.
         shape: `(K, B)` with a particle plate, else `(B,)`.
+        bounded: Sites whose values may lie outside of their support, where log p is -inf.
 
     Returns:
         For each site a tensor [*enumerated, *shape], in nats.
@@ -83,7 +90,7 @@ def log_terms(
     for name, site in sites.items():
         if "_enumerate_dim" in site["infer"]:
             site = {**site, "fn": unmasked(site["fn"]), "mask": None}
-        log_p = _log_prob(name, site)
+        log_p = _log_prob(name, site, bounded=name in bounded)
         log_p = log_p.reshape((1,) * (wide - log_p.ndim) + log_p.shape)
         log_p = log_p.sum(summed) if summed else log_p
         try:
@@ -96,11 +103,15 @@ def log_terms(
     return terms
 
 
-def _log_prob(name: str, site: dict[str, Any]) -> Tensor:
+def _log_prob(name: str, site: dict[str, Any], *, bounded: bool) -> Tensor:
     try:
-        log_p = _fast(site["fn"], site["value"])
-        if log_p is None:
-            log_p = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
+        fn, value = site["fn"], site["value"]
+        if bounded:
+            log_p = log_prob(
+                fn, value, *site["args"], observed=site["is_observed"], **site["kwargs"]
+            )
+        elif (log_p := _fast(fn, value)) is None:
+            log_p = fn.log_prob(value, *site["args"], **site["kwargs"])
         return torch.as_tensor(scale_and_mask(log_p, 1.0, site["mask"]))
     except (KeyError, NotImplementedError) as error:
         # A flow that was written for one direction looks its input up among those it has seen.

@@ -14,6 +14,7 @@ from pyro.infer import ELBO
 from pyro.optim import PyroOptim
 from torch import Tensor
 
+from pvae.admission import check_data
 from pvae.agreement import gives_a_point
 from pvae.checking import check
 from pvae.checkpoint import read_checkpoint
@@ -179,6 +180,13 @@ def fit(
         first = next(iter(train.batches(batch_size, device=place)))
         with evaluating(model, guide):
             structure = check(model, guide, *first)
+        caveat, size = structure.caveat, len(first[0])
+        for part, seen in ((train, size), (validation, 0)):
+            if part is not None:
+                found, fault = check_data(model, guide, part, place, size=size, seen=seen)
+                caveat = caveat or found
+                if fault:
+                    warnings.warn(fault, stacklevel=2)
         pyro.set_rng_seed(seed)
         run = Run(
             svi=SVI(
@@ -205,8 +213,8 @@ def fit(
             full_size=_full_size(structure, len(first[0]), plate),
             objective="log p(x, z)" if gives_a_point(structure) else "ELBO",
         )
-        if structure.caveat:
-            warnings.warn(structure.caveat, stacklevel=2)
+        if caveat:
+            warnings.warn(caveat, stacklevel=2)
         with pyro.validation_enabled(False):
             run.svi.find_parameters(*first)
             run.settings = {
@@ -222,7 +230,7 @@ def fit(
         type(run.svi.loss).__name__,
         sum(p.numel() for p in run.svi.optim.parameters),
         run.best_epoch or len(run.history),
-        structure.caveat,
+        caveat,
     )
 
 

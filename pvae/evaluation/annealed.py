@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pvae.data import Part
 from pvae.data.tensors import Tensors
-from pvae.density import Density
+from pvae.density import Density, replaced
 from pvae.errors import PvaeError
 from pvae.evaluation.annealing import anneal, anneal_back, schedule, tune
 from pvae.evaluation.bounds import effective_sample_size, log_mean_exp, log_px_se
@@ -121,10 +121,11 @@ def ais(
         seed_unit(seed, int(block[0]), purpose=2 if start == "prior" else 3)
         path = density.path(batch, start)
         tick = work.ticks(2 * (num_temperatures - 1))
-        pilot = _draw(density, batch, start, _PILOT)
+        pilot, _ = _draw(density, batch, start, _PILOT)
         steps = tune(path, pilot, betas, num_leapfrog, tick=tick)
-        z = _draw(density, batch, start, num_chains)
+        z, outside = _draw(density, batch, start, num_chains)
         log_w, acceptance, _ = anneal(path, z, betas, steps, num_leapfrog, tick=tick)
+        log_w = log_w.masked_fill(outside, -math.inf)
         weights = log_w.T.cpu().numpy()
         return {
             "log_px": log_mean_exp(weights),
@@ -180,10 +181,11 @@ def bdmc(
         batch, exact = simulate(sampler, density, take(part, block, device))
         path = density.path(batch, start)
         tick = work.ticks(3 * (num_temperatures - 1))
-        pilot = _draw(density, batch, start, _PILOT)
+        pilot, _ = _draw(density, batch, start, _PILOT)
         steps = tune(path, pilot, betas, num_leapfrog, tick=tick)
-        z = _draw(density, batch, start, num_chains)
+        z, outside = _draw(density, batch, start, num_chains)
         forward, _, _ = anneal(path, z, betas, steps, num_leapfrog, tick=tick)
+        forward = forward.masked_fill(outside, -math.inf)
         z = exact.expand(num_chains, *exact.shape[1:]).contiguous()
         back = anneal_back(path, z, betas, steps, num_leapfrog, tick=tick)
         return {
@@ -269,13 +271,23 @@ def _density(sampler: Sampler, batch: tuple[Tensor, ...], start: Start) -> Densi
             f"({density.no_guide}); start from the prior instead."
         )
     # One temperature is one evaluation: it raises where there is no gradient.
-    anneal(density.path(batch, start), _draw(density, batch, start, 1), schedule(1), None, 1)
+    anneal(density.path(batch, start), _draw(density, batch, start, 1)[0], schedule(1), None, 1)
     return density
 
 
-def _draw(density: Density, batch: tuple[Tensor, ...], start: Start, num: int) -> Tensor:
+def _draw(
+    density: Density, batch: tuple[Tensor, ...], start: Start, num: int
+) -> tuple[Tensor, Tensor]:
+    """Draws u [num, B, D], and says which [num, B] stand in for draws outside of the support.
+
+    The model has no density there, so that the weight of such a chain is zero.
+    """
     draw = density.prior if start == "prior" else density.posterior
-    return draw(batch, num).contiguous()
+    u = draw(batch, num)
+    outside = u.isnan().any(-1)
+    if outside.any():
+        u = replaced(torch.cat([u, density.prior(batch, 1)]))[:-1]
+    return u.contiguous(), outside
 
 
 def _blocks(

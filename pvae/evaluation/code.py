@@ -10,7 +10,7 @@ from pyro.poutine import Trace
 from torch import Tensor
 
 from pvae.agreement import gives_a_point
-from pvae.checking import check
+from pvae.checking import look
 from pvae.data import Part
 from pvae.data.tensors import Tensors
 from pvae.errors import PvaeError
@@ -89,7 +89,7 @@ def is_code(model: Program, guide: Program, *batch: Tensor) -> bool:
         OwnParameters(model, guide),
         torch.random.fork_rng([batch[0].device] if batch[0].is_cuda else []),
     ):
-        structure = check(model, guide, *batch)
+        structure = look(model, guide, *batch)
         if not gives_a_point(structure):
             return False
         again = latent_sites(trace_guide(guide, *batch))

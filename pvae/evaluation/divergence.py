@@ -11,6 +11,7 @@ from torch.distributions import Independent, kl_divergence
 from pvae.pair import latent_sites
 from pvae.particles import Particles
 from pvae.sampler import Sampler
+from pvae.support import log_prob
 from pvae.terms import expect
 
 __all__ = ["SiteKL", "site_kl"]
@@ -103,7 +104,7 @@ def _of_site(
         each = kl_divergence(q.expand(shape), p.expand(shape))
     except NotImplementedError:
         closed = False
-        each = q.log_prob(site["value"]) - p.log_prob(site["value"])
+        each = log_prob(q, site["value"]) - log_prob(p, site["value"])
     event_dim = site["fn"].event_dim - q.event_dim
     rows = particles.rows(each, event_dim, num, size)
     used = 2 if particles.how == "plate" else 1  # dimensions of plates that samples and data take

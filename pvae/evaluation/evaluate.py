@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 import numpy as np
 from torch import Tensor
 
+from pvae.admission import check_data
 from pvae.data import Data, Part
 from pvae.data.tensors import Tensors, given
 from pvae.density import Density
@@ -169,6 +170,10 @@ def evaluate(
         drawn_by = Prior(model, guide) if code else guide
         sampler = Sampler(model, drawn_by, *batch, strategy=strategy, plate=plate, memory=memory)
         described |= discretised(data, sampler.structure)
+        few = len(batch[0])
+        caveat, fault = check_data(model, drawn_by, part, place, size=few, seen=few)
+        if fault:
+            raise PvaeError(fault)
         names = name_of(model), name_of(guide)
         pair = [*names, sampler.strategy, sampler.plate, *fingerprint_of(sampler, batch)]
         if code:  # nothing is sampled, and what tells guides apart is the code
@@ -200,7 +205,7 @@ def evaluate(
                     guide=names[1],
                     data=described,
                     strategy=sampler.strategy,
-                    caveat=sampler.structure.caveat,
+                    caveat=sampler.structure.caveat or caveat,
                     exact=not latent,
                     key=work.key,
                 )

@@ -11,13 +11,14 @@ from pyro.distributions import Independent, Normal
 from torch import Tensor
 from torch.distributions import transform_to
 
-from pvae.density import Density
+from pvae.density import Density, replaced
 from pvae.environment import is_out_of_memory
 from pvae.errors import PvaeError, first_line
 from pvae.pair import latent_sites
 from pvae.particles import Particles, trace_of
 from pvae.sampler import Sampler
 from pvae.structure import base_distribution
+from pvae.support import is_discrete
 from pvae.terms import elbo_of
 
 __all__ = ["MeanField", "Member", "OwnFamily", "elbo_terms", "find_family"]
@@ -118,7 +119,7 @@ class MeanField(Member):
     def __init__(self, sampler: Sampler, batch: tuple[Tensor, ...]) -> None:
         self.size, self._sampler, self._batch = len(batch[0]), sampler, batch
         self._density = Density(sampler, batch)
-        u = self._density.posterior(batch, 64)
+        u = replaced(self._density.posterior(batch, 64))
         self._loc, self._scale = u.mean(0), u.std(0)
         self.leaves = [(torch.zeros_like(self._loc), 0), (torch.zeros_like(self._loc), 0)]
 
@@ -157,7 +158,7 @@ def find_family(sampler: Sampler, batch: tuple[Tensor, ...]) -> tuple[dict, str]
         raise PvaeError("The guide has no latent sites: its ELBO is log p(x), without a gap.")
     for name, site in latent.items():
         kind = type(base_distribution(site["fn"])).__name__
-        if name not in sampler.structure.enumerated and site["fn"].support.is_discrete:
+        if name not in sampler.structure.enumerated and is_discrete(site["fn"]):
             raise PvaeError(
                 f"Site {name!r} is discrete ({kind}): its ELBO has no reparameterised gradient, "
                 "and the noise of other gradients is larger than the gap. Mark it "

@@ -17,6 +17,7 @@ from pvae.evaluation.work import fingerprint
 from pvae.pair import modules
 from pvae.sampler import Sampler, seed_unit
 from pvae.structure import Structure
+from pvae.support import is_discrete
 
 __all__ = ["check_counts", "describe", "discretised", "fingerprint_of"]
 
@@ -71,7 +72,7 @@ def discretised(data: Any, structure: Structure) -> dict[str, Any]:
         return {}
     fn = structure.model_trace.nodes[structure.observed[0]]["fn"]
     levels = 2 if data.observation in BINARY else data.levels
-    if levels is None or fn.support.is_discrete == (data.observation == "dequantize"):
+    if levels is None or is_discrete(fn) == (data.observation == "dequantize"):
         return {}
     return {"dims": math.prod(data.event_shape), "levels": levels}
 

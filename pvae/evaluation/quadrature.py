@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pvae.data import Part
 from pvae.data.tensors import Tensors
-from pvae.density import Density
+from pvae.density import Density, replaced
 from pvae.errors import PvaeError
 from pvae.evaluation.finding import Finding
 from pvae.evaluation.work import Work, in_blocks, take
@@ -117,7 +117,7 @@ def _integrate(density: Density, batch: tuple[Tensor, ...]) -> tuple[Tensor, Ten
     """Returns log p(x) and its error, each [B]."""
     size, dim = len(batch[0]), density.dim
     draws = [density.prior(batch, _DRAWS), density.posterior(batch, _DRAWS)]
-    u = torch.cat(draws)
+    u = replaced(torch.cat(draws))
     dtype, u = u.dtype, u.double()
 
     # Coordinates t of the grid: u = origin + A t.

@@ -1,0 +1,272 @@
+"""Where a distribution has a density: its support, and log densities that are -inf outside of it.
+
+With validation off, torch's `log_prob` returns finite numbers outside of a support, and some
+supports are wider than the distribution: that of a TransformedDistribution is its last
+transform's codomain, that of a von Mises the real line.
+"""
+
+import copy
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from pyro.distributions import (
+    Independent,
+    MaskedDistribution,
+    SineBivariateVonMises,
+    constraints,
+)
+from pyro.distributions.torch_distribution import ExpandedDistribution
+from torch import Tensor
+from torch.distributions import ComposeTransform, TransformedDistribution, VonMises, biject_to
+from torch.distributions.constraints import Constraint
+from torch.distributions.transforms import Transform
+
+__all__ = [
+    "contains",
+    "inside",
+    "is_discrete",
+    "is_image",
+    "log_prob",
+    "peeled",
+    "pull_back",
+    "same_support",
+    "support_of",
+]
+
+_ANGLES = (VonMises, SineBivariateVonMises)
+_TURN = constraints.interval(-math.pi, math.pi)
+_FROM_BELOW = (constraints.greater_than, constraints.greater_than_eq)
+_BETWEEN = (constraints.interval, constraints.half_open_interval)
+
+
+def support_of(fn: Any) -> Constraint | None:
+    """Returns what a distribution says of its support; None where it says nothing.
+
+    That of an angle is one turn, where Pyro has all real numbers.
+    """
+    if isinstance(peeled(fn), _ANGLES):
+        return constraints.independent(_TURN, fn.event_dim)
+    try:
+        support = fn.support
+    except (NotImplementedError, AttributeError):
+        return None
+    return None if constraints.is_dependent(support) else support
+
+
+def is_discrete(fn: Any) -> bool:
+    """Whether a distribution's density is against counting measure; unknown supports are real."""
+    support = support_of(fn)
+    return support is not None and support.is_discrete
+
+
+def inside(fn: Any, value: Tensor, *, observed: bool = False) -> Tensor | None:
+    """Finds which values lie in the support of a distribution; what it masks does not count.
+
+    Args:
+        fn: A distribution.
+        value: Values [*batch, *event].
+        observed: Whether these are data: bounds are strict then, and angles of any turn pass.
+
+    Returns:
+        Booleans that broadcast with [*batch]; None where the support is everything, or unknown.
+    """
+    if isinstance(fn, MaskedDistribution):
+        found = inside(fn.base_dist, value, observed=observed)
+        if found is None or fn._mask is False:
+            return None
+        return found if fn._mask is True else found | ~fn._mask
+    if isinstance(fn, ExpandedDistribution):
+        return inside(fn.base_dist, value, observed=observed)
+    if isinstance(fn, Independent):
+        found = inside(fn.base_dist, value, observed=observed)
+        return None if found is None else _all(found, fn.reinterpreted_batch_ndims)
+    if is_image(fn):
+        try:
+            value, within = pull_back(fn.transforms, value, value.ndim - fn.event_dim)
+        except (NotImplementedError, KeyError):  # it has no inverse
+            return None
+        found = inside(fn.base_dist, value, observed=observed)
+        if found is None:
+            return within
+        found = _all(found, fn.event_dim - fn.base_dist.event_dim)
+        return found if within is None else found & within
+    support = support_of(fn)
+    if isinstance(fn, _ANGLES) and observed:
+        return None
+    return None if support is None else contains(support, value, strict=observed)
+
+
+def contains(support: Constraint, value: Tensor, *, strict: bool = False) -> Tensor | None:
+    """Finds which values lie in a support; None where it is everything.
+
+    Bounds that are not of the support count as inside unless `strict`: draws are rounded to them.
+    """
+    if isinstance(support, constraints.independent):
+        found = contains(support.base_constraint, value, strict=strict)
+        return None if found is None else _all(found, support.reinterpreted_batch_ndims)
+    if isinstance(support, type(constraints.real)):
+        return None
+    if isinstance(support, constraints.MixtureSameFamilyConstraint):
+        each = value.unsqueeze(-1 - support.event_dim)
+        found = contains(support.base_constraint, each, strict=strict)
+        return None if found is None else found.any(-1)
+    if isinstance(support, type(constraints.simplex)):
+        rounding = max(1e-5, 10 * value.shape[-1] * _eps(value))
+        return (value >= -rounding).all(-1) & ((value.sum(-1) - 1).abs() <= rounding)
+    if isinstance(support, type(constraints.ordered_vector)):
+        return (value[..., 1:] >= value[..., :-1]).all(-1)
+    if isinstance(support, type(constraints.positive_definite)):
+        rounding = 1e3 * _eps(value) * value.abs().amax((-2, -1), keepdim=True)
+        symmetric = ((value - value.mT).abs() <= rounding).all(-1).all(-1)
+        return symmetric & torch.linalg.cholesky_ex(value).info.eq(0)
+    support = _compact(support)
+    if strict:
+        return support.check(value)
+    if isinstance(support, _FROM_BELOW):
+        return value >= support.lower_bound
+    if isinstance(support, constraints.less_than):
+        return value <= support.upper_bound
+    if isinstance(support, _BETWEEN):
+        return (value >= support.lower_bound) & (value <= support.upper_bound)
+    return support.check(value)
+
+
+def same_support(a: Any, b: Any) -> bool:
+    """Whether two distributions have one support for certain, the same at each call."""
+    a, b = peeled(a), peeled(b)
+    if any(is_image(fn) for fn in (a, b)):
+        return False
+    return _same(support_of(a), support_of(b))
+
+
+def log_prob(fn: Any, value: Tensor, *args: Any, observed: bool = False, **kwargs: Any) -> Tensor:
+    """Returns the log density of a distribution, which is -inf outside of its support.
+
+    Where gradients are on, values outside are replaced by one inside before the density is
+    computed, so that the gradient there is zero and not NaN.
+    """
+    within = inside(fn, value, observed=observed)
+    if within is None:
+        return fn.log_prob(value, *args, **kwargs)
+    if torch.is_grad_enabled() and (there := _a_value(fn, value)) is not None:
+        value = torch.where(within[(..., *(None,) * fn.event_dim)], value, there)
+    return torch.where(within, fn.log_prob(value, *args, **kwargs), -math.inf)
+
+
+def peeled(fn: Any) -> Any:
+    """Returns a distribution without its masks and without what makes batches of it."""
+    while isinstance(fn, MaskedDistribution | ExpandedDistribution | Independent):
+        fn = fn.base_dist
+    return fn
+
+
+def is_image(fn: Any, *, read: bool = False) -> bool:
+    """Whether transforms carry a support to one that their codomain does not tell.
+
+    Args:
+        fn: A distribution.
+        read: Whether bounds that are tensors are compared too, which no recording allows.
+    """
+    if not isinstance(fn, TransformedDistribution) or not fn.transforms:
+        return False
+    if type(fn).support is not TransformedDistribution.support:
+        return False
+    base = peeled(fn.base_dist)
+    if is_image(base, read=read):
+        return True
+    support = support_of(base)
+    ends = [support if support is not None else fn.transforms[0].domain]
+    ends += [transform.codomain for transform in fn.transforms]
+    pairs = zip(ends, fn.transforms, strict=False)
+    return not all(_same(end, transform.domain, read=read) for end, transform in pairs)
+
+
+def pull_back(
+    transforms: Sequence[Transform], value: Tensor, batch_dims: int
+) -> tuple[Tensor, Tensor | None]:
+    """Inverts transforms, the last one first.
+
+    Args:
+        transforms: Of a TransformedDistribution.
+        value: Its values [*batch, *event].
+        batch_dims: Number of their dimensions that are batch.
+
+    Returns:
+        The values before the transforms; and whether each lies in the image of them all, [*batch],
+        or None where that is everything.
+    """
+    within = None
+    for transform in reversed(transforms):
+        found = contains(transform.codomain, value)
+        if found is not None:
+            found = _all(found, found.ndim - batch_dims)
+            within = found if within is None else found & within
+        value = transform.inv(value)
+    return value, within
+
+
+def _same(a: Constraint | None, b: Constraint | None, *, read: bool = False) -> bool:
+    """Whether two constraints are one, bounds included and dimensions of the event aside."""
+    a, b = (_elementwise(c) for c in (a, b))
+    if a is None or b is None:
+        return False
+    for kind in (type(constraints.real), _FROM_BELOW, _BETWEEN):
+        if isinstance(a, kind) and isinstance(b, kind):
+            break
+    else:
+        if type(a) is not type(b):
+            return False
+    if read:
+        ours, theirs = vars(a), vars(b)
+        return ours.keys() == theirs.keys() and all(
+            bool((torch.as_tensor(ours[name]) == torch.as_tensor(theirs[name])).all())
+            if isinstance(ours[name], Tensor | float | int)
+            else ours[name] == theirs[name]
+            for name in ours
+        )
+    # Bounds that are tensors may be others at another call.
+    return vars(a) == vars(b) if not _tensors(a) and not _tensors(b) else False
+
+
+def _elementwise(support: Constraint | None) -> Constraint | None:
+    while isinstance(support, constraints.independent | constraints.MixtureSameFamilyConstraint):
+        support = support.base_constraint
+    return support
+
+
+def _tensors(support: Constraint) -> list[Tensor]:
+    return [value for value in vars(support).values() if isinstance(value, Tensor)]
+
+
+def _compact(support: Constraint) -> Constraint:
+    """Returns a constraint whose bounds are not repeated along what a plate has expanded."""
+    small = copy.copy(support)
+    for name, value in vars(support).items():
+        if isinstance(value, Tensor):
+            for dim in range(value.ndim):
+                if value.stride(dim) == 0:
+                    value = value.narrow(dim, 0, 1)
+            setattr(small, name, value)
+    return small
+
+
+def _all(found: Tensor, num: int) -> Tensor:
+    return found.flatten(-num).all(-1) if num and found.ndim >= num else found
+
+
+def _eps(value: Tensor) -> float:
+    return torch.finfo(value.dtype).eps if value.is_floating_point() else 0.0
+
+
+def _a_value(fn: Any, like: Tensor) -> Tensor | None:
+    """Returns a value inside of a distribution's support."""
+    fn, support = peeled(fn), support_of(peeled(fn))
+    try:
+        if is_image(fn):
+            return ComposeTransform(fn.transforms)(_a_value(fn.base_dist, like))
+        transform = biject_to(support)
+        return transform(like.new_zeros(transform.inverse_shape(like.shape)))
+    except (NotImplementedError, RuntimeError, TypeError):
+        return None
