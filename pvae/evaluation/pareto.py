@@ -7,10 +7,18 @@ from arviz_stats.base import array_stats
 
 from pvae.evaluation.bounds import log_mean_exp
 
-__all__ = ["khat", "khat_threshold", "psis"]
+__all__ = ["khat", "khat_threshold", "psis", "rounding_error"]
+
+_ALIKE = 1e-4  # nats: weights that differ by less are as good as constant
+_COARSE = 0.1  # nats: rounding errors above this cannot tell constant weights from others
 
 
-def psis(log_w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def rounding_error(summands: np.ndarray, eps: float) -> np.ndarray:
+    """Returns the rounding error of log weights, nats, from the size of what was added up."""
+    return 16 * eps * summands
+
+
+def psis(log_w: np.ndarray, rounding: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
     r"""Fits a generalised Pareto distribution to each datum's largest weights, and smooths them.
 
     The M largest of S weights, :math:`M = \min(S / 5, 3 \sqrt S)`, are replaced by quantiles of
@@ -23,13 +31,18 @@ def psis(log_w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
     Args:
         log_w: Log weights [B, S], nats.
+        rounding: The rounding error of each datum's log weights, [B], nats, which depends on the
+            log densities that they are sums of. None is for log weights that are no differences
+            of larger numbers, in the precision of the array.
 
     Returns:
         The shape k̂ [B]: below 0 bounded, above ½ infinite variance, above 1 infinite mean; -inf
-        where the weights are constant (an exact guide), NaN where S is 1, or below 25 with
-        weights that differ, or where the tail is too discrete for a fit. And the smoothed
-        estimate of log p(x) [B], nats: the plain log of the mean weight where k̂ is not finite,
-        or where no weight outside the tail is above zero.
+        where the weights are constant (an exact guide) up to rounding or up to 0.01%; NaN where
+        S is 1, or below 25 with weights that differ, or where the tail is too discrete for a fit,
+        or where rounding errors of more than 0.1 nats hide how the weights differ. It does not
+        depend on a constant that is added to log w. And the smoothed estimate of log p(x) [B],
+        nats: the plain log of the mean weight where k̂ is not finite, or where no weight outside
+        the tail is above zero.
 
     Source: Vehtari, Simpson, Gelman, Yao & Gabry 2024, *Pareto Smoothed Importance Sampling*,
     as implemented in arviz_stats.
@@ -47,15 +60,19 @@ def psis(log_w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     keep, r_eff = 5 * tail + 5, 9 * (5 * tail + 5) / (tail + 0.5) ** 2
     if keep >= count:
         keep, r_eff = count, 1.0
+    if rounding is None:
+        size = np.where(np.isfinite(log_w), np.abs(log_w), 0.0).max(-1)
+        rounding = rounding_error(size, np.finfo(log_w.dtype).eps)
+    log_w = log_w.astype(np.float64, copy=False)
     shape, estimate = np.full(len(log_w), np.nan), log_mean_exp(log_w)
     for i, row in enumerate(log_w):
         high = row.max()
         if not np.isfinite(high):
             continue
-        # Weights that agree to single precision are as good as constant.
-        if count > 1 and high - row.min() <= 1e-5 * max(1.0, abs(high)):
+        spread = high - row.min()
+        if count > 1 and spread <= max(_ALIKE, min(rounding[i], _COARSE)):
             shape[i] = -np.inf
-        elif count >= 25:
+        elif count >= 25 and spread > rounding[i]:
             ordered = np.partition(row, count - keep) - high
             top = np.sort(ordered[count - keep :])
             try:

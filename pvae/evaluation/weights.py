@@ -12,7 +12,7 @@ from pvae.evaluation.active_units import ActiveUnits, active_units, variances
 from pvae.evaluation.bounds import bounds, cubo, effective_sample_size
 from pvae.evaluation.divergence import site_kl
 from pvae.evaluation.jackknife import jackknife
-from pvae.evaluation.pareto import psis
+from pvae.evaluation.pareto import psis, rounding_error
 from pvae.evaluation.work import Work, in_blocks, take
 from pvae.sampler import Sampler, seed_unit
 
@@ -85,7 +85,7 @@ def _block(
     """Everything about B data from all their samples, held together only here."""
     size, num_samples = len(batch[0]), ks[-1]
     log_w = np.empty((size, num_samples))
-    elbo, rate, done = np.zeros(size), np.zeros(size), 0
+    elbo, rate, summands, done = np.zeros(size), np.zeros(size), np.zeros(size), 0
     kl = {name: np.zeros(size) for name in sampler.structure.latent}
     active = ActiveUnits()
     for draws in sampler.stream(batch, num_samples, first=first, seed=seed):
@@ -93,6 +93,8 @@ def _block(
         log_w[:, done : done + count] = draws.log_w.T.cpu().numpy()
         elbo += draws.elbo.double().sum(0).cpu().numpy()
         rate += draws.rate.double().sum(0).cpu().numpy()
+        largest = (draws.log_w + draws.rate).abs() + draws.rate.abs()  # log p(x|z), log q / p(z)
+        np.maximum(summands, largest.nan_to_num(0, 0, 0).amax(0).cpu().numpy(), out=summands)
         for name, terms in draws.kl.items():
             kl[name] += terms.double().sum(0).cpu().numpy()
         active.add(draws.means)
@@ -104,7 +106,8 @@ def _block(
     parts = site_kl(sampler, batch)
     closed = {name: found.total for name, found in parts.items() if found.total is not None}
     found = bounds(log_w, ks)
-    khat, smoothed = psis(log_w)
+    rounding = rounding_error(summands, torch.finfo(draws.log_w.dtype).eps)
+    khat, smoothed = psis(log_w, rounding)
     nothing = np.full(size, np.nan)
     second = {max((k for k in ks if 2 < k <= most), default=0) for most in (500, num_samples)}
     with np.errstate(invalid="ignore"):  # -inf + inf, where some weight is zero

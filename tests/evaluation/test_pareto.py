@@ -1,11 +1,15 @@
 """k̂ recognises tails; the verdict claims no more than it knows."""
 
 import numpy as np
+import pyro
+import pyro.distributions as dist
 import pytest
+import torch
 from arviz_stats.base import array_stats
 
+import pvae
 from pvae.evaluation.bounds import log_mean_exp, log_px_se
-from pvae.evaluation.pareto import khat, khat_threshold, psis
+from pvae.evaluation.pareto import khat, khat_threshold, psis, rounding_error
 
 
 def pareto(shape: float, size: tuple[int, int]) -> np.ndarray:
@@ -102,6 +106,63 @@ def test_special_cases():
     zeros = np.random.default_rng(0).normal(size=(1, 1000))
     zeros[0, :300] = -np.inf
     assert np.isfinite(khat(zeros)[0])
+
+
+@pytest.mark.parametrize("constant", [0.0, -1e3, -1e6, 1e8, -1e9])
+@pytest.mark.parametrize("scale", [0.01, 1.0, 3.0])
+def test_khat_does_not_depend_on_a_constant(constant, scale):
+    log_w = scale * np.random.default_rng(0).normal(size=(4, 2000))
+    np.testing.assert_allclose(khat(log_w + constant), khat(log_w), atol=1e-3)
+
+
+def test_single_precision_at_minus_a_million():
+    """The spread of ten nats is real, although log w has steps of 1/16 there."""
+    log_w = pareto(1.1, (20, 5000)) - 1e6
+    assert 8 < (log_w.max(1) - log_w.min(1)).mean() < 12
+    coarse = log_w.astype(np.float32)
+    assert len(np.unique(coarse[0])) < 300
+    np.testing.assert_allclose(khat(coarse), khat(log_w), atol=0.05)
+    rounded = np.float32(-1e6) + np.float32(0.0625) * np.random.default_rng(0).integers(
+        0, 5, size=(2, 1000)
+    ).astype(np.float32)
+    assert np.isnan(khat(rounded)).all()  # not known to be constant, and not known to differ
+
+
+def test_constant_weights_are_known_by_the_rounding_of_what_was_added_up():
+    """log w = -10 has the errors of log p(x, z) = -1000 and log q = -990."""
+    noise = np.random.default_rng(0).normal(0, 2e-4, size=(3, 2000)) - 10
+    summands = np.array([2000.0, 2000.0, 10.0])
+    found = psis(noise, rounding_error(summands, np.finfo(np.float32).eps))[0]
+    assert (found[:2] == -np.inf).all()
+    assert np.isfinite(found[2])
+    assert np.isfinite(psis(noise, rounding_error(summands, np.finfo(np.float64).eps))[0]).all()
+
+
+def test_an_evaluation_far_below_zero():
+    """A dead pixel adds -d² / 2 to log p(x) whatever z is, and nothing to k̂."""
+    zero = torch.zeros((), dtype=torch.float64)
+    x = torch.randn(5, 20, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+    def found(dead, scale):
+        def model(x):
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.Normal(zero.expand(20), 1.0).to_event(1))
+                pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+                pyro.sample("dead", dist.Normal(dead, 1.0 + zero), obs=x.new_zeros(len(x)))
+
+        def guide(x):
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", dist.Normal(x / 2, scale * 0.5**0.5).to_event(1))
+
+        few = {"prior_samples": 0, "surgery": False, "progress": False}
+        return pvae.evaluate(model, guide, x, num_samples=1000, **few)
+
+    near, far = found(0.0, 0.8), found(1e4, 0.8)
+    assert far.log_px.max() < -4e7
+    np.testing.assert_allclose(far.khat, near.khat, atol=1e-3)
+    assert far.verdict == near.verdict
+    assert (found(0.0, 1.0).khat == -np.inf).all()  # the guide is the posterior
+    assert (found(1e4, 1.0).khat == -np.inf).all()
 
 
 def test_threshold():
