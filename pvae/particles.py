@@ -54,7 +54,7 @@ class Particles:
         """Runs the guide; `values` (a trace, or rows) take the place of its draws."""
         program = self._guide
         if values is not None:
-            values = values if isinstance(values, Trace) else self._laid_out(values)
+            values = values if isinstance(values, Trace) else self.laid_out(values)
             program = poutine.replay(program, trace=values)
         program = self._widen(program, num)
         if enumerate and self._inside:
@@ -69,7 +69,7 @@ class Particles:
         With rows, every enumerated site is summed out by the model itself.
         """
         given = isinstance(values, Trace)
-        trace = values if given else self._laid_out(values)
+        trace = values if given else self.laid_out(values)
         program = self._widen(poutine.replay(self._model, trace=trace), num)
         if self.structure.enumerated and given:
             used = len(self._inside)
@@ -164,8 +164,8 @@ class Particles:
             values[name], infer[name] = value, site["infer"]
         return trace_of(values, infer)
 
-    def _laid_out(self, values: Mapping[str, Tensor]) -> Trace:
-        """The inverse of `rows`."""
+    def laid_out(self, values: Mapping[str, Tensor]) -> Trace:
+        """Returns a trace of rows laid out as the programs have them: the inverse of `rows`."""
         nodes = {
             **latent_sites(self.structure.model_trace),
             **latent_sites(self.structure.guide_trace),

@@ -156,11 +156,23 @@ def gap(evaluation: "Evaluation", summary: dict[str, Any]) -> Panel | None:
             "a product of Normals"
         )
     note += (
-        f" ({text.count(found.num_steps)} steps). log p(x) is by quadrature where that is there, "
-        "else by that of importance weights and AIS (each below it in expectation) whose mean over "
-        "these data is highest; the last gap is known only as well as that."
+        f" ({text.count(found.num_steps)} steps). {_unfinished(means)}log p(x) is by quadrature "
+        "where that is there, else by that of importance weights and AIS (each below it in "
+        "expectation) whose mean over these data is highest; the last gap is known only as well "
+        "as that."
     )
     return Panel(title, (body,), note)
+
+
+def _unfinished(means: dict[str, Any]) -> str:
+    lost = means["not_converged"]
+    if not lost:
+        return ""
+    of = text.plural(lost, "datum", "data")
+    return (
+        f"For {of} the optimisation did not converge: what is the family's there may in part be "
+        "the optimisation's. "
+    )
 
 
 def _mean(row: dict[str, Any]) -> tuple[Any, Any]:
