@@ -181,10 +181,11 @@ def _check_numbers(config: dict[str, Any]) -> None:
     from pvae.evaluation.identity import check_counts
     from pvae.memory import check_memory
 
-    names = {"num_samples", "prior_samples", "ais", "bdmc", "gap"}
+    names = {"num_samples", "num_data", "prior_samples", "ais", "bdmc", "gap", "quadrature"}
     names |= {"num_chains", "num_temperatures", "num_leapfrog"}
+    given = {n: config[n] for n in names & config.keys() if config[n] is not None}
     try:
-        check_counts(**{"num_samples": 1} | {n: config[n] for n in names & config.keys()})
+        check_counts(**{"num_samples": 1} | given)
         check_memory(config.get("memory"))
         check_seed(config.get("seed", 0))
     except PvaeError as error:

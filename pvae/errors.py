@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["PvaeError", "first_line", "nearest"]
+__all__ = ["PvaeError", "first_line", "nearest", "reason_of"]
 
 
 class PvaeError(ValueError):
@@ -38,3 +38,14 @@ def first_line(error: BaseException) -> str:
         ('EOFError', 'no')
     """
     return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def reason_of(error: BaseException) -> str:
+    """Returns why something failed, in one sentence: of an error that is not ours with its type.
+
+    Example:
+        >>> reason_of(PvaeError("This is wrong.")), reason_of(KeyError("z"))
+        ('This is wrong.', "KeyError: 'z'")
+    """
+    text = first_line(error)
+    return str(error) if isinstance(error, PvaeError) else f"{type(error).__name__}: {text}"

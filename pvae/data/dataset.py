@@ -127,6 +127,14 @@ class Part:
             digest.update(np.ascontiguousarray(self.y.cpu().numpy().astype("<i8")))
         return digest.hexdigest()
 
+    def take(self, positions: np.ndarray) -> "Part":
+        """Returns the part that has these rows alone."""
+        index = torch.from_numpy(positions)
+        y = None if self.y is None else self.y[index]
+        if isinstance(self.raw, Tensor):
+            return replace(self, raw=self.raw[index], y=y)
+        return replace(self, rows=index if self.rows is None else self.rows[index], y=y)
+
     def to(self, device: str | torch.device) -> "Part":
         """Returns the part with `raw` and `y` on a device, if it fits.
 

@@ -48,6 +48,7 @@ class Tensors:
                 f"Data is a tensor, a tuple of tensors with what else the programs take, or what "
                 f"pvae.data.load returns; this is {kinds or 'empty'}."
             ) from error
+        self._constants = self._arguments.constants()
         if not len(self):
             raise PvaeError("The data is empty; its leading size must count at least one datum.")
         for name, tensor in zip(self._arguments.names, self.tensors(), strict=True):
@@ -70,7 +71,7 @@ class Tensors:
     def hash(self) -> str:
         """SHA-256 of shapes, types and values, those of other tensors and numbers too."""
         digest = hashlib.sha256()
-        for value in (*self.tensors(), *self._arguments.constants()):
+        for value in (*self.tensors(), *self._constants):
             if isinstance(value, Tensor):
                 digest.update(f"{list(value.shape)} {value.dtype}".encode())
                 digest.update(np.ascontiguousarray(value.detach().cpu().numpy()))
@@ -89,6 +90,12 @@ class Tensors:
     def observe(self, index: slice | Tensor) -> tuple[Tensor, ...]:
         """Returns the rows of these positions."""
         return tuple(tensor[index] for tensor in self.tensors())
+
+    def take(self, positions: np.ndarray) -> "Tensors":
+        """Returns the part that has these rows alone."""
+        taken = copy.copy(self)
+        taken._arguments = Arguments(self.observe(torch.from_numpy(positions)))
+        return taken
 
     @property
     def device(self) -> torch.device:

@@ -5,10 +5,12 @@ import math
 import os
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from pvae.admission import check_data
@@ -16,13 +18,14 @@ from pvae.data import Data, Part
 from pvae.data.tensors import Tensors, given
 from pvae.density import Density
 from pvae.environment import check_seed, default_device, find_device, own_random_state
-from pvae.errors import PvaeError
+from pvae.errors import PvaeError, reason_of
 from pvae.evaluation import annealed
 from pvae.evaluation.code import Prior, fingerprint_of_code, from_code, is_code
+from pvae.evaluation.cost import expected_time
 from pvae.evaluation.gap import gap as inference_gap
-from pvae.evaluation.identity import check_counts, describe, discretised, fingerprint_of
+from pvae.evaluation.identity import check_counts, choose, describe, discretised, fingerprint_of
 from pvae.evaluation.pareto import khat_threshold
-from pvae.evaluation.prior import from_prior
+from pvae.evaluation.prior import NUM_SAMPLES, from_prior
 from pvae.evaluation.quadrature import quadrature as quadrature_of
 from pvae.evaluation.result import Evaluation
 from pvae.evaluation.surgery import surgery as surgery_of
@@ -33,6 +36,7 @@ from pvae.sampler import Sampler, Strategy
 
 __all__ = ["evaluate"]
 
+_PRIOR_RUNS = 2**18  # of the decoder, which the prior may take without being asked for
 _WORDS = {
     "prior": "Naive Monte Carlo from the prior",
     "surgery": "The ELBO surgery",
@@ -50,11 +54,12 @@ def evaluate(
     data: Data | Part | Tensor | tuple[Any, ...],
     *,
     num_samples: int | list[int] = 5000,
-    prior_samples: int = 500,
+    num_data: int | None = None,
+    prior_samples: int | None = None,
     ais: int = 0,
     bdmc: int = 0,
     gap: int = 0,
-    quadrature: bool = False,
+    quadrature: int | bool = False,
     surgery: bool = True,
     num_chains: int = 16,
     num_temperatures: int = 500,
@@ -99,7 +104,11 @@ def evaluate(
             the programs take, as for `pvae.check`.
         num_samples: K, samples for each datum; L_K is reported for K = 1, 5, 50, 500, 5000
             below it, and for K itself. Or an increasing list of all these K.
+        num_data: How many of the data are evaluated, drawn at random, the same ones for every
+            seed; None for all.
         prior_samples: Samples for each datum from the prior, for naive Monte Carlo; 0 for none.
+            None is 500, but none at all where each datum needs draws of its own and they would
+            take more runs of the decoder than the bounds (and more than 262,144).
         ais: Number of data, drawn at random, for annealed importance sampling, from the prior
             (which can find modes that the guide misses) and from the guide. At most all data
             are taken, here and in the next two.
@@ -109,7 +118,8 @@ def evaluate(
         surgery: Whether to look at the aggregate of q(z|x) over the data, which takes as long as
             everything else where there are many data and few samples, and much longer in
             hierarchies.
-        quadrature: Whether to integrate over a latent space of one or two dimensions.
+        quadrature: Number of data for which a latent space of one or two dimensions is
+            integrated over; True for all.
         num_chains: Chains for each datum, in AIS.
         num_temperatures: Temperatures, in AIS.
         num_leapfrog: Leapfrog steps at each temperature, in AIS.
@@ -123,12 +133,13 @@ def evaluate(
             until it is complete: the same call goes on after an interruption. An evaluation
             that is there already, of the same pair, data, seed and samples, is added to;
             another one is replaced, with a warning.
-        progress: Whether to show progress bars.
+        progress: Whether to show progress bars, and how long the work is expected to take.
         **kwargs: Arguments of the programs by name.
 
     Returns:
         Bounds, errors and diagnostics, datum by datum; `summary()` has their means. What does
-        not apply to this pair is in `missing`, with the reason.
+        not apply to this pair, or failed, is in `missing`, with the reason; what was computed
+        before is kept.
 
     Raises:
         PvaeError: As `pvae.log_weights`; if a number of samples or data makes no sense.
@@ -149,22 +160,27 @@ def evaluate(
         "num_temperatures": num_temperatures,
         "num_leapfrog": num_leapfrog,
     }
-    counts = {"prior_samples": prior_samples, "ais": ais, "bdmc": bdmc, "gap": gap}
-    ks = check_counts(num_samples, **counts, **annealing)
+    counts = {"ais": ais, "bdmc": bdmc, "gap": gap, "quadrature": quadrature}
+    some = {"num_data": num_data, "prior_samples": prior_samples}
+    given_counts = {name: value for name, value in some.items() if value is not None}
+    ks = check_counts(num_samples, **counts, **given_counts, **annealing)
     # Integers of numpy, say, could not be saved.
-    prior_samples, ais, bdmc, gap = map(int, counts.values())
+    ais, bdmc, gap, _ = map(int, counts.values())
     annealing = {name: int(value) for name, value in annealing.items()}
     seed = check_seed(seed)
     place = find_device(device)
-    for module in modules(model, guide).values():
-        module.to(place)
-    part = data.test if isinstance(data, Data) else data
-    part, (model, guide) = given(part, kwargs, place, model, guide)
-    described = describe(data, part)
-    everything = np.arange(len(part))
-    order = np.random.default_rng(seed).permutation(len(part))
-
-    with own_random_state(seed), default_device(place):
+    # Some estimators follow gradients, whatever mode they are called in.
+    with torch.inference_mode(False), own_random_state(seed), default_device(place):
+        for module in modules(model, guide).values():
+            module.to(place)
+        part = data.test if isinstance(data, Data) else data
+        part, (model, guide) = given(part, kwargs, place, model, guide)
+        rows = choose(len(part), num_data)
+        part = part if rows is None else part.take(rows)
+        described = describe(data, part)
+        quadrature = len(part) if quadrature is True else int(quadrature)
+        everything = np.arange(len(part))
+        order = np.random.default_rng(seed).permutation(len(part))
         batch = take(part, everything[:64], place)
         code = is_code(model, guide, *batch)
         drawn_by = Prior(model, guide) if code else guide
@@ -186,13 +202,39 @@ def evaluate(
             "device": place.type,
         }
         folder = None if out is None else Path(out)
-        options = {**counts, **annealing, "quadrature": quadrature, "surgery": surgery}
+        options = {**counts, **given_counts, **annealing, "surgery": surgery}
         work = Work(folder, key, progress, **options)
         shared = (sampler, part)
         where = {"work": work, "device": place}
         with work, sampler:
             result = _former(folder, work)
             latent = set(sampler.structure.latent) - set(sampler.structure.enumerated)
+            former = {} if result is None else result.settings
+            plan = _plan(
+                everything,
+                order,
+                prior=prior_samples if latent else 0,
+                most=len(part) * (ks[-1] if ks else 0),
+                surgery=bool(sampler.structure.latent and not code and surgery),
+                quadrature=quadrature,
+                ais=ais,
+                bdmc=bdmc,
+                gap=0 if code else gap,
+                code=code,
+                former=former,
+                annealing=annealing,
+            )
+            if progress and work.rank == 0:
+                todo = {} if result or code else {"bounds": (len(part), {"num_samples": ks[-1]})}
+                todo |= {
+                    task.name: (len(task.positions), task.settings)
+                    for task in plan
+                    if task.due(former)
+                }
+                if gap and not code and former.get("gap", {}).get("num_data", 0) < gap:
+                    todo["gap"] = (len(order[:gap]), {})
+                if words := expected_time(sampler, tuple(t[:16] for t in batch), todo):
+                    print(words, flush=True)
             if result is None:
                 result = Evaluation(
                     **from_code(*shared, guide, **where)
@@ -204,67 +246,108 @@ def evaluate(
                     model=names[0],
                     guide=names[1],
                     data=described,
+                    rows=rows,
                     strategy=sampler.strategy,
                     caveat=sampler.structure.caveat or caveat,
                     exact=not latent,
                     key=work.key,
                 )
+                if "details" in result.missing:
+                    warnings.warn(f"Left out: {result.missing['details']}", stacklevel=2)
                 result = _save(result, folder, work)
 
-            def add(
-                name: str,
-                positions: np.ndarray,
-                estimate: Callable,
-                depends: dict[str, int] | None = None,
-                **options: Any,
-            ) -> None:
+            def add(task: _Task) -> None:
                 nonlocal result
-                if not len(positions):
+                if not task.due(result.settings):
                     return
-                plain = {k: v for k, v in options.items() if not isinstance(v, np.ndarray)}
-                settings = {"num_data": len(positions), **plain, **(depends or {})}
-                former = result.settings.get(name, {})
-                more = former.get("num_data", 0) >= len(positions)
-                if more and former | {"num_data": len(positions)} == settings:
-                    return
-                work.settings = settings
+                work.settings = task.settings
                 found, missing, made = dict(result.findings), dict(result.missing), {}
                 try:
-                    found[name] = estimate(*shared, positions, seed=seed, **where, **options)
-                    made = {name: settings}
-                    missing.pop(name, None)
-                except PvaeError as error:
-                    if name not in found:
-                        missing[name] = str(error)
-                    warnings.warn(f"{_WORDS[name]} was left out: {error}", stacklevel=3)
+                    found[task.name] = task.estimate(*shared, task.positions, seed=seed, **where)
+                    made = {task.name: task.settings}
+                    missing.pop(task.name, None)
+                except Exception as error:  # what is known already is worth more than this
+                    reason = reason_of(error)
+                    if task.name not in found:
+                        missing[task.name] = reason
+                    warnings.warn(f"{_WORDS[task.name]} was left out: {reason}", stacklevel=3)
                 result = dataclasses.replace(
                     result, findings=found, missing=missing, settings=result.settings | made
                 )
                 result = _save(result, folder, work)
 
-            if latent and prior_samples:
-                add("prior", everything, from_prior, num_samples=prior_samples)
-            if sampler.structure.latent and not code and surgery:
-                add("surgery", everything, surgery_of)
-            if quadrature:
-                add("quadrature", everything, _quadrature)
-            most = ais if code else max(ais, gap)
-            some, former = np.sort(order[:most]), result.settings.get("ais_prior", {})
-            if ais or former.get("num_data", 0) < len(some):
-                add("ais_prior", some, annealed.ais, start="prior", **annealing)
-                if not code:
-                    add("ais_guide", some, annealed.ais, start="guide", **annealing)
-            add("bdmc", np.sort(order[:bdmc]), annealed.bdmc, start="prior", **annealing)
+            for task in plan:
+                add(task)
             if gap and code:
-                add("gap", np.sort(order[:gap]), _no_gap)
+                add(_Task("gap", np.sort(order[:gap]), _no_gap))
             elif gap:
                 some = np.sort(order[:gap])
                 source, log_px = _best_known(result, some)
                 # With another estimate of log p(x) the gap is another.
                 depends = {"of": source, "of_settings": result.settings.get(source)}
-                add("gap", some, inference_gap, depends=depends, log_px=log_px)
+                add(_Task("gap", some, partial(inference_gap, log_px=log_px), depends))
         work.close()
     return result
+
+
+@dataclasses.dataclass(frozen=True)
+class _Task:
+    """An estimator that was asked for, its data, and the options that its numbers depend on."""
+
+    name: str
+    positions: np.ndarray
+    estimate: Callable[..., Any]
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {"num_data": len(self.positions), **self.options}
+
+    def due(self, former: dict[str, dict[str, Any]]) -> bool:
+        """Whether it is not there already, for as many data or more."""
+        there = former.get(self.name, {})
+        enough = there.get("num_data", 0) >= len(self.positions)
+        same = there | {"num_data": len(self.positions)} == self.settings
+        return bool(len(self.positions)) and not (enough and same)
+
+
+def _plan(
+    everything: np.ndarray,
+    order: np.ndarray,
+    *,
+    prior: int | None,
+    most: int,
+    surgery: bool,
+    quadrature: int,
+    ais: int,
+    bdmc: int,
+    gap: int,
+    code: bool,
+    former: dict[str, dict[str, Any]],
+    annealing: dict[str, int],
+) -> list[_Task]:
+    """Returns the estimators beside the bounds, but for the gap, which needs the others' values."""
+
+    def task(name: str, positions: np.ndarray, estimate: Callable, **options: Any) -> _Task:
+        return _Task(name, positions, partial(estimate, **options), options)
+
+    plan = []
+    if prior != 0:
+        limit = max(most, _PRIOR_RUNS) if prior is None else None
+        estimate = partial(from_prior, most=limit)
+        plan.append(task("prior", everything, estimate, num_samples=int(prior or NUM_SAMPLES)))
+    if surgery:
+        plan.append(task("surgery", everything, surgery_of))
+    if quadrature:
+        plan.append(task("quadrature", np.sort(order[:quadrature]), _quadrature))
+    some = np.sort(order[: max(ais, gap)])
+    if ais or former.get("ais_prior", {}).get("num_data", 0) < len(some):
+        for start in ("prior",) if code else ("prior", "guide"):
+            options = {"start": start, **annealing}
+            plan.append(task(f"ais_{start}", some, annealed.ais, **options))
+    simulated = {"start": "prior", **annealing}
+    plan.append(task("bdmc", np.sort(order[:bdmc]), annealed.bdmc, **simulated))
+    return plan
 
 
 def _no_gap(*_: Any, **__: Any) -> NoReturn:

@@ -6,6 +6,7 @@ import operator
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pyro
 from torch import Tensor
 
@@ -19,7 +20,7 @@ from pvae.sampler import Sampler, seed_unit
 from pvae.structure import Structure
 from pvae.support import is_discrete
 
-__all__ = ["check_counts", "describe", "discretised", "fingerprint_of"]
+__all__ = ["check_counts", "choose", "describe", "discretised", "fingerprint_of"]
 
 _BOUNDS = (1, 5, 50, 500, 5000)
 
@@ -31,7 +32,8 @@ def check_counts(num_samples: int | Sequence[int], **counts: int) -> list[int]:
         PvaeError: If one of them is no integer or too small, or the K do not increase.
     """
     for name, value in counts.items():
-        least = 0 if name in ("prior_samples", "ais", "bdmc", "gap") else 1
+        none = ("prior_samples", "ais", "bdmc", "gap", "quadrature")
+        least = 0 if name in none else 1
         if _integer(name, value) < least:
             raise PvaeError(f"{name}={value}: it must be at least {least}.")
     if not isinstance(num_samples, Sequence):
@@ -53,6 +55,16 @@ def _integer(name: str, value: Any) -> int:
         return operator.index(value)
     except TypeError:
         raise PvaeError(f"{name}={value!r}: an integer is needed.") from None
+
+
+def choose(size: int, num_data: int | None) -> np.ndarray | None:
+    """Returns which rows are evaluated, sorted: the same for every seed; None for all.
+
+    Of fewer rows each is among those of more.
+    """
+    if num_data is None or num_data >= size:
+        return None
+    return np.sort(np.random.default_rng(0).permutation(size)[:num_data])
 
 
 def describe(data: Any, part: Part | Tensors) -> dict[str, Any]:

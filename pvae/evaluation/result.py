@@ -37,6 +37,7 @@ _PER_DATUM = (
     "kl",
     "reconstruction",
     "zero_weights",
+    "rows",
 )
 _META = (
     "num_samples",
@@ -84,6 +85,7 @@ class Evaluation:
         bounds_se: For each K, its Monte Carlo standard error, [N].
         jvi: For order 1 each K above 1, for order 2 the largest K up to 500 and the largest:
             the jackknife-debiased estimate, [N]; not a bound.
+        rows: Which rows of the data these are, [N]; None for all of them.
         sites: For each latent site its mean `kl` (`closed_form` or by the samples), the number
             of `active_units`, and for each dimension `kl_dims` and `variance` of the posterior
             mean over the data.
@@ -100,7 +102,7 @@ class Evaluation:
         findings: What the other estimators found: `"prior"`, `"ais_prior"`, `"ais_guide"`,
             `"bdmc"`, `"quadrature"`, `"gap"`, `"surgery"`, as far as they were asked for; of a
             guide that gives a point, `"code"`.
-        missing: Why an estimator that was asked for does not apply.
+        missing: Why an estimator that was asked for does not apply, or failed.
         settings: The options of each that was found.
         key: Names the pair, data, seed and samples that this evaluation is of.
         verdict: In words, what was checked and what was not.
@@ -128,6 +130,7 @@ class Evaluation:
     elbo_analytic: np.ndarray | None = None
     psis: np.ndarray | None = None
     cubo: np.ndarray | None = None
+    rows: np.ndarray | None = None
     bounds_se: dict[int, np.ndarray] = field(default_factory=dict)
     jvi: dict[int, dict[int, np.ndarray]] = field(default_factory=dict)
     findings: dict[str, Finding] = field(default_factory=dict)

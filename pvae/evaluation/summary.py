@@ -124,6 +124,7 @@ def _from_prior(found: Any, e: Evaluation) -> dict[str, Any]:
     return {
         **_estimate(found, e),
         "num_samples": found.num_samples,
+        "shared": found.shared,
         "relative_variance": {"median": _number(np.median(found.relative_variance))},
         "ess": {"median": _number(np.median(found.ess))},
     }
@@ -156,6 +157,7 @@ def _gap(found: Any, e: Evaluation) -> dict[str, Any]:
         "num_data": len(found),
         "family": found.family,
         "own_family": found.own_family,
+        "not_converged": None if found.converged is None else int((~found.converged).sum()),
         first: mean_and_se(found.to_best),
         "approximation": mean_and_se(found.approximation),
         "inference": mean_and_se(found.inference),
@@ -282,6 +284,12 @@ def _details(e: Evaluation, summary: dict[str, Any]) -> list[str]:
             f"inference gap on {found['num_data']} data: {first} {_show(found[first]['mean'])} "
             f"± {_show(found[first]['se'])}, approximation "
             f"{_show(found['approximation']['mean'])} ± {_show(found['approximation']['se'])}"
+            + (
+                f"; the optimisation of {found['not_converged']} did not converge, where part of "
+                "the approximation gap may be its own"
+                if found["not_converged"]
+                else ""
+            )
         )
     if found := summary.get("surgery"):
         lines.append(

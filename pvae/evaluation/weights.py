@@ -1,6 +1,7 @@
 """All that one stream of log weights tells: bounds, estimates, diagnostics, KL and active units."""
 
 import contextlib
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -8,9 +9,11 @@ import torch
 
 from pvae.data import Part
 from pvae.data.tensors import Tensors
+from pvae.environment import is_out_of_memory
+from pvae.errors import reason_of
 from pvae.evaluation.active_units import ActiveUnits, active_units, variances
 from pvae.evaluation.bounds import bounds, cubo, effective_sample_size
-from pvae.evaluation.divergence import site_kl
+from pvae.evaluation.divergence import SiteKL, site_kl
 from pvae.evaluation.jackknife import jackknife
 from pvae.evaluation.pareto import psis, rounding_error
 from pvae.evaluation.work import Work, in_blocks, take
@@ -43,7 +46,8 @@ def from_weights(
         seed: Seed of the draws.
 
     Returns:
-        The fields of `Evaluation` that hold arrays over the data, and `sites`.
+        The fields of `Evaluation` that hold arrays over the data, `sites`, and in `missing` why
+        some detail beside the bounds failed.
     """
     # A block holds few data and many samples, so that the encoder runs seldom; a loop has one
     # sample at a time and wants many data. The cut depends on neither memory nor processes.
@@ -75,6 +79,8 @@ def from_weights(
     columns["elbo_analytic"] = None if np.isnan(closed).all() else closed
     columns["log_px"] = columns["bounds"][ks[-1]]
     columns["log_px_se"] = columns["bounds_se"][ks[-1]]
+    reasons = [reason for reason in np.unique(columns.pop("failed")) if reason]
+    columns["missing"] = {"details": "; ".join(reasons)} if reasons else {}
     columns["sites"] = {name: _site(name, results, len(part)) for name in sampler.structure.latent}
     return columns
 
@@ -102,13 +108,31 @@ def _block(
     active.end_data(num_samples)
     elbo, rate = elbo / num_samples, rate / num_samples
     kl = {name: total / num_samples for name, total in kl.items()}
-    seed_unit(seed, first, purpose=5)
-    parts = site_kl(sampler, batch)
+    failed: list[str] = []
+    nothing = np.full(size, np.nan)
+
+    def attempt(what: str, default: Any, compute: Callable[[], Any]) -> Any:
+        """The bounds are worth more than what is said beside them."""
+        try:
+            return compute()
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            failed.append(f"{what}: {reason_of(error)}")
+            return default
+
+    def divergence() -> dict[str, SiteKL]:
+        seed_unit(seed, first, purpose=5)
+        return site_kl(sampler, batch)
+
+    def debiased(k: int, order: int) -> np.ndarray:
+        return attempt("the jackknife", nothing, lambda: jackknife(log_w, k, order))
+
+    parts = attempt("the KL of each dimension", {}, divergence)
     closed = {name: found.total for name, found in parts.items() if found.total is not None}
     found = bounds(log_w, ks)
     rounding = rounding_error(summands, torch.finfo(draws.log_w.dtype).eps)
-    khat, smoothed = psis(log_w, rounding)
-    nothing = np.full(size, np.nan)
+    khat, smoothed = attempt("k̂", (nothing, nothing), lambda: psis(log_w, rounding))
     second = {max((k for k in ks if 2 < k <= most), default=0) for most in (500, num_samples)}
     with np.errstate(invalid="ignore"):  # -inf + inf, where some weight is zero
         reconstruction = elbo + rate
@@ -125,9 +149,10 @@ def _block(
             "zero_weights": np.isneginf(log_w).mean(1),
             "bounds": np.stack([found[k][0] for k in ks], -1),
             "bounds_se": np.stack([found[k][1] for k in ks], -1),
-            "jvi_1": np.stack([jackknife(log_w, k) if k > 1 else nothing for k in ks], -1),
-            "jvi_2": np.stack([jackknife(log_w, k, 2) if k in second else nothing for k in ks], -1),
+            "jvi_1": np.stack([debiased(k, 1) if k > 1 else nothing for k in ks], -1),
+            "jvi_2": np.stack([debiased(k, 2) if k in second else nothing for k in ks], -1),
         }
+    result["failed"] = np.full(size, "; ".join(dict.fromkeys(failed)))
     for name, values in kl.items():
         result[f"sum kl {name}"] = np.array(values.sum())
     for name, value in closed.items():

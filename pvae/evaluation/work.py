@@ -253,4 +253,6 @@ def take(part: Part | Tensors, positions: np.ndarray, device: torch.device) -> t
     """Returns a batch: the data at these positions, on a device."""
     first, last = int(positions[0]), int(positions[-1]) + 1
     rows = slice(first, last) if last - first == len(positions) else torch.from_numpy(positions)
-    return tuple(tensor.to(device) for tensor in part.observe(rows))
+    batch = (tensor.to(device) for tensor in part.observe(rows))
+    # What was made in inference mode knows no gradients.
+    return tuple(tensor.clone() if tensor.is_inference() else tensor for tensor in batch)

@@ -31,6 +31,7 @@ _HINTS = {
     "bdmc": ("Bidirectional Monte Carlo", "--bdmc 100"),
     "gap": ("The inference gap", "--gap 100"),
     "surgery": ("The ELBO surgery", ""),
+    "details": ("Details of the bounds", ""),
 }
 
 
@@ -127,6 +128,7 @@ def _note(name: str, found: dict[str, Any]) -> str:
             f"S = {text.count(found['num_samples'])}, Var[p(x|z)] / E[p(x|z)]² about "
             f"{text.number(found['relative_variance']['median'], 1)} (at most S), effective sample "
             f"size about {text.number(found['ess']['median'], 1)} (medians)"
+            + ("; all data were compared with the same draws" if found["shared"] else "")
         )
     if name == "quadrature":
         return (

@@ -180,9 +180,19 @@ def _manifold(subject: Subject, site: str, z: NDArray[Any]) -> tuple[Markup, str
     return body, f"The first picture: the mean of p(x|{site}) {how}.{look.note}"
 
 
-def least_likely(subject: Subject, log_px: NDArray[Any], places: int, title: str) -> Panel | None:
-    """Draws the data with the lowest log p(x) beside their reconstructions."""
+def least_likely(
+    subject: Subject,
+    log_px: NDArray[Any],
+    places: int,
+    title: str,
+    rows: NDArray[Any] | None = None,
+) -> Panel | None:
+    """Draws the data with the lowest log p(x), those of `rows`, beside their reconstructions."""
     _needs(subject, "data")
+    if rows is not None and subject.size > rows[-1]:
+        every = np.full(subject.size, np.nan)
+        every[rows] = log_px
+        log_px = every
     if subject.size != len(log_px):
         raise Missing(
             f"{count(len(log_px))} data were evaluated and {count(subject.size)} were handed to "

@@ -101,7 +101,7 @@ def _context(
         "one_datum": _one_datum(summary, places),
         "undefined": int(np.sum(~np.isfinite(log_px))),
         "absent": {
-            "estimates": estimates.absent(evaluation, "prior", "quadrature"),
+            "estimates": estimates.absent(evaluation, "details", "prior", "quadrature"),
             "trust": estimates.absent(
                 evaluation, "ais_prior", *(() if code else ("ais_guide",)), "bdmc"
             ),
@@ -135,7 +135,13 @@ def _context(
             ),
             "traversal": attempt("Traversal", codes.traversal, subject, "Traversal"),
             "least_likely": attempt(
-                "Least likely", panels.least_likely, subject, log_px, places, "Least likely"
+                "Least likely",
+                panels.least_likely,
+                subject,
+                log_px,
+                places,
+                "Least likely",
+                evaluation.rows,
             ),
             **{name: Panel("", hidden=True) for name in hidden},
         },
