@@ -79,6 +79,8 @@ def in_words(error: Exception) -> str:
     text = f"{type(error).__name__}: {first_line(error)[:200]}"
     if "It appears that you're trying to get value out of a tracing tensor" in str(error):
         return "a program decides by the value of a tensor (if, float(), int() or an index)"
+    if "DynamicOutputShapeException" in text:
+        return f"the size of a tensor depends on the values of another ({error})"
     if "InvalidCxxCompiler" in text or "CppCompileError" in text:
         return f"PyTorch's compiler finds no C++ compiler that works ({text})"
     return f"the pair could not be recorded ({text})"

@@ -36,6 +36,7 @@ _EXITS = {
     Tensor.tolist, Tensor.numpy, Tensor.__array__, Tensor.__dlpack__, Tensor.__deepcopy__,
     Tensor.__cuda_array_interface__.__get__,
 }  # fmt: skip
+_MAKERS = {torch.tensor, torch.as_tensor, torch.asarray, Tensor.new_tensor}
 
 
 class LeavesTorch(Exception):
@@ -138,7 +139,8 @@ class _Values(TorchFunctionMode):
 
     All of them where they are made of numbers alone: sizes, say. Else `.item()` returns a tensor
     without dimensions, since Pyro adds such numbers up, and whatever takes the values out of
-    torch is refused. torch itself refuses decisions and indices.
+    torch is refused. torch itself refuses decisions and indices. Lists that hold tensors are
+    stacked: `torch.tensor` would copy their values unseen.
     """
 
     def __torch_function__(
@@ -157,7 +159,28 @@ class _Values(TorchFunctionMode):
                     f"a program takes values out of torch (Tensor.{name}{_where()}), and a graph "
                     "would keep those of one call"
                 )
+        if func in _MAKERS and (made := _stacked(func, args, kwargs)) is not None:
+            return made
         return func(*args, **kwargs)
+
+
+def _stacked(func: Any, args: Any, kwargs: dict[str, Any]) -> Tensor | None:
+    """Makes a tensor of a list of numbers of which some are tensors; None of anything else."""
+    first = func is Tensor.new_tensor
+    data = args[first] if len(args) > first else kwargs.get("data", kwargs.get("obj"))
+    leaves = tree_leaves(data)
+    if isinstance(data, Tensor) or not any(isinstance(leaf, Tensor) for leaf in leaves):
+        return None
+    with _disable_current_modes():
+        like = func(*args, **kwargs)
+    options = {"dtype": like.dtype, "device": like.device}
+    parts = [
+        leaf.detach().reshape(()).to(**options)
+        if isinstance(leaf, Tensor)
+        else torch.full((), leaf, **options)
+        for leaf in leaves
+    ]
+    return torch.stack(parts).reshape(like.shape).requires_grad_(like.requires_grad)
 
 
 def _made_of_numbers(tensor: Tensor) -> bool:

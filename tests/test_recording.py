@@ -93,6 +93,35 @@ def test_values_of_numbers_alone_are_told(uncompiled):
     torch.testing.assert_close(found, expected)
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda x: torch.tensor([x.sum(), 2.0, x.mean().item(), 3]),
+        lambda x: torch.tensor([[1, (x[0] > 0).sum()], [2, x.shape[0]]]),
+        lambda x: torch.as_tensor((x.amax(), x.amin()), dtype=torch.float64),
+        lambda x: torch.asarray([x.sum()]),
+        lambda x: x.new_tensor([1, x.sum()]),
+        lambda x: torch.tensor(data=[x.sum()], requires_grad=True).detach(),
+        lambda x: torch.tensor(x.sum().item()),
+    ],
+    ids=["list", "nested integers", "as_tensor", "asarray", "new_tensor", "keyword", "one"],
+)
+@pytest.mark.filterwarnings("ignore:To copy construct")
+def test_lists_of_tensors(make):
+    """torch copies their values, and no operation tells of it."""
+    program, _ = record(lambda: [make(X)], [X])
+    other = X.flip(0) * 2 + 1
+    (found,), expected = program(other), make(other)
+    torch.testing.assert_close(found, expected)
+    assert not torch.equal(found, make(X))
+
+
+def test_sizes_that_depend_on_values(compiler):
+    with pytest.raises(Exception) as caught:  # noqa: PT011
+        Graph(lambda: [X * len(X[X > 0])], [X])
+    assert in_words(caught.value).startswith("the size of a tensor depends on the values")
+
+
 OWN = random.Random(0), np.random.default_rng(0), np.random.RandomState(0)
 
 
