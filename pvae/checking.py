@@ -16,6 +16,7 @@ from pvae.admission import (
     other_measure,
     outside_draws,
 )
+from pvae.alone import alone
 from pvae.arguments import Arguments
 from pvae.errors import PvaeError
 from pvae.pair import (
@@ -33,6 +34,7 @@ from pvae.support import is_discrete
 __all__ = ["check", "look"]
 
 
+@alone
 def check(model: Program, guide: Program, *batch: Any, **kwargs: Any) -> Structure:
     """Runs a pair once and says in plain words what is wrong with it, if anything is.
 

@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pvae.alone import alone
 from pvae.arguments import Arguments
 from pvae.data.tensors import Tensors
 from pvae.errors import PvaeError
@@ -22,6 +23,7 @@ __all__ = ["Traversal", "interpolate", "traverse"]
 Array = NDArray[Any]
 
 
+@alone
 def interpolate(
     model: Program,
     guide: Program,
@@ -103,6 +105,7 @@ class Traversal(NamedTuple):
     variance: tuple[float, ...]
 
 
+@alone
 def traverse(
     model: Program,
     guide: Program,

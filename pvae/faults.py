@@ -12,6 +12,7 @@ from pyro.infer import ELBO, TraceMeanField_ELBO
 from pyro.infer.inspect import get_dependencies
 from torch import Tensor
 
+from pvae.alone import alone
 from pvae.arguments import Arguments
 from pvae.checking import look
 from pvae.consistency import compare_bounds
@@ -57,6 +58,7 @@ class Diagnosis:
         return "\n".join([*self.facts, *lines, f"{end} found"])
 
 
+@alone
 def diagnose(
     model: Program,
     guide: Program,

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pvae.alone import alone
 from pvae.arguments import Arguments
 from pvae.errors import PvaeError
 from pvae.pair import Program
@@ -13,6 +14,7 @@ from pvae.sampler import Sampler, Strategy
 __all__ = ["log_weights"]
 
 
+@alone
 def log_weights(
     model: Program,
     guide: Program,

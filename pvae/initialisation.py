@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from pvae.alone import alone
 from pvae.errors import PvaeError
 from pvae.pair import Program, modules
 
@@ -16,6 +17,7 @@ _LAYERS = (
 
 
 @torch.no_grad()
+@alone
 def glorot(model: Program, guide: Program, x: Tensor | None = None) -> None:
     r"""Draws the weights of a pair's networks anew, as Glorot & Bengio do, with zero biases.
 

@@ -15,6 +15,7 @@ from pyro import poutine
 from pyro.nn import PyroModule
 from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
+from pyro.poutine.runtime import _PYRO_STACK
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
@@ -158,9 +159,11 @@ class OwnParameters(Messenger):
         self._depth = 0
 
     def __enter__(self) -> "OwnParameters":
-        self._depth += 1
-        if self._depth > 1:
+        if self in _PYRO_STACK:
+            self._depth += 1
             return self
+        self._rename_back()  # after an interrupt there may be something left to undo
+        self._depth = 1
         store = pyro.get_param_store()
         self._before = set(store._params)
         for path, module in self.modules.items():
@@ -181,9 +184,7 @@ class OwnParameters(Messenger):
         self._depth -= 1
         if self._depth:
             return
-        for part, name in self._renamed:
-            part._pyro_name = name
-        self._renamed.clear()
+        self._rename_back()
         self._learn_names()
         store = pyro.get_param_store()
         for name in set(store._params) - self._before:
@@ -202,6 +203,11 @@ class OwnParameters(Messenger):
             if name and name not in taken and not any(f.startswith(f"{name}.") for f in foreign):
                 return name
         raise AssertionError
+
+    def _rename_back(self) -> None:
+        for part, name in reversed(self._renamed):
+            part._pyro_name = name
+        self._renamed.clear()
 
     def _learn_names(self) -> None:
         for path, module in self.modules.items():

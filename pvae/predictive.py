@@ -17,6 +17,7 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
+from pvae.alone import alone
 from pvae.arguments import Arguments
 from pvae.environment import is_out_of_memory, own_random_state
 from pvae.errors import PvaeError, first_line
@@ -64,6 +65,7 @@ class Codes(dict[str, NDArray[Any]]):
 def encode(guide: Program, data: "Data | Part", /, **kwargs: Any) -> Codes: ...
 @overload
 def encode(guide: Program, *batch: Any, **kwargs: Any) -> dict[str, Tensor]: ...
+@alone
 def encode(guide: Program, *batch: Any, **kwargs: Any) -> Codes | dict[str, Tensor]:
     """Returns E[z] under q(z|x) for every latent site of a guide: the codes of the data.
 
@@ -147,6 +149,7 @@ def prior_sites(model: Program, *batch: Any) -> list[str]:
         return list(_drawn(_run_without_data(model, 2, batch)))
 
 
+@alone
 def reconstruct(
     model: Program, guide: Program, *batch: Any, site: str | None = None, **kwargs: Any
 ) -> Tensor:
@@ -180,6 +183,7 @@ def reconstruct(
             return _mean_of(model, trace_model(model, guide_trace, *batch), site)
 
 
+@alone
 def generate(
     model: Program,
     size: int,
@@ -222,6 +226,7 @@ def generate(
         return _mean_of(model, _run_without_data(model, size, batch, kwargs), site)
 
 
+@alone
 def decode(
     model: Program, latents: dict[str, Tensor], *batch: Any, site: str | None = None, **kwargs: Any
 ) -> Tensor:

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pvae.alone import alone
 from pvae.data.tensors import Tensors
 from pvae.environment import own_random_state
 from pvae.errors import PvaeError
@@ -71,6 +72,7 @@ class Probes:
         return "\n".join(lines)
 
 
+@alone
 def probe(
     guide: Program,
     data: "Data",

@@ -11,6 +11,7 @@ from pyro.infer import ELBO
 from pyro.optim import PyroOptim
 from torch import Tensor
 
+from pvae.alone import alone
 from pvae.blame import NotFiniteError, what_is_not_finite
 from pvae.compiled import CompiledGradient, Gradient
 from pvae.environment import noise_state, restore_noise
@@ -140,6 +141,7 @@ class SVI:
         """Has the next compiled step compared with the eager one, as every 500 steps."""
         self._graphs.check_next()
 
+    @alone
     def step(self, *args: Any, **kwargs: Any) -> float:
         """Takes one gradient step on a minibatch and returns its loss, in nats (summed).
 
@@ -234,6 +236,7 @@ class SVI:
         error.steps_ago = steps_ago
         raise error
 
+    @alone
     def evaluate_loss(self, *args: Any, **kwargs: Any) -> float:
         """Returns the loss of a minibatch, in nats (summed), without a gradient."""
         with self.own, torch.no_grad():

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from pvae.admission import check_data
 from pvae.agreement import gives_a_point
+from pvae.alone import alone
 from pvae.checking import check
 from pvae.checkpoint import read_checkpoint
 from pvae.data import Data, Part
@@ -57,6 +58,7 @@ class Fit:
     caveat: str | None = None
 
 
+@alone
 def fit(
     model: Program,
     guide: Program,
@@ -186,7 +188,7 @@ def fit(
                 found, fault = check_data(model, guide, part, place, size=size, seen=seen)
                 caveat = caveat or found
                 if fault:
-                    warnings.warn(fault, stacklevel=2)
+                    warnings.warn(fault, stacklevel=3)
         pyro.set_rng_seed(seed)
         run = Run(
             svi=SVI(
@@ -214,7 +216,7 @@ def fit(
             objective="log p(x, z)" if gives_a_point(structure) else "ELBO",
         )
         if caveat:
-            warnings.warn(caveat, stacklevel=2)
+            warnings.warn(caveat, stacklevel=3)
         with pyro.validation_enabled(False):
             run.svi.find_parameters(*first)
             run.settings = {

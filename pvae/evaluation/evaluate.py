@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from pvae.admission import check_data
+from pvae.alone import alone
 from pvae.data import Data, Part
 from pvae.data.tensors import Tensors, given
 from pvae.density import Density
@@ -48,6 +49,7 @@ _WORDS = {
 }
 
 
+@alone
 def evaluate(
     model: Program,
     guide: Program,
@@ -253,7 +255,7 @@ def evaluate(
                     key=work.key,
                 )
                 if "details" in result.missing:
-                    warnings.warn(f"Left out: {result.missing['details']}", stacklevel=2)
+                    warnings.warn(f"Left out: {result.missing['details']}", stacklevel=3)
                 result = _save(result, folder, work)
 
             def add(task: _Task) -> None:
@@ -270,7 +272,7 @@ def evaluate(
                     reason = reason_of(error)
                     if task.name not in found:
                         missing[task.name] = reason
-                    warnings.warn(f"{_WORDS[task.name]} was left out: {reason}", stacklevel=3)
+                    warnings.warn(f"{_WORDS[task.name]} was left out: {reason}", stacklevel=4)
                 result = dataclasses.replace(
                     result, findings=found, missing=missing, settings=result.settings | made
                 )
@@ -399,7 +401,7 @@ def _read(folder: Path | None, key: str) -> Evaluation | None:
     except PvaeError as error:
         if isinstance(error.__cause__, PermissionError):
             raise
-        warnings.warn(f"{error} This is done now.", stacklevel=4)
+        warnings.warn(f"{error} This is done now.", stacklevel=5)
         return None
     if former.key == key:
         former.save_summary(folder)  # a kill between its two files left another one, or none
@@ -409,7 +411,7 @@ def _read(folder: Path | None, key: str) -> Evaluation | None:
         f"The evaluation in {folder} is of another pair, data, seed or number of samples "
         f"(seed {former.seed}, K = {former.num_samples}). It is replaced, and what it had beside "
         f"the bounds is lost: {', '.join(lost) or 'nothing'}.",
-        stacklevel=4,
+        stacklevel=5,
     )
     return None
 

@@ -12,6 +12,7 @@ import numpy as np
 from torch import Tensor
 
 import pvae
+from pvae.alone import alone
 from pvae.files import atomic
 from pvae.report import charts, codes, decompositions, estimates, panels, text, trust
 from pvae.report.panels import Panel, attempt
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["write_report"]
 
 
+@alone
 def write_report(
     path: str | os.PathLike[str],
     evaluation: "Evaluation",
