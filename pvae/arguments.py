@@ -143,12 +143,15 @@ class Arguments:
                     torch.random.fork_rng(devices),
                 ):
                     trace = poutine.trace(ends[1]).get_trace(*args, **kwargs)
-                    poutine.trace(poutine.replay(ends[0], trace=trace)).get_trace(*args, **kwargs)
+                    replayed = poutine.replay(ends[0], trace=trace)
+                    trace = poutine.trace(replayed).get_trace(*args, **kwargs)
             except Exception as error:
                 if is_out_of_memory(error):
                     raise
                 continue
-            return self.counting
+            frames = {f.size for s in trace.nodes.values() for f in s.get("cond_indep_stack", ())}
+            if frames & {-1, len(twice[0])}:  # else a plate has taken B of them
+                return self.counting
         return False
 
 

@@ -117,7 +117,7 @@ def _run(command: str, argv: list[str]) -> None:
 
 
 def _train(command: str, argv: list[str], lock: contextlib.ExitStack) -> None:
-    from pvae.config import build_pair, parameters, resolve, write_config
+    from pvae.config import build_pair, parameters, resolve, shared, write_config
     from pvae.environment import processes
     from pvae.initialisation import glorot
     from pvae.pair import name_of
@@ -139,6 +139,8 @@ def _train(command: str, argv: list[str], lock: contextlib.ExitStack) -> None:
     print(f"data: {data.in_words}", flush=True)
     for side in SIDES:
         target = resolve(config[side]["class_path"], f"{side}s")
+        if side == "guide" and shared(*(config[side]["class_path"] for side in SIDES)):
+            continue
         if isinstance(target, type) and "event_shape" in parameters(target):
             init_args = config[side]["init_args"]
             config[side]["init_args"] = {"event_shape": list(data.event_shape)} | init_args

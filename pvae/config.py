@@ -29,11 +29,14 @@ __all__ = [
     "names_of",
     "read_config",
     "resolve",
+    "shared",
     "write_config",
 ]
 
 GIVEN = {"model": {"event_shape"}, "guide": {"event_shape", "model"}}
 """Parameters of constructors that the pair's own making fills in."""
+
+_FILE = "pvae_file_"
 
 Program = Callable[..., Any]
 Home = Literal["models", "guides"]
@@ -50,50 +53,68 @@ def resolve(name: str, home: Home) -> Program:
     Args:
         name: `VAE`, a name in `pvae.models` or `pvae.guides`; `my_package.MyModel`, imported
             (the current folder is importable); or `path/to/file.py:MyModel`, from a file that
-            is run once in a process, however many names are taken from it.
+            is run once for a pair, however many names are taken from it. `file.py:VAE.model`
+            is a method of an object of the class `VAE`, the same object for both programs of
+            a pair; a file may hold the object itself, `file.py:vae.model`.
         home: Where bare names are looked up.
 
     Returns:
-        A class, to be constructed, or a function, to be used as it is.
+        A class, to be constructed, or a function or an object, to be used as it is. Of a
+        method of a class, the class.
 
     Raises:
         PvaeError: There is no such file, module or name (the message has the nearest ones),
-            or the name means neither a class nor a function.
+            or the name means neither a class nor a program.
 
     Example:
         >>> resolve("pvae.models.VAE", "models")
         <class 'pvae.models.vae.VAE'>
     """
+    return _find(name, home)[0]
+
+
+def shared(model: str, guide: str) -> bool:
+    """Whether two names mean parts of one object, such as `VAE.model` and `VAE.guide`."""
+    (ours, our_part, _), (theirs, their_part, _) = _find(model, "models"), _find(guide, "guides")
+    return isinstance(ours, type) and ours is theirs and bool(our_part or their_part)
+
+
+def _find(name: str, home: Home) -> tuple[Program, tuple[str, ...], ModuleType]:
+    """Returns what a name means, the attributes to take of an object of it, and its module."""
     path, colon, attribute = name.rpartition(":") if not name.endswith(".py") else (name, ":", "")
     if path.endswith(".py"):
         module, where = _load_file(Path(path)), path
     elif colon:
         raise PvaeError(f"{name}: only a file has a colon, as in path/to/file.py:{attribute}")
     else:
-        where, _, attribute = full_name(name, home).rpartition(".")
-        module = _import(where, name)
+        module, where, attribute = _import(full_name(name, home), name)
     known = _programs(module)
-    found = getattr(module, attribute, None)
     if where == f"pvae.{home}" and attribute not in known:
         raise PvaeError(f"there is no {home[:-1]} called {attribute}. {nearest(attribute, known)}")
-    if found is None:
-        hint = nearest(attribute, known) if attribute else f"It has {', '.join(known)}."
-        what = f"there is no {attribute} in {where}" if attribute else f"{where}:Name is asked for"
-        raise PvaeError(f"{what}. {hint}")
     from torch import nn
 
+    found, rest, passed = module, attribute.split("."), False
+    while rest and not isinstance(found, type):
+        passed = passed or isinstance(found, nn.Module)
+        found = getattr(found, rest[0], None)
+        if found is None or (isinstance(found, ModuleType) and rest[1:]):
+            hint = nearest(rest[0], known) if attribute else f"It has {', '.join(known)}."
+            what = f"there is no {attribute} in {where}"
+            raise PvaeError(f"{what if attribute else f'{where}:Name is asked for'}. {hint}")
+        del rest[0]
     calls = not isinstance(found, type) or any("__call__" in vars(c) for c in found.__mro__)
-    if not calls:
+    if not calls and not rest:
         raise PvaeError(
             f"{name} is a class whose objects cannot be called, and so no Pyro program: give it "
-            "a method __call__, or name a pyro.nn.PyroModule"
+            "a method __call__, or name a pyro.nn.PyroModule or one of its methods"
         )
-    if not callable(found) or isinstance(found, nn.Module):
+    made = passed or isinstance(found, nn.Module)
+    if not callable(found) or (made and not path.endswith(".py")):
         raise PvaeError(
             f"{name} is {type(found).__name__} and not a class or a function; "
             "name the class, so that the seed decides its first parameters"
         )
-    return found
+    return found, tuple(rest), module
 
 
 def _programs(module: ModuleType) -> list[str]:
@@ -108,23 +129,32 @@ def _programs(module: ModuleType) -> list[str]:
     ]
 
 
-def _import(module: str, name: str) -> ModuleType:
+def _import(path: str, name: str) -> tuple[ModuleType, str, str]:
+    """Returns the module of a dotted path, its name, and what of the path lies inside it."""
     _importable(Path.cwd())
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-            raise
-        raise PvaeError(
-            f"{name}: there is no module {error.name}, neither installed nor in the current folder"
-        ) from None
+    parts, missing = path.split("."), ""
+    for end in range(len(parts) - 1, 0, -1):
+        module = ".".join(parts[:end])
+        try:
+            found = importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+                raise
+            missing = missing or error.name
+            continue
+        if not missing or hasattr(found, parts[end]):  # a class, whose attribute is asked for
+            return found, module, ".".join(parts[end:])
+        break
+    raise PvaeError(
+        f"{name}: there is no module {missing}, neither installed nor in the current folder"
+    )
 
 
 def _load_file(path: Path) -> ModuleType:
     real = path.expanduser().resolve()
     # A name of its own, the same in every process: pickles and inspect find the module by it.
     digest = hashlib.sha256(str(real).encode()).hexdigest()[:8]
-    name = f"pvae_file_{re.sub(r'\W', '_', real.stem)}_{digest}"
+    name = f"{_FILE}{re.sub(r'\W', '_', real.stem)}_{digest}"
     if name in sys.modules:
         return sys.modules[name]
     if not real.is_file():
@@ -155,7 +185,8 @@ def build_pair(
 
     Args:
         config: With `seed`, `model` and `guide`, the latter two
-            `{"class_path": str, "init_args": {...}}`. A function is used as it is.
+            `{"class_path": str, "init_args": {...}}`. A function is used as it is. Of parts of
+            one object (see `resolve`), it is made from the model's arguments.
         event_shape: For constructors with a parameter of this name that the config leaves
             unset. A guide's constructor that has a parameter `model` receives the model.
 
@@ -171,13 +202,35 @@ def build_pair(
     # Files and modules may draw parameters when they are first run, constructors always do:
     # seeded before both, a pair is the same whether or not its file had been run before.
     pyro.set_rng_seed(config["seed"])
-    sides = {side: resolve(config[side]["class_path"], f"{side}s") for side in ("model", "guide")}
+    names = {side: config[side]["class_path"] for side in ("model", "guide")}
+    for side, name in names.items():
+        target, _, module = _find(name, f"{side}s")
+        if not isinstance(target, type) and module.__name__.startswith(_FILE):
+            # What such a file holds is the pair's own: it is run anew, from the seed.
+            sys.modules.pop(module.__name__, None)
+    pyro.set_rng_seed(config["seed"])
+    found = {side: _find(name, f"{side}s") for side, name in names.items()}
+    one = shared(*names.values())
     pyro.set_rng_seed(config["seed"])
     made: dict[str, Program] = {}
-    for side, target in sides.items():
+    for side, (target, _, _) in found.items():
         init_args = config[side].get("init_args") or {}
-        made[side] = _construct(side, target, init_args, event_shape, made.get("model"))
-    return made["model"], made["guide"]
+        if not (one and made):
+            made[side] = _construct(side, target, init_args, event_shape, made.get("model"))
+    made.setdefault("guide", made["model"])
+    return tuple(_part(made[side], found[side][1], name) for side, name in names.items())
+
+
+def _part(thing: Any, attributes: Iterable[str], name: str) -> Program:
+    """Returns an object's attribute that is a program."""
+    for attribute in attributes:
+        if not hasattr(thing, attribute):
+            known = [n for n in vars(type(thing)) if n[0] != "_"]
+            raise PvaeError(f"{name}: there is no {attribute}. {nearest(attribute, known)}")
+        thing = getattr(thing, attribute)
+    if not callable(thing):
+        raise PvaeError(f"{name} is {type(thing).__name__} and no program: it cannot be called")
+    return thing
 
 
 def _construct(

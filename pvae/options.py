@@ -23,7 +23,8 @@ HELP_OF = {
     "out": "The run folder (default: runs/DATA-MODEL-N).",
     "init": "Where the parameters start: 'glorot' draws the weights as Glorot & Bengio do and sets "
     "the output to the mean of the data (default: as the classes make them).",
-    "model": "A name in pvae.models, my_package.MyModel or path/to/file.py:MyModel (default: VAE).",
+    "model": "A name in pvae.models, my_package.MyModel, path/to/file.py:MyModel or "
+    "path/to/file.py:Both.model (default: VAE).",
     "guide": "Likewise, of a name in pvae.guides (default: MeanField).",
     "data": "A data set's name or a .npy, .npz or .pt file (default: digits).",
 }
@@ -38,7 +39,7 @@ def parse(command: str, argv: list[str]) -> tuple[dict[str, Any], argparse.Names
     import pyro
     import yaml
 
-    from pvae.config import resolve
+    from pvae.config import resolve, shared
 
     # jsonargparse can type the rest only once the classes are known.
     early, rest = _early(argv)
@@ -50,6 +51,9 @@ def parse(command: str, argv: list[str]) -> tuple[dict[str, Any], argparse.Names
     # Files may draw parameters as soon as they are run.
     pyro.set_rng_seed(config["seed"])
     targets = {side: resolve(config[side]["class_path"], f"{side}s") for side in SIDES}
+    if shared(*(config[side]["class_path"] for side in SIDES)):
+        targets["guide"] = None  # the object is made from the model's arguments
+        config["guide"]["init_args"] = {}
     for name in SHARED:
         _share(name, config, early, targets, rest)
     init_args = {side: config[side]["init_args"] for side in SIDES}

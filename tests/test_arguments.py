@@ -180,6 +180,22 @@ def test_an_integer_that_is_the_size_by_chance_is_left_alone_and_a_count_is_not(
         assert call.counting == counts
 
 
+def test_a_count_that_subsamples_is_one():
+    def program(x, n):
+        with pyro.plate("data", len(x), subsample_size=n) as rows:
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            return z, x[rows]
+
+    def model(x, n):
+        z, x = program(x, n)
+        with pyro.plate("rows", len(x)):
+            pyro.sample("x", dist.Normal(z, SCALE), obs=x)
+
+    call = Arguments((X, 7))
+    call.bind(model, program)
+    assert call.counting
+
+
 def test_what_is_passed_through_is_named_when_the_programs_fail():
     pair = _pair(lambda x, s: (x, s, len(x)))
     with pytest.raises(PvaeError, match=r"not the number of data \(7\): argument 1 \[6\]"):

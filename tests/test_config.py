@@ -117,7 +117,6 @@ def test_a_file_imports_from_its_own_folder_and_the_current_one(here):
         ("torch.no_such.MyModel", "there is no module torch.no_such"),
         ("torch.nn.Lineer", "or Linear?"),
         ("pair:MyModel", "only a file has a colon"),
-        ("pair.py:NET", "name the class"),
         ("pair.py:RUNS", "not a class or a function"),
     ],
 )
@@ -239,3 +238,94 @@ def test_a_missing_or_unreadable_config_says_so(tmp_path):
         load_yaml(tmp_path)
     with pytest.raises(PvaeError, match="Cannot write"):
         write_config(tmp_path / "config.yaml", {})
+
+
+BOTH = """
+import torch
+from torch import nn
+
+RUNS = []
+
+class Both(nn.Module):
+    def __init__(self, event_shape: list[int], latent_dim: int = 3):
+        super().__init__()
+        self.event_shape, self.latent_dim = event_shape, latent_dim
+        self.weight = nn.Parameter(torch.randn(latent_dim))
+        self.size = 7
+
+    def model(self, x): return self.weight
+    def guide(self, x): return self.weight
+
+class Later(Both): pass
+
+both = Both([2])
+def closure(x): return both.weight
+"""
+
+
+def test_methods_of_one_class_are_those_of_one_object(here):
+    (here / "both.py").write_text(BOTH)
+    made = config("both.py:Both.model", "both.py:Both.guide", latent_dim=5)
+    made["guide"]["init_args"] = {"latent_dim": 6}  # not asked
+    model, guide = build_pair(made, (1, 2))
+    assert model.__self__ is guide.__self__
+    assert (model.__name__, guide.__name__) == ("model", "guide")
+    assert (model.__self__.event_shape, model.__self__.latent_dim) == ((1, 2), 5)
+    other, _ = build_pair(made, (1, 2))
+    assert other.__self__ is not model.__self__
+    assert torch.equal(other(0), model(0)), "the seed decides"
+    model, guide = build_pair(config("both.py:Both.model", "both.py:Later.guide"), (2,))
+    assert model.__self__ is not guide.__self__
+    (here / "pvae_test_both.py").write_text(BOTH)
+    names = "pvae_test_both.Both.model", "pvae_test_both.Both.guide"
+    model, guide = build_pair(config(*names), (2,))
+    assert model.__self__ is guide.__self__
+
+
+@pytest.mark.parametrize("name", ["both.py:both.model", "both.py:closure"])
+def test_objects_of_a_file_belong_to_one_pair(here, name):
+    (here / "both.py").write_text(BOTH)
+    pairs = []
+    for seed in (1, 1, 2):
+        resolve(name, "models")  # the command line has looked at it
+        pair = build_pair(config(name, "both.py:both.guide", seed=seed))
+        assert pair[0](0) is pair[1](0), "one object for both programs"
+        with torch.no_grad():
+            pairs.append(pair[0](0).clone())
+            pair[0](0).zero_()  # training must not reach the next pair
+    assert pairs[1].abs().sum() > 0
+    assert torch.equal(pairs[1], build_pair(config(name, "both.py:both.guide", seed=1))[0](0))
+    assert not torch.equal(pairs[1], pairs[2])
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("both.py:bth.model", "Did you mean both?"),
+        ("both.py:both.nothing", "there is no both.nothing in both.py"),
+        ("both.py:RUNS", "not a class or a function"),
+        ("both.py:torch.nn.Linear", "there is no torch.nn.Linear in both.py"),
+        ("torch.serialization.os.system", "there is no os.system in torch.serialization"),
+        ("pvae_test_both2.both.model", "name the class"),
+    ],
+)
+def test_a_wrong_part_is_said(here, name, message):
+    (here / "both.py").write_text(BOTH)
+    (here / "pvae_test_both2.py").write_text(BOTH)
+    with pytest.raises(PvaeError) as error:
+        resolve(name, "models")
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("both.py:Both.size", "both.py:Both.size is int and no program"),
+        ("both.py:Both.modle", "both.py:Both.modle: there is no modle. Did you mean model?"),
+    ],
+)
+def test_a_part_that_is_no_program_is_refused(here, name, message):
+    (here / "both.py").write_text(BOTH)
+    with pytest.raises(PvaeError) as error:
+        build_pair(config(name, "both.py:Both.guide"), (2,))
+    assert message in str(error.value)

@@ -58,7 +58,7 @@ def write_report(
         The path of the file.
 
     Raises:
-        PvaeError: The file cannot be written.
+        PvaeError: The file cannot be written, or the model observes no such site.
     """
     loader = jinja2.PackageLoader("pvae.report", "")
     environment = jinja2.Environment(
@@ -67,8 +67,11 @@ def write_report(
     )  # fmt: skip
     from pvae.environment import own_random_state
 
+    subject = Subject(model, guide, data, site)
     with own_random_state(evaluation.seed):
-        context = _context(evaluation, Subject(model, guide, data, site), history or [], config)
+        if site is not None and subject.size:
+            subject.x([0])  # raises where there is no such site
+        context = _context(evaluation, subject, history or [], config)
     page = environment.get_template("page.html").render(context)
     with atomic(path) as temporary:
         temporary.write_text(page, encoding="utf-8")

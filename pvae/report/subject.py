@@ -11,6 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pvae.errors import PvaeError
+
 if TYPE_CHECKING:
     from pvae import codes, probes
     from pvae.pair import Program
@@ -66,9 +68,16 @@ class Subject:
 
     def x(self, index: slice | Sequence[int] | Array) -> Array:
         """Returns observed values [n, *event]."""
+        from pvae.pair import observed_sites
+
         x = self.batch(index)[0]
         if self.site is not None and None not in (self.model, self.guide):
-            x = self._trace(index).nodes[self.site]["value"]
+            sites = observed_sites(self._trace(index))
+            if self.site not in sites:
+                raise PvaeError(
+                    f"The model observes no site {self.site!r}; it observes {', '.join(sites)}."
+                )
+            x = sites[self.site]["value"]
         return x.detach().float().cpu().numpy()
 
     def labels(self, index: slice) -> Array | None:
