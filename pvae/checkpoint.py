@@ -16,6 +16,7 @@ from torch import Tensor
 from pvae.errors import PvaeError, first_line
 from pvae.files import atomic, why
 from pvae.pair import Program, modules, name_of
+from pvae.schema import VERSION, check_checkpoint
 
 __all__ = [
     "load",
@@ -27,7 +28,7 @@ __all__ = [
     "write_history",
 ]
 
-FORMAT = "pvae checkpoint 1"
+FORMAT = f"pvae checkpoint {VERSION}"
 
 
 def load(
@@ -182,14 +183,20 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             f"{path} holds more than tensors, numbers and strings, and reading it could run code; "
             "it was not read. pvae never writes such a file."
         ) from error
-    except (RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
+    except (
+        RuntimeError,
+        EOFError,
+        OSError,
+        LookupError,
+        ValueError,
+        TypeError,
+        AttributeError,
+    ) as error:
         raise PvaeError(
             f"{path} is truncated or not a checkpoint ({first_line(error)[:120]}). "
             "Delete it and resume the run, which then starts from its beginning."
         ) from error
-    if not isinstance(contents, dict) or contents.get("format") != FORMAT:
-        raise PvaeError(f"{path} is not a checkpoint that this version of pvae wrote.")
-    return contents
+    return check_checkpoint(contents, path)
 
 
 def write_history(path: Path, history: list[dict[str, float]]) -> None:
@@ -240,7 +247,7 @@ def _constraint_from_plain(name: str, plain: dict[str, Any] | None) -> Any:
     if plain and "name" in plain:
         return getattr(constraints, plain["name"])
     if plain:
-        with contextlib.suppress(AttributeError, TypeError):
+        with contextlib.suppress(AttributeError, TypeError, ValueError):
             arguments = {
                 k: _constraint_from_plain(name, v) if isinstance(v, dict) else v
                 for k, v in plain["arguments"].items()

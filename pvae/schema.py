@@ -1,0 +1,231 @@
+"""What a checkpoint holds, checked in one place before anything of it is used."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from pyro.distributions import constraints
+from torch import Tensor
+
+from pvae.errors import PvaeError
+
+__all__ = ["VERSION", "check_checkpoint"]
+
+VERSION = 1
+_FORMAT = "pvae checkpoint "
+
+MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+"""For each older version, what makes its contents those of the next one."""
+
+
+def check_checkpoint(contents: Any, path: Path) -> dict[str, Any]:
+    """Returns what a checkpoint holds, in the form of this version.
+
+    Raises:
+        PvaeError: If it is none of pvae's, of a newer version, or something in it is missing or
+            not what it should be; that is named.
+    """
+    said = contents.get("format") if isinstance(contents, dict) else None
+    number = said.removeprefix(_FORMAT) if isinstance(said, str) else ""
+    if not number.isdecimal() or said == number:
+        raise PvaeError(f"{path} is not a checkpoint that this version of pvae wrote.")
+    version = int(number)
+    if version > VERSION:
+        raise PvaeError(
+            f"{path} was written by a newer pvae (version {version} of its checkpoints; this one "
+            f"reads {VERSION} and older). Update pvae."
+        )
+    while version in MIGRATIONS:
+        contents, version = MIGRATIONS[version](contents), version + 1
+    if version != VERSION:
+        raise PvaeError(f"{path} is of version {version}, which pvae no longer reads.")
+    if fault := _fault(contents, CHECKPOINT, ""):
+        raise PvaeError(
+            f"{path} is no whole checkpoint: {fault[1:]} is missing or not what it should be. It "
+            "was changed after pvae wrote it, or something else wrote it. Take an older copy, or "
+            "train in another folder."
+        )
+    return contents
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _tensor(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.device.type == "cpu"
+
+
+def _seed_state(value: Any) -> bool:
+    return _tensor(value) and value.dtype == torch.uint8 and value.ndim == 1
+
+
+def _torch_state(value: Any) -> bool:
+    return _seed_state(value) and len(value) == len(torch.get_rng_state())
+
+
+def _python_state(value: Any) -> bool:
+    return (
+        isinstance(value, list | tuple)
+        and len(value) == 3
+        and _count(value[0])
+        and value[0] == 3
+        and isinstance(value[1], list | tuple)
+        and len(value[1]) == 625
+        and all(_count(word) and word < 2**32 for word in value[1])
+        and value[1][-1] <= 624
+        and (value[2] is None or _number(value[2]))
+    )
+
+
+def _numpy_state(value: Any) -> bool:
+    return (
+        isinstance(value, list | tuple)
+        and len(value) == 5
+        and _text(value[0])
+        and value[0] == "MT19937"
+        and isinstance(value[1], list | tuple)
+        and len(value[1]) == 624
+        and all(_count(word) and word < 2**32 for word in value[1])
+        and _count(value[2])
+        and value[2] <= 624
+        and _count(value[3])
+        and value[3] in (0, 1)
+        and _number(value[4])
+    )
+
+
+def _module_state(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(name, str) and (_tensor(each) or name.endswith("_extra_state"))
+        for name, each in value.items()
+    )
+
+
+def _constraint(value: Any) -> bool:
+    if value is None:  # one that cannot be said in plain values
+        return True
+    if not isinstance(value, dict):
+        return False
+    if "name" in value:
+        name = value["name"]
+        found = getattr(constraints, name, None) if isinstance(name, str) else None
+        return isinstance(found, constraints.Constraint)
+    arguments = value.get("arguments")
+    return (
+        isinstance(value.get("class"), str)
+        and isinstance(arguments, dict)
+        and all(
+            isinstance(name, str) and (_number(each) or _tensor(each) or _constraint(each))
+            for name, each in arguments.items()
+        )
+    )
+
+
+def _optimiser(value: Any) -> bool:
+    """The state of torch's optimisers, or of one for each parameter, perhaps with a schedule."""
+    if not isinstance(value, dict):
+        return False
+    if not ("param_groups" in value or "state" in value):
+        return all(
+            isinstance(name, str)
+            and isinstance(each, dict)
+            and _optimiser(each.get("optimizer", each))
+            and isinstance(each.get("scheduler", {}), dict)
+            and ("param_groups" in each or "optimizer" in each)
+            for name, each in value.items()
+        )
+    groups, state = value.get("param_groups"), value.get("state")
+    return (
+        isinstance(groups, list)
+        and all(isinstance(g, dict) and isinstance(g.get("params"), list) for g in groups)
+        and all(_count(p) for g in groups for p in g["params"])
+        and all(_number(g.get("lr")) or _tensor(g.get("lr")) for g in groups)
+        and isinstance(state, dict)
+        and all(_count(p) and isinstance(s, dict) for p, s in state.items())
+    )
+
+
+def _history(value: Any) -> bool:
+    needed = {"epoch", "elbo", "learning_rate", "kl_weight"}
+    return isinstance(value, list) and all(
+        isinstance(row, dict)
+        and needed <= row.keys() == value[0].keys()
+        and all(map(_text, row))
+        and all(map(_number, row.values()))
+        for row in value
+    )
+
+
+def _progress(value: Any) -> bool:
+    return (
+        isinstance(value, list | tuple)
+        and len(value) == 4
+        and _count(value[0])
+        and _count(value[1])
+        and _number(value[2])
+        and math.isfinite(value[2])
+        and isinstance(value[3], bool)
+    )
+
+
+def _maybe(schema: Any) -> Callable[[Any], bool]:
+    return lambda value: value is None or not _fault(value, schema, "")
+
+
+_STATE = {
+    "modules": {str: _module_state},
+    "params": {str: {"unconstrained": _tensor, "constraint": _constraint}},
+}
+
+CHECKPOINT = {
+    "pair": (_text, _text),
+    "settings": {"epochs": _count, "batch_size": _count, "seed": _count, "num_data": _count},
+    "state": _STATE,
+    "optimiser": _optimiser,
+    "random": {
+        "torch": _torch_state,
+        "cuda": [_seed_state],
+        "python": _python_state,
+        "numpy": _numpy_state,
+    },
+    "progress": _progress,
+    "history": _history,
+    "best": _maybe(_STATE),
+    "best_at": (_number, _count),
+}
+"""Version 1. A dict has these keys and perhaps others (a key `str`: any texts), a list any number
+of such entries, a tuple these entries."""
+
+
+def _fault(value: Any, schema: Any, where: str) -> str:
+    """Returns the way to the first entry that does not fit; empty where all do."""
+    if isinstance(schema, dict):
+        if not isinstance(value, dict):
+            return where or ".it"
+        if str in schema:
+            if not all(isinstance(key, str) for key in value):
+                return where
+            inner = [(value[key], schema[str], f"{where}.{key}") for key in value]
+        else:
+            inner = [(value.get(key, ...), schema[key], f"{where}.{key}") for key in schema]
+    elif isinstance(schema, list | tuple):
+        if not isinstance(value, list | tuple):
+            return where
+        if isinstance(schema, tuple) and len(value) != len(schema):
+            return where
+        each = schema if isinstance(schema, tuple) else schema * len(value)
+        inner = [(v, s, f"{where}.{i}") for i, (v, s) in enumerate(zip(value, each, strict=True))]
+    else:
+        return "" if schema(value) else where
+    return next(filter(None, (_fault(*part) for part in inner)), "")
