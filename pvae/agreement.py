@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = [
     "GLOBAL",
     "agree",
+    "find_enumeration_fault",
     "find_fault",
     "gives_a_point",
     "refuse_other_jacobian",
@@ -37,6 +39,7 @@ GLOBAL = (
     "pyro.infer.Trace_ELBO().loss(model, guide, data)."
 )
 _MOST_LATENTS = 512  # of one datum, whose Jacobian is computed
+_CALLS = 32  # of a program, to compare with
 
 
 def find_fault(particles: Particles, single: Particles, batch: tuple[Tensor, ...]) -> str | None:
@@ -55,6 +58,42 @@ def find_fault(particles: Particles, single: Particles, batch: tuple[Tensor, ...
         if is_out_of_memory(error):
             raise
         return f"fails ({first_line(error.__cause__ or error)[:200]})"
+    return None
+
+
+def find_enumeration_fault(
+    parallel: Particles, one_by_one: Particles, batch: tuple[Tensor, ...]
+) -> str | None:
+    """Says how sites that are summed out together differ from the same ones a value at a time.
+
+    None where they agree, or where a program runs in no other way than together.
+    """
+    try:
+        together, trace = terms_of(parallel, batch, 1)
+        names = parallel.structure.enumerated
+        calls = math.prod(together[f"p({name})"].shape[-3 - i] for i, name in enumerate(names))
+    except (PvaeError, RuntimeError, IndexError) as error:
+        if is_out_of_memory(error):
+            raise
+        failure = error
+    else:
+        if calls > _CALLS:
+            return None
+        failure = None
+    try:
+        apart, trace = terms_of(one_by_one, batch, 1)
+    except (PvaeError, RuntimeError, IndexError, NotImplementedError) as error:
+        if failure is not None and not is_out_of_memory(error):
+            raise failure from None
+        return None
+    if failure is not None:
+        return f"together it fails ({first_line(failure.__cause__ or failure)[:200]})"
+    enumerated = parallel.structure.enumerated
+    values = {n: s["value"] for n, s in latent_sites(trace).items() if n not in enumerated}
+    together, _ = terms_of(parallel, batch, 1, trace_of(values))
+    for name, value in apart.items():
+        if name in together and not agree(together[name], value):
+            return f"together it changes log {name}"
     return None
 
 

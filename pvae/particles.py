@@ -1,13 +1,15 @@
 """Many samples of each datum at once: in a particle plate, in a repeated batch, or in a loop."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyro
 from pyro import poutine
 from pyro.poutine import Trace
+from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
+from pvae.looped import over_values
 from pvae.pair import Program, latent_sites, observed_sites, trace_program
 from pvae.structure import Structure, mask_of, unmasked
 from pvae.terms import log_terms
@@ -55,6 +57,9 @@ class Particles:
         program = self._guide
         if values is not None:
             values = values if isinstance(values, Trace) else self.laid_out(values)
+        if enumerate and self._inside and self.structure.one_by_one:
+            return self._over_values("guide", program, batch, num, self._inside, values)
+        if values is not None:
             program = poutine.replay(program, trace=values)
         program = self._widen(program, num)
         if enumerate and self._inside:
@@ -70,6 +75,9 @@ class Particles:
         """
         given = isinstance(values, Trace)
         trace = values if given else self.laid_out(values)
+        if self.structure.enumerated and self.structure.one_by_one:
+            names = self.structure.enumerated
+            return self._over_values("model", self._model, batch, num, names, trace)
         program = self._widen(poutine.replay(self._model, trace=trace), num)
         if self.structure.enumerated and given:
             used = len(self._inside)
@@ -83,6 +91,10 @@ class Particles:
 
     def prior(self, batch: tuple[Tensor, ...], num: int, *, enumerate: bool = False) -> Trace:
         """Runs the model with draws of its own, z ~ p(z)."""
+        enumerate = enumerate or self.structure.together_only
+        if enumerate and self.structure.enumerated and self.structure.one_by_one:
+            names = self.structure.enumerated
+            return self._over_values("model", self._model, batch, num, names)
         program = self._widen(self._model, num)
         if enumerate and self.structure.enumerated:
             program = self._enumerating(program)
@@ -181,6 +193,29 @@ class Particles:
             laid_out[name] = value.reshape(-1, *shape).movedim(0, axis)
         return trace_of(laid_out)
 
+    def _over_values(
+        self,
+        role: str,
+        program: Program,
+        batch: tuple[Tensor, ...],
+        num: int,
+        names: Sequence[str],
+        values: Trace | None = None,
+    ) -> Trace:
+        """Does what enumerating in parallel does, with a call for each combination of values."""
+
+        def run(fixed: Messenger) -> Trace:
+            wide = fixed(self._widen(program, num))
+            return trace_program(role, program, wide, self._repeat(batch, num))
+
+        nodes = {} if values is None else values.nodes
+        given = {
+            name: node["value"]
+            for name, node in nodes.items()
+            if node["type"] == "sample" and not node["is_observed"]
+        }
+        return over_values(run, names, self.wide, given)
+
     def _enumerating(self, program: Program, used: int = 0) -> Program:
         """Lets a program enumerate the sites that are to be, and no others, in dims of their own.
 
@@ -193,9 +228,12 @@ class Particles:
         def configure(site: dict[str, Any]) -> dict[str, Any]:
             if site["done"]:
                 return {}
-            chosen = "parallel" if site["name"] in sites else None
+            name, infer = site["name"], {"enumerate": None}
+            if name in sites:
+                marked = self.structure.guide_trace.nodes.get(name, site)["infer"]
+                infer = {"enumerate": "parallel", "expand": marked.get("expand", False)}
             # Inside of pyro.markov sites would take turns in the same dimensions.
-            return {"enumerate": chosen, "_markov_scope": None}
+            return infer | {"_markov_scope": None}
 
         program = poutine.infer_config(program, configure)
         return poutine.enum(program, first_available_dim=-1 - self.wide - used)

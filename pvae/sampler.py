@@ -1,6 +1,7 @@
 """Sampler: draws of a pair, unit by unit, in chunks that fit into memory."""
 
 import contextlib
+import dataclasses
 import warnings
 from collections.abc import Iterator
 from typing import Any, Literal, get_args
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pvae.agreement import (
+    find_enumeration_fault,
     find_fault,
     refuse_other_jacobian,
     refuse_other_measure,
@@ -23,7 +25,7 @@ from pvae.memory import Chunks, bytes_per_row, check_memory, keep_freed_memory
 from pvae.mixing import refuse_mixing
 from pvae.pair import OwnParameters, Program, evaluating, latent_sites, observed_sites
 from pvae.particles import Particles, counts_data
-from pvae.structure import batch_plate
+from pvae.structure import batch_plate, listed
 from pvae.terms import Draws, add_up, sum_out
 
 __all__ = ["Sampler", "Strategy", "seed_unit"]
@@ -356,7 +358,25 @@ class Sampler:
             return batch  # the program is bound to the size of its batch
         return small
 
+    def _choose_enumeration(self, small: tuple[Tensor, ...]) -> None:
+        """Sums discrete sites out one value at a time where a program does not broadcast."""
+        if not self.structure.enumerated or self.structure.together_only:
+            return
+        parallel = self._particles("loop")
+        looped = dataclasses.replace(self.structure, one_by_one=True)
+        one_by_one = Particles(self.model, self.guide, looped, self.dim, "loop")
+        fault = find_enumeration_fault(parallel, one_by_one, small)
+        if fault is not None:
+            self.structure = looped
+            names = listed(self.structure.enumerated)
+            warnings.warn(
+                f"{names}: summed out one value at a time, because {fault}. Let the networks take "
+                'labels with more dimensions, or mark the site "sequential" in the guide.',
+                stacklevel=5,
+            )
+
     def _choose(self, small: tuple[Tensor, ...], wanted: Strategy) -> str:
+        self._choose_enumeration(small)
         single = self._particles("loop")
         refuse_mixing(single, small)
         refuse_other_jacobian(single, small)

@@ -37,6 +37,10 @@ class Structure:
         remarks: What about supports, measures and masks keeps weights from being a bound.
         guide_trace: The checked call of the guide.
         model_trace: The checked call of the model, with the guide's draws.
+        one_by_one: Whether the enumerated sites are summed out one value at a time, because a
+            program does not broadcast over them.
+        together_only: Whether the programs run for all values of the enumerated sites at once and
+            in no other way.
     """
 
     latent: tuple[str, ...]
@@ -48,6 +52,8 @@ class Structure:
     remarks: tuple[str, ...]
     guide_trace: Trace
     model_trace: Trace
+    one_by_one: bool = False
+    together_only: bool = False
 
 
 def batch_plate(structure: Structure, size: int, plate: str | None = None) -> tuple[str, int]:
