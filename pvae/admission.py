@@ -20,8 +20,6 @@ from pvae.pair import (
     evaluating,
     latent_sites,
     observed_sites,
-    trace_guide,
-    trace_model,
 )
 from pvae.structure import base_distribution, mask_of
 from pvae.support import (
@@ -32,6 +30,7 @@ from pvae.support import (
     same_support,
     support_of,
 )
+from pvae.together import trace_pair
 
 if TYPE_CHECKING:
     from pvae.data import Part
@@ -238,7 +237,7 @@ def check_data(
         for first, batch, (guide_trace, model_trace) in _calls(model, guide, *where):
 
             def again(batch: tuple[Tensor, ...] = batch) -> Sites:
-                return observed_sites(trace_model(model, trace_guide(guide, *batch), *batch))
+                return observed_sites(trace_pair(model, guide, batch)[1])
 
             for name, site in observed_sites(model_trace).items():
                 caveat = check_observed(name, site, again, first) or caveat
@@ -265,8 +264,7 @@ def _calls(
         first = start if rows > size else max(0, stop - size)
         batch = tuple(t.to(device) for t in part.observe(slice(first, stop)))
         try:
-            guide_trace = trace_guide(guide, *batch)
-            yield first, batch, (guide_trace, trace_model(model, guide_trace, *batch))
+            yield first, batch, trace_pair(model, guide, batch)[:2]
         except PvaeError:
             if rows == size:
                 raise

@@ -5,7 +5,6 @@ from typing import Any
 
 import pyro
 import torch
-from pyro import poutine
 from pyro.distributions import Delta, Unit
 from pyro.poutine import Trace
 from torch import Tensor
@@ -20,7 +19,6 @@ from pvae.admission import (
 from pvae.alone import alone
 from pvae.arguments import Arguments
 from pvae.errors import PvaeError
-from pvae.looped import FirstValue, first_value
 from pvae.pair import (
     OwnParameters,
     Program,
@@ -28,15 +26,12 @@ from pvae.pair import (
     name_of,
     observed_sites,
     trace_guide,
-    trace_model,
-    trace_program,
 )
 from pvae.structure import Structure, base_distribution, listed, plates_in_words
 from pvae.support import is_discrete
+from pvae.together import trace_pair
 
 __all__ = ["check", "look"]
-
-_MOST_PLATES = 5  # that a pair which runs under enumeration only may have, less one
 
 
 @alone
@@ -138,50 +133,15 @@ def _devices(batch: tuple[Tensor, ...]) -> list[torch.device]:
 
 
 def _traces(model: Program, guide: Program, batch: tuple[Tensor, ...]) -> tuple[Trace, Trace, bool]:
-    """The traces of a pair, and whether it runs only with all values of its discrete sites."""
     try:
-        guide_trace = trace_guide(guide, *batch)
-        return guide_trace, trace_model(model, guide_trace, *batch), False
+        return trace_pair(model, guide, batch)
     except PvaeError as error:
-        found = _traces_together(model, guide, batch)
-        if found is not None:
-            return *found, True
         # Where the sites do not match, the model's failure is only a consequence.
         prior = _sites_alone(model, batch)
         for name, site in _sites_alone(guide, batch).items():
             if name in prior:
                 _check_event(name, site, prior[name])
         raise error
-
-
-def _traces_together(
-    model: Program, guide: Program, batch: tuple[Tensor, ...]
-) -> tuple[Trace, Trace] | None:
-    """The traces of a pair under enumeration in parallel, cut down to each site's first value."""
-    for wide in range(1, _MOST_PLATES):
-        try:
-            # Pyro needs to be told what plates take up before it has seen them.
-            program = poutine.enum(guide, first_available_dim=-1 - wide)
-            guide_trace = trace_program("guide", guide, program, batch)
-            sites = latent_sites(guide_trace).values()
-            used = [s["infer"]["_enumerate_dim"] for s in sites if "_enumerate_dim" in s["infer"]]
-            program = poutine.replay(model, trace=guide_trace)
-            program = poutine.enum(program, first_available_dim=min(used, default=-1 - wide) - 1)
-            traces = guide_trace, trace_program("model", model, program, batch)
-        except PvaeError:
-            continue
-        nodes = [site for trace in traces for site in trace.nodes.values()]
-        nodes = [site for site in nodes if site["type"] == "sample"]
-        dims = [f.dim for site in nodes for f in site["cond_indep_stack"] if f.vectorized]
-        if -min(dims, default=0) > wide or not any("_enumerate_dim" in s["infer"] for s in nodes):
-            continue
-        for site in nodes:
-            if hasattr(site["fn"], "event_dim"):
-                site["value"] = first_value(site["value"], wide + site["fn"].event_dim)
-                site["fn"] = FirstValue(site["fn"], wide)
-                site["infer"] = {k: v for k, v in site["infer"].items() if k != "_enumerate_dim"}
-        return traces
-    return None
 
 
 def _sites_alone(model: Program, batch: tuple[Tensor, ...]) -> dict[str, dict[str, Any]]:

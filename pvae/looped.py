@@ -15,7 +15,7 @@ from torch import Tensor
 from pvae.errors import PvaeError
 from pvae.structure import mask_of, unmasked
 
-__all__ = ["FirstValue", "first_value", "over_values"]
+__all__ = ["over_values"]
 
 _MOST = 4096  # calls of a program
 
@@ -193,46 +193,3 @@ class _Stacked(TorchDistribution):
         value = value.expand(*self._lead, *value.shape[value.ndim - ndim :]).flatten(0, -1 - ndim)
         terms = [part.log_prob(v) for part, v in zip(self.parts, value, strict=True)]
         return _stack(terms, self._lead, self._wide)
-
-
-class FirstValue(TorchDistribution):
-    """A distribution under enumeration, looked at for the first of the values alone.
-
-    Args:
-        base_dist: Of batch shape [*enumerated, *plates].
-        wide: Number of dimensions that plates take up.
-    """
-
-    arg_constraints: ClassVar = {}
-
-    def __init__(self, base_dist: Any, wide: int) -> None:
-        self.base_dist, self._wide = base_dist, wide
-        shape = base_dist.batch_shape
-        shape = shape[max(0, len(shape) - wide) :]
-        super().__init__(shape, base_dist.event_shape, validate_args=False)
-
-    @property
-    def has_rsample(self) -> bool:
-        return self.base_dist.has_rsample
-
-    @property
-    def support(self) -> Any:
-        return self.base_dist.support
-
-    @property
-    def mean(self) -> Tensor:
-        return first_value(self.base_dist.mean, self._wide + self.event_dim)
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        return first_value(self.base_dist.log_prob(value), self._wide)
-
-    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
-        drawn = self.base_dist.sample(sample_shape)
-        lead = len(self.base_dist.batch_shape) - len(self.batch_shape)
-        index = (slice(None),) * len(sample_shape) + (0,) * lead
-        return drawn[index]
-
-
-def first_value(value: Tensor, ndim: int) -> Tensor:
-    """Returns the first of the slices of `ndim` dimensions that a tensor consists of."""
-    return value[(0,) * max(0, value.ndim - ndim)]
