@@ -28,7 +28,7 @@ from pvae.pair import (
     trace_guide,
 )
 from pvae.structure import Structure, base_distribution, listed, plates_in_words
-from pvae.support import is_discrete
+from pvae.support import is_discrete, log_prob
 from pvae.together import trace_pair
 
 __all__ = ["check", "look"]
@@ -229,7 +229,7 @@ def _check_event(name: str, guide_site: dict[str, Any], model_site: dict[str, An
 def _check_shape(role: str, name: str, site: dict[str, Any]) -> None:
     _check_plates(role, name, site, site["fn"].batch_shape)
     try:
-        shape = site["fn"].log_prob(site["value"]).shape
+        shape = log_prob(site["fn"], site["value"], observed=site["is_observed"]).shape
     except Exception as error:
         raise PvaeError(
             f"Site {name!r} of the {role}: a value of shape {tuple(site['value'].shape)} does not "

@@ -145,12 +145,14 @@ def log_prob(fn: Any, value: Tensor, *args: Any, observed: bool = False, **kwarg
     """Returns the log density of a distribution, which is -inf outside of its support.
 
     Where gradients are on, values outside are replaced by one inside before the density is
-    computed, so that the gradient there is zero and not NaN.
+    computed, so that the gradient there is zero and not NaN; and where the support is discrete,
+    so that no table is read beyond its end.
     """
     within = inside(fn, value, observed=observed)
     if within is None:
         return fn.log_prob(value, *args, **kwargs)
-    if torch.is_grad_enabled() and (there := _a_value(fn, value)) is not None:
+    replaced = torch.is_grad_enabled() or is_discrete(fn)
+    if replaced and (there := _a_value(fn, value)) is not None:
         value = torch.where(within[(..., *(None,) * fn.event_dim)], value, there)
     return torch.where(within, fn.log_prob(value, *args, **kwargs), -math.inf)
 
@@ -266,6 +268,8 @@ def _a_value(fn: Any, like: Tensor) -> Tensor | None:
     try:
         if is_image(fn):
             return ComposeTransform(fn.transforms)(_a_value(fn.base_dist, like))
+        if support.is_discrete:
+            return like.new_zeros(like.shape) + getattr(support, "lower_bound", 0)
         transform = biject_to(support)
         return transform(like.new_zeros(transform.inverse_shape(like.shape)))
     except (NotImplementedError, RuntimeError, TypeError):

@@ -101,6 +101,55 @@ def test_weights_outside_are_zero_and_the_bound_is_right(name):
     assert (error < 0.03).all()
 
 
+COUNTS = {
+    "too many categories": (
+        lambda: dist.Categorical(torch.ones(3)), lambda x: dist.Categorical(torch.ones(len(x), 5))),
+    "counts without an end": (
+        lambda: dist.Binomial(2, tensor(0.5)), lambda x: dist.Poisson(1 + 0 * x)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("enumerate", [False, True])
+@pytest.mark.parametrize("name", COUNTS)
+def test_discrete_values_beyond_the_model_s_weigh_nothing(name, enumerate):
+    prior, posterior = COUNTS[name]
+    if enumerate and name == "counts without an end":
+        pytest.skip("there is no end to enumerate")
+    mark = {"enumerate": "parallel"} if enumerate else {}
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", prior())
+            pyro.sample("x", dist.Normal(z.double(), NOISE), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", posterior(x), infer=mark)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        log_w = log_weights(model, guide, X, num_samples=1 if enumerate else 20_000)
+    z = torch.arange(3.0)
+    joint = prior().log_prob(z)[:, None] + dist.Normal(z[:, None], NOISE).log_prob(X)
+    mean = log_w.exp().mean(0)
+    assert mean == pytest.approx(joint.exp().sum(0), rel=1e-6 if enumerate else 0.06)
+
+
+def test_fit_and_check_say_so():
+    loc = nn.Parameter(torch.full((3,), 0.5, dtype=torch.double))
+    model, guide = pair(
+        lambda: dist.Exponential(one(1.0)),
+        lambda x: dist.Normal(pyro.param("l", loc)[: len(x)], 1.0),
+    )
+    said = "'z': the guide's Normal draws outside the support of the model's Exponential"
+    for run in (lambda: check(model, guide, X),
+                lambda: pvae.fit(model, guide, X, epochs=1, batch_size=3, loss="Trace_ELBO",
+                                 progress=False),
+                ):  # fmt: skip
+        with pytest.warns(UserWarning, match=said):
+            run()
+
+
 @pytest.mark.parametrize("name", ["half line under a Normal", "shifted half line in both"])
 def test_every_estimator_agrees_on_bounded_latents(name):
     prior, posterior, bounds = CASES[name]
