@@ -4,14 +4,18 @@ import contextlib
 import csv
 import os
 import pickle
+import re
 import zipfile
+from collections import Counter, OrderedDict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyro
 import torch
 from pyro.distributions import constraints
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
 from pvae.errors import PvaeError, first_line
 from pvae.files import atomic, why
@@ -21,6 +25,7 @@ from pvae.schema import VERSION, check_checkpoint
 __all__ = [
     "load",
     "pair_state",
+    "plain",
     "read_checkpoint",
     "read_history",
     "restore_pair",
@@ -29,6 +34,11 @@ __all__ = [
 ]
 
 FORMAT = f"pvae checkpoint {VERSION}"
+
+_CARRIED = (
+    "A checkpoint carries tensors, numbers, strings and plain containers: let the optimiser's "
+    "state, the modules' extra state and the settings hold nothing else."
+)
 
 
 def load(
@@ -84,6 +94,8 @@ def load(
 def pair_state(model: Program, guide: Program, stored: set[str]) -> dict[str, Any]:
     """Copies every weight, buffer and `pyro.param` value of a pair.
 
+    Lazy layers that have not been called have none yet.
+
     Args:
         model: Pyro program.
         guide: Pyro program.
@@ -92,7 +104,9 @@ def pair_state(model: Program, guide: Program, stored: set[str]) -> dict[str, An
     store = pyro.get_param_store()
     return {
         "modules": {
-            path: {name: _copy(value) for name, value in module.state_dict().items()}
+            path: {
+                n: _copy(value) for n, value in module.state_dict().items() if not is_lazy(value)
+            }
             for path, module in modules(model, guide).items()
         },
         "params": {
@@ -119,13 +133,15 @@ def restore_pair(model: Program, guide: Program, state: dict[str, Any], where: s
         faults.append(f"{side} module {path!r}")
     for path in found.keys() & state["modules"].keys():
         ours, theirs = found[path].state_dict(), state["modules"][path]
-        for name in sorted(ours.keys() ^ theirs.keys()):
+        # A lazy layer has no shape before its first call, and takes what it is given.
+        lazy = {name for name, value in ours.items() if is_lazy(value)}
+        for name in sorted((ours.keys() - lazy) ^ (theirs.keys() - lazy)):
             side = "the pair has no" if name in theirs else "the checkpoint has no"
             faults.append(f"{side} {path}.{name}")
         faults += [
             f"{path}.{name} has shape {tuple(theirs[name].shape)} in the checkpoint, "
             f"{tuple(ours[name].shape)} in the pair"
-            for name in sorted(ours.keys() & theirs.keys())
+            for name in sorted((ours.keys() & theirs.keys()) - lazy)
             if isinstance(ours[name], Tensor) and ours[name].shape != theirs[name].shape
         ]
     if faults:
@@ -136,7 +152,7 @@ def restore_pair(model: Program, guide: Program, state: dict[str, Any], where: s
             "was trained with."
         )
     for path, module in found.items():
-        module.load_state_dict(state["modules"][path])
+        module.load_state_dict(state["modules"][path], strict=False)
     store = pyro.get_param_store()
     for name, param in state["params"].items():
         if name in store._params and store._params[name].shape == param["unconstrained"].shape:
@@ -151,16 +167,51 @@ def restore_pair(model: Program, guide: Program, state: dict[str, Any], where: s
 
 
 def write_checkpoint(path: Path, contents: dict[str, Any]) -> None:
-    """Writes a checkpoint whole or not at all.
+    """Writes a checkpoint whole or not at all, as plain values, and reads it back.
 
     Raises:
-        PvaeError: If it cannot be written; the last good one is left as it was.
+        PvaeError: If it cannot be written or read back; the last good one is left as it was.
     """
     with atomic(path) as temporary:
         try:
-            torch.save({"format": FORMAT, **contents}, temporary)
+            torch.save(plain({"format": FORMAT, **contents}), temporary)
         except RuntimeError as error:
             raise why(temporary, error) from error
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            raise PvaeError(f"{path} was not written: {first_line(error)}. {_CARRIED}") from error
+        try:
+            read_checkpoint(temporary)
+        except PvaeError as error:
+            found = re.search(r"GLOBAL (\S+)", str(error.__cause__))
+            text = f"it would hold a {found[1]}" if found else str(error)
+            raise PvaeError(f"{path} was not written: {text}. {_CARRIED}") from error
+
+
+def plain(value: Any) -> Any:
+    """Returns a value with Python's own numbers and strings in it, in place of NumPy's.
+
+    Example:
+        >>> plain({"lr": np.float64(0.5), "betas": (np.float32(0.5), 1)})
+        {'lr': 0.5, 'betas': (0.5, 1)}
+    """
+    kind = type(value)
+    if kind in (int, float, str, bool) or value is None or isinstance(value, Tensor):
+        return value
+    if isinstance(value, np.generic):
+        return plain(value.item()) if not isinstance(value.item(), np.generic) else value
+    if isinstance(value, np.ndarray) and value.dtype.kind in "biufc":
+        return torch.from_numpy(np.array(value))
+    if isinstance(value, dict):
+        items = {plain(key): plain(item) for key, item in value.items()}
+        return kind(items) if kind in (OrderedDict, Counter) else items
+    if isinstance(value, list | tuple):
+        return (list if isinstance(value, list) else tuple)(map(plain, value))
+    if isinstance(value, str):
+        return str.__str__(value)
+    for each in (int, float):
+        if isinstance(value, each):
+            return each(value)
+    return value
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -235,6 +286,7 @@ def _constraint_to_plain(constraint: Any) -> dict[str, Any] | None:
             return {"name": name}
     arguments = {}
     for name, value in vars(constraint).items():
+        value = value.item() if isinstance(value, np.generic) else value
         if isinstance(value, constraints.Constraint):
             value = _constraint_to_plain(value)
         elif not isinstance(value, int | float | Tensor):

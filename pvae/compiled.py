@@ -143,6 +143,8 @@ class CompiledGradient:
         """Returns the key of a minibatch's graph, and the graph if it has been recorded."""
         if self.why_not is not None:
             return None
+        if not hasattr(self.loss, "differentiable_loss"):
+            return self._give_up(f"{type(self.loss).__name__} has no differentiable_loss")
         try:
             kind, size = kind_of(args, kwargs)
         except TypeError as error:
@@ -214,9 +216,6 @@ class CompiledGradient:
         self._graphs.pop(key, None)
         if len(self._graphs) >= MOST_GRAPHS:
             self._give_up(f"minibatches come in more than {MOST_GRAPHS} kinds")
-            return False
-        if not hasattr(self.loss, "differentiable_loss"):
-            self._give_up(f"{type(self.loss).__name__} has no differentiable_loss")
             return False
         owned = [t for m in self.own.modules.values() for t in (*m.parameters(), *m.buffers())]
         owned += self.own.parameters.values()

@@ -11,6 +11,7 @@ import torch
 from pyro.infer import ELBO, TraceMeanField_ELBO
 from pyro.infer.inspect import get_dependencies
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
 from pvae.alone import alone
 from pvae.arguments import Arguments
@@ -20,11 +21,24 @@ from pvae.environment import is_out_of_memory, own_random_state
 from pvae.errors import PvaeError, first_line
 from pvae.gradients import check_gradients
 from pvae.objectives import LossName, choose_elbo
-from pvae.pair import OwnParameters, Program, latent_sites, modules, observed_sites
+from pvae.pair import (
+    OwnParameters,
+    Program,
+    latent_sites,
+    modules,
+    observed_sites,
+    trace_guide,
+)
 from pvae.particles import counts_data
-from pvae.structure import Structure, base_distribution, listed, plates_in_words
+from pvae.structure import (
+    Structure,
+    base_distribution,
+    batch_plate,
+    listed,
+    plates_in_words,
+)
 
-__all__ = ["Diagnosis", "diagnose"]
+__all__ = ["Diagnosis", "at_a_glance", "diagnose", "same_buffers"]
 
 
 @dataclass
@@ -97,7 +111,7 @@ def diagnose(
         []
     """
     found = Diagnosis()
-    with own_random_state(seed), _same_buffers(model, guide), warnings.catch_warnings():
+    with own_random_state(seed), same_buffers(model, guide), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             arguments = Arguments(batch, kwargs)
@@ -145,10 +159,66 @@ def diagnose(
     return found
 
 
+def at_a_glance(
+    structure: Structure,
+    model: Program,
+    guide: Program,
+    batch: tuple[Tensor, ...],
+    plate: str | None = None,
+) -> list[str]:
+    """Says what is wrong with a pair as far as one more call of the guide shows it.
+
+    Args:
+        structure: What `pvae.check` found, on this minibatch.
+        model: Pyro program.
+        guide: Pyro program.
+        batch: One minibatch, tensors of leading size B.
+        plate: Name of the batch plate, where it is ambiguous.
+    """
+    return _plates(structure) + _shared(structure, model, guide, batch, plate)
+
+
+def _shared(
+    structure: Structure,
+    model: Program,
+    guide: Program,
+    batch: tuple[Tensor, ...],
+    plate: str | None,
+) -> list[str]:
+    """A guide that looks at no data has a place for each row of a minibatch, whoever is there."""
+    size = len(batch[0])
+    half = tuple(t[: size // 2] if counts_data(t, size) else t for t in batch)
+    cure = (
+        "What a guide keeps for the rows of a minibatch, as Pyro's AutoGuides do, is shared by all "
+        "minibatches, whose rows are other data each time. Let the guide compute it from x "
+        "(pvae.guides.MeanField), or keep it for all data and hand in the index of each datum."
+    )
+    try:
+        _, dim = batch_plate(structure, size, plate)
+    except PvaeError:
+        return []
+    if size < 2:
+        return []
+    try:
+        with OwnParameters(model, guide), pyro.validation_enabled(False), torch.no_grad():
+            sites = latent_sites(trace_guide(guide, *half))
+    except PvaeError as error:
+        return [f"The guide runs with {size} data and not with {size // 2}. {error} {cure}"]
+    for name, site in sites.items():
+        shape = site["value"].shape[: site["value"].ndim - site["fn"].event_dim]
+        if len(shape) >= -dim and shape[dim] == size:
+            return [
+                f"Site {name!r} of the guide has {size} rows for {size // 2} data: it does not "
+                f"look at them. {cure}"
+            ]
+    return []
+
+
 @contextlib.contextmanager
-def _same_buffers(model: Program, guide: Program) -> Iterator[None]:
+def same_buffers(model: Program, guide: Program) -> Iterator[None]:
     """Restores what batch normalisation learns from every call."""
-    buffers = [b for module in modules(model, guide).values() for b in module.buffers()]
+    everything = (b for module in modules(model, guide).values() for b in module.buffers())
+    buffers = [buffer for buffer in everything if not is_lazy(buffer)]
     kept = [buffer.clone() for buffer in buffers]
     try:
         yield

@@ -23,9 +23,14 @@ from pvae.checkpoint import (
 )
 from pvae.data import Part
 from pvae.data.tensors import Tensors
-from pvae.environment import own_random_state, random_state, restore_random_state
+from pvae.environment import (
+    is_out_of_memory,
+    own_random_state,
+    random_state,
+    restore_random_state,
+)
 from pvae.errors import PvaeError
-from pvae.pair import evaluating, name_of
+from pvae.pair import evaluating, in_words, name_of
 from pvae.progress import tqdm
 from pvae.svi import SVI
 
@@ -47,7 +52,7 @@ class Run:
     batch_size: int
     factor: Callable[[float], float]
     clip_norm: float | None
-    kl_warmup: int
+    kl_warmup: float
     patience: int
     seed: int
     checkpoint: Path | None
@@ -63,12 +68,19 @@ class Run:
     best_elbo: float = -math.inf
     best_epoch: int = 0
     saved_at: float = 0.0
+    untrained: bool = False
 
     def go(self, progress: bool) -> None:
         """Trains from where the run stands to its end."""
         steps = math.ceil(len(self.train) / self.batch_size)
+        if not (self.epoch or self.step):
+            if not self.svi.optim.scheduled:
+                self.svi.optim.set_lr(1.0)
+            self.save(keep_going=True)  # where a run starts from that is killed before the next
+            self.untrained = True
         self.saved_at = time.monotonic()
         with (
+            self._leaving_nothing_untrained(),
             self.svi.own,
             Interrupt() as interrupt,
             tqdm(
@@ -86,10 +98,22 @@ class Run:
                 self._train_epoch(steps, bar, interrupt)
                 self._end_epoch()
                 self._show(bar, self.history[-1]["elbo"])
+        self.finished = True
+        self.save()  # before the best epoch's parameters return: a longer run goes on from these
         if self.best is not None:
             restore_pair(self.svi.model, self.svi.guide, self.best, "memory")
-        self.finished = True
-        self.save()
+        if not self.svi.optim.scheduled:
+            self.svi.optim.set_lr(1.0)
+
+    @contextlib.contextmanager
+    def _leaving_nothing_untrained(self) -> Iterator[None]:
+        """Removes the first checkpoint after an error, so that the folder's name is free again."""
+        try:
+            yield
+        except PvaeError:
+            if self.untrained and self.checkpoint is not None:
+                self.checkpoint.unlink(missing_ok=True)
+            raise
 
     def _train_epoch(self, steps: int, bar: tqdm, interrupt: "Interrupt") -> None:
         place = self.train.device
@@ -125,7 +149,7 @@ class Run:
     def _step(self, batch: tuple[Tensor, ...], steps: int) -> None:
         share = (self.epoch + self.step / steps) / self.epochs
         if not self.svi.optim.scheduled:
-            self.svi.optim.set_lr(self.factor(share))
+            self.svi.optim.set_lr(float(self.factor(share)))
         size = len(batch[0])
         datum = size if self.full_size is None else self.full_size
         if self.clip_norm is not None:
@@ -133,7 +157,10 @@ class Run:
         if self.kl_warmup:
             self.svi.kl_weight = self._kl_weight(self.epoch + self.step / steps)
         with self._telling_where(size):
-            self.total -= self.svi.update(*batch) * size / datum
+            loss = self.svi.update(*batch)
+            # In double precision there, too, so that it does not matter when it is fetched.
+            loss = loss.double() if isinstance(loss, Tensor) and loss.is_cuda else float(loss)
+            self.total -= loss * size / datum
         self.step += 1
 
     def _settle(self) -> None:
@@ -148,13 +175,16 @@ class Run:
     def _telling_where(self, size: int) -> Iterator[None]:
         try:
             yield
-        except PvaeError as error:
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
             kept, step = "", self.step + 1 - getattr(error, "steps_ago", 0)
-            if self.checkpoint is not None and self.checkpoint.exists():
+            if self.checkpoint is not None and self.checkpoint.exists() and not self.untrained:
                 kept = f" The last good checkpoint is {self.checkpoint}."
+            text = str(error) if isinstance(error, PvaeError) else f"It failed{in_words(error)}"
             raise PvaeError(
                 f"Training stopped at step {step} of epoch {self.epoch + 1} (minibatch "
-                f"of {size} data, seed {self.seed}). {error}{kept}"
+                f"of {size} data, seed {self.seed}). {text}{kept}"
             ) from error
 
     def _kl_weight(self, epoch: float) -> float:
@@ -170,14 +200,23 @@ class Run:
         }
         if self.validation is not None:
             row["validation_elbo"] = self._validate()
-            if row["validation_elbo"] > self.best_elbo:
-                self.best_elbo, self.best_epoch = row["validation_elbo"], self.epoch + 1
-                self.best = pair_state(self.svi.model, self.svi.guide, self.svi.own.stored)
-            elif self.epoch + 1 - self.best_epoch >= self.patience:
-                self.finished = True
-        self.svi.optim.end_epoch(-row.get("validation_elbo", row["elbo"]))
+        # While β grows, bounds fall because of it: they say nothing of how training goes.
+        if row["kl_weight"] == 1.0:
+            self.svi.optim.end_epoch(-row.get("validation_elbo", row["elbo"]))
+            if self.validation is not None:
+                self._look_for_the_best(row["validation_elbo"])
+        else:
+            self.svi.optim.end_epoch(None)
         self.history.append(row)
         self.epoch, self.step, self.total = self.epoch + 1, 0, 0.0
+
+    def _look_for_the_best(self, elbo: float) -> None:
+        since = max(self.best_epoch, math.ceil(self.kl_warmup))
+        if elbo > self.best_elbo:
+            self.best_elbo, self.best_epoch = elbo, self.epoch + 1
+            self.best = pair_state(self.svi.model, self.svi.guide, self.svi.own.stored)
+        elif self.epoch + 1 - since >= self.patience:
+            self.finished = True
 
     def _validate(self) -> float:
         part = self.validation
@@ -186,7 +225,8 @@ class Run:
             for batch in part.batches(self.batch_size, device=self.device):
                 size = len(batch[0])
                 scale = 1.0 if self.full_size is None else size / self.full_size
-                loss += self._loss_of(batch) * scale
+                with self._telling_where(size):
+                    loss += self._loss_of(batch) * scale
         return -loss / len(part)
 
     def _loss_of(self, batch: tuple[Tensor, ...]) -> float:
@@ -214,29 +254,80 @@ class Run:
         }
         try:
             write_checkpoint(self.checkpoint, contents)
-            write_history(self.checkpoint.with_name("history.csv"), self.history)
+            self.untrained = False
+            if self.history:
+                write_history(self.checkpoint.with_name("history.csv"), self.history)
         except PvaeError as error:
-            if not keep_going:
+            # What cannot be saved at all had better be known now; a full disk may be emptied.
+            if not (keep_going and isinstance(error.__cause__, OSError)):
                 raise
             warnings.warn(f"{error} Training goes on.", stacklevel=2)
 
     def restore(self, saved: dict[str, Any]) -> None:
-        """Takes up a run where a checkpoint left it."""
-        theirs = saved["settings"]
-        differ = [n for n, value in self.settings.items() if theirs.get(n) != value]
+        """Takes up a run where a checkpoint left it; more epochs than it was to have lengthen it.
+
+        Raises:
+            PvaeError: If it is another run: every setting that differs is named.
+        """
+        theirs, folder = saved["settings"], self.checkpoint.parent
+        before = theirs["epochs"]
+        differ = [
+            f"{name} {theirs[name]!r} → {value!r}"
+            for name, value in self.settings.items()
+            # Older checkpoints have fewer settings.
+            if name in theirs and theirs[name] != value
+            if not (name == "epochs" and value > before)
+        ]
         if differ:
             raise PvaeError(
-                f"The run in {self.checkpoint.parent} was started with "
-                f"{', '.join(f'{n}={theirs.get(n)!r}' for n in differ)}, not "
-                f"{', '.join(f'{n}={self.settings[n]!r}' for n in differ)}; resumed, it must be "
-                "the same run. Start a new one in another folder."
+                f"The run in {folder} was started with other settings: {'; '.join(differ)}. "
+                "Resumed, it must be the same run, with as many epochs or more. Give it what it "
+                "was started with, or start a new run in another folder."
             )
-        restore_pair(self.svi.model, self.svi.guide, saved["state"], str(self.checkpoint.parent))
+        restore_pair(self.svi.model, self.svi.guide, saved["state"], str(folder))
+        if not self.svi.optim.scheduled:
+            self.svi.optim.set_lr(1.0)
         self.svi.optim.load_state_dict(saved["optimiser"])
         self.epoch, self.step, self.total, self.finished = saved["progress"]
         self.history, self.best = saved["history"], saved["best"]
         self.best_elbo, self.best_epoch = saved["best_at"]
         restore_random_state(saved["random"])
+        if self.settings.get("schedule") == "a function" and not self.svi.optim.scheduled:
+            self._check_schedule(before)
+        if self.epochs > before:
+            self._lengthen(before)
+
+    def _check_schedule(self, epochs: int) -> None:
+        """A function has no name to compare: it has to give the rate of the last step."""
+        group = self.svi.optim.groups[0]
+        taken = self.epoch or self.step
+        if not taken or group["initial_lr"] != self.settings["lr"]:
+            return  # an optimiser with a decay of its own
+        steps = math.ceil(len(self.train) / self.batch_size)
+        epoch, step = (self.epoch, self.step) if self.step else (self.epoch - 1, steps)
+        rate = group["initial_lr"] * float(self.factor((epoch + (step - 1) / steps) / epochs))
+        if not math.isclose(rate, group["lr"], rel_tol=1e-6, abs_tol=1e-12):
+            raise PvaeError(
+                f"The run in {self.checkpoint.parent} had the learning rate {group['lr']:.6g} in "
+                f"its last step, and this schedule gives it {rate:.6g}. Resumed, it must be the "
+                "same run: give it the schedule that it was started with."
+            )
+
+    def _lengthen(self, before: int) -> None:
+        if self.finished and self.epoch < before:
+            text = f"it stopped early after {self.epoch} epochs, and does not go on"
+        else:
+            self.finished = False
+            text = f"it goes on to {self.epochs}"
+            was, now = (float(self.factor(self.epoch / n)) for n in (before, self.epochs))
+            if not self.svi.optim.scheduled and was != now:
+                rate = self.svi.optim.groups[0]["initial_lr"]
+                text += (
+                    f", and the schedule is that of {self.epochs} epochs from here on: the "
+                    f"learning rate goes from {rate * was:.2g} to {rate * now:.2g}"
+                )
+        folder = self.checkpoint.parent
+        warnings.warn(f"The run in {folder} was to have {before} epochs; {text}.", stacklevel=2)
 
     def _how_to_resume(self) -> str:
         if self.checkpoint is None:

@@ -1,10 +1,17 @@
 """Objectives: which of Pyro's ELBOs suits a pair, and what Pyro's ELBOs lack."""
 
+import copy
 import math
 from typing import Any, Literal
 
 import torch
-from pyro.infer import ELBO, Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO
+from pyro.infer import (
+    ELBO,
+    Trace_ELBO,
+    TraceEnum_ELBO,
+    TraceMeanField_ELBO,
+    TraceTailAdaptive_ELBO,
+)
 from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.replay_messenger import ReplayMessenger
@@ -15,6 +22,7 @@ from torch import Tensor
 
 from pvae.errors import PvaeError, nearest
 from pvae.multisample import IWAE_ELBO, STL_ELBO, DReG_ELBO
+from pvae.numbers import number, weight, whole
 from pvae.pair import Program, latent_sites, observed_sites
 from pvae.particle_elbo import Call, ParticleELBO, needs_rsample
 from pvae.structure import Structure, listed
@@ -29,6 +37,7 @@ __all__ = [
     "LatentScale",
     "LossName",
     "choose_elbo",
+    "plain_elbo",
 ]
 
 LossName = Literal[
@@ -65,9 +74,9 @@ def choose_elbo(
             it is 1 for an objective that weighs particles, or if the closed-form KL is asked for
             and Pyro's cannot take the guide.
     """
-    if num_particles < 1:
-        raise PvaeError(f"num_particles={num_particles}: at least one sample of z is needed.")
+    num_particles = whole("num_particles", num_particles, why="at least one sample of z is needed")
     if isinstance(loss, ELBO):
+        loss = plain_elbo(loss)
         if num_particles not in (1, loss.num_particles):
             raise PvaeError(
                 f"num_particles={num_particles}, and the loss is a {type(loss).__name__} with "
@@ -81,6 +90,30 @@ def choose_elbo(
     if loss not in _ELBOS:
         raise PvaeError(f"loss={loss!r} is not known. {nearest(str(loss), ['auto', *_ELBOS])}")
     return _that_fits(_ELBOS[loss](num_particles), structure)
+
+
+def plain_elbo(loss: ELBO) -> ELBO:
+    """Returns an ELBO whose steps can be taken and judged.
+
+    Of an ELBO with Pyro's `Jit` in its name this is the same ELBO without it: PyTorch's old
+    tracer cannot see parameters that stay in their modules, and `pvae.SVI` compiles by itself.
+
+    Raises:
+        PvaeError: If it is no ELBO, or one that gives no value of its loss.
+    """
+    if not isinstance(loss, ELBO):
+        raise PvaeError(f"loss={loss!r}: expected an ELBO such as pyro.infer.Trace_ELBO().")
+    if isinstance(loss, TraceTailAdaptive_ELBO):
+        raise PvaeError(
+            f"{type(loss).__name__} has a gradient and no value (Pyro returns infinity), so that "
+            "no step can be judged by its loss. Use DReG_ELBO or IWAE_ELBO, which weigh several "
+            "samples as well, or take its steps with pyro.infer.SVI."
+        )
+    kind = type(loss)
+    if kind.__module__.startswith("pyro.infer.") and kind.__name__.startswith("Jit"):
+        loss = copy.copy(loss)
+        loss.__class__ = kind.__base__
+    return loss
 
 
 def _that_fits(loss: ELBO, structure: Structure) -> ELBO:
@@ -132,7 +165,7 @@ class Beta_ELBO(ParticleELBO):
         plate: Name of the batch plate, where it is ambiguous.
 
     Raises:
-        PvaeError: As `ParticleELBO`.
+        PvaeError: As `ParticleELBO`, and if beta is negative, which would reward the KL, or NaN.
 
     Source: Higgins et al. 2017, *β-VAE*.
 
@@ -149,7 +182,7 @@ class Beta_ELBO(ParticleELBO):
         self, num_particles: int = 1, beta: float | Tensor = 1.0, *, plate: str | None = None
     ) -> None:
         super().__init__(num_particles, plate=plate)
-        self.beta = beta
+        self.beta = weight("beta", beta)
 
     def differentiable_loss(
         self, model: Program, guide: Program, *args: Any, **kwargs: Any
@@ -193,7 +226,7 @@ class FreeBits_ELBO(Beta_ELBO):
         plate: Name of the batch plate, where it is ambiguous.
 
     Raises:
-        PvaeError: As `ParticleELBO`, and if free_bits is negative.
+        PvaeError: As `ParticleELBO`, and if free_bits or beta is negative or NaN.
 
     Source: Kingma et al. 2016, *Improving Variational Inference with Inverse Autoregressive
     Flow*, equation 15.
@@ -216,9 +249,7 @@ class FreeBits_ELBO(Beta_ELBO):
         plate: str | None = None,
     ) -> None:
         super().__init__(num_particles, beta, plate=plate)
-        if free_bits < 0:
-            raise PvaeError(f"free_bits={free_bits}: nats that cost nothing, at least 0.")
-        self.free_bits = free_bits
+        self.free_bits = number("free_bits", free_bits, zero=True)
 
     def _floor(self, kl: Tensor) -> Tensor:
         return torch.where(kl.detach().mean() > self.free_bits, kl, self.free_bits)
@@ -248,8 +279,8 @@ class InfoVAE_ELBO(Beta_ELBO):
         plate: Name of the batch plate, where it is ambiguous.
 
     Raises:
-        PvaeError: As `ParticleELBO`, if a latent site has no rsample, or if bandwidth is not
-            positive.
+        PvaeError: As `ParticleELBO`, if a latent site has no rsample, if beta or mmd_weight is
+            negative or NaN, or if bandwidth is not positive.
 
     Source: Zhao, Song & Ermon 2017, *InfoVAE: Information Maximizing Variational Autoencoders*;
     Gretton et al. 2012, *A Kernel Two-Sample Test* (the estimator).
@@ -273,9 +304,8 @@ class InfoVAE_ELBO(Beta_ELBO):
         plate: str | None = None,
     ) -> None:
         super().__init__(num_particles, beta, plate=plate)
-        if bandwidth is not None and not bandwidth > 0:
-            raise PvaeError(f"bandwidth={bandwidth}: a positive number, or None.")
-        self.mmd_weight, self.bandwidth = mmd_weight, bandwidth
+        self.mmd_weight = weight("mmd_weight", mmd_weight)
+        self.bandwidth = None if bandwidth is None else number("bandwidth", bandwidth)
 
     def _divergence(self, call: Call, draws: Trace) -> Tensor:
         needs_rsample(self, draws, "Use Beta_ELBO.")
@@ -311,7 +341,8 @@ class LatentScale(Messenger):
         weight: β, a number or a tensor of one number.
 
     Raises:
-        PvaeError: In use, if the model's sums hold terms of both log p(z) and log p(x|z).
+        PvaeError: If the number is negative, which would reward the KL, or NaN; in use, if the
+            model's sums hold terms of both log p(z) and log p(x|z).
 
     Source: Bowman et al. 2016, *Generating Sentences from a Continuous Space* (warm-up);
     Higgins et al. 2017, *β-VAE*.
@@ -319,7 +350,9 @@ class LatentScale(Messenger):
 
     def __init__(self, weight: float | Tensor) -> None:
         super().__init__()
-        self.weight = weight
+        # A tensor may be an input of a recording, whose value is not known.
+        unknown = isinstance(weight, Tensor)
+        self.weight = weight if unknown else number("weight", weight, zero=True)
         self._fault: str | None = None
 
     def __exit__(self, *error: Any) -> None:

@@ -5,17 +5,22 @@ import inspect
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from pyro.optim import PyroOptim
 from pyro.optim.lr_scheduler import PyroLRScheduler
 from pyro.params.param_store import normalize_param_name
 from torch import Tensor
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from pvae.errors import PvaeError
+from pvae.errors import PvaeError, first_line
 
 __all__ = ["MakeOptimizer", "Optimiser"]
 
-MakeOptimizer = Callable[[Iterable[Tensor]], torch.optim.Optimizer]
+MakeOptimizer = Callable[[Iterable[Tensor]], torch.optim.Optimizer | LRScheduler]
+
+# Of a group's options, those that say how a step is computed and not which one it is.
+_TECHNICAL = {"params", "initial_lr", "fused", "foreach", "capturable", "differentiable"}
 
 
 class Optimiser:
@@ -23,8 +28,8 @@ class Optimiser:
 
     Args:
         optim: A class of `torch.optim` or a `functools.partial` of one (called with the
-            parameters), an optimiser of `torch.optim` already made, an optimiser of
-            `pyro.optim`, or `None` for Adam.
+            parameters), an optimiser of `torch.optim` already made or one of its
+            learning-rate schedulers, an optimiser of `pyro.optim`, or `None` for Adam.
         lr: Learning rate, nats⁻¹; used where `optim` is `None` or a bare class.
 
     Raises:
@@ -33,14 +38,17 @@ class Optimiser:
 
     def __init__(
         self,
-        optim: MakeOptimizer | PyroOptim | torch.optim.Optimizer | None = None,
+        optim: MakeOptimizer | PyroOptim | torch.optim.Optimizer | LRScheduler | None = None,
         lr: float = 1e-3,
     ) -> None:
+        self._schedule: LRScheduler | None = None
+        optim = self._without_schedule(optim)
         if not (optim is None or isinstance(optim, PyroOptim | torch.optim.Optimizer)):
             if not callable(optim):
                 raise PvaeError(
                     f"optim={optim!r}: expected a class of torch.optim (or a functools.partial of "
-                    "one), an optimiser of torch.optim, or an optimiser of pyro.optim."
+                    "one), an optimiser or a scheduler of torch.optim, or an optimiser of "
+                    "pyro.optim."
                 )
             if isinstance(optim, type):
                 make = optim
@@ -50,19 +58,32 @@ class Optimiser:
         self.names: dict[int, str] = {}
         self.parameters: list[Tensor] = []
         self._torch = optim if isinstance(optim, torch.optim.Optimizer) else None
+        self._begun = 0
         self._rates: list[Tensor] = []
         self._sent: list[float] = []
 
     @property
     def scheduled(self) -> bool:
         """Whether the optimiser brings a learning-rate schedule of its own."""
-        return isinstance(self._optim, PyroLRScheduler)
+        return isinstance(self._optim, PyroLRScheduler) or self._schedule is not None
+
+    def _without_schedule(self, optim: Any) -> Any:
+        """Returns the optimiser of a scheduler of torch's, which is kept."""
+        if not isinstance(optim, LRScheduler):
+            return optim
+        self._schedule = optim
+        return optim.optimizer
 
     def add(self, named: dict[str, Tensor]) -> None:
         """Takes up parameters that it has not seen before."""
         new = {n: p for n, p in named.items() if id(p) not in self.names and p.requires_grad}
         if not new:
             return
+        if made := next((n for n, p in new.items() if p.is_inference()), None):
+            raise PvaeError(
+                f"{made} was made in torch.inference_mode, and such a tensor has no gradient. "
+                "Build the pair outside of it."
+            )
         if isinstance(self._optim, PyroOptim):
             for name, parameter in new.items():
                 self._add_pyro(name, parameter)
@@ -85,7 +106,12 @@ class Optimiser:
 
     def _make(self, parameters: list[Tensor]) -> torch.optim.Optimizer:
         if self._optim is not None:
-            made = self._optim(parameters)
+            made = self._without_schedule(self._optim(parameters))
+            if isinstance(made, torch.optim.SparseAdam):
+                raise PvaeError(
+                    "SparseAdam takes sparse gradients alone, and the pair's are dense. Use Adam, "
+                    "which updates embeddings with sparse=True as well."
+                )
             closure = inspect.signature(type(made).step).parameters.get("closure")
             if closure is not None and closure.default is inspect.Parameter.empty:
                 raise PvaeError(
@@ -126,10 +152,42 @@ class Optimiser:
             return [g for o in objects for g in getattr(o, "optimizer", o).param_groups]
         return [] if self._torch is None else self._torch.param_groups
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the optimiser is, before its first step: its class, its options, its schedule.
+
+        An option is a list where it is not the same for all parameters.
+        """
+        if not self.groups:
+            return {}
+        made = self._torch
+        schedule = self._schedule
+        if isinstance(self._optim, PyroOptim):
+            made = next(iter(self._optim.optim_objs.values()))
+            if hasattr(made, "optimizer"):
+                made, schedule = made.optimizer, made
+        found = {"optimiser": type(made).__name__}
+        for name in self.groups[0].keys() - _TECHNICAL:
+            values = [_plain_option(group.get(name)) for group in self.groups]
+            same = all(value == values[0] for value in values)
+            found[name if name == "lr" else f"optimiser.{name}"] = values[0] if same else values
+        if schedule is not None:
+            found["optimiser.schedule"] = type(schedule).__name__
+            options = {n: v for n, v in _state_of(schedule).items() if not n.startswith("_")}
+            found |= {f"optimiser.schedule.{name}": value for name, value in options.items()}
+        return found
+
     def set_lr(self, factor: float) -> None:
-        """Sets every learning rate to `factor` times the one it began with."""
-        for group in self.groups:
-            group.setdefault("initial_lr", float(group["lr"]))
+        """Sets every learning rate to `factor` times its own.
+
+        Its own is what it was at the first call, and follows what the optimiser makes of it in its
+        steps, such as the decay of Pyro's ClippedAdam.
+        """
+        groups = self.groups
+        for group in groups[self._begun :]:
+            group["initial_lr"] = float(group["lr"])
+        self._begun = len(groups)
+        for group in groups:
             group["lr"] = group["initial_lr"] * factor
 
     @property
@@ -188,19 +246,32 @@ class Optimiser:
         Args:
             good: Whether to, a truth value on the parameters' device; only if `can_mask`.
         """
+        rates = [(group, group["lr"]) for group in self.groups[: self._begun]]
         if isinstance(self._optim, PyroOptim):
             self._optim([p for p in self.parameters if p.grad is not None])
         elif self._torch is not None:
             # What gradient scalers set where a gradient overflowed.
             self._torch.found_inf = None if good is None else (~good).float()
             self._torch.step()
+        for group, rate in rates:
+            if group["lr"] is not rate and group["lr"] != rate and rate:
+                group["initial_lr"] = float(group["lr"]) * (group["initial_lr"] / rate)
 
-    def end_epoch(self, loss: float) -> None:
-        """Lets an optimiser's own schedule go on, if it has one."""
-        if self.scheduled:
-            for each in self._optim.optim_objs.values():
-                plateau = isinstance(each, torch.optim.lr_scheduler.ReduceLROnPlateau)
-                each.step(*([loss] if plateau else []))
+    def end_epoch(self, loss: float | None) -> None:
+        """Lets an optimiser's own schedule go on, if it has one.
+
+        Args:
+            loss: What a schedule that waits for a plateau looks at; None if it has to wait.
+        """
+        if isinstance(self._optim, PyroLRScheduler):
+            schedules = list(self._optim.optim_objs.values())
+        else:
+            schedules = [] if self._schedule is None else [self._schedule]
+        for each in schedules:
+            if not isinstance(each, ReduceLROnPlateau):
+                each.step()
+            elif loss is not None:
+                each.step(loss)
 
     def zero_grad(self) -> None:
         """Drops every gradient."""
@@ -211,20 +282,48 @@ class Optimiser:
         """Returns the optimiser's state in plain containers."""
         if isinstance(self._optim, PyroOptim):
             return {self.names[id(p)]: _state(o) for p, o in self._optim.optim_objs.items()}
-        return {} if self._torch is None else self._torch.state_dict()
+        if self._torch is None:
+            return {}
+        schedule = {} if self._schedule is None else {"schedule": _state_of(self._schedule)}
+        return self._torch.state_dict() | schedule
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores what `state_dict` returned, over the same parameters."""
+        """Restores what `state_dict` returned, over the same parameters.
+
+        Raises:
+            PvaeError: If it is the state of another kind of optimiser.
+        """
+        try:
+            self._load(state)
+        except (KeyError, ValueError, TypeError, AttributeError) as error:
+            raise PvaeError(
+                f"The saved state is not that of this optimiser ({type(error).__name__}: "
+                f"{first_line(error)[:200]}). Give the one that the run was started with."
+            ) from error
+        self._begun = len(self.groups) if self._begun else 0
+
+    def _load(self, state: dict[str, Any]) -> None:
         if isinstance(self._optim, PyroOptim):
             for parameter, each in self._optim.optim_objs.items():
                 saved = state[self.names[id(parameter)]]
                 if hasattr(each, "optimizer"):
-                    each.optimizer.load_state_dict(saved["optimizer"])
+                    _restore(each.optimizer, saved["optimizer"])
                     each.load_state_dict(saved["scheduler"])
                 else:
-                    each.load_state_dict(saved)
+                    _restore(each, saved)
         elif self._torch is not None:
-            self._torch.load_state_dict(state)
+            _restore(self._torch, {k: v for k, v in state.items() if k != "schedule"})
+            if self._schedule is not None:
+                self._schedule.load_state_dict(state["schedule"])
+
+
+def _restore(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    for ours, theirs in zip(optimizer.param_groups, state["param_groups"], strict=True):
+        # PyTorch fills in options that an older version did not have, and checks nothing else.
+        missing, odd = ours.keys() - theirs.keys(), theirs.keys() - ours.keys()
+        if missing - _TECHNICAL and odd - _TECHNICAL:
+            raise ValueError(f"it has {', '.join(sorted(odd - _TECHNICAL))}")
+    optimizer.load_state_dict(state)
 
 
 def _fused(make: type[torch.optim.Optimizer], parameters: Iterable[Tensor]) -> dict[str, bool]:
@@ -236,14 +335,20 @@ def _fused(make: type[torch.optim.Optimizer], parameters: Iterable[Tensor]) -> d
 def _state(optimizer: Any) -> dict[str, Any]:
     if not hasattr(optimizer, "optimizer"):
         return optimizer.state_dict()
+    return {"optimizer": optimizer.optimizer.state_dict(), "scheduler": _state_of(optimizer)}
+
+
+def _state_of(schedule: LRScheduler) -> dict[str, Any]:
+    """Returns what a scheduler of torch's holds in plain values, without its functions."""
     return {
-        "optimizer": optimizer.optimizer.state_dict(),
-        "scheduler": {
-            name: value
-            for name, value in optimizer.state_dict().items()
-            if isinstance(value, int | float | str | list | bool | None)
-        },
+        name: value
+        for name, value in schedule.state_dict().items()
+        if isinstance(value, int | float | str | list | bool | np.generic | None)
     }
+
+
+def _plain_option(value: Any) -> Any:
+    return value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
 
 
 def _pieces(name: str) -> tuple[str, str]:

@@ -26,6 +26,7 @@ __all__ = [
     "OwnParameters",
     "Program",
     "evaluating",
+    "in_words",
     "latent_sites",
     "modules",
     "name_of",
@@ -288,8 +289,13 @@ def trace_program(role: str, program: Program, run: Program, batch: tuple[Tensor
         after = f" after site {sites[-1]!r}" if sites else ""
         raise PvaeError(
             f"The {role} {name_of(program)} failed{after} when called with a batch of shapes "
-            f"{' '.join([shapes + _where(error) + ':', _in_words(error), *notes])}"
+            f"{' '.join([shapes + in_words(error), *notes])}"
         ) from error
+
+
+def in_words(error: Exception) -> str:
+    """Returns where in the user's own code an error arose, and what it says."""
+    return f"{_where(error)}: {_in_words(error)}"
 
 
 def _where(error: Exception) -> str:

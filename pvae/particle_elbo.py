@@ -15,6 +15,7 @@ from pvae.arguments import Arguments
 from pvae.checking import look
 from pvae.errors import PvaeError
 from pvae.mixing import refuse_global
+from pvae.numbers import whole
 from pvae.pair import (
     OwnParameters,
     Program,
@@ -52,8 +53,9 @@ class ParticleELBO(ELBO):
     """
 
     def __init__(self, num_particles: int = 1, *, plate: str | None = None) -> None:
-        if num_particles < 1:
-            raise PvaeError(f"num_particles={num_particles}: at least one sample of z is needed.")
+        num_particles = whole(
+            "num_particles", num_particles, why="at least one sample of z is needed"
+        )
         super().__init__(num_particles=num_particles, vectorize_particles=True)
         self.plate = plate
         self._seen: dict[tuple, tuple[Program, Program, bool | None, Structure, int, str]] = {}

@@ -16,7 +16,7 @@ from pvae.blame import NotFiniteError, what_is_not_finite
 from pvae.compiled import CompiledGradient, Gradient
 from pvae.environment import noise_state, restore_noise
 from pvae.errors import PvaeError
-from pvae.objectives import LatentScale
+from pvae.objectives import LatentScale, plain_elbo
 from pvae.optimisers import MakeOptimizer, Optimiser
 from pvae.pair import OwnParameters, Program, evaluating
 from pvae.precision import Precision, check_precision, in_precision
@@ -103,8 +103,7 @@ class SVI:
         mode: Mode = "auto",
         precision: Precision = "float32",
     ) -> None:
-        if not isinstance(loss, ELBO):
-            raise PvaeError(f"loss={loss!r}: expected an ELBO such as pyro.infer.Trace_ELBO().")
+        loss = plain_elbo(loss)
         if mode not in get_args(Mode):
             raise PvaeError(f"mode={mode!r}: one of {', '.join(get_args(Mode))}.")
         check_precision(precision)
@@ -142,18 +141,22 @@ class SVI:
         self._graphs.check_next()
 
     @alone
-    def step(self, *args: Any, **kwargs: Any) -> float:
+    def step(self, *args: Any, **kwargs: Any) -> float | tuple[float, ...]:
         """Takes one gradient step on a minibatch and returns its loss, in nats (summed).
+
+        As in Pyro, `ReweightedWakeSleep` has two losses, and a pair is returned. The step is taken
+        inside of `torch.no_grad` and `torch.inference_mode`, too.
 
         Raises:
             NotFiniteError: If the loss or its gradient is not finite, naming the site; nothing
                 was updated then. Pyro's own validation, where it is on, may raise first.
         """
-        loss = float(self.update(*args, **kwargs))
+        loss = self.update(*args, **kwargs)
+        loss = tuple(map(float, loss)) if isinstance(loss, tuple) else float(loss)
         self.settle()
         return loss
 
-    def update(self, *args: Any, **kwargs: Any) -> float | Tensor:
+    def update(self, *args: Any, **kwargs: Any) -> float | Tensor | tuple[float, ...]:
         """Does what `step` does without waiting for a GPU: the loss stays there.
 
         There, a fused optimiser leaves the parameters as they are once a loss or a gradient is
@@ -163,6 +166,11 @@ class SVI:
             NotFiniteError: As `step`, for this minibatch or, on a GPU, for one before it, as its
                 `steps_ago` says. The parameters are those of that step.
         """
+        if not torch.is_grad_enabled() or any(map(_is_inference, (*args, *kwargs.values()))):
+            with torch.inference_mode(False), torch.enable_grad():
+                args = [a.clone() if _is_inference(a) else a for a in args]
+                kwargs = {k: a.clone() if _is_inference(a) else a for k, a in kwargs.items()}
+                return self.update(*args, **kwargs)
         state, found = noise_state(), None
         if self._wait > 0:
             self._wait -= 1
@@ -177,8 +185,9 @@ class SVI:
             if self._good is None:
                 self._good = torch.ones((), dtype=torch.bool, device=loss.device)
             return self._note(*self._finish(loss, norm), state, args, kwargs)
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            self._refuse(float(loss), state, args, kwargs)
+        losses = loss if isinstance(loss, tuple) else (loss,)
+        if not all(map(math.isfinite, (*losses, norm))):
+            self._refuse(float(sum(losses)), state, args, kwargs)
         self._descend(norm, None)
         return loss
 
@@ -237,10 +246,11 @@ class SVI:
         raise error
 
     @alone
-    def evaluate_loss(self, *args: Any, **kwargs: Any) -> float:
+    def evaluate_loss(self, *args: Any, **kwargs: Any) -> float | tuple[float, ...]:
         """Returns the loss of a minibatch, in nats (summed), without a gradient."""
         with self.own, torch.no_grad():
-            return float(self.loss.loss(self.model, self.guide, *args, **kwargs))
+            loss = self.loss.loss(self.model, self.guide, *args, **kwargs)
+        return tuple(map(float, loss)) if isinstance(loss, tuple) else float(loss)
 
     @contextlib.contextmanager
     def _as_trained(self, weight: float | Tensor | None) -> Iterator[None]:
@@ -257,6 +267,10 @@ class SVI:
         if not self._looked_for_strays:
             self._looked_for_strays = True
             self._warn_of_strays()
+        for parameter in self.optim.parameters:
+            # As embeddings with sparse=True leave it: few optimisers take it, the sum is the same.
+            if parameter.grad is not None and parameter.grad.is_sparse:
+                parameter.grad = parameter.grad.to_dense()
         gradients = [p.grad for p in self.optim.parameters if p.grad is not None]
         if not gradients:
             raise PvaeError(
@@ -284,6 +298,11 @@ class SVI:
                 "pyro.module(name, network) in the program, or make it a PyroModule.",
                 stacklevel=3,
             )
+
+
+def _is_inference(value: Any) -> bool:
+    """Whether a tensor was made in inference mode, so that no gradient can be taken through it."""
+    return isinstance(value, Tensor) and value.is_inference()
 
 
 def _on_gpu(loss: float | Tensor) -> bool:

@@ -1,5 +1,6 @@
 """fit(): trains a pair by stochastic variational inference."""
 
+import inspect
 import math
 import os
 import warnings
@@ -8,28 +9,38 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pyro
 import torch
-from pyro.infer import ELBO
+from pyro.infer import ELBO, ReweightedWakeSleep
 from pyro.optim import PyroOptim
 from torch import Tensor
+from torch.optim.lr_scheduler import LRScheduler
 
 from pvae.admission import check_data
 from pvae.agreement import gives_a_point
 from pvae.alone import alone
 from pvae.checking import check
-from pvae.checkpoint import read_checkpoint
+from pvae.checkpoint import plain, read_checkpoint
 from pvae.data import Data, Part
-from pvae.data.tensors import given
-from pvae.environment import default_device, find_device, own_random_state
+from pvae.data.tensors import Tensors, given
+from pvae.environment import (
+    check_seed,
+    default_device,
+    find_device,
+    is_out_of_memory,
+    own_random_state,
+)
 from pvae.errors import PvaeError
+from pvae.faults import at_a_glance, same_buffers
 from pvae.files import locked
 from pvae.loop import Run
+from pvae.numbers import number, whole
 from pvae.objectives import Beta_ELBO, LossName, choose_elbo
 from pvae.optimisers import MakeOptimizer, Optimiser
-from pvae.pair import Program, evaluating, modules
+from pvae.pair import Program, evaluating, in_words, latent_sites, modules, observed_sites
 from pvae.precision import Precision, check_precision
-from pvae.structure import Structure, batch_plate
+from pvae.structure import Structure, base_distribution, batch_plate
 from pvae.svi import SVI, Mode
 
 __all__ = ["Fit", "fit"]
@@ -68,7 +79,7 @@ def fit(
     batch_size: int = 128,
     loss: ELBO | LossName = "auto",
     num_particles: int = 1,
-    optim: MakeOptimizer | PyroOptim | torch.optim.Optimizer | None = None,
+    optim: MakeOptimizer | PyroOptim | torch.optim.Optimizer | LRScheduler | None = None,
     lr: float = 1e-3,
     schedule: Literal["cosine", "constant", "burda"] | Callable[[float], float] = "cosine",
     clip_norm: float | None = None,
@@ -148,29 +159,32 @@ def fit(
         >>> len(fit(model, guide, digits, epochs=2, progress=False).history)
         2
     """
-    for name, value in (("epochs", epochs), ("batch_size", batch_size)):
-        if value < 1:
-            raise PvaeError(f"{name}={value}: must be at least 1.")
-    if not lr > 0:
-        raise PvaeError(f"lr={lr}: a learning rate is positive.")
-    if clip_norm is not None and not clip_norm > 0:
-        raise PvaeError(f"clip_norm={clip_norm}: a positive number, or None.")
+    epochs, batch_size = whole("epochs", epochs), whole("batch_size", batch_size)
+    num_particles = whole("num_particles", num_particles, why="at least one sample of z is needed")
+    patience, seed = whole("patience", patience), check_seed(seed)
+    lr, kl_warmup = number("lr", lr), number("kl_warmup", kl_warmup, zero=True)
+    clip_norm = None if clip_norm is None else number("clip_norm", clip_norm)
     factor = _schedule(schedule)
     place = find_device(device)
     train = data.train if isinstance(data, Data) else data
     train, (model, guide) = given(train, kwargs, place, model, guide)
     validation = data.validation if isinstance(data, Data) else None
-    if batch_size > len(train):
-        raise PvaeError(
-            f"batch_size={batch_size} is larger than the training data ({len(train)}). "
-            "Choose a smaller one."
-        )
+    _say_what_has_no_effect(epochs, batch_size, len(train), kl_warmup, patience, validation)
+    batch_size = min(batch_size, len(train))
     check_precision(precision, place)
     if mode == "auto":
         steps = epochs * math.ceil(len(train) / batch_size)
         mode = "compiled" if steps >= _STEPS_WORTH_COMPILING else "eager"
     checkpoint = None if out is None else Path(out) / "checkpoint.pt"
-    with locked(out), own_random_state(seed), default_device(place):
+    # Parts are hashed where they were loaded.
+    sources = {} if checkpoint is None else _hashes(train, validation)
+    with (
+        locked(out),
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        own_random_state(seed),
+        default_device(place),
+    ):
         if checkpoint is not None and checkpoint.exists() and not resume:
             raise PvaeError(
                 f"{checkpoint} exists: another run was trained there. Say resume=True to go on "
@@ -182,6 +196,16 @@ def fit(
         first = next(iter(train.batches(batch_size, device=place)))
         with evaluating(model, guide):
             structure = check(model, guide, *first)
+            elbo = choose_elbo(loss, structure, num_particles)
+            for text in at_a_glance(structure, model, guide, first, plate):
+                warnings.warn(text, stacklevel=2)
+        if isinstance(elbo, ReweightedWakeSleep):
+            raise PvaeError(
+                "ReweightedWakeSleep has two losses, of the model and of the guide, and fit "
+                "follows one bound. Take its steps with pvae.SVI, which returns both, or train "
+                "with IWAE_ELBO or DReG_ELBO."
+            )
+        _try_smallest(model, guide, first, len(train))
         caveat, size = structure.caveat, len(first[0])
         for part, seen in ((train, size), (validation, 0)):
             if part is not None:
@@ -191,14 +215,7 @@ def fit(
                     warnings.warn(fault, stacklevel=3)
         pyro.set_rng_seed(seed)
         run = Run(
-            svi=SVI(
-                model,
-                guide,
-                Optimiser(optim, lr),
-                choose_elbo(loss, structure, num_particles),
-                mode=mode,
-                precision=precision,
-            ),
+            svi=SVI(model, guide, Optimiser(optim, lr), elbo, mode=mode, precision=precision),
             # What an objective penalises must not decide when to stop.
             bound=choose_elbo("auto", structure) if isinstance(loss, Beta_ELBO) else None,
             train=train,
@@ -218,12 +235,22 @@ def fit(
         if caveat:
             warnings.warn(caveat, stacklevel=3)
         with pyro.validation_enabled(False):
-            run.svi.find_parameters(*first)
-            run.settings = {
-                "epochs": epochs, "batch_size": batch_size, "seed": seed, "kl_warmup": kl_warmup,
-                "num_data": len(train), "loss": type(run.svi.loss).__name__,
-                "precision": precision,
-            }  # fmt: skip
+            try:
+                run.svi.find_parameters(*first)
+            except Exception as error:
+                if isinstance(error, PvaeError) or is_out_of_memory(error):
+                    raise
+                raise PvaeError(f"{type(elbo).__name__} failed{in_words(error)}") from error
+            run.settings = plain(
+                {
+                    "epochs": epochs, "batch_size": batch_size, "seed": seed,
+                    "kl_warmup": kl_warmup, "num_data": len(train), "precision": precision,
+                    "clip_norm": clip_norm, "plate": plate,
+                    "patience": None if validation is None else patience,
+                    "schedule": schedule if isinstance(schedule, str) else "a function",
+                }
+                | _loss_settings(elbo) | _sites(structure) | run.svi.optim.settings | sources
+            )  # fmt: skip
             if resume and checkpoint is not None and checkpoint.exists():
                 run.restore(read_checkpoint(checkpoint))
             run.go(progress)
@@ -234,6 +261,81 @@ def fit(
         run.best_epoch or len(run.history),
         caveat,
     )
+
+
+def _say_what_has_no_effect(
+    epochs: int,
+    batch_size: int,
+    num_data: int,
+    kl_warmup: float,
+    patience: int,
+    validation: Part | None,
+) -> None:
+    said = []
+    if batch_size > num_data:
+        said.append(
+            f"batch_size={batch_size}, and there are {num_data} training data: each epoch is one "
+            "step on all of them."
+        )
+    if kl_warmup > epochs:
+        said.append(
+            f"kl_warmup={kl_warmup:g} is longer than the run of {epochs} epochs: β ends at "
+            f"{epochs / kl_warmup:.2g}, so that the pair is not trained on the ELBO"
+            + (", and never stops early." if validation is not None else ".")
+        )
+    if validation is None and patience != inspect.signature(fit).parameters["patience"].default:
+        said.append(
+            f"patience={patience} has no effect: without a validation part training never stops "
+            "early. Hold one out, as in pvae.data.load(name, validation=1000)."
+        )
+    for text in said:
+        warnings.warn(text, stacklevel=3)
+
+
+def _try_smallest(model: Program, guide: Program, batch: tuple[Tensor, ...], num_data: int) -> None:
+    """Runs the pair, as in training, with as few data as the smallest minibatch of an epoch has.
+
+    Batch normalisation, for one, cannot train on one datum.
+    """
+    size = len(batch[0])
+    rest = num_data % size or size
+    if 1 < rest == size:
+        return
+    try:
+        with same_buffers(model, guide):
+            check(model, guide, *(t[:rest] for t in batch))
+    except PvaeError as error:
+        raise PvaeError(
+            f"The pair cannot train on the last minibatch of an epoch: with {num_data} data and "
+            f"batch_size={size} it has {rest}. {error} Choose another batch_size."
+        ) from error
+
+
+def _hashes(train: Part | Tensors, validation: Part | None) -> dict[str, str | None]:
+    held_out = None if validation is None else validation.hash[:16]
+    return {"data (hash)": train.hash[:16], "validation data (hash)": held_out}
+
+
+def _loss_settings(loss: ELBO) -> dict[str, Any]:
+    """An objective's class and the numbers in its attributes."""
+    how = {"max_plate_nesting", "strict_enumeration_warning", "retain_graph", "ignore_jit_warnings"}
+    options = {
+        f"loss.{name}": value.item() if isinstance(value, Tensor) else value
+        for name, value in vars(loss).items()
+        if not name.startswith("_") and name not in how
+        if isinstance(value, int | float | str | np.generic | None)
+        or (isinstance(value, Tensor) and value.numel() == 1)
+    }
+    return {"loss": type(loss).__name__} | options
+
+
+def _sites(structure: Structure) -> dict[str, str]:
+    """The distribution of each site."""
+    return {
+        f"{role}'s {name}": type(base_distribution(site["fn"])).__name__
+        for role, trace in (("model", structure.model_trace), ("guide", structure.guide_trace))
+        for name, site in {**latent_sites(trace), **observed_sites(trace)}.items()
+    }
 
 
 def _schedule(schedule: str | Callable[[float], float]) -> Callable[[float], float]:
