@@ -145,19 +145,20 @@ def _train(command: str, argv: list[str], lock: contextlib.ExitStack) -> None:
             init_args = config[side]["init_args"]
             config[side]["init_args"] = {"event_shape": list(data.event_shape)} | init_args
     model, guide = build_pair(config)
-    if early.resume:
-        out = Path(early.resume)
-    else:
+    options = options_of(fit, config) | {"progress": progress}
+    if not (early.resume and (Path(early.resume) / "checkpoint.pt").exists()):
         if config.get("init") == "glorot":
             glorot(model, guide, data.train.tensors()[0])
         if hasattr(model, "start_from"):
             model.start_from(*data.train.tensors())
+    if early.resume:
+        out = Path(early.resume)
+    else:
         out = _make_folder(early.out, f"{data.name}-{name_of(model)}")
         lock.enter_context(locked(out))
         _empty_folder(out, early.overwrite)
         write_config(out, config)
     print(f"run folder: {out}", flush=True)
-    options = options_of(fit, config) | {"progress": progress}
     try:
         fitted = fit(model, guide, data, **options, out=out, resume=bool(early.resume))
     except PvaeError:

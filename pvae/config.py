@@ -281,6 +281,13 @@ def typed(
         arguments = parser.instantiate(parser.parse_object(values)).as_dict()
     except argparse.ArgumentError as error:
         raise PvaeError(one_line(error, prefix)) from None
+    except ValueError as error:  # what a constructor of ours says, among a union's members
+        cause = error
+        while cause is not None and not isinstance(cause, PvaeError):
+            cause = cause.__cause__
+        if cause is None:
+            raise
+        raise cause from None
     for name in _untyped(target):
         if arguments.get(name, ...) is None:
             raise PvaeError(f"--{prefix}{name}: must be given, there is no default")

@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from pvae.alone import alone
 from pvae.errors import PvaeError
@@ -37,7 +38,7 @@ def glorot(model: Program, guide: Program, x: Tensor | None = None) -> None:
         x: Data [N, *event_shape], or None to leave the output bias at zero.
 
     Raises:
-        PvaeError: If no linear or convolutional layer is reached.
+        PvaeError: If no linear or convolutional layer is reached, or one is lazy and has no size.
 
     Source: Glorot & Bengio 2010, *Understanding the difficulty of training deep feedforward
     neural networks*; Burda, Grosse & Salakhutdinov 2016, *Importance Weighted Autoencoders*.
@@ -49,15 +50,20 @@ def glorot(model: Program, guide: Program, x: Tensor | None = None) -> None:
         >>> guide = guides.MeanField((1, 8, 8), activation="tanh")
         >>> glorot(model, guide, *digits.train.tensors())
     """
-    found = [
-        layer
-        for module in modules(model, guide).values()
-        for layer in module.modules()
+    found = {
+        f"{path}.{name}".removesuffix("."): layer
+        for path, module in modules(model, guide).items()
+        for name, layer in module.named_modules()
         if isinstance(layer, _LAYERS)
-    ]
+    }
     if not found:
         raise PvaeError("Neither model nor guide has a linear or convolutional layer.")
-    for layer in found:
+    if lazy := [name for name, layer in found.items() if is_lazy(layer.weight)]:
+        raise PvaeError(
+            f"{lazy[0]} is a lazy layer, which has no size before its first call. Run the pair "
+            "once, as pvae.check(model, guide, x) does, or give the layer its size."
+        )
+    for layer in found.values():
         nn.init.xavier_uniform_(layer.weight)
         if layer.bias is not None:
             nn.init.zeros_(layer.bias)

@@ -319,7 +319,8 @@ class Run:
         else:
             self.finished = False
             text = f"it goes on to {self.epochs}"
-            was, now = (float(self.factor(self.epoch / n)) for n in (before, self.epochs))
+            done = self.epoch + self.step / math.ceil(len(self.train) / self.batch_size)
+            was, now = (float(self.factor(done / n)) for n in (before, self.epochs))
             if not self.svi.optim.scheduled and was != now:
                 rate = self.svi.optim.groups[0]["initial_lr"]
                 text += (

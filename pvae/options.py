@@ -115,6 +115,9 @@ def _early(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
         early, rest = parser.parse_known_args(argv)
     except argparse.ArgumentError as error:
         raise UsageError(str(error)) from None
+    for name in ("config", "resume", "out", "data", *SIDES):
+        if getattr(early, name) == "":
+            raise UsageError(f"--{name}: the word behind it is empty; leave out the option instead")
     if early.resume:
         _check_resume(argv, early.resume)
     return early, rest
@@ -164,9 +167,13 @@ def _start(early: argparse.Namespace) -> dict[str, Any]:
 
 def _mapping(config: dict[str, Any], key: str, short: str | None = None) -> dict[str, Any]:
     """Returns a copy of a part of a config, where a bare name may stand for the whole."""
-    value = config.get(key) or {}
-    value = {short: value} if short and isinstance(value, str) else value
-    if not isinstance(value, dict) or not isinstance(value.get(short, ""), str):
+    value = config.get(key)
+    value = {} if value is None else value
+    if value and short and isinstance(value, str):
+        value = {short: value}
+    if not isinstance(value, dict) or not (
+        isinstance(found := value.get(short, key), str) and found
+    ):
         raise PvaeError(f"{key}: the config has {value!r} where options are expected")
     return dict(value)
 
