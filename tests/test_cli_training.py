@@ -80,7 +80,7 @@ def test_a_killed_run_starts_from_the_same_parameters(here, monkeypatch, options
         shutil.copytree(here / "killed", here / "run")
         for name in lost:
             (here / "run" / name).unlink(missing_ok=True)
-        assert main(["train", "--resume", "run", "--progress", "false"]) == 0
+        assert main(["train", "--resume", "run", "--trust", "--progress", "false"]) == 0
         whole, resumed = weights(here / "whole"), weights(here / "run")
         assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
         history = [(here / run / "history.csv").read_text() for run in ("whole", "run")]
