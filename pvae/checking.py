@@ -1,11 +1,13 @@
 """check(): says in plain words what is wrong with a pair."""
 
+import functools
 import warnings
 from typing import Any
 
 import pyro
 import torch
 from pyro.distributions import Delta, Unit
+from pyro.infer.autoguide import AutoGuide
 from pyro.poutine import Trace
 from torch import Tensor
 
@@ -75,6 +77,7 @@ def look(model: Program, guide: Program, *batch: Any, **kwargs: Any) -> Structur
     """Does what `check` does, and leaves its remarks in the structure without a warning."""
     arguments = Arguments(batch, kwargs)
     _check_batch(arguments)
+    _check_first_seen(guide, arguments.size)
     model, guide = arguments.bind(model, guide)
     batch = arguments.batch
     with torch.random.fork_rng(_devices(batch)), OwnParameters(model, guide):
@@ -149,6 +152,25 @@ def _sites_alone(model: Program, batch: tuple[Tensor, ...]) -> dict[str, dict[st
         return latent_sites(trace_guide(model, *batch))
     except PvaeError:
         return {}
+
+
+def _check_first_seen(guide: Program, size: int) -> None:
+    """Refuses an AutoGuide whose parameters are those of other data, as many as it first saw."""
+    while isinstance(guide, functools.partial):
+        guide = guide.args[-1] if guide.args else guide.func
+    first = getattr(guide, "prototype_trace", None) if isinstance(guide, AutoGuide) else None
+    if first is None:
+        return
+    latent = latent_sites(first).values()
+    frames = [f for s in latent for f in s["cond_indep_stack"] if f.vectorized]
+    sizes = {f.size for f in frames if f.full_size == f.size}
+    if sizes and size not in sizes:
+        raise PvaeError(
+            f"The guide {name_of(guide)} has parameters of its own for each of the {min(sizes)} "
+            f"data that it first saw, and is called with {size}: it is not amortised. Call it with "
+            "all its data together (pvae.log_weights; batch_size in pvae.fit), or let a network "
+            "compute the parameters from x, as pvae.guides.MeanField does."
+        )
 
 
 def _check_batch(arguments: Arguments) -> None:

@@ -78,6 +78,7 @@ class Sampler:
     Attributes:
         strategy: `"plate"`, `"tile"` or `"loop"`.
         structure: What `check` found.
+        bound: Whether the pair runs with as many data as it was checked with, and no fewer.
         usual_rows: Rows of a chunk where `memory` is not given, for what is drawn in chunks.
         gradient_rows: Rows of a chunk where gradients are kept, which takes more memory for
             each; `memory` does not change it.
@@ -347,15 +348,20 @@ class Sampler:
 
     def _small(self, batch: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         size = len(batch[0])
-        self._checked = size
+        self._checked, self.bound = size, False
         small = tuple(_take(t, size, 6) for t in batch)
         try:
             single, num = self._particles("loop"), len(small[0])
             guide_trace = single.guide(small, 1)
             single.log_terms(guide_trace, 1, num, observed=False)
             single.log_terms(single.model(small, 1, guide_trace), 1, num)
+            if num == size:  # too few to have been cut
+                twice = tuple(torch.cat([t, t]) for t in batch)
+                guide_trace = single.guide(twice, 1)
+                single.log_terms(single.model(twice, 1, guide_trace), 1, 2 * size)
         except PvaeError:
-            return batch  # the program is bound to the size of its batch
+            self.bound = True  # to the size of its batch
+            return batch
         return small
 
     def _choose_enumeration(self, small: tuple[Tensor, ...]) -> None:

@@ -31,7 +31,7 @@ from pvae.evaluation.quadrature import quadrature as quadrature_of
 from pvae.evaluation.result import Evaluation
 from pvae.evaluation.surgery import surgery as surgery_of
 from pvae.evaluation.weights import from_weights
-from pvae.evaluation.work import Work, take
+from pvae.evaluation.work import Whole, Work, take
 from pvae.pair import Program, modules, name_of
 from pvae.sampler import Sampler, Strategy
 
@@ -187,6 +187,12 @@ def evaluate(
         code = is_code(model, guide, *batch)
         drawn_by = Prior(model, guide) if code else guide
         sampler = Sampler(model, drawn_by, *batch, strategy=strategy, plate=plate, memory=memory)
+        if sampler.bound:  # all data together, or not at all
+            part = Whole(part, len(batch[0]), guide)
+            surgery = False
+            ais, bdmc, gap, quadrature = (
+                len(part) if n else 0 for n in (ais, bdmc, gap, quadrature)
+            )
         described |= discretised(data, sampler.structure)
         few = len(batch[0])
         caveat, fault = check_data(model, drawn_by, part, place, size=few, seen=few)
@@ -206,6 +212,7 @@ def evaluate(
         folder = None if out is None else Path(out)
         options = {**counts, **given_counts, **annealing, "surgery": surgery}
         work = Work(folder, key, progress, **options)
+        work.whole = sampler.bound
         shared = (sampler, part)
         where = {"work": work, "device": place}
         with work, sampler:
@@ -226,7 +233,7 @@ def evaluate(
                 former=former,
                 annealing=annealing,
             )
-            if progress and work.rank == 0:
+            if progress and work.rank == 0 and not sampler.bound:
                 todo = {} if result or code else {"bounds": (len(part), {"num_samples": ks[-1]})}
                 todo |= {
                     task.name: (len(task.positions), task.settings)

@@ -53,6 +53,8 @@ def from_weights(
     # sample at a time and wants many data. The cut depends on neither memory nor processes.
     most = max(1, _WEIGHTS // ks[-1])
     step = min(most, 256 if sampler.strategy == "loop" else 32)
+    if sampler.bound:
+        step = len(part)
     rows = len(part) * ks[-1]
 
     def compute(block: np.ndarray) -> dict[str, np.ndarray]:

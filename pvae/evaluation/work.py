@@ -22,9 +22,10 @@ from pvae.data.tensors import Tensors
 from pvae.environment import processes
 from pvae.errors import PvaeError, first_line
 from pvae.files import atomic, locked
+from pvae.pair import Program, name_of
 from pvae.progress import tqdm
 
-__all__ = ["FOLDER", "Work", "fingerprint", "half_done", "in_blocks", "take"]
+__all__ = ["FOLDER", "Whole", "Work", "fingerprint", "half_done", "in_blocks", "take"]
 
 FOLDER = "evaluation.partial"
 
@@ -51,6 +52,7 @@ class Work:
         world: How many processes share the work.
         key: A hash of `key`.
         settings: What the blocks of the next `map` depend on beside the key.
+        whole: Whether all data are one block, for a pair that is bound to them.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class Work:
         text = json.dumps(key, sort_keys=True, default=str)
         self.key = hashlib.sha256(text.encode()).hexdigest()
         self.settings: dict[str, Any] = {}
+        self.whole = False
         self._parts = {name: json.dumps(v, default=str) for name, v in (key | options).items()}
         self._progress = progress and self.rank == 0
         self._used: list[Path] = []
@@ -130,6 +133,8 @@ class Work:
         Raises:
             PvaeError: Whatever a block raised, in any process.
         """
+        if self.whole:
+            blocks = [np.concatenate(blocks)]
         mine: dict[int, Arrays] = {}
         problem: Exception | None = None
         paths = [self._path(name, i, block) for i, block in enumerate(blocks)]
@@ -247,6 +252,35 @@ def fingerprint(tensors: Sequence[Tensor]) -> str:
 def in_blocks(positions: np.ndarray, size: int) -> list[np.ndarray]:
     """Cuts positions of data into blocks; the cuts depend on nothing else."""
     return [positions[i : i + size] for i in range(0, len(positions), size)]
+
+
+class Whole:
+    """A part of data that is always observed as a whole, for a pair that is bound to its batch.
+
+    Args:
+        part: N data.
+        size: The number of data that the pair runs with.
+        guide: The guide, for the message.
+
+    Raises:
+        PvaeError: If these are not all of them.
+    """
+
+    def __init__(self, part: Part | Tensors, size: int, guide: Program) -> None:
+        if size != len(part):
+            raise PvaeError(
+                f"The pair runs with {size} data together and not with fewer: a plate has a fixed "
+                f"size, or the guide {name_of(guide)} has parameters for each datum. Evaluate "
+                f"{size} data at a time, in the order that the pair was trained with."
+            )
+        self._part = part
+
+    def __len__(self) -> int:
+        return len(self._part)
+
+    def observe(self, index: slice | Tensor) -> tuple[Tensor, ...]:
+        """Returns all data, whatever was asked for."""
+        return self._part.observe(slice(0, len(self)))
 
 
 def take(part: Part | Tensors, positions: np.ndarray, device: torch.device) -> tuple[Tensor, ...]:
