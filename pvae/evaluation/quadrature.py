@@ -12,6 +12,7 @@ from pvae.data import Part
 from pvae.data.tensors import Tensors
 from pvae.density import Density, replaced
 from pvae.errors import PvaeError
+from pvae.evaluation.cubature import integrate
 from pvae.evaluation.finding import Finding
 from pvae.evaluation.work import Work, in_blocks, take
 from pvae.particles import counts_data
@@ -29,6 +30,9 @@ _MOVES = 50  # of a box, at most
 _TURNS = 6  # of its axes
 _TOLERANCE = 1e-8
 _BEYOND = 1000.0  # how much more may lie beyond an edge than is seen right at it
+_SEEN = 256  # draws that the grid is compared with
+_APART = 1.0  # nats between a draw and the line between its neighbours on a converged grid
+_FLANK = 1e-7  # nats of a peak that may hide between the points of a cell beside it
 _EDGE = 1e-5  # share of the mass at an edge from which nothing is known
 
 LogF = Callable[[Tensor, Tensor], Tensor]
@@ -42,9 +46,10 @@ class Quadrature(Finding):
         datum: Positions of the data, [n].
         log_px: log p(x), [n], nats; NaN where `error` is inf.
         error: Its numerical error, [n], nats: how far it is from the same on a grid twice as
-            coarse, or the rounding error if that is larger; inf where no box was found that
-            holds the mass, or where some of the mass is so near to the edge of a site's support
-            that floating point cannot tell it from the edge.
+            coarse, or what an adaptive rule says, or the rounding error if that is larger; inf
+            where no box was found that holds the mass, or where some of the mass is so near to
+            the edge of a site's support that floating point cannot tell it from the edge, or
+            where the guide's importance weights have seen more mass than the rule.
     """
 
     log_px: np.ndarray
@@ -74,6 +79,12 @@ def quadrature(
     it, so that one much narrower than the first grid is found. In two dimensions the box is
     turned along a slanted posterior. When the box is stable the grid is made finer, up to
     65,537 points or 1,025 × 1,025, until it agrees with every second of its points.
+
+    A grid can step over a peak that is narrow beside the rest of the posterior. Where the grid
+    does not explain log p(x, u) at the draws, or the importance-weighted estimate from the
+    guide's draws is above its value by more than both errors, or it did not converge, the box is
+    integrated adaptively, in cells that are made smaller until they explain the draws. What the
+    guide's draws still contradict then is not known.
 
     Args:
         density: The pair's density with D = 1 or 2 coordinates.
@@ -155,7 +166,9 @@ def _integrate(density: Density, batch: tuple[Tensor, ...]) -> tuple[Tensor, Ten
         low[slanted], high[slanted], stable[slanted] = -10.0, 10.0, False
     log_px, error = torch.full_like(known[0], -math.inf), torch.full_like(known[0], math.inf)
     points, active = _SEARCH[dim], everything
+    used = torch.full_like(log_px, points)
     while len(active) and points <= _MOST[dim]:
+        used[active] = points
         # A fine grid of two dimensions for few data at a time.
         for data in active.split(max(1, 2**22 // points**dim)):
             fine, coarse = _sums(log_f, low[data], high[data], points, data)
@@ -164,12 +177,62 @@ def _integrate(density: Density, batch: tuple[Tensor, ...]) -> tuple[Tensor, Ten
         active = everything[(error > rounding.clamp(min=_TOLERANCE)) & log_px.isfinite()]
         points = 2 * points - 1
     error = torch.maximum(error, rounding)
+    log_px, error = _against_draws(density, batch, log_f, origin, a, low, high, used, log_px, error)
     nodes = _nodes(low, high, _SEARCH[dim])
     u = origin + (a @ nodes[..., None])[..., 0]
     weights = log_f(nodes, everything).softmax(0)
     lost = torch.where(density.is_exact(u.to(dtype)), 0.0, weights).sum(0)
     error = torch.maximum(error, _BEYOND * lost)
     return log_px, torch.where(stable & (lost < _EDGE), error, math.inf)
+
+
+def _against_draws(
+    density: Density,
+    batch: tuple[Tensor, ...],
+    log_f: LogF,
+    origin: Tensor,
+    a: Tensor,
+    low: Tensor,
+    high: Tensor,
+    used: Tensor,
+    log_px: Tensor,
+    error: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Integrates adaptively where the grid is not what draws have seen, data by data."""
+    size, dim = log_px.shape[0], low.shape[1]
+    u = replaced(torch.cat([density.posterior(batch, _SEEN), density.prior(batch, _SEEN)]))
+    t = torch.linalg.solve(a, (u.double() - origin)[..., None])[..., 0]
+    inside = ((t >= low) & (t < high)).all(-1)
+    everything = torch.arange(size, device=u.device)
+    known = torch.where(inside, log_f(t, everything), -math.inf)
+    log_w = torch.cat([d.log_w for d in density.sampler.stream(batch, _SEEN)]).double()
+    seen = log_w.logsumexp(0) - math.log(len(log_w))
+    weights = (log_w - log_w.amax(0)).exp()
+    noise = (weights.std(0) / weights.mean(0) / math.sqrt(len(log_w))).nan_to_num(math.inf)
+    beyond = (seen - log_px) - 5 * noise - 1e-3
+
+    # What a line between the points of the last grid that was taken says at the draws.
+    step = (high - low) / (used[:, None] - 1)
+    at = torch.minimum(((t - low) / step).floor().clamp(min=0), used[:, None] - 2)
+    guess = torch.full_like(known, -math.inf)
+    for corner in torch.cartesian_prod(*[torch.arange(2.0, device=u.device)] * dim).reshape(
+        -1, dim
+    ):
+        guess = torch.maximum(guess, log_f(low + (at + corner) * step, everything))
+    strange = (known > guess + _APART) & (known > known.amax(0) - 20)
+    doubtful = strange.any(0) | (beyond > error) | (error > 1e-6)
+    for i in (doubtful & error.isfinite()).nonzero()[:, 0].tolist():
+        data = everything[i : i + 1]
+
+        def one(t: Tensor, data: Tensor = data) -> Tensor:
+            return log_f(t[:, None], data)[:, 0]
+
+        value, own = integrate(one, low[i], high[i], t[:, i], known[:, i])
+        own = max(own, _FLANK, float(torch.finfo(u.dtype).eps * (log_px[i].abs() + _DEPTH)))
+        better = strange[:, i].any() or beyond[i] > error[i] or own < error[i]
+        if better and math.isfinite(value):
+            log_px[i], error[i] = value, own
+    return log_px, torch.where((seen - log_px) - 5 * noise - 1e-3 > error, math.inf, error)
 
 
 def _moments(log_f: LogF, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor, Tensor]:

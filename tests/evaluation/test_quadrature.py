@@ -301,3 +301,51 @@ def test_what_is_uncertain_is_neither_shown_nor_used():
     assert math.isfinite(shown["mean"])
     assert result.settings["gap"]["of"] != "quadrature"
     assert np.isfinite(result.findings["gap"].log_px).all()
+
+
+def mixed(scale, dim, share=0.5, edge=False):
+    """z ~ N(0, I), x ~ ½ N(z, s²) + ½ N(0, 1): a posterior of two widths, and its exact guide."""
+    x = 0.7 * oracles.random(3, dim, seed=5)
+    x = 6 * torch.ones_like(x) if edge else x  # the narrow peak is where the prior hardly is
+    zero = torch.zeros(dim, **DOUBLE)
+    scales = torch.tensor([scale, 1.0], **DOUBLE)[:, None].expand(2, dim)
+    wide = math.sqrt(1 + scale**2)
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(zero, 1.0).to_event(1))
+            parts = dist.Normal(torch.stack([z, torch.zeros_like(z)], -2), scales).to_event(1)
+            halves = dist.Categorical(torch.full((2,), 0.5, **DOUBLE))
+            pyro.sample("x", dist.MixtureSameFamily(halves, parts), obs=x)
+
+    def guide(x):
+        loc = torch.stack([x / wide**2, torch.zeros_like(x)], -2)
+        parts = dist.Normal(loc, scales / torch.tensor([wide, 1.0], **DOUBLE)[:, None])
+        narrow = torch.full((len(x),), share, **DOUBLE)
+        with pyro.plate("data", len(x)):
+            each = dist.Categorical(torch.stack([narrow, 1 - narrow], -1))
+            pyro.sample("z", dist.MixtureSameFamily(each, parts.to_event(1)))
+
+    each = [dist.Normal(0.0, wide).log_prob(x).sum(-1), dist.Normal(0.0, 1.0).log_prob(x).sum(-1)]
+    return model, guide, (x,), torch.logaddexp(*each) - math.log(2)
+
+
+@pytest.mark.parametrize("edge", [False, True])
+@pytest.mark.parametrize(("scale", "dim"), [(1e-3, 1), (1e-6, 1), (1e-3, 2)])
+def test_a_narrow_peak_inside_a_broad_posterior(scale, dim, edge):
+    run(*mixed(scale, dim, edge=edge), size=2, tolerance=1e-6)
+
+
+def test_a_peak_that_few_draws_fell_on():
+    run(*mixed(1e-4, 1, share=0.05), size=2, tolerance=1e-6)
+
+
+def test_what_the_weights_contradict_is_not_known(monkeypatch):
+    """Without cells of its own the grid misses half of the mass, and says so."""
+    pair = mixed(1e-3, 1)
+    nothing = (-math.inf, math.inf)
+    monkeypatch.setattr(module, "integrate", lambda *_: nothing)
+    monkeypatch.setattr(module, "_APART", math.inf)
+    found = run(*pair[:3])
+    assert np.isnan(found.log_px).all()
+    assert np.isposinf(found.error).all()
