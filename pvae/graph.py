@@ -2,6 +2,7 @@
 
 import functools
 import re
+import traceback
 import warnings
 from collections.abc import Callable, Sequence
 
@@ -10,9 +11,9 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from pvae.errors import first_line
-from pvae.recording import FRESH, LeavesTorch, is_random, record
+from pvae.recording import FRESH, LeavesTorch, is_random, place, record
 
-__all__ = ["Graph", "in_words"]
+__all__ = ["Graph", "decides", "in_words"]
 
 _PRODUCTS = {"conv": r"conv", "rnn": r"rnn|lstm|gru", "matmul": r"mm\b|matmul|dot|mv\b"}
 
@@ -77,13 +78,19 @@ def in_words(error: Exception) -> str:
     if isinstance(error, LeavesTorch):
         return str(error)
     text = f"{type(error).__name__}: {first_line(error)[:200]}"
-    if "It appears that you're trying to get value out of a tracing tensor" in str(error):
-        return "a program decides by the value of a tensor (if, float(), int() or an index)"
+    if decides(error):
+        where = place(traceback.extract_tb(error.__traceback__))
+        return f"a program decides by the value of a tensor (if, float(), int() or an index){where}"
     if "DynamicOutputShapeException" in text:
         return f"the size of a tensor depends on the values of another ({error})"
     if "InvalidCxxCompiler" in text or "CppCompileError" in text:
         return f"PyTorch's compiler finds no C++ compiler that works ({text})"
     return f"the pair could not be recorded ({text})"
+
+
+def decides(error: Exception) -> bool:
+    """Whether a function could not be recorded since Python asks for the value of a tensor."""
+    return "It appears that you're trying to get value out of a tracing tensor" in str(error)
 
 
 def _lift(program: GraphModule) -> list[Tensor]:

@@ -2,7 +2,7 @@
 
 import contextlib
 import inspect
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -57,6 +57,7 @@ class Optimiser:
         self._lr = lr
         self.names: dict[int, str] = {}
         self.parameters: list[Tensor] = []
+        self._moved: set[int] = set()
         self._torch = optim if isinstance(optim, torch.optim.Optimizer) else None
         self._begun = 0
         self._rates: list[Tensor] = []
@@ -272,6 +273,27 @@ class Optimiser:
                 each.step()
             elif loss is not None:
                 each.step(loss)
+
+    def fill(self, used: Container[int]) -> None:
+        """Gives parameters that a step used without a gradient one of zeros, as Pyro does.
+
+        From their first gradient on: an optimiser with momentum moves them on. Frozen ones stay.
+
+        Args:
+            used: Ids of the parameters that the programs have registered in this step.
+        """
+        for parameter in self.parameters:
+            if parameter.grad is not None:
+                self._moved.add(id(parameter))
+            elif id(parameter) in used and parameter.requires_grad and self._has_moved(parameter):
+                parameter.grad = torch.zeros_like(parameter)
+
+    def _has_moved(self, parameter: Tensor) -> bool:
+        made = self._torch
+        if isinstance(self._optim, PyroOptim):
+            made = self._optim.optim_objs[parameter]
+            made = getattr(made, "optimizer", made)
+        return id(parameter) in self._moved or bool(made.state.get(parameter))
 
     def zero_grad(self) -> None:
         """Drops every gradient."""

@@ -6,7 +6,6 @@ import inspect
 import itertools
 import re
 import traceback
-import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 
 from pvae.environment import is_out_of_memory
 from pvae.errors import PvaeError
+from pvae.reach import modules
 
 __all__ = [
     "OwnParameters",
@@ -31,16 +31,12 @@ __all__ = [
     "modules",
     "name_of",
     "observed_sites",
-    "reach",
     "trace_guide",
     "trace_model",
     "trace_program",
-    "variables",
 ]
 
 Program = Callable[..., Any]
-
-_LIBRARIES = {"pyro", "torch", "torchvision", "numpy", "functools", "builtins", "contextlib"}
 
 
 def name_of(program: Program) -> str:
@@ -52,86 +48,6 @@ def name_of(program: Program) -> str:
     if inspect.ismethod(program):
         return f"{type(program.__self__).__name__}.{program.__name__}"
     return getattr(program, "__name__", type(program).__name__)
-
-
-def modules(model: Program, guide: Program) -> dict[str, nn.Module]:
-    """Finds every module that a pair can reach, without running it.
-
-    A program is a module, a method of one, or a function whose closure, globals or defaults
-    hold modules (as in Pyro's examples), perhaps wrapped by handlers or `functools.partial`.
-
-    Returns:
-        The outermost modules, named by the way to them: `"model"` for a model that is a
-        module, `"guide.encoder"` for an `encoder` in the guide's closure. A module that both
-        reach is named once, after the model.
-    """
-    return reach(model, guide)[0]
-
-
-def reach(
-    model: Program, guide: Program
-) -> tuple[dict[str, nn.Module], dict[str, types.FunctionType | dict[str, Any]]]:
-    """Finds what a pair can reach: modules, and its functions' and other objects' variables.
-
-    Returns:
-        What `modules` does; and, named in the same way, the functions, and the `vars` of
-        callable objects that are no modules.
-    """
-    found: dict[str, nn.Module] = {}
-    holders: dict[str, types.FunctionType | dict[str, Any]] = {}
-    seen: set[int] = set()
-
-    def visit(thing: Any, path: str) -> None:
-        if id(thing) in seen or isinstance(thing, type | types.ModuleType | Tensor | str):
-            return
-        seen.add(id(thing))
-        if isinstance(thing, nn.Module):
-            found[path] = thing
-        elif isinstance(thing, functools.partial):
-            for part in (thing.func, *thing.args, *thing.keywords.values()):
-                visit(part, path)
-        elif inspect.ismethod(thing):
-            visit(thing.__self__, path)
-            visit(thing.__func__, path)
-        elif inspect.isfunction(thing):
-            if (thing.__module__ or "").partition(".")[0] in _LIBRARIES:
-                return
-            holders[path] = thing
-            for name, value in variables(thing).items():
-                visit(value, f"{path}.{name}")
-            visit(getattr(thing, "__wrapped__", None), path)
-            for i, value in enumerate(thing.__defaults__ or ()):
-                visit(value, f"{path}.{i}")
-            for name, value in (thing.__kwdefaults__ or {}).items():
-                visit(value, f"{path}.{name}")
-        elif isinstance(thing, dict):
-            for name, value in thing.items():
-                visit(value, f"{path}.{name}")
-        elif isinstance(thing, list | tuple):
-            for i, value in enumerate(thing):
-                visit(value, f"{path}.{i}")
-        elif callable(thing) and hasattr(thing, "__dict__"):
-            holders[path] = vars(thing)
-            for name, value in vars(thing).items():
-                visit(value, f"{path}.{name}")
-
-    visit(model, "model")
-    visit(guide, "guide")
-    return found, holders
-
-
-def variables(function: types.FunctionType) -> dict[str, Any]:
-    """Returns the globals that a function's code names, and the filled cells of its closure."""
-    code = [function.__code__]
-    for each in code:  # and the functions written inside it
-        code += [const for const in each.co_consts if isinstance(const, types.CodeType)]
-    names = {name for each in code for name in each.co_names}
-    found = {name: function.__globals__[name] for name in names & function.__globals__.keys()}
-    cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
-    for name, cell in cells:
-        with contextlib.suppress(ValueError):  # not assigned yet
-            found[name] = cell.cell_contents
-    return dict(sorted(found.items()))
 
 
 class OwnParameters(Messenger):
@@ -147,6 +63,7 @@ class OwnParameters(Messenger):
         parameters: The leaf tensors that the pair used so far, by name: what Pyro's SVI
             would optimise.
         stored: Names of the pair's `pyro.param` sites in Pyro's store.
+        used: Ids of the leaf tensors that have been seen since somebody emptied this set.
     """
 
     def __init__(self, model: Program, guide: Program) -> None:
@@ -154,6 +71,7 @@ class OwnParameters(Messenger):
         self.modules = modules(model, guide)
         self.parameters: dict[str, Tensor] = {}
         self.stored: set[str] = set()
+        self.used: set[int] = set()
         self._names: dict[int, str] = {}
         self._used: dict[int, str] = {}
         self._renamed: list[tuple[PyroModule, str]] = []
@@ -220,6 +138,7 @@ class OwnParameters(Messenger):
         if isinstance(value, nn.Parameter) and ("$$$" in msg["name"] or id(value) in self._names):
             msg["value"] = value
             msg["done"] = True
+            self.used.add(id(value))
             if id(value) not in self._used:
                 self._keep(self._names.get(id(value), msg["name"]), value)
 
@@ -227,6 +146,7 @@ class OwnParameters(Messenger):
         if not hasattr(msg["value"], "unconstrained"):
             return
         leaf = msg["value"].unconstrained()
+        self.used.add(id(leaf))
         if id(leaf) not in self._used:
             if id(leaf) not in self._names:
                 self._learn_names()

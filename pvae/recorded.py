@@ -3,23 +3,28 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from pvae.graph import Graph
 from pvae.replay import Replay
 
-__all__ = ["Recorded", "kind_of"]
+__all__ = ["Recorded", "as_number", "kind_of"]
 
 
 class Recorded:
     """A function of arguments of one kind, as a graph.
 
     Inputs of the graph are `owned`, the tensors and floats among the arguments, and the
-    `schedules`: floats that the function reads from dicts, such as a module's attributes.
+    `schedules`: floats and tensors that the function reads elsewhere, such as a module's
+    attributes. With `fixed`, floats among the arguments are constants.
 
     Attributes:
+        trained: What the function differentiates in.
+        used: Ids of the parameters that the programs use.
         device: The device of all tensors of the graph, or None.
         products: Kinds of products that it takes.
     """
@@ -29,28 +34,40 @@ class Recorded:
         function: Callable[..., list[Tensor]],
         trained: list[Tensor],
         owned: Sequence[Tensor],
-        schedules: Sequence[tuple[dict[str, Any], str]],
+        schedules: Sequence[tuple[Any, Any]],
         args: Any,
         kwargs: Any,
+        *,
+        fixed: bool = False,
     ) -> None:
-        self.trained, self.uses = trained, 0
+        self.trained, self.uses, self._fixed = trained, 0, fixed
+        self.used: frozenset[int] = frozenset()
         self._replayed: Replay | None = None
         self._captured_with: Any = None
         self._owned = list({id(t): t for t in owned}.values())
         self._schedules = list(schedules)
-        numbers, leaves, spec = self._numbers(), *tree_flatten((args, kwargs))
-        leaves = [self._as_tensor(leaf) for leaf in leaves]
+        raw, spec = tree_flatten((args, kwargs))
+        leaves = [self._as_input(leaf, i) for i, leaf in enumerate(raw)]
+        # Tensors of their own, which no other input is.
+        numbers = [n.detach() if isinstance(n, Tensor) else n for n in self._numbers()]
+        places = [holder[key] for holder, key in self._schedules]
+        floats = {
+            id(new): bool(old)
+            for old, new in zip((*raw, *places), (*leaves, *numbers), strict=True)
+            if new is not old and not isinstance(old, Tensor)
+        }
 
         def call() -> list[Tensor]:
             before = [holder[key] for holder, key in self._schedules]
             try:
                 self._set(numbers)
                 args, kwargs = tree_unflatten(leaves, spec)
-                return function(*args, **kwargs)
+                with _Truths(floats):
+                    return function(*args, **kwargs)
             finally:
                 self._set(before)
 
-        self._graph = Graph(call, [*self._owned, *numbers, *_different(leaves)])
+        self._graph = Graph(call, [*self._owned, *_tensors(numbers), *_different(leaves)])
         self.device, self.products = self._graph.device, self._graph.products
 
     def __call__(self, args: Any, kwargs: Any) -> list[Tensor]:
@@ -81,11 +98,16 @@ class Recorded:
         return self._replayed(inputs)
 
     def _inputs(self, args: Any, kwargs: Any) -> list[Tensor]:
-        leaves = [self._as_tensor(leaf) for leaf in tree_flatten((args, kwargs))[0]]
-        return [*self._numbers(), *_different(leaves)]
+        leaves = enumerate(tree_flatten((args, kwargs))[0])
+        leaves = [self._as_input(leaf, i) for i, leaf in leaves]
+        return [*_tensors(self._numbers()), *_different(leaves)]
 
-    def _numbers(self) -> list[Tensor]:
-        return [self._as_tensor(float(holder[key])) for holder, key in self._schedules]
+    def _as_input(self, leaf: Any, i: int) -> Any:
+        # The first is the weight of the KL, of which no program knows.
+        return leaf if self._fixed and i and type(leaf) is float else self._as_tensor(leaf)
+
+    def _numbers(self) -> list[Any]:
+        return [self._as_tensor(as_number(holder[key])) for holder, key in self._schedules]
 
     def _as_tensor(self, leaf: Any) -> Any:
         # A tensor without dimensions counts as a number where types are promoted. On a GPU it is
@@ -102,13 +124,43 @@ class Recorded:
             holder[key] = value
 
 
+class _Truths(TorchFunctionMode):
+    """Tells a function whether a float is zero (`beta or 1.0`): `kind_of` keeps the two apart."""
+
+    def __init__(self, floats: dict[int, bool]) -> None:
+        super().__init__()
+        self._floats = floats
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is Tensor.__bool__ and id(args[0]) in self._floats:
+            return self._floats[id(args[0])]
+        return func(*args, **(kwargs or {}))
+
+
+def as_number(value: Any) -> Any:
+    """Returns a number as a float, whatever its kind, and other values as they are."""
+    number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    return float(value) if number else value
+
+
+def _tensors(values: Sequence[Any]) -> list[Tensor]:
+    return [value for value in values if isinstance(value, Tensor)]
+
+
 def _different(leaves: Sequence[Any]) -> list[Tensor]:
     """One tensor that is two arguments is one input; `kind_of` tells such calls apart."""
     return list({id(leaf): leaf for leaf in leaves if isinstance(leaf, Tensor)}.values())
 
 
-def kind_of(args: Any, kwargs: Any) -> tuple[Any, int]:
+def kind_of(args: Any, kwargs: Any, *, fixed: bool = False) -> tuple[Any, int]:
     """Returns what a graph depends on in its arguments but the leading size, and that size.
+
+    Args:
+        args: Of a function.
+        kwargs: Of a function.
+        fixed: Whether it depends on the values of floats, too.
 
     Raises:
         TypeError: If an argument is of a kind that cannot be compared.
@@ -124,7 +176,7 @@ def kind_of(args: Any, kwargs: Any) -> tuple[Any, int]:
             batch = leaf.ndim and len(leaf) == size
             parts.append((same, layout, batch, leaf.shape[1:] if batch else leaf.shape))
         elif type(leaf) is float:
-            parts.append(float)
+            parts.append((float, leaf if fixed else leaf != 0))
         elif isinstance(leaf, bool | int | str | None):
             parts.append((type(leaf), leaf))
         else:

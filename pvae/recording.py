@@ -14,6 +14,7 @@ import numpy as np
 import pyro
 import pyro.util
 import torch
+from pyro.infer.util import Dice
 from torch import Tensor
 from torch.fx import GraphModule, Node
 from torch.fx.experimental.proxy_tensor import get_proxy_mode, get_proxy_slot, make_fx
@@ -23,7 +24,7 @@ from torch.utils._pytree import tree_leaves
 
 from pvae.environment import default_device
 
-__all__ = ["FRESH", "LeavesTorch", "is_random", "record"]
+__all__ = ["FRESH", "LeavesTorch", "is_random", "place", "record"]
 
 FRESH = (torch.ops.aten.lift_fresh.default, torch.ops.aten.lift_fresh_copy.default)
 """What makes a tensor of numbers: `torch.tensor(1.0)`."""
@@ -37,6 +38,8 @@ _EXITS = {
     Tensor.__cuda_array_interface__.__get__,
 }  # fmt: skip
 _MAKERS = {torch.tensor, torch.as_tensor, torch.asarray, Tensor.new_tensor}
+
+_EXPECTATION = Dice.compute_expectation
 
 
 class LeavesTorch(Exception):
@@ -129,6 +132,7 @@ def _tolerant() -> Iterator[None]:
     with (
         pyro.validation_enabled(False),
         patch.object(pyro.util, "torch_isnan", lambda _: False),  # asked for a warning only
+        patch.object(Dice, "compute_expectation", _expectation),
         _Values(),
     ):
         yield
@@ -154,13 +158,15 @@ class _Values(TorchFunctionMode):
             if func is Tensor.item:
                 return args[0].detach()
             if func in _EXITS:
-                name = getattr(func, "__name__", "")
+                name, where = getattr(func, "__name__", ""), place(traceback.extract_stack())
                 raise LeavesTorch(
-                    f"a program takes values out of torch (Tensor.{name}{_where()}), and a graph "
+                    f"a program takes values out of torch (Tensor.{name}{where}), and a graph "
                     "would keep those of one call"
                 )
         if func in _MAKERS and (made := _stacked(func, args, kwargs)) is not None:
             return made
+        if func is torch.nn.functional.one_hot:  # which looks whether its indices are in range
+            return _one_hot(*args, **kwargs)
         return func(*args, **kwargs)
 
 
@@ -181,6 +187,31 @@ def _stacked(func: Any, args: Any, kwargs: dict[str, Any]) -> Tensor | None:
         for leaf in leaves
     ]
     return torch.stack(parts).reshape(like.shape).requires_grad_(like.requires_grad)
+
+
+def _one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
+    if num_classes < 0:
+        return torch.nn.functional.one_hot(tensor, num_classes)
+    return (tensor[..., None] == torch.arange(num_classes, device=tensor.device)).long()
+
+
+def _expectation(dice: Dice, costs: dict[Any, list[Tensor]]) -> Any:
+    """What DiCE expects, without a look at whether a term has no probability."""
+    with _AllTerms():
+        return _EXPECTATION(dice, costs)
+
+
+class _AllTerms(TorchFunctionMode):
+    """Takes zeros for terms without probability, where DiCE leaves them out of its sums."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is Tensor.all:
+            return False
+        if func is Tensor.masked_select:
+            return torch.where(args[1], args[0], args[0].new_zeros(()))
+        return func(*args, **(kwargs or {}))
 
 
 def _made_of_numbers(tensor: Tensor) -> bool:
@@ -209,11 +240,11 @@ def _closure(nodes: Sequence[Node], following: Callable[[Node], Any]) -> list[No
     return list(found)
 
 
-def _where() -> str:
-    """Where the program is that called torch."""
+def place(frames: Sequence[traceback.FrameSummary]) -> str:
+    """Says which line of a program led to torch, in words that follow others."""
     ours = [os.path.dirname(module.__file__) + os.sep for module in (torch, pyro)]
     ours.append(os.path.dirname(__file__) + os.sep)
-    for frame in reversed(traceback.extract_stack()):
+    for frame in reversed(frames):
         if not frame.filename.startswith(tuple(ours)):
             return f" in {os.path.basename(frame.filename)}, line {frame.lineno}"
     return ""

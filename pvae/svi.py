@@ -35,23 +35,30 @@ class SVI:
     .. math:: \nabla_{\theta, \phi} \; E_{q_\phi(z|x)}
         [\log p_\theta(x, z) - \log q_\phi(z|x)]
 
-    The interface of `pyro.infer.SVI`, with these differences: parameters stay in their
-    modules (see `pvae.pair.OwnParameters`), torch's own optimisers are welcome, a loss or
-    a gradient that is not finite raises before it reaches the parameters, and steps are
-    compiled.
+    The interface of `pyro.infer.SVI`, and its steps, with these differences: parameters stay in
+    their modules (see `pvae.pair.OwnParameters`) and are trained from the step on in which a
+    program first registers them; frozen ones stay where they are; torch's own optimisers are
+    welcome; a loss or a gradient that is not finite raises before it reaches the parameters; and
+    steps are compiled.
 
     A compiled step runs the two programs once, records what they do to tensors, and from then on
     repeats that alone, without Pyro. Inputs of this graph are the parameters and buffers of the
-    pair, the tensors and floats among the arguments, and `kl_weight`. Constant in it are shapes,
-    integers, strings, Python's control flow, and the numbers and strings in attributes, closures
-    and globals of the programs and in attributes of the loss. These are looked at before every
-    step; where one has changed the pair is recorded anew, a float as one more input. What is
-    constant unseen (entries of lists, files, clocks) is found by comparison: at the first two
-    steps and every 500 steps the gradient is taken both ways from the same random numbers, and
-    the two must agree. What cannot be recorded (a decision by a sampled value, values that go
-    from torch to NumPy or a list, random numbers of Python or NumPy, an ELBO without
-    `differentiable_loss`, such as TraceGraph_ELBO with its baselines) runs eagerly, and one
-    warning says why.
+    pair, the tensors and floats among the arguments, and `kl_weight`; tensors that are found
+    elsewhere are read where they are. Constant in it are shapes, integers, strings, Python's
+    control flow, and whatever the code of the programs and the loss names: attributes, closures,
+    globals, lists, dicts, modules, hooks, functions, and the objects that they hold. These are
+    looked at before every step (see `pvae.watch.Watch`); where one has been rebound the pair is
+    recorded anew, and a float or a tensor is one more input from then on.
+
+    What is constant unseen is found by comparison: at the first two steps and every 500 steps the
+    gradient is taken both ways from the same random numbers, and the two must agree. That is what
+    programs read from outside (files, clocks, environment variables, settings of libraries but
+    for the default dtype and autocast), the inside of NumPy arrays and of objects written in C,
+    lists and dicts of more than a thousand entries, and what programs leave in attributes at each
+    call, which is that of the last eager call. What cannot be recorded (a decision by a sampled
+    value, values that go from torch to NumPy or a list, random numbers of Python or NumPy, an
+    ELBO without `differentiable_loss`, such as TraceGraph_ELBO with its baselines) runs eagerly,
+    and one warning says why and where.
 
     Args:
         model: Pyro program p(z) p(x|z).
@@ -114,12 +121,33 @@ class SVI:
         self.own = OwnParameters(model, guide)
         self.compiled = False
         self._wait = {"auto": _EAGER_STEPS, "eager": math.inf, "compiled": 0}[mode]
-        self._graphs = CompiledGradient(
-            model, guide, loss, self.own, self.optim, self._as_trained, precision
-        )
+        self._graphs = self._no_graphs()
         self._looked_for_strays = False
         self._taken: list[tuple[Any, ...]] = []
         self._good: Tensor | None = None
+
+    def _no_graphs(self) -> CompiledGradient:
+        pair = self.model, self.guide, self.loss
+        return CompiledGradient(*pair, self.own, self.optim, self._as_trained, self.precision)
+
+    def _follow(self) -> None:
+        """Starts again where another model, guide, loss, optimiser or precision has been set."""
+        graphs = self._graphs
+        if graphs.model is not self.model or graphs.guide is not self.guide:
+            self.own = OwnParameters(self.model, self.guide)
+        elif (
+            graphs.loss is self.loss
+            and graphs.optim is self.optim
+            and graphs.precision == self.precision
+        ):
+            return
+        self._graphs = self._no_graphs()
+
+    @property
+    def _weight(self) -> float | Tensor | None:
+        """The KL weight, as a float whatever kind of number it is."""
+        weight = self.kl_weight
+        return weight if weight is None or isinstance(weight, Tensor) else float(weight)
 
     @property
     def why_eager(self) -> str | None:
@@ -171,6 +199,7 @@ class SVI:
                 args = [a.clone() if _is_inference(a) else a for a in args]
                 kwargs = {k: a.clone() if _is_inference(a) else a for k, a in kwargs.items()}
                 return self.update(*args, **kwargs)
+        self._follow()
         state, found = noise_state(), None
         if self._wait > 0:
             self._wait -= 1
@@ -178,7 +207,7 @@ class SVI:
             return self._note(*replayed, state, args, kwargs)
         else:
             eager = lambda: self._gradient(args, kwargs)  # noqa: E731
-            found = self._graphs(eager, self.kl_weight, args, kwargs)
+            found = self._graphs(eager, self._weight, args, kwargs)
         self.compiled = found is not None and self.why_eager is None
         loss, norm = found or self._gradient(args, kwargs)
         if _on_gpu(loss) and self.optim.can_mask:
@@ -194,6 +223,7 @@ class SVI:
     def _descend(self, norm: Tensor, good: Tensor | None) -> None:
         if self.clip_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(self.optim.parameters, self.clip_norm, norm)
+        self.optim.fill(self.own.used)
         self.optim.step(good)
         self.optim.zero_grad()
 
@@ -216,7 +246,7 @@ class SVI:
         self.optim.send_lr()
         changes = lambda: [self._good, *self.optim.memory]  # noqa: E731
         constants = constants, self.clip_norm
-        found = self._graphs.replay(finish, changes, constants, self.kl_weight, args, kwargs)
+        found = self._graphs.replay(finish, changes, constants, self._weight, args, kwargs)
         self.compiled = self.compiled or found is not None
         return found
 
@@ -260,9 +290,10 @@ class SVI:
 
     def _gradient(self, args: Any, kwargs: Any) -> Gradient:
         """Leaves the gradient in the parameters, as Pyro does it; returns loss and norm."""
-        with self.own, self._as_trained(self.kl_weight):
+        self.own.used = set()
+        with self.own, self._as_trained(self._weight):
             loss = self.loss.loss_and_grads(self.model, self.guide, *args, **kwargs)
-        if len(self.own.parameters) != len(self.optim.names):
+        if not all(id(p) in self.optim.names for p in self.own.parameters.values()):
             self._take_up_parameters()
         if not self._looked_for_strays:
             self._looked_for_strays = True

@@ -5,6 +5,7 @@ of what the compiler makes of it (`uncompiled`). The last ones compile.
 """
 
 import itertools
+import os
 import warnings
 
 import pyro
@@ -225,32 +226,29 @@ def test_a_tensor_in_a_closure_may_change_in_place(uncompiled):
 
 def test_what_no_watch_can_see_is_found_by_comparison(uncompiled, monkeypatch):
     monkeypatch.setattr(module, "CHECKED_EVERY", 3)
-    hidden = [1.0]
 
     def make():
         pair = _pair()
-        pair[0].net.register_forward_hook(lambda _, __, out: hidden[0] * out)
-        hidden[0] = 1.0
+        pair[0].net.register_forward_hook(lambda _, __, out: float(os.environ["HIDDEN"]) * out)
         return pair
 
     def before(i, svi):
-        hidden[0] = 1.0 if i < 3 else 2.0
+        monkeypatch.setenv("HIDDEN", "1" if i < 3 else "2")
 
     assert _agree(make, before, steps=9).compiled
     assert len(uncompiled) == 2  # recorded anew
 
 
-def test_what_is_another_at_each_comparison_ends_compiling(uncompiled):
+def test_what_is_another_at_each_comparison_ends_compiling(uncompiled, monkeypatch):
     """A constant that no watch sees, and that each minibatch makes anew."""
-    seen = [0.0]
 
     def make():
         model, guide = _pair()
-        model.net.register_forward_hook(lambda _, __, out: out + seen[0])
+        model.net.register_forward_hook(lambda _, __, out: out + float(os.environ["HIDDEN"]))
         return model, guide
 
     def before(i, svi):
-        seen[0] = float(i)
+        monkeypatch.setenv("HIDDEN", str(i))
 
     with pytest.warns(UserWarning, match=r"runs eagerly .*compiled, the loss differs by .* again"):
         svi = _agree(make, before)
@@ -316,9 +314,10 @@ def test_a_decision_by_a_value_is_run_eagerly(uncompiled):
         warnings.simplefilter("always")
         svi = _agree(_decides)
     said = [str(w.message) for w in caught if "eagerly" in str(w.message)]
+    line = Deciding.forward.__code__.co_firstlineno + 2
     assert said == [
         "SVI runs eagerly from here on: a program decides by the value of a tensor "
-        "(if, float(), int() or an index)."
+        f"(if, float(), int() or an index) in test_compiled.py, line {line}."
     ]
     assert not svi.compiled
 
@@ -662,7 +661,7 @@ def test_parameters_that_appear_later(uncompiled, monkeypatch):
         torch.manual_seed(1)
         losses = []
         for i in range(9):
-            hidden[0] = i >= 3  # of a list's entry only the comparison knows
+            hidden[0] = i >= 3
             losses.append(svi.step(X))
         return losses, svi.compiled
 

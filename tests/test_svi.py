@@ -120,3 +120,75 @@ def test_keyword_arguments_reach_both_programs_also_when_a_loss_is_not_finite():
     with pyro.validation_enabled(False), pytest.raises(PvaeError, match=said):
         svi.step(torch.zeros(4), bias=float("nan"))
     pyro.clear_param_store()
+
+
+class Sometimes(torch.nn.Module):
+    """Networks without a gradient in some steps: for known labels, and by an `if`."""
+
+    def __init__(self):
+        super().__init__()
+        sizes = {"y": (4, 1), "z": (5, 2), "x": (3, 4), "late": (2, 4), "never": (1, 1)}
+        self.net = torch.nn.ModuleDict({n: torch.nn.Linear(*s) for n, s in sizes.items()})
+        self.calls = 0
+
+    def model(self, x, y=None, late=False):
+        normal = pyro.distributions.Normal
+        pyro.module("net", self.net)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", normal(torch.zeros(len(x), 2), 1.0).to_event(1))
+            y = pyro.sample("y", normal(torch.zeros(len(x), 1), 1.0).to_event(1), obs=y)
+            loc = self.net["x"](torch.cat([z, y], -1))
+            loc = loc + self.net["late"](z) if late else loc
+            pyro.sample("x", normal(loc, 1.0).to_event(1), obs=x)
+
+    def guide(self, x, y=None, late=False):
+        normal = pyro.distributions.Normal
+        if late:
+            pyro.param("only_then", torch.ones(()))
+        with pyro.plate("data", len(x)):
+            if y is None:
+                y = pyro.sample("y", normal(self.net["y"](x), 1.0).to_event(1))
+            pyro.sample("z", normal(self.net["z"](torch.cat([x, y], -1)), 1.0).to_event(1))
+
+
+@pytest.mark.parametrize(
+    "optim",
+    [
+        lambda: pyro.optim.Adam({"lr": 0.01}),
+        lambda: pyro.optim.SGD({"lr": 1e-3, "momentum": 0.9, "weight_decay": 0.1}),
+        lambda: pyro.optim.ClippedAdam({"lr": 0.01, "clip_norm": 1.0}),
+    ],
+)
+def test_parameters_without_a_gradient_now_and_then_move_as_in_pyro(optim, uncompiled):
+    x, y = torch.randn(8, 4), torch.randn(8, 1)
+    found = {}
+    for how in ("pyro", "eager", "compiled"):
+        pyro.clear_param_store()
+        torch.manual_seed(0)
+        both = Sometimes()
+        if how == "pyro":
+            svi = pyro.infer.SVI(both.model, both.guide, optim(), Trace_ELBO())
+        else:
+            svi = SVI(both.model, both.guide, optim(), Trace_ELBO(), mode=how)
+        for i in range(12):
+            svi.step(x, y) if i % 3 else svi.step(x, late=i == 3)
+        found[how] = {n: p.detach().clone() for n, p in both.named_parameters()}
+    assert svi.compiled, svi.why_eager
+    for name, expected in found["pyro"].items():
+        assert torch.equal(found["eager"][name], expected), name
+        torch.testing.assert_close(found["compiled"][name], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_frozen_parameter_stays_where_it_is():
+    x = torch.randn(8, 4)
+    both = Sometimes()
+    svi = SVI(both.model, both.guide, None, Trace_ELBO(), mode="eager")
+    svi.step(x)
+    svi.step(x)
+    before = both.net["y"].weight.clone()
+    both.net["y"].requires_grad_(False)
+    svi.step(x)
+    assert torch.equal(both.net["y"].weight, before)
+    both.net["y"].requires_grad_(True)
+    svi.step(x)
+    assert not torch.equal(both.net["y"].weight, before)

@@ -1,0 +1,249 @@
+"""What the programs of a pair can reach: modules, and everything else that their code names."""
+
+import contextlib
+import functools
+import inspect
+import sys
+import types
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from pyro.poutine import Trace
+from torch import Tensor, nn
+
+__all__ = ["PLAIN", "Reached", "modules", "reach", "variables"]
+
+PLAIN = (bool, int, float, complex, str, type(None))
+"""Numbers, strings and None."""
+
+_NOTHING = (*PLAIN, bytes, Tensor, types.ModuleType, torch.dtype, torch.device, Trace)
+_LIBRARIES = {"pyro", "pvae", "torch", "torchvision", "numpy"} | sys.stdlib_module_names
+# Of a module's own attributes, those that torch and Pyro keep there.
+_INTERNAL = frozenset(vars(nn.Module()))
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_MOST_ENTRIES = 1000
+# Code that can look up an attribute of any name.
+_ANY_NAME = {"getattr", "vars", "__dict__", "attrgetter", "methodcaller", "eval", "exec"}
+_NOT_CALLED = {"__init__", "__new__", "__del__", "__repr__", "__str__", "__init_subclass__"}
+_OF_CLASSES = set(vars(type("_", (), {}))) | {"__annotations__", "__qualname__"}
+
+
+def modules(model: Callable[..., Any], guide: Callable[..., Any]) -> dict[str, nn.Module]:
+    """Finds every module that a pair can reach, without running it.
+
+    A program is a module, a method of an object, or a function. What its code names is followed:
+    closures, globals, defaults, attributes, entries of lists and dicts, hooks, weak references,
+    handlers and partials around it. What it computes (`sys.modules["nets"]`) is not.
+
+    Returns:
+        The outermost modules, named by the way to them: `"model"` for a model that is a
+        module, `"guide.encoder"` for an `encoder` in the guide's closure. A module that both
+        reach is named once, after the model.
+    """
+    return reach(model, guide).modules
+
+
+def reach(model: Callable[..., Any], guide: Callable[..., Any]) -> "Reached":
+    """Finds what a pair can reach, without running it."""
+    found = Reached()
+    found.visit(model, "model")
+    found.visit(guide, "guide")
+    return found
+
+
+class Reached:
+    """What code can name, starting from programs.
+
+    Attributes:
+        modules: The outermost modules, by the way to them.
+        spaces: Where values are kept: parts of modules, functions, classes and other objects,
+            lists, dicts and sets (but for long ones), each with the way to it.
+    """
+
+    def __init__(self) -> None:
+        self.modules: dict[str, nn.Module] = {}
+        self.spaces: list[tuple[str, Any]] = []
+        self._seen: dict[int, Any] = {}
+        self._names: set[str] = set()
+        self._any_name = False
+        self._later: dict[str, list[tuple[Any, str]]] = {}
+
+    def asks(self, holder: Any, name: str) -> bool:
+        """Whether code asks an object, or a class, for an attribute of that name."""
+        if self.is_library(holder) or self._any_name:
+            return True
+        special = isinstance(holder, type) and name.startswith("__") and name not in _NOT_CALLED
+        return name in self._names or name == "forward" or (special and name not in _OF_CLASSES)
+
+    def is_library(self, holder: Any) -> bool:
+        """Whether an object's class, or a class, comes from a library."""
+        return _is_library(holder if isinstance(holder, type) else type(holder))
+
+    def ignore(self, thing: Any) -> None:
+        """Goes past an object from now on."""
+        self._seen[id(thing)] = thing
+
+    def visit(self, thing: Any, path: str) -> None:
+        """Follows what a value refers to."""
+        if isinstance(thing, weakref.ReferenceType):
+            thing = thing()
+        elif type(thing) in weakref.ProxyTypes:
+            with contextlib.suppress(ReferenceError):
+                thing = thing.__repr__.__self__
+        if isinstance(thing, _NOTHING) or id(thing) in self._seen:
+            return
+        self._seen[id(thing)] = thing
+        if isinstance(thing, nn.Module):
+            self._visit_module(thing, path)
+        elif isinstance(thing, functools.partial):
+            for name, part in enumerate((thing.func, *thing.args)):
+                self.visit(part, f"{path}.{name}" if path in self.modules else path)
+            self.visit(thing.keywords, path)
+        elif inspect.ismethod(thing):
+            self.visit(thing.__self__, path)
+            self.visit(thing.__func__, path)
+        elif isinstance(thing, types.BuiltinMethodType | types.MethodWrapperType):
+            self.visit(thing.__self__, path)
+        elif inspect.isfunction(thing):
+            if (thing.__module__ or "").partition(".")[0] not in _LIBRARIES:
+                self._visit_function(thing, path)
+        elif isinstance(thing, type):
+            self._visit_class(thing)
+        elif isinstance(thing, dict):
+            if len(thing) <= _MOST_ENTRIES:
+                self.spaces.append((path, thing))
+            for name, value in list(thing.items()):
+                if not isinstance(value, PLAIN):
+                    self.visit(value, f"{path}.{name}")
+        elif isinstance(thing, list | tuple | set | frozenset | deque):
+            if not isinstance(thing, tuple | frozenset) and len(thing) <= _MOST_ENTRIES:
+                self.spaces.append((path, thing))
+            for i, value in enumerate(thing):
+                if not isinstance(value, PLAIN):
+                    self.visit(value, f"{path}.{i}")
+        elif not _is_closed(type(thing)):
+            self._visit_attributes(thing, path)
+        else:  # such as functools.cache
+            self.visit(getattr(thing, "__wrapped__", None), path)
+
+    def _visit_module(self, module: nn.Module, path: str) -> None:
+        self.modules[path] = module
+        parts = list(module.named_modules())
+        self._seen |= {id(part): part for _, part in parts}
+        for name, part in parts:
+            here = f"{path}.{name}" if name else path
+            if type(part).__module__.startswith("torch.nn"):
+                self.spaces.append((here, part))
+            else:
+                self._visit_attributes(part, here)
+                self.visit(getattr(part, "_pyro_samples", None) or None, here)
+            for hooks in _HOOKS:
+                for hook in vars(part)[hooks].values():
+                    self.visit(hook, f"{here}.{hooks}")
+
+    def _visit_attributes(self, thing: Any, path: str) -> None:
+        self.spaces.append((path, thing))
+        kind = type(thing)
+        if not _is_library(kind):
+            self._visit_class(kind)
+        for name, value in attributes(thing).items():
+            if not isinstance(value, PLAIN) and not name.startswith("_pyro_"):
+                self._visit_named(thing, name, value, path)
+
+    def _visit_class(self, kind: type) -> None:
+        for each in kind.__mro__:
+            if (id(each) in self._seen and each is not kind) or _is_library(each):
+                continue
+            self._seen[id(each)] = each
+            self.spaces.append((each.__name__, each))
+            for name, value in list(vars(each).items()):
+                for part in _functions_of(value):
+                    self._visit_named(each, name, part, each.__name__)
+
+    def _visit_named(self, holder: Any, name: str, value: Any, path: str) -> None:
+        if self.asks(holder, name):
+            self.visit(value, f"{path}.{name}")
+        else:
+            self._later.setdefault(name, []).append((value, path))
+
+    def _visit_function(self, function: types.FunctionType, path: str) -> None:
+        self.spaces.append((path, function))
+        names = _names_in(function.__code__)
+        self._names |= names
+        self._any_name = self._any_name or not _ANY_NAME.isdisjoint(names)
+        for name, value in variables(function).items():
+            self.visit(value, f"{path}.{name}")
+        self.visit(getattr(function, "__wrapped__", None), path)
+        for name, value in vars(function).items():
+            self._visit_named(function, name, value, path)
+        for i, value in enumerate(function.__defaults__ or ()):
+            self.visit(value, f"{path}.{i}")
+        for name, value in (function.__kwdefaults__ or {}).items():
+            self.visit(value, f"{path}.{name}")
+        now = list(self._later) if self._any_name else names & self._later.keys()
+        for name in sorted(now):
+            for value, where in self._later.pop(name, ()):
+                self.visit(value, f"{where}.{name}")
+
+
+def attributes(thing: Any) -> dict[str, Any]:
+    """Returns an object's own attributes but those that torch keeps in a module."""
+    found = {name: v for name, v in getattr(thing, "__dict__", {}).items() if name not in _INTERNAL}
+    for name in slots(type(thing)):
+        with contextlib.suppress(AttributeError):
+            found[name] = getattr(thing, name)
+    return found
+
+
+def slots(kind: type) -> list[str]:
+    """Returns the attributes of a class's objects that are kept in slots."""
+    members = (types.MemberDescriptorType,)
+    return [n for each in kind.__mro__ for n, v in vars(each).items() if isinstance(v, members)]
+
+
+def variables(function: types.FunctionType) -> dict[str, Any]:
+    """Returns the globals that a function's code names, and the filled cells of its closure."""
+    names = _names_in(function.__code__)
+    found = {name: function.__globals__[name] for name in names & function.__globals__.keys()}
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        with contextlib.suppress(ValueError):  # not assigned yet
+            found[name] = cell.cell_contents
+    return dict(sorted(found.items()))
+
+
+@functools.lru_cache(10_000)
+def _names_in(code: types.CodeType) -> frozenset[str]:
+    """Returns the globals and attributes that code names, with the functions written inside it."""
+    inner = (const for const in code.co_consts if isinstance(const, types.CodeType))
+    return frozenset(code.co_names).union(*map(_names_in, inner))
+
+
+def _functions_of(value: Any) -> Iterator[Any]:
+    """What an attribute of a class runs or is."""
+    if isinstance(value, property):
+        yield from filter(None, (value.fget, value.fset))
+    elif isinstance(value, staticmethod | classmethod):
+        yield value.__func__
+    elif isinstance(value, functools.cached_property):
+        yield value.func
+    elif not isinstance(value, (*PLAIN, types.MemberDescriptorType, types.GetSetDescriptorType)):
+        yield value
+
+
+@functools.lru_cache(10_000)
+def _is_library(kind: type) -> bool:
+    return kind.__module__.partition(".")[0] in _LIBRARIES
+
+
+@functools.lru_cache(10_000)
+def _is_closed(kind: type) -> bool:
+    """Whether objects of a class are not looked into: those of libraries, but for handlers, and
+    distributions, which can hold modules.
+    """
+    name = kind.__module__
+    if name.startswith(("pyro.", "torch.distributions")) or kind is types.SimpleNamespace:
+        return False
+    return _is_library(kind)

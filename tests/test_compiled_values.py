@@ -1,0 +1,381 @@
+"""Compiled steps: what may be another at any step, and what is no decision by a value."""
+
+import functools
+import itertools
+import warnings
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pyro.infer as infer
+import pytest
+import torch
+from pyro.infer.autoguide import AutoNormal
+from test_compiled import Guide, Model, X, _agree, _pair, _steps
+from torch import nn
+
+from pvae import SVI
+from pvae.objectives import Beta_ELBO, InfoVAE_ELBO
+from pvae.pair import modules
+from pvae.recorded import Recorded
+
+
+@pytest.fixture(autouse=True)
+def _own_store():
+    pyro.clear_param_store()
+    with pyro.validation_enabled(False):
+        yield
+    pyro.clear_param_store()
+
+
+def _annealed(kind):
+    """Steps before which something that is read, and held by a tensor or a number, is rebound."""
+    model, guide = _pair()
+    loss = Beta_ELBO(beta=torch.tensor(1.0))
+    if kind == "temperature":
+        model.beta = torch.tensor(1.0)
+        change = lambda t: setattr(model, "beta", torch.tensor(t))  # noqa: E731
+    elif kind == "loss.beta":
+        change = lambda t: setattr(loss, "beta", torch.tensor(t))  # noqa: E731
+    elif kind == "loss.mmd_weight":
+        loss = InfoVAE_ELBO(mmd_weight=torch.tensor(1.0))
+        change = lambda t: setattr(loss, "mmd_weight", torch.tensor(t))  # noqa: E731
+    elif kind == "buffer":
+        model.register_buffer("scale", torch.tensor(1.0))
+        model.net.register_forward_hook(lambda _, __, out: out * model.scale)
+        change = lambda t: setattr(model, "scale", torch.tensor(t))  # noqa: E731
+    elif kind == "list":
+        values = [torch.tensor(1.0)]
+        model.net.register_forward_hook(lambda _, __, out: out * values[0])
+        change = lambda t: values.__setitem__(0, torch.tensor(t))  # noqa: E731
+    elif kind == "closure":
+        factor = 1.0
+
+        def change(t):
+            nonlocal factor
+            factor = t
+
+        model.net.register_forward_hook(lambda _, __, out: out * factor)
+    return model, guide, loss, change
+
+
+KINDS = ["temperature", "loss.beta", "loss.mmd_weight", "buffer", "list", "closure"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_rebound_at_every_step_is_an_input(kind, uncompiled):
+    found = {}
+    for mode in ("eager", "compiled"):
+        model, guide, loss, change = _annealed(kind)
+        before = lambda i, svi, change=change: change(1.0 + max(0, i - 2))  # noqa: E731
+        found[mode], svi = _steps((model, guide), mode, steps=8, loss=loss, before=before)
+    assert found["compiled"] == pytest.approx(found["eager"], rel=1e-12)
+    assert svi.compiled
+    assert len(uncompiled) == 2  # as a constant, and as an input
+    assert abs(found["eager"][7] - found["eager"][1]) > 0.1
+
+
+def test_a_tensor_that_changes_its_shape_or_becomes_a_number(uncompiled):
+    values = [torch.tensor(1.0), torch.tensor(2.0), torch.ones(4).double(), 3.0, 4, torch.ones(())]
+
+    def before(i, svi):
+        svi.model.beta = values[max(0, i - 2)]
+
+    svi = _agree(_pair, before, steps=8)
+    assert svi.compiled
+
+
+@pytest.mark.parametrize("when", ["hook", "pre-hook", "every module", "function"])
+def test_what_is_run_is_exchanged(when, uncompiled):
+    handles = []
+
+    def before(i, svi):
+        if i != 3:
+            return
+        net = svi.model.net
+        if when == "hook":
+            handles.append(net[0].register_forward_hook(lambda _, __, out: 2 * out))
+        elif when == "pre-hook":
+            handles.append(net[0].register_forward_pre_hook(lambda _, given: (2 * given[0],)))
+        elif when == "every module":
+            double = lambda module, _, out: 2 * out if module is net[0] else None  # noqa: E731
+            handles.append(nn.modules.module.register_module_forward_hook(double))
+        else:
+            net[0].forward = lambda z: 2 * nn.Linear.forward(net[0], z)
+
+    def make():
+        while handles:
+            handles.pop().remove()
+        return _pair()
+
+    try:
+        svi = _agree(make, before)
+    finally:
+        make()
+    assert svi.compiled
+    assert len(uncompiled) == 2
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [
+        (0, 0, 1, 1, 1), (0.5, 0.5, 1, 1, 1), (1, 1, 0.5, 0.5), (None, None, 0, 1.0, 0.5),
+        (np.float32(0), np.float32(0), np.float32(1), np.int64(1)), (False, False, True, True),
+        (0.5, 0.5, torch.tensor(1.0), torch.tensor(1.0), 1),
+    ],
+)  # fmt: skip
+def test_a_kl_weight_of_any_kind(weights, uncompiled):
+    def before(i, svi):
+        svi.kl_weight = weights[i]
+
+    svi = _agree(_pair, before, steps=len(weights))
+    assert svi.compiled
+
+
+def test_another_loss_model_or_precision_of_the_same_svi(uncompiled):
+    def before(i, svi):
+        if i == 2:
+            svi.loss = Beta_ELBO(beta=4.0)
+        if i == 4:
+            torch.manual_seed(7)
+            svi.model = Model(nn.Linear(6, 6).double())
+
+    found = {mode: _steps(_pair(), mode, steps=7, before=before) for mode in ("eager", "compiled")}
+    assert found["compiled"][0] == pytest.approx(found["eager"][0], rel=1e-12)
+    svi = found["compiled"][1]
+    assert svi.compiled
+    assert {id(p) for p in svi.model.parameters()} <= svi.optim.names.keys()
+
+
+def test_default_dtype_and_autocast_are_part_of_the_kind(uncompiled):
+    def run(mode):
+        torch.manual_seed(0)
+        net, guide = nn.Linear(2, 4).double(), Guide()
+
+        def model(x):
+            pyro.module("net", net)
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.Normal(x.new_zeros(2), 1.0).to_event(1))
+                third = torch.ones(()) / 3  # in the default dtype
+                pyro.sample("x", dist.Normal(net(z) * third, 1.0).to_event(1), obs=x)
+
+        def before(i, svi):
+            torch.set_default_dtype(torch.float64 if i >= 3 else torch.float32)
+
+        try:
+            return _steps((model, guide), mode, before=before)
+        finally:
+            torch.set_default_dtype(torch.float32)
+
+    (expected, _), (found, svi) = run("eager"), run("compiled")
+    assert found == pytest.approx(expected, rel=1e-13)
+    assert svi.compiled
+    assert len(uncompiled) == 2
+
+
+def test_a_bias_before_batch_normalisation_has_no_size_to_be_compared_with(uncompiled, monkeypatch):
+    """Its gradient is rounding, and a compiler rounds in another way."""
+    torch.manual_seed(0)
+    run = Recorded.run
+
+    def rounded(self, inputs):
+        loss, norm, *gradients = run(self, inputs)
+        return [loss, norm, *(g + 1e-7 * norm * torch.ones_like(g) for g in gradients)]
+
+    monkeypatch.setattr(Recorded, "run", rounded)
+    enc = nn.Sequential(nn.Linear(4, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 2))
+    dec = nn.Sequential(nn.Linear(2, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 4))
+
+    def model(x):
+        pyro.module("dec", dec)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(dec(z), 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        pyro.module("enc", enc)
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(enc(x), 1.0).to_event(1))
+
+    svi = SVI(model, guide, torch.optim.Adam, infer.Trace_ELBO(), mode="compiled")
+    for _ in range(3):
+        svi.step(torch.randn(32, 4))
+    assert svi.compiled, svi.why_eager
+    size = _gradient_of(enc[0].bias, svi)
+    assert size < 1e-5 * _gradient_of(enc[3].weight, svi)
+
+
+def _gradient_of(parameter, svi):
+    loss = svi.loss.differentiable_loss(svi.model, svi.guide, torch.randn(32, 4))
+    return torch.autograd.grad(loss, parameter)[0].norm()
+
+
+@pytest.mark.parametrize("factor", [2.0, 1.01, 0.0])
+def test_a_gradient_that_is_wrong_is_still_found(factor, uncompiled):
+    model, guide = _pair()
+    calls = itertools.count()
+
+    def hook(_, __, out):  # called eagerly, and in the recording
+        return out.detach() + (out - out.detach()) * (factor if next(calls) == 1 else 1.0)
+
+    model.net[0].register_forward_hook(hook)
+    with pytest.warns(UserWarning, match=r"runs eagerly .*compiled, the gradient of .* differs"):
+        _steps((model, guide), "compiled", steps=2)
+
+
+def _first_call(kind):
+    torch.manual_seed(0)
+    enc, dec = nn.Linear(4, 2).double(), nn.Linear(2, 4).double()
+
+    def model(x):
+        pyro.module("dec", dec)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(dec(z), 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        pyro.module("enc", enc)
+        draw = lambda: torch.rand(2).double() + 0.5  # noqa: E731
+        scale = pyro.param("scale", draw) if kind == "param" else 1.0
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(enc(x), scale).to_event(1))
+
+    guide = AutoNormal(model) if kind == "autoguide" else guide
+    particles = {"num_particles": 3, "vectorize_particles": True} if kind == "particles" else {}
+    return model, guide, infer.Trace_ELBO(**particles)
+
+
+@pytest.mark.parametrize("kind", ["autoguide", "param", "particles"])
+def test_a_first_call_that_draws_more_than_the_others(kind, uncompiled):
+    found = {}
+    for mode in ("eager", "compiled"):
+        pyro.clear_param_store()
+        model, guide, loss = _first_call(kind)
+        found[mode], svi = _steps((model, guide), mode, loss=loss)
+    assert found["compiled"] == pytest.approx(found["eager"], rel=1e-10)
+    assert svi.compiled
+    assert len(uncompiled) == 1
+
+
+def _no_decision(kind):
+    torch.manual_seed(0)
+    enc, dec = nn.Linear(4, 3).double(), nn.Linear(3, 4).double()
+    bits = kind in ("one-hot", "enumerated")
+    options = {"infer": {"enumerate": "parallel"}} if kind == "enumerated" else {}
+
+    def model(x, beta=None):
+        pyro.module("dec", dec)
+        size = torch.prod(torch.tensor(x.shape[1:])).item() if kind == "size" else 4
+        scale = (beta or 2.0) if beta is None or kind != "compared" else 1.0 if beta > 0.3 else 2.0
+        with pyro.plate("data", len(x)), pyro.poutine.scale(scale=scale):
+            prior = dist.OneHotCategorical(torch.ones(3).double() / 3)
+            prior = prior if bits else dist.Normal(x.new_zeros(3), 1.0).to_event(1)
+            z = pyro.sample("z", prior)
+            for i in pyro.plate("parts", 2) if kind == "plate" else range(1):
+                name = "x" + "ab"[i]
+                pyro.sample(name, dist.Normal(dec(z), 1.0).to_event(1), obs=x.reshape(-1, size))
+
+    def guide(x, beta=None):
+        pyro.module("enc", enc)
+        with pyro.plate("data", len(x)):
+            h = enc(x)
+            z = dist.OneHotCategorical(logits=h) if bits else dist.Normal(h, 1.0).to_event(1)
+            pyro.sample("z", z, **options)
+
+    return model, guide
+
+
+@pytest.mark.parametrize(
+    ("kind", "betas"),
+    [
+        ("size", (None,) * 4), ("plate", (None,) * 4), ("one-hot", (None,) * 4),
+        ("enumerated", (None,) * 4), ("or", (0.5,) * 4), ("or", (0.0, 0.0, 0.0, 0.1, 0.2, 0.3)),
+        ("compared", (0.5, 0.5, 0.5, 0.5, 0.1, 0.1)),
+    ],
+)  # fmt: skip
+def test_what_is_no_decision_by_a_sampled_value(kind, betas, uncompiled):
+    found = {}
+    for mode in ("eager", "compiled"):
+        pyro.clear_param_store()
+        loss = infer.Trace_ELBO()
+        if kind == "enumerated":
+            loss = infer.TraceEnum_ELBO(max_plate_nesting=1)
+        svi = SVI(*_no_decision(kind), torch.optim.Adam, loss, mode=mode)
+        torch.manual_seed(1)
+        found[mode] = [svi.step(X, *() if b is None else (b,)) for b in betas]
+    assert found["compiled"] == pytest.approx(found["eager"], rel=1e-10)
+    assert svi.compiled, svi.why_eager
+
+
+def test_terms_without_probability_in_an_enumerated_elbo(uncompiled):
+    """DiCE leaves them out, since their cost may be infinite; a graph takes zeros."""
+    found = {}
+    for mode in ("eager", "compiled"):
+        pyro.clear_param_store()
+        torch.manual_seed(0)
+        enc, weight = nn.Linear(4, 3).double(), nn.Parameter(torch.ones(3).double())
+
+        class Both(nn.Module):
+            def model(self, x):
+                pyro.module("both", self)
+                with pyro.plate("data", len(x)):
+                    allowed = torch.tensor([0.5, 0.5, 0.0]).double()
+                    z = pyro.sample("z", dist.Categorical(allowed))
+                    pyro.sample("x", dist.Normal(self.weight[z], 1.0), obs=x.sum(-1))
+
+            def guide(self, x):
+                with pyro.plate("data", len(x)):
+                    probs = self.enc(x).softmax(-1) * torch.tensor([1.0, 1.0, 0.0])
+                    z = dist.Categorical(probs / probs.sum(-1, keepdim=True))
+                    pyro.sample("z", z, infer={"enumerate": "parallel"})
+
+        both = Both()
+        both.enc, both.weight = enc, weight
+        loss = infer.TraceEnum_ELBO(max_plate_nesting=1)
+        found[mode] = _steps((both.model, both.guide), mode, loss=loss)[0]
+    assert found["compiled"] == pytest.approx(found["eager"], rel=1e-10)
+
+
+def test_a_float_argument_that_decides_and_changes_ends_compiling(uncompiled):
+    svi = SVI(*_no_decision("compared"), torch.optim.Adam, infer.Trace_ELBO(), mode="compiled")
+    said = "decides by a number among its arguments, which changes"
+    with pytest.warns(UserWarning, match=said):
+        [svi.step(X, 0.1 * i + 0.05) for i in range(8)]
+    assert not svi.compiled
+
+
+def test_a_decision_that_is_one_names_its_line(uncompiled):
+    def guide(x, inner):
+        scale = 1.0 if inner.net(x).sum() > 0 else 2.0
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x[:, :2], scale).to_event(1))
+
+    model, inner = _pair()
+    program = functools.partial(guide, inner=inner)
+    line = guide.__code__.co_firstlineno + 1
+    said = rf"decides by the value of a tensor .* in test_compiled_values.py, line {line}\."
+    with pytest.warns(UserWarning, match=said):
+        SVI(model, program, None, infer.Trace_ELBO(), mode="compiled").step(X)
+
+
+def test_modules_that_are_kept_in_lists_are_compared_too(uncompiled):
+    """Batch normalisation out of a module's sight: its statistics move once a step."""
+    statistics = {}
+    for mode in ("eager", "compiled"):
+        pyro.clear_param_store()
+        torch.manual_seed(0)
+        nets = [nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4)).double()]
+
+        def model(x, nets=nets):
+            pyro.module("net", nets[0])
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.Normal(x.new_zeros(2), 1.0).to_event(1))
+                pyro.sample("x", dist.Normal(nets[0](z), 1.0).to_event(1), obs=x)
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            _, svi = _steps((model, Guide()), mode, steps=4)
+        assert any(nets[0] is module for module in modules(model, model).values())
+        statistics[mode] = nets[0][1].running_mean.clone()
+    assert svi.compiled
+    torch.testing.assert_close(statistics["compiled"], statistics["eager"])
