@@ -168,8 +168,8 @@ class CompiledGradient:
             self._start_again(change)
         try:
             numbers = [as_number(holder[key]) for holder, key in self._schedules]
-            beta = float if type(weight) is float else kind_of([weight], {})[0]
-            key = kind, size, beta, kind_of(numbers, {})[0], _setting()
+            beta = float if type(weight) is float else _layout(weight)
+            key = kind, size, beta, tuple(map(_layout, numbers)), _setting()
         except (LookupError, TypeError, ValueError):
             return self._give_up("an attribute that was a number is none any more")
         return key, self._graphs.get(key)
@@ -356,6 +356,17 @@ def _is_input(value: Any) -> bool:
 
 def _floats(args: Any, kwargs: Any) -> bool:
     return any(type(leaf) is float for leaf in tree_leaves((args[1:], kwargs)))
+
+
+def _layout(value: Any) -> Any:
+    """What a graph depends on in a number, a tensor or a string."""
+    if isinstance(value, Tensor):
+        return value.dtype, value.device, value.shape, value.stride()
+    if type(value) is float:
+        return float, value != 0
+    if isinstance(value, bool | int | str | None):
+        return type(value), value
+    raise TypeError
 
 
 def _setting() -> tuple[Any, ...]:
