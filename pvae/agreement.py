@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from pyro.distributions import Delta
@@ -14,7 +14,7 @@ from pvae.admission import other_mask, other_measure
 from pvae.environment import is_out_of_memory
 from pvae.errors import PvaeError, first_line
 from pvae.pair import Program, latent_sites, name_of
-from pvae.particles import trace_of
+from pvae.particles import trace_of, with_noise
 from pvae.structure import Structure, base_distribution, listed
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ def refuse_unbounded(structure: Structure, guide: Program, plate: str, dim: int,
         other = in_model.get(name)
         if other is not None and (fault := other_mask(name, site, other)):
             raise PvaeError(fault)
-        if name in deltas and not auxiliary:
+        if name in deltas and not auxiliary and not _is_delta(other):
             raise PvaeError(
                 f"The guide {name_of(guide)} gives site {name!r} a Delta distribution: a "
                 "point has no density, so there is no bound on log p(x) and no importance "
@@ -147,6 +147,11 @@ def refuse_unbounded(structure: Structure, guide: Program, plate: str, dim: int,
                         "sites with one value for each datum can be summed out so far. Leave "
                         'out infer={"enumerate": "parallel"} to sample it.'
                     )
+
+
+def _is_delta(site: dict[str, Any] | None) -> bool:
+    """Whether a site is a Delta; of a model and its guide both, it is a function of the others."""
+    return site is not None and isinstance(base_distribution(site["fn"]), Delta)
 
 
 def refuse_other_measure(structure: Structure) -> None:
@@ -260,7 +265,8 @@ def _one(particles: Particles, trace: Trace, k: int, num: int, size: int) -> Tra
             continue
         value = part.nodes[name]["value"]
         if particles.how == "plate":
-            value = value.squeeze(value.ndim - site["fn"].event_dim - particles.wide)
+            axis = value.ndim - site["fn"].event_dim - particles.wide
+            value = with_noise(value, lambda t, axis=axis: t.squeeze(axis))
         values[name] = value
     return trace_of(values)
 

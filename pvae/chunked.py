@@ -143,6 +143,8 @@ class CompiledModel:
         if self.why_not is not None:
             return None
         latent = self._particles.structure.latent
+        if any(hasattr(values.nodes[name]["value"], "_unquantize") for name in latent):
+            return self._give_up("a straight-through draw holds more than its value")
         inputs = [*(values.nodes[name]["value"] for name in latent), *batch]
         key = num, [(t.shape, t.stride(), t.dtype) for t in inputs]
         if key != self._key:  # the first one, or chunks have become smaller for want of memory

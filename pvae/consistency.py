@@ -7,7 +7,6 @@ from typing import Any
 
 import pyro
 import torch
-from pyro.distributions import Independent, MaskedDistribution
 from pyro.infer import ELBO
 from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
@@ -19,7 +18,7 @@ from pvae.errors import PvaeError
 from pvae.pair import OwnParameters, Program, latent_sites, observed_sites
 from pvae.particles import counts_data
 from pvae.sampler import Sampler
-from pvae.structure import Structure
+from pvae.structure import Structure, mask_of
 
 __all__ = ["compare_bounds"]
 
@@ -260,27 +259,14 @@ def _counted(sampler: Sampler, density: Density, batch: tuple[Tensor, ...], role
     trace = particles.guide(batch, 1, enumerate=False) if ours else particles.prior(batch, 1)
     sites, parts, size = latent_sites(trace), [], len(batch[0])
     for name, shape in density.shapes.items():
-        fn, value = sites[name]["fn"], sites[name]["value"]
-        mask = _mask(fn, value)
-        if isinstance(sites[name]["mask"], Tensor):
-            mask = mask & sites[name]["mask"].bool()[(...,) + (None,) * fn.event_dim]
+        fn, value, mask = sites[name]["fn"], sites[name]["value"], mask_of(sites[name])
+        mask = torch.ones_like(value, dtype=torch.bool) if mask is None else mask
         mask = particles.rows(mask.expand(value.shape), fn.event_dim, 1, size)[0]
         if mask.shape[1:] != shape:  # a transform of the whole event, which has one mask
             mask = mask[(...,) + (0,) * fn.event_dim]
             mask = mask.reshape(*mask.shape, *(1,) * (1 + len(shape) - mask.ndim))
         parts.append(mask.expand(size, *shape).reshape(size, -1))
     return torch.cat(parts, -1)
-
-
-def _mask(fn: Any, value: Tensor) -> Tensor:
-    """Which entries of a value the log density of a distribution counts, [*plates, *event]."""
-    mask = torch.ones_like(value, dtype=torch.bool)
-    while isinstance(fn, Independent | MaskedDistribution):
-        if isinstance(fn, MaskedDistribution):
-            own = torch.as_tensor(fn._mask, device=value.device)
-            mask = mask & own[(...,) + (None,) * fn.event_dim]
-        fn = fn.base_dist
-    return mask
 
 
 def _excess(

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import torch
+from pyro.distributions import Delta
 from torch import Tensor
 from torch.distributions import ComposeTransform, biject_to, constraints
 from torch.distributions.transforms import Transform
@@ -63,6 +64,15 @@ class Density:
                         f"Latent site {name!r} is discrete ({type(base_distribution(fn)).__name__})"
                         ", with neither a gradient for HMC to follow nor a line to integrate "
                         'over. Mark the site infer={"enumerate": "parallel"} to sum it out.'
+                    )
+                if isinstance(base_distribution(fn), Delta) or hasattr(
+                    sites[name]["value"], "_unquantize"
+                ):
+                    raise PvaeError(
+                        f"Latent site {name!r} ({type(base_distribution(fn)).__name__}) is a "
+                        "function of other draws, with no line to move along. Write a function of "
+                        "other sites as pyro.deterministic; a straight-through site has no other "
+                        "coordinates than its own draws."
                     )
                 transform, holds = _line(name, fn)
                 shape = transform.inverse_shape(value.shape)[2:]

@@ -152,9 +152,13 @@ def diagnose(
             except Exception as error:
                 if is_out_of_memory(error) or not isinstance(error, PvaeError | RuntimeError):
                     raise
+                if (text := first_line(error)) in found.faults:
+                    continue
+                if first_line(error) in found.faults:
+                    continue
                 # After another fault this may be what comes of it.
                 where = found.facts if structural else found.faults
-                where.append(f"{'not checked further: ' * bool(structural)}{first_line(error)}")
+                where.append(f"{'not checked further: ' * bool(structural)}{text}")
         found.faults = list(dict.fromkeys(found.faults))  # a refusal may repeat a remark
     return found
 

@@ -14,7 +14,7 @@ from pvae.agreement import GLOBAL, agree, terms_of
 from pvae.environment import is_out_of_memory
 from pvae.errors import PvaeError, first_line
 from pvae.pair import latent_sites, observed_sites
-from pvae.particles import Particles, counts_data, trace_of
+from pvae.particles import Particles, counts_data, trace_of, with_noise
 
 __all__ = ["refuse_global", "refuse_mixing"]
 
@@ -86,7 +86,9 @@ def refuse_mixing(single: Particles, batch: tuple[Tensor, ...]) -> None:
         values = {}
         for name, site in sites.items():
             axis = site["value"].ndim - site["fn"].event_dim + single.dim
-            values[name] = site["value"].index_select(axis, index)
+            values[name] = with_noise(
+                site["value"], lambda t, axis=axis: t.index_select(axis, index)
+            )
         found, _ = terms_of(single, _rows(batch, index), 1, trace_of(values))
         for name, value in found.items():
             if not agree(value[..., kept], terms[name][..., kept]):

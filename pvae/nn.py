@@ -96,7 +96,7 @@ class ConvEncoder(nn.Module):
     ) -> None:
         super().__init__()
         self.in_shape, self.out_shape = tuple(in_shape), tuple(out_shape)
-        sizes = _pyramid(self.in_shape, len(channels))
+        sizes = _pyramid(self.in_shape, channels)
         layers: list[nn.Module] = []
         for before, after in zip([in_shape[0], *channels], channels, strict=False):
             layers += [nn.Conv2d(before, after, 4, stride=2, padding=1), nn.ReLU()]
@@ -139,7 +139,7 @@ class ConvDecoder(nn.Module):
     ) -> None:
         super().__init__()
         self.in_shape, self.out_shape = tuple(in_shape), tuple(out_shape)
-        sizes = _pyramid(self.out_shape, len(channels))[::-1]
+        sizes = _pyramid(self.out_shape, channels)[::-1]
         small = (channels[0], *sizes[0])
         layers: list[nn.Module] = [
             nn.Linear(math.prod(in_shape), math.prod(small)),
@@ -207,7 +207,13 @@ def _batch_shape(x: Tensor, event_shape: tuple[int, ...]) -> torch.Size:
     return x.shape[:cut]
 
 
-def _pyramid(shape: tuple[int, ...], depth: int) -> list[tuple[int, int]]:
+def _pyramid(shape: tuple[int, ...], channels: Sequence[int]) -> list[tuple[int, int]]:
+    if not channels or min(channels) < 1:
+        raise PvaeError(
+            f"channels={tuple(channels)}: convolutions need one layer or more, each of a positive "
+            "number of channels."
+        )
+    depth = len(channels)
     if len(shape) != 3 or min(shape[1:]) < 2**depth:
         raise PvaeError(
             f"Convolutions need images of shape (channels, height, width) of at least "

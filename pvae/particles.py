@@ -1,6 +1,6 @@
 """Many samples of each datum at once: in a particle plate, in a repeated batch, or in a loop."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pyro
@@ -14,7 +14,7 @@ from pvae.pair import Program, latent_sites, observed_sites, trace_program
 from pvae.structure import Structure, mask_of, unmasked
 from pvae.terms import log_terms
 
-__all__ = ["Particles", "counts_data", "trace_of"]
+__all__ = ["Particles", "counts_data", "trace_of", "with_noise"]
 
 
 class Particles:
@@ -172,7 +172,8 @@ class Particles:
             if self.how != "plate":
                 axis, step = value.ndim - event + self.dim, size
             if axis >= 0 and value.shape[axis] == num * step > 1:
-                value = value.narrow(axis, start * step, (stop - start) * step)
+                first, length = start * step, (stop - start) * step
+                value = with_noise(value, lambda t, a=axis, f=first, n=length: t.narrow(a, f, n))
             values[name], infer[name] = value, site["infer"]
         return trace_of(values, infer)
 
@@ -250,6 +251,18 @@ class Particles:
         return tuple(
             t.repeat(num, *(1,) * (t.ndim - 1)) if counts_data(t, size) else t for t in batch
         )
+
+
+def with_noise(value: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
+    """Returns function(value), with what a straight-through draw keeps of its density's argument.
+
+    Pyro's straight-through distributions give out a discrete value and keep the relaxed one, of
+    which their density is, as an attribute that operations on the value would lose.
+    """
+    out, relaxed = function(value), getattr(value, "_unquantize", None)
+    if relaxed is not None:
+        out._unquantize = function(relaxed)
+    return out
 
 
 def trace_of(values: Mapping[str, Tensor], infer: Mapping[str, Any] | None = None) -> Trace:

@@ -39,6 +39,16 @@ def test_wrong_shapes_are_said():
         ConvDecoder((2,), (64,))
 
 
+@pytest.mark.parametrize("channels", [(), (0,), (4, -1)])
+def test_convolutions_without_channels(channels):
+    for make in (
+        lambda: ConvEncoder((1, 8, 8), (2,), channels),
+        lambda: ConvDecoder((2,), (1, 8, 8), channels),
+    ):
+        with pytest.raises(PvaeError, match=r"channels=\(.*: convolutions need one layer or more"):
+            make()
+
+
 def test_depth_of_an_mlp():
     assert len(MLP((4,), (2,), [8, 8, 8]).layers) == 7
     assert len(MLP((4,), (2,), []).layers) == 1

@@ -1,0 +1,98 @@
+"""The source of a run's own programs: copied into its folder, and used wherever the run is read."""
+
+import contextlib
+import copy
+import shutil
+import sys
+import sysconfig
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pvae.errors import PvaeError
+
+__all__ = ["FOLDER", "importable", "keep_source", "with_own_source"]
+
+FOLDER = "source"
+
+_SIDES = ("model", "guide")
+
+
+def keep_source(run: Path, config: dict[str, Any]) -> None:
+    """Copies the files of a pair that is not a package's into the run's folder.
+
+    The files are those that `class_path` names, and the modules that they have imported from
+    their own folders, so that the run can be evaluated and reported from anywhere.
+
+    Args:
+        run: The run's folder.
+        config: Its config, whose programs have been built.
+
+    Raises:
+        PvaeError: If two programs' files have one name.
+    """
+    for side in _SIDES:
+        for original, relative in _files(config[side]["class_path"]).items():
+            target = run / FOLDER / relative
+            if target.exists() and target.read_bytes() != original.read_bytes():
+                raise PvaeError(
+                    f"two files of the pair are called {relative}: give one of them another name, "
+                    "so that the run can keep both"
+                )
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(original, target)
+
+
+def with_own_source(run: Path, config: dict[str, Any]) -> dict[str, Any]:
+    """Returns a run's config whose programs are taken from the copies in its folder.
+
+    A copy that differs from the file that the config names, as seen from the current folder, is
+    warned of.
+    """
+    config = copy.deepcopy(config)
+    for side in _SIDES:
+        path, colon, name = config[side]["class_path"].rpartition(":")
+        kept = run / FOLDER / Path(path).name
+        if not (colon and path.endswith(".py") and kept.is_file()):
+            continue
+        original = Path(path).expanduser()
+        if original.is_file() and original.read_bytes() != kept.read_bytes():
+            warnings.warn(
+                f"{path} has changed since {run} was trained; the run's own copy is used, {kept}",
+                stacklevel=2,
+            )
+        config[side]["class_path"] = f"{kept}:{name}"
+    return config
+
+
+def _files(name: str) -> dict[Path, Path]:
+    """Returns the file that a name means and the loaded modules beside it, with relative paths."""
+    path, colon, _ = name.rpartition(":")
+    if not (colon and path.endswith(".py")):
+        return {}  # of a package, which is found by its name
+    file = Path(path).expanduser().resolve()
+    found = {file: Path(file.name)}
+    installed = [Path(p).resolve() for p in sysconfig.get_paths().values()]
+    for module in list(sys.modules.values()):
+        other = getattr(module, "__file__", None)
+        other = Path(other).resolve() if isinstance(other, str) else None
+        if other is None or other.suffix != ".py" or not other.is_relative_to(file.parent):
+            continue
+        inside = [p for p in installed if other.is_relative_to(p) and p.is_relative_to(file.parent)]
+        beside = other.parent == file.parent or (other.parent / "__init__.py").is_file()
+        mine = module.__name__.partition(".")[0] in ("pvae", "__main__")
+        if not (inside or mine) and beside:
+            found[other] = other.relative_to(file.parent)
+    return found
+
+
+@contextlib.contextmanager
+def importable(folder: Path) -> Iterator[None]:
+    """Lets a file that is being run import the modules beside it before those of other folders."""
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError):
+            sys.path.remove(str(folder))
