@@ -12,6 +12,8 @@ from pvae.guides.responsibilities import Responsibilities
 from pvae.guides.semi_amortised import SemiAmortised
 from pvae.guides.shared_encoder import SharedEncoder
 
+from pvae.made_from import remember
+
 __all__ = [
     "IAF",
     "BottomUp",
@@ -29,3 +31,5 @@ __all__ = [
     "SharedEncoder",
     "SplineFlow",
 ]
+
+remember(*(globals()[name] for name in __all__))

@@ -9,6 +9,8 @@ from pvae.models.mixture_prior import MixturePriorVAE
 from pvae.models.vae import VAE
 from pvae.models.vamp_prior import VampPriorVAE
 
+from pvae.made_from import remember
+
 __all__ = [
     "PPCA",
     "VAE",
@@ -20,3 +22,5 @@ __all__ = [
     "SparseAutoencoder",
     "VampPriorVAE",
 ]
+
+remember(*(globals()[name] for name in __all__))

@@ -21,6 +21,7 @@ from pvae.errors import PvaeError, first_line
 from pvae.files import atomic, why
 from pvae.pair import Program, modules, name_of
 from pvae.schema import VERSION, check_checkpoint
+from pvae.source import with_own_source
 
 __all__ = [
     "load",
@@ -86,7 +87,8 @@ def load(
             )
         from pvae.config import build_pair, read_config
 
-        model, guide = build_pair(read_config(run, trust=trust))
+        config = with_own_source(Path(run), read_config(run, trust=trust))
+        model, guide = build_pair(config)
     restore_pair(model, guide, saved["best"] or saved["state"], where=str(run))
     return model, guide
 

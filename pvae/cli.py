@@ -17,6 +17,7 @@ from pvae import __version__
 from pvae.errors import PvaeError, nearest
 from pvae.files import LOCK, locked
 from pvae.options import HELP_OF, PROGRAMS, SIDES, UsageError, new_parser, parse, values
+from pvae.source import FOLDER, keep_source
 
 __all__ = ["load_data", "main", "options_of"]
 
@@ -145,7 +146,9 @@ def _train(command: str, argv: list[str], lock: contextlib.ExitStack) -> None:
             init_args = config[side]["init_args"]
             config[side]["init_args"] = {"event_shape": list(data.event_shape)} | init_args
     model, guide = build_pair(config)
-    options = options_of(fit, config) | {"progress": progress}
+    options = options_of(fit, config) | {"progress": progress}  # a folder is made when all is built
+    if early.resume:
+        _lengthen(Path(early.resume), config)
     if not (early.resume and (Path(early.resume) / "checkpoint.pt").exists()):
         if config.get("init") == "glorot":
             glorot(model, guide, data.train.tensors()[0])
@@ -158,6 +161,7 @@ def _train(command: str, argv: list[str], lock: contextlib.ExitStack) -> None:
         lock.enter_context(locked(out))
         _empty_folder(out, early.overwrite)
         write_config(out, config)
+        keep_source(out, config)
     print(f"run folder: {out}", flush=True)
     try:
         fitted = fit(model, guide, data, **options, out=out, resume=bool(early.resume))
@@ -177,6 +181,20 @@ def _train(command: str, argv: list[str], lock: contextlib.ExitStack) -> None:
         hint = f"`pvae evaluate {run}`, then `pvae report {run}`"
         print(f"the trained pair is kept: {hint} do the rest", file=sys.stderr)
         raise
+
+
+def _lengthen(run: Path, config: dict[str, Any]) -> None:
+    """Keeps another number of epochs in the config of a run that goes on."""
+    from pvae.config import load_yaml, write_config
+
+    former = load_yaml(run)
+    if former.get("epochs") == config["epochs"]:
+        return
+    print(
+        f"{config['epochs']} epochs in place of {former.get('epochs')}: from here on the learning "
+        f"rate follows the schedule {config['schedule']!r} of a run of {config['epochs']} epochs"
+    )
+    write_config(run, former | {"epochs": config["epochs"]})
 
 
 def _check_numbers(config: dict[str, Any]) -> None:
@@ -228,6 +246,8 @@ def _empty_folder(out: Path, overwrite: bool) -> None:
     try:
         for file in RUN_FILES:
             (out / file).unlink(missing_ok=True)
+        if (out / FOLDER).is_dir():
+            shutil.rmtree(out / FOLDER)
     except OSError as error:
         raise PvaeError(f"cannot empty {out}: {error.strerror}") from None
     shutil.rmtree(out / "evaluation.partial", ignore_errors=True)
@@ -236,6 +256,7 @@ def _empty_folder(out: Path, overwrite: bool) -> None:
 def _remove_folder(out: Path) -> None:
     with contextlib.suppress(OSError):
         (out / "config.yaml").unlink(missing_ok=True)
+        shutil.rmtree(out / FOLDER, ignore_errors=True)
         out.rmdir()
 
 

@@ -1,6 +1,7 @@
 """What a run is made of: names to programs, type hints to arguments, and config.yaml."""
 
 import argparse
+import contextlib
 import hashlib
 import importlib
 import importlib.util
@@ -17,9 +18,11 @@ from typing import Any, Literal
 import yaml
 
 from pvae import __version__
-from pvae.environment import check_seed
-from pvae.errors import PvaeError, nearest
+from pvae.environment import check_seed, is_out_of_memory
+from pvae.errors import PvaeError, first_line, nearest
 from pvae.files import atomic
+from pvae.pair import in_words
+from pvae.source import FOLDER, beside
 from pvae.trust import check_trust
 
 __all__ = [
@@ -164,11 +167,17 @@ def _load_file(path: Path) -> ModuleType:
     loader = SourceFileLoader(name, str(real))
     module = importlib.util.module_from_spec(importlib.util.spec_from_loader(name, loader))
     sys.modules[name] = module
+    copied = real.parent.name == FOLDER
     try:
-        loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
+        with beside(real.parent) if copied else contextlib.nullcontext():
+            loader.exec_module(module)
+    except Exception as error:
+        if isinstance(error, PvaeError) or is_out_of_memory(error):
+            raise
+        raise _failed(f"the file {path} cannot be run", error) from error
+    finally:
+        if sys.exc_info()[0] is not None:
+            sys.modules.pop(name, None)
     return module
 
 
@@ -252,7 +261,23 @@ def _construct(
         if shape is None:
             raise PvaeError(f"{target.__name__} needs an event_shape, and the config has none")
         arguments["event_shape"] = tuple(shape)
-    return target(**arguments)
+    try:
+        return target(**arguments)
+    except PvaeError:
+        raise
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        raise _failed(f"the {side} {target.__name__} cannot be made", error) from error
+
+
+def _failed(what: str, error: Exception) -> PvaeError:
+    """Says in one line where the user's own code failed."""
+    if isinstance(error, SyntaxError) and error.filename:
+        text = f" (at {error.filename}:{error.lineno}): SyntaxError: {first_line(error)}"
+    else:
+        text = in_words(error)
+    return PvaeError(f"{what}{text}")
 
 
 def parameters(target: Program) -> set[str]:
@@ -279,15 +304,15 @@ def typed(
     parser = _parser(target, set(skip))
     try:
         arguments = parser.instantiate(parser.parse_object(values)).as_dict()
+    except PvaeError:
+        raise
     except argparse.ArgumentError as error:
         raise PvaeError(one_line(error, prefix)) from None
     except ValueError as error:  # what a constructor of ours says, among a union's members
         cause = error
         while cause is not None and not isinstance(cause, PvaeError):
             cause = cause.__cause__
-        if cause is None:
-            raise
-        raise cause from None
+        raise cause or PvaeError(one_line(error, prefix)) from None
     for name in _untyped(target):
         if arguments.get(name, ...) is None:
             raise PvaeError(f"--{prefix}{name}: must be given, there is no default")

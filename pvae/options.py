@@ -4,9 +4,11 @@ import argparse
 import copy
 import inspect
 import re
+from pathlib import Path
 from typing import Any, Literal
 
 from pvae.errors import PvaeError, nearest
+from pvae.source import with_own_source
 
 __all__ = ["HELP_OF", "PLACES", "PROGRAMS", "SIDES", "UsageError", "new_parser", "parse", "values"]
 
@@ -129,7 +131,7 @@ def _check_resume(argv: list[str], run: str) -> None:
 
     # Training goes on as it began; how it is evaluated is not part of it.
     free = inspect.signature(evaluate).parameters.keys() - inspect.signature(fit).parameters.keys()
-    free |= {"resume", "device", "progress", "trust"}
+    free |= {"resume", "device", "progress", "trust", "epochs"}
     names = {argument.partition("=")[0] for argument in argv if argument.startswith("--")}
     if fixed := sorted(names - {f"--{name}" for name in free}):
         raise UsageError(
@@ -143,8 +145,13 @@ def _start(early: argparse.Namespace) -> dict[str, Any]:
     from pvae.config import full_name, load_yaml, read_config
     from pvae.environment import check_seed
 
-    config = read_config(early.resume, trust=True) if early.resume else {}
-    config = load_yaml(early.config) if early.config else config
+    config = {}
+    if early.resume:
+        config = with_own_source(Path(early.resume), read_config(early.resume, trust=True))
+    if early.config:
+        path = Path(early.config)
+        run = path if path.is_dir() else path.parent
+        config = with_own_source(run, load_yaml(early.config), missing=True)
     config.pop("pvae", None)
     config["seed"] = config.get("seed", 0) if early.seed is None else early.seed
     if type(config["seed"]) is not int:

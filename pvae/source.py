@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import importlib
 import shutil
 import sys
 import sysconfig
@@ -12,7 +13,7 @@ from typing import Any
 
 from pvae.errors import PvaeError
 
-__all__ = ["FOLDER", "importable", "keep_source", "with_own_source"]
+__all__ = ["FOLDER", "beside", "keep_source", "with_own_source"]
 
 FOLDER = "source"
 
@@ -44,25 +45,37 @@ def keep_source(run: Path, config: dict[str, Any]) -> None:
             shutil.copyfile(original, target)
 
 
-def with_own_source(run: Path, config: dict[str, Any]) -> dict[str, Any]:
+def with_own_source(run: Path, config: dict[str, Any], *, missing: bool = False) -> dict[str, Any]:
     """Returns a run's config whose programs are taken from the copies in its folder.
 
     A copy that differs from the file that the config names, as seen from the current folder, is
     warned of.
+
+    Args:
+        run: The run's folder.
+        config: Its config.
+        missing: Whether to take copies of files alone that are not there (any more).
     """
-    config = copy.deepcopy(config)
+    config, changed = copy.deepcopy(config), {}
     for side in _SIDES:
-        path, colon, name = config[side]["class_path"].rpartition(":")
+        program = config.get(side)
+        named = program.get("class_path") if isinstance(program, dict) else None
+        path, colon, name = str(named).rpartition(":")
         kept = run / FOLDER / Path(path).name
         if not (colon and path.endswith(".py") and kept.is_file()):
             continue
         original = Path(path).expanduser()
-        if original.is_file() and original.read_bytes() != kept.read_bytes():
-            warnings.warn(
-                f"{path} has changed since {run} was trained; the run's own copy is used, {kept}",
-                stacklevel=2,
-            )
+        if original.is_file():
+            if missing:
+                continue
+            if original.read_bytes() != kept.read_bytes():
+                changed[path] = kept
         config[side]["class_path"] = f"{kept}:{name}"
+    for path, kept in changed.items():
+        warnings.warn(
+            f"{path} has changed since {run} was trained; the run's own copy {kept} is used",
+            stacklevel=2,
+        )
     return config
 
 
@@ -75,9 +88,11 @@ def _files(name: str) -> dict[Path, Path]:
     found = {file: Path(file.name)}
     installed = [Path(p).resolve() for p in sysconfig.get_paths().values()]
     for module in list(sys.modules.values()):
-        other = getattr(module, "__file__", None)
-        other = Path(other).resolve() if isinstance(other, str) else None
-        if other is None or other.suffix != ".py" or not other.is_relative_to(file.parent):
+        named = getattr(module, "__file__", None)
+        if not isinstance(named, str) or not (named.endswith(".py") and Path(named).is_absolute()):
+            continue
+        other = Path(named).resolve()
+        if not (other.is_relative_to(file.parent) and other.is_file()):
             continue
         inside = [p for p in installed if other.is_relative_to(p) and p.is_relative_to(file.parent)]
         beside = other.parent == file.parent or (other.parent / "__init__.py").is_file()
@@ -88,11 +103,20 @@ def _files(name: str) -> dict[Path, Path]:
 
 
 @contextlib.contextmanager
-def importable(folder: Path) -> Iterator[None]:
-    """Lets a file that is being run import the modules beside it before those of other folders."""
+def beside(folder: Path) -> Iterator[None]:
+    """Lets a copied file import the modules copied with it, and not others of their names."""
+    names = {
+        ".".join(file.relative_to(folder).with_suffix("").parts).removesuffix(".__init__")
+        for file in folder.rglob("*.py")
+    }
+    others = {name: sys.modules.pop(name) for name in names & sys.modules.keys()}
     sys.path.insert(0, str(folder))
+    importlib.invalidate_caches()
     try:
         yield
     finally:
+        for name in names:
+            sys.modules.pop(name, None)
+        sys.modules.update(others)
         with contextlib.suppress(ValueError):
             sys.path.remove(str(folder))

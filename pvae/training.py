@@ -40,6 +40,7 @@ from pvae.objectives import Beta_ELBO, LossName, choose_elbo
 from pvae.optimisers import MakeOptimizer, Optimiser
 from pvae.pair import Program, evaluating, in_words, latent_sites, modules, observed_sites
 from pvae.precision import Precision, check_precision
+from pvae.source import keep_source
 from pvae.structure import Structure, base_distribution, batch_plate
 from pvae.svi import SVI, Mode
 
@@ -136,7 +137,9 @@ def fit(
         plate: Name of the batch plate, where it is ambiguous.
         device: `"auto"` (the GPU where there is one), `"cpu"`, `"cuda"`, `"cuda:1"`, …
         seed: Seed of minibatch order, observation noise and draws.
-        out: Run folder for `checkpoint.pt` and `history.csv`.
+        out: Run folder for `checkpoint.pt` and `history.csv`; and for `config.yaml`, by which the
+            shell can evaluate and report the run, where data come from `pvae.data.load` and the
+            programs can be imported.
         resume: Whether to go on from the checkpoint in `out`, if there is one.
         progress: Whether to show a progress bar with the bound in nats per datum.
         **kwargs: Arguments of the programs by name.
@@ -159,6 +162,7 @@ def fit(
         >>> len(fit(model, guide, digits, epochs=2, progress=False).history)
         2
     """
+    options = dict(locals())
     epochs, batch_size = whole("epochs", epochs), whole("batch_size", batch_size)
     num_particles = whole("num_particles", num_particles, why="at least one sample of z is needed")
     patience, seed = whole("patience", patience), check_seed(seed)
@@ -253,6 +257,8 @@ def fit(
             )  # fmt: skip
             if resume and checkpoint is not None and checkpoint.exists():
                 run.restore(read_checkpoint(checkpoint))
+            if checkpoint is not None and not (checkpoint.parent / "config.yaml").exists():
+                _describe(checkpoint.parent, model, guide, data, options)
             run.go(progress)
     return Fit(
         run.history,
@@ -336,6 +342,20 @@ def _sites(structure: Structure) -> dict[str, str]:
         for role, trace in (("model", structure.model_trace), ("guide", structure.guide_trace))
         for name, site in {**latent_sites(trace), **observed_sites(trace)}.items()
     }
+
+
+def _describe(
+    run: Path, model: Program, guide: Program, data: object, options: dict[str, object]
+) -> None:
+    """Writes the run's config, if the pair and the data can be made again from one."""
+    from pvae.config import write_config
+    from pvae.described import described
+
+    names = inspect.signature(fit).parameters.keys() - {"model", "guide", "data", "out", "resume"}
+    options = {name: value for name, value in options.items() if name in names}
+    if (config := described(model, guide, data, options)) is not None:
+        write_config(run, config)
+        keep_source(run, config)
 
 
 def _schedule(schedule: str | Callable[[float], float]) -> Callable[[float], float]:

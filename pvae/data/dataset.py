@@ -244,6 +244,8 @@ class Data:
         train: The training part.
         validation: The part held out of training, or None.
         test: The test part.
+        source: The name or path that the data were loaded by, or None for arrays.
+        asked_levels: The number of levels that was asked for, if it was.
     """
 
     name: str
@@ -255,6 +257,8 @@ class Data:
     train: Part
     validation: Part | None
     test: Part
+    source: str | None = None
+    asked_levels: int | None = None
 
     @property
     def in_words(self) -> str:

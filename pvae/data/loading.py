@@ -113,6 +113,8 @@ def load(
         train=train,
         validation=held_out,
         test=_drawn(test, stream(seed, "test"), f"the test part of {name}"),
+        source=os.fspath(source) if isinstance(source, str | os.PathLike) else None,
+        asked_levels=levels,
     )
 
 

@@ -1,0 +1,54 @@
+"""What an object was made from: the arguments of its constructor, so that a run can name them."""
+
+import functools
+import inspect
+from typing import Any
+
+__all__ = ["arguments", "remember"]
+
+_KEY = "_made_from"
+
+
+def remember(*classes: type) -> None:
+    """Lets the objects of some classes keep the arguments of their constructors."""
+    for cls in classes:
+        init = cls.__init__
+
+        @functools.wraps(init)
+        def keeping(self: Any, *args: Any, _cls: type = cls, _init: Any = init, **kw: Any) -> None:
+            if type(self) is _cls:
+                self.__dict__[_KEY] = args, kw
+            _init(self, *args, **kw)
+
+        cls.__init__ = keeping
+
+
+def arguments(made: object) -> dict[str, Any] | None:
+    """Returns the arguments that an object was made from, by name; None if they are not known.
+
+    They are what `remember` kept or, of a class that does as PyTorch's layers do, the attributes
+    that are named like the constructor's parameters.
+
+    Example:
+        >>> from torch import nn
+        >>> arguments(nn.Linear(2, 3))["out_features"]
+        3
+    """
+    signature = inspect.signature(type(made).__init__)
+    kept = vars(made).get(_KEY)
+    if kept is not None:
+        bound = signature.bind(made, *kept[0], **kept[1]).arguments
+        named = dict(list(bound.items())[1:])
+        for name, parameter in signature.parameters.items():
+            if parameter.kind is parameter.VAR_KEYWORD:
+                named |= named.pop(name, {})
+        return named
+    found = {}
+    for name, parameter in list(signature.parameters.items())[1:]:
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            return None
+        if hasattr(made, name):
+            found[name] = getattr(made, name)
+        elif parameter.default is parameter.empty:
+            return None
+    return found

@@ -1,0 +1,210 @@
+"""A run of one's own file can be read from anywhere; one that Python trained, from the shell."""
+
+import re
+import warnings
+
+import pytest
+import torch
+import yaml
+from small import quick_fit, same_state, state_of
+
+import pvae
+from pvae import PvaeError
+from pvae.cli import main
+from pvae.made_from import arguments
+
+MODEL = """
+import pyro, torch, pyro.distributions as dist
+from pyro.nn import PyroModule
+from nets import WIDTH
+
+
+class Model(PyroModule):
+    def __init__(self, latent_dim: int = 2):
+        super().__init__()
+        self.latent_dim = latent_dim
+        self.decoder = torch.nn.Sequential(
+            torch.nn.Linear(latent_dim, WIDTH), torch.nn.ReLU(), torch.nn.Linear(WIDTH, 64)
+        )
+
+    def forward(self, x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(self.latent_dim), 1.0).to_event(1))
+            logits = self.decoder(z).unflatten(-1, (1, 8, 8))
+            pyro.sample("x", dist.Bernoulli(logits=logits).to_event(3), obs=x)
+
+
+class Guide(PyroModule):
+    def __init__(self, latent_dim: int = 2):
+        super().__init__()
+        self.latent_dim = latent_dim
+        self.encoder = torch.nn.Linear(64, 2 * latent_dim)
+
+    def forward(self, x):
+        loc, raw = self.encoder(x.flatten(-3)).chunk(2, -1)
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(loc, raw.exp()).to_event(1))
+"""
+PAIR = ["--model", "own.py:Model", "--guide", "own.py:Guide"]
+QUICK = ["--progress", "false"]
+EVALUATE = ["--num_samples", "20", "--prior_samples", "0", "--surgery", "false", "--trust", *QUICK]
+
+
+@pytest.fixture
+def trained(tmp_path, monkeypatch):
+    """A run of own.py, which imports nets.py beside it."""
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.chdir(home)
+    (home / "own.py").write_text(MODEL)
+    (home / "nets.py").write_text("WIDTH = 9\n")
+    assert main(["train", *PAIR, "--epochs", "2", "--out", "run", *QUICK]) == 0
+    return home
+
+
+def test_a_run_is_evaluated_and_reported_from_another_folder(trained, tmp_path, monkeypatch):
+    run = trained / "run"
+    names = sorted(str(p.relative_to(run)) for p in run.rglob("*.py"))
+    assert names == ["source/nets.py", "source/own.py"]
+    assert yaml.safe_load((run / "config.yaml").read_text())["model"]["class_path"] == (
+        "own.py:Model"
+    )
+    (tmp_path / "elsewhere").mkdir()
+    run = run.rename(tmp_path / "elsewhere" / "moved")
+    (trained / "own.py").unlink()
+    (trained / "nets.py").unlink()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert main(["evaluate", "moved", *EVALUATE]) == 0
+    assert main(["report", "moved", "--trust"]) == 0
+    assert (run / "report.html").stat().st_size > 10_000
+    assert yaml.safe_load((run / "config.yaml").read_text())["model"]["class_path"] == (
+        "own.py:Model"
+    )
+    assert main(["train", "--resume", "moved", "--epochs", "3", "--trust", *QUICK]) == 0
+    assert len((run / "history.csv").read_text().splitlines()) == 4
+    again = ["--config", "moved", "--epochs", "1", "--out", "again", "--trust", *QUICK]
+    assert main(["train", *again]) == 0
+
+
+def test_the_code_that_was_trained_is_used_and_a_change_is_said(trained, monkeypatch):
+    model, guide = pvae.load("run", trust=True)
+    before = state_of((model, guide))
+    (trained / "own.py").write_text(MODEL.replace("torch.nn.ReLU()", "torch.nn.Tanh()"))
+    (trained / "nets.py").write_text("WIDTH = 10\n")
+    with pytest.warns(UserWarning, match=r"own\.py has changed since run was trained.*own copy"):
+        model, guide = pvae.load("run", trust=True)
+    assert same_state(before, state_of((model, guide)))
+    assert isinstance(model.decoder[1], torch.nn.ReLU)
+    assert model.decoder[0].out_features == 9
+
+
+def test_without_trust_a_copy_is_not_run(trained, capsys):
+    assert main(["evaluate", "run", "--num_samples", "5"]) == 1
+    assert "--trust" in capsys.readouterr().err
+
+
+def test_a_run_that_is_lengthened_keeps_its_schedule(trained, capsys):
+    assert main(["train", "--resume", "run", "--epochs", "4", "--trust", *QUICK]) == 0
+    said = capsys.readouterr().out
+    assert "4 epochs in place of 2" in said
+    assert "schedule 'cosine' of a run of 4 epochs" in said
+    assert yaml.safe_load((trained / "run" / "config.yaml").read_text())["epochs"] == 4
+    history = [row["epoch"] for row in pvae.checkpoint.read_history(trained / "run")]
+    assert history == [1, 2, 3, 4]
+
+
+def test_a_run_of_python_is_evaluated_and_reported_by_the_shell(tmp_path):
+    digits = pvae.data.load("digits", validation=100)
+    made = {
+        "vae": lambda: (
+            pvae.models.VAE((1, 8, 8), 3, hidden_dims=(7,)),
+            pvae.guides.MeanField((1, 8, 8), latent_dim=3, hidden_dims=(5,)),
+        ),
+        "vamp": lambda: _vamp(),
+    }
+    for name, make in made.items():
+        pair, run = make(), tmp_path / name
+        pvae.fit(*pair, digits, epochs=1, lr=0.01, out=run, progress=False)
+        model, guide = pvae.load(run)
+        assert same_state(state_of(pair), state_of((model, guide)))
+        assert main(["evaluate", str(run), *EVALUATE]) == 0
+        assert main(["report", str(run)]) == 0
+        config = yaml.safe_load((run / "config.yaml").read_text())
+        assert config["data"]["validation"] == 100
+        assert config["lr"] == 0.01
+
+
+def _vamp():
+    model = pvae.models.VampPriorVAE((1, 8, 8), 2, num_pseudo_inputs=4, hidden_dims=[6])
+    return model, pvae.guides.SharedEncoder(model)
+
+
+def test_what_python_alone_can_make_has_no_config(tmp_path):
+    digits = pvae.data.load("digits")
+    tensors = digits.train.tensors()[0]
+    pair = _vamp()
+    quick_fit(pair, tensors, out=tmp_path / "tensors")
+
+    class Local(pvae.models.VAE):
+        pass
+
+    pair = Local((1, 8, 8), 2), pvae.guides.MeanField((1, 8, 8), 2)
+    quick_fit(pair, digits, out=tmp_path / "local")
+    own = pvae.models.VAE((1, 8, 8), 2, decoder=torch.nn.Linear(2, 64)), pair[1]
+    with pytest.raises((PvaeError, RuntimeError)):
+        quick_fit(own, digits, out=tmp_path / "own")
+    for run in ("tensors", "local", "own"):
+        assert not (tmp_path / run / "config.yaml").exists()
+    with pytest.raises(PvaeError, match=r"Build it and call pvae\.load"):
+        pvae.load(tmp_path / "local")
+
+
+def test_arguments_of_an_object():
+    guide = pvae.guides.MeanField((1, 8, 8), latent_dim=3, hidden_dims=(5,))
+    assert arguments(guide) == {"event_shape": (1, 8, 8), "latent_dim": 3, "hidden_dims": (5,)}
+    model = pvae.models.MixturePriorVAE((1, 8, 8), num_components=3, likelihood="gaussian")
+    assert arguments(model)["likelihood"] == "gaussian"
+    assert arguments(torch.nn.Linear(2, 3))["in_features"] == 2
+    assert arguments(torch.nn.Sequential(torch.nn.ReLU())) is None
+
+
+BROKEN = {
+    "an argument": ("x = 1\nclass Model:\n    def __call__(self): pass\n    def __init__(self):\n"
+                    "        undefined_name(3)\n", r"own\.py:5\).*NameError.*undefined_name"),
+    "the file": ("import pyro\nfoo = 1 / 0\n", r"own\.py.*\(at .*own\.py:2\): ZeroDivisionError"),
+    "the syntax": ("def f(:\n", r"own\.py.*\(at .*own\.py:1\): SyntaxError"),
+    "an import": ("import no_such_module_of_mine\n", r"own\.py:1\).*no_such_module_of_mine"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", BROKEN)
+def test_errors_in_ones_own_file_are_one_line(what, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    text, said = BROKEN[what]
+    (tmp_path / "own.py").write_text(text)
+    assert main(["train", "--model", "own.py:Model", "--epochs", "1", "--out", "run"]) == 1
+    error = capsys.readouterr().err
+    assert re.search(said, error), error
+    assert "Traceback" not in error
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--loss", "IWAE_ELBO", "--num_particles", "0"], "num_particles=0: at least one sample"),
+        (["--model.network", "conv", "--model.channels", "[]"], r"channels=\(\): convolutions"),
+        (["--loss", "Beta_ELBO", "--loss.num_particles", "-1"], "num_particles=-1"),
+    ],
+)
+def test_a_folder_is_made_when_the_objects_are(options, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", *options, "--epochs", "1", "--out", "run"]) in (1, 2)
+    error = capsys.readouterr().err
+    assert re.search(said, error), error
+    assert "Traceback" not in error
+    assert not (tmp_path / "run").exists()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        small = ["--model.hidden_dims", "[4]", "--guide.hidden_dims", "[4]"]
+        assert main(["train", *small, "--epochs", "1", "--out", "run", *QUICK]) == 0
