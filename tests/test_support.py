@@ -19,7 +19,9 @@ from torch.distributions.transforms import (
 import pvae
 from pvae import PvaeError, check, evaluate, log_weights
 from pvae.checking import look
+from pvae.density import Density
 from pvae.objectives import IWAE_ELBO, DReG_ELBO
+from pvae.sampler import Sampler
 from pvae.support import inside, log_prob
 
 X = torch.tensor([-0.6, 0.4, 1.3], dtype=torch.double)
@@ -168,6 +170,23 @@ def test_every_estimator_agrees_on_bounded_latents(name):
         assert found.findings[start].log_px == pytest.approx(right, abs=0.5)
     sandwich = found.findings["bdmc"]
     assert (abs(sandwich.upper - sandwich.lower) < 0.5).all()
+
+
+@pytest.mark.parametrize("name", ["interval under a Normal", "shifted half line in both"])
+def test_coordinates_reach_the_support_and_nothing_else(name):
+    prior, posterior, (low, high) = CASES[name]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        sampler = Sampler(*pair(prior, posterior), X)
+    with sampler:
+        density = Density(sampler, (X,))
+        u = torch.linspace(-9, 3, 100, dtype=torch.double)[:, None, None].expand(100, 3, 1)
+        z = density.constrain(u)[0]["z"]
+        assert ((z > low) & (z < high)).all()
+        values = torch.tensor([low - 0.1, low + 0.1], dtype=torch.double)[:, None].expand(2, 3)
+        u = density.flatten({"z": values})
+    assert u[0].isnan().all()
+    assert u[1].isfinite().all()
 
 
 def test_a_narrower_guide_is_evaluated_where_it_draws():
