@@ -146,7 +146,7 @@ def _context(
                 log_px,
                 places,
                 "Least likely",
-                evaluation.rows,
+                getattr(evaluation, "rows", None),
             ),
             **{name: Panel("", hidden=True) for name in hidden},
         },
