@@ -113,22 +113,26 @@ def fit(
             of leading size N, or a tuple of such tensors and what else the programs take, as for
             `pvae.check`.
         epochs: Passes through the training data.
-        batch_size: B, data in a minibatch (the last one of an epoch may be smaller).
+        batch_size: B, data in a minibatch (the last one of an epoch may be smaller); all data,
+            if there are fewer.
         loss: An ELBO of `pyro.infer`, an objective of `pvae.objectives`, or a name; `"auto"`
             takes the closed-form KL (`TraceMeanField_ELBO`) where it is right, and `Trace_ELBO`
             elsewhere. `"IWAE_ELBO"` and `"DReG_ELBO"` take K from `num_particles`.
         num_particles: L or K, samples of z for each datum and step (where `loss` is a name).
         optim: A class of `torch.optim` (or a `functools.partial` of one), an optimiser of
-            `torch.optim` or `pyro.optim`; Adam by default.
+            `torch.optim` or `pyro.optim`, or a scheduler of `torch.optim.lr_scheduler`, which is
+            stepped after each epoch; Adam by default.
         lr: Learning rate, where `optim` does not bring its own.
         schedule: Factor on the learning rate: `"cosine"` decays to 3 %, `"constant"` keeps it,
             `"burda"` is 10^(−i/7) for 3^i parts of the run, i = 0 … 7 (Burda et al. 2016, whose
-            run has 3280 epochs), or a function of the finished share of the run in [0, 1). An
-            optimiser of `pyro.optim` with a schedule keeps its own.
+            run has 3280 epochs), or a function of the finished share of the run in [0, 1). A
+            decay that an optimiser has of its own (`lrd` of Pyro's ClippedAdam) is multiplied
+            with it; a scheduler of `pyro.optim` or torch takes its place.
         clip_norm: Bound on the global norm of the gradient of the ELBO per datum.
         kl_warmup: Epochs over which β grows from 0 to 1, step by step.
         patience: Epochs without a better validation ELBO before training stops and returns
-            to the best epoch; without a validation part it never stops early.
+            to the best epoch, both counted from the first that ends at β = 1; without a
+            validation part it never stops early.
         mode: `"compiled"`, `"eager"`, or `"auto"`: compiled if the run has 10,000 steps or more,
             for it takes some ten seconds. A pair that cannot be compiled runs eagerly, and says
             why. See `pvae.SVI`.
@@ -140,7 +144,9 @@ def fit(
         out: Run folder for `checkpoint.pt` and `history.csv`; and for `config.yaml`, by which the
             shell can evaluate and report the run, where data come from `pvae.data.load` and the
             programs can be imported.
-        resume: Whether to go on from the checkpoint in `out`, if there is one.
+        resume: Whether to go on from the checkpoint in `out`, if there is one. Every setting,
+            and the data, must be those that the run was started with, except for `epochs`: more
+            of them lengthen the run, and stretch its schedule. Device and mode are free.
         progress: Whether to show a progress bar with the bound in nats per datum.
         **kwargs: Arguments of the programs by name.
 
@@ -148,9 +154,10 @@ def fit(
         The history; model and guide are trained in place.
 
     Raises:
-        PvaeError: If the pair or an argument is wrong (see `pvae.check`), or if a loss or
-            gradient is not finite (site, step and batch are named; the last good checkpoint
-            is left).
+        PvaeError: If the pair or an argument is wrong (see `pvae.check`), if the smallest
+            minibatch of an epoch cannot be trained on, if a resumed run was started with other
+            settings, or if a step fails or its loss or gradient is not finite (site, step and
+            batch are named; the last good checkpoint is left).
         KeyboardInterrupt: After Ctrl-C, once the state is saved.
 
     Source: Kingma & Welling 2014, *Auto-Encoding Variational Bayes*.

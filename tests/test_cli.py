@@ -439,7 +439,7 @@ def test_an_interrupted_run_is_resumed_to_the_same_numbers(here):
     assert "Traceback" not in stopped.stderr
     assert names(here / "stopped") == {"config.yaml", "checkpoint.pt", "history.csv"}
     assert main([*argv, "--out", "whole"]) == 0
-    assert main(["run", "--resume", "stopped", "--progress", "false"]) == 0
+    assert main(["run", "--resume", "stopped", "--trust", "--progress", "false"]) == 0
     assert names(here / "stopped") == set(RUN_FILES)
     assert numbers(here / "stopped") == numbers(here / "whole")
 
@@ -512,7 +512,7 @@ def test_the_help_of_run_has_the_options_of_the_chosen_class(here, capsys):
     said = " ".join(capsys.readouterr().out.split())
     assert "--model.bias" in said
     assert "--model.hidden_dims" not in said
-    assert "so their code is run" in said
+    assert "and so run its code" in said
     assert "AdaptiveAvgPool3d" not in said, "a list of all modules helps no one"
 
 

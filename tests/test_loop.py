@@ -231,3 +231,16 @@ def test_history_file(digits, tmp_path):
     fit = quick_fit(small_pair(), digits, out=tmp_path)
     assert read_history(tmp_path) == fit.history
     assert [row["epoch"] for row in fit.history] == [1, 2, 3]
+
+
+def test_history_does_not_depend_on_when_checkpoints_are_written(digits, tmp_path, monkeypatch):
+    real, found = pvae.SVI.update, []
+    # As a compiled step returns it.
+    monkeypatch.setattr(pvae.SVI, "update", lambda self, *x: torch.tensor(real(self, *x)))
+    for interval in (1e9, 0.0):
+        monkeypatch.setattr("pvae.loop.SECONDS_BETWEEN_CHECKPOINTS", interval)
+        fitted = quick_fit(small_pair(), digits, batch_size=16, out=tmp_path / str(interval))
+        found.append(fitted.history)
+    assert found[0] == found[1]
+    monkeypatch.setattr(pvae.SVI, "update", real)
+    assert quick_fit(small_pair(), digits, batch_size=16).history == found[0]

@@ -106,7 +106,7 @@ DIFFERENCES = [
 ]
 
 
-@pytest.mark.parametrize(("first", "then", "said"), DIFFERENCES, ids=range(len(DIFFERENCES)))
+@pytest.mark.parametrize(("first", "then", "said"), DIFFERENCES, ids=lambda v: str(v)[:40])
 def test_another_run_is_refused_in_words(stopped, first, then, said):
     out = stopped(after=3, **first)
     before = (out / "checkpoint.pt").read_bytes()
@@ -188,6 +188,20 @@ def test_more_epochs_lengthen_a_run(tmp_path, validation):
     assert same_state(whole, longer)
     assert got.history == expected.history
     assert read_checkpoint(tmp_path / "run" / "checkpoint.pt")["settings"]["epochs"] == 5
+
+
+def test_a_run_goes_on_from_its_last_epoch_and_not_from_its_best(tmp_path, monkeypatch):
+    data = pvae.data.load("digits", validation=1400)
+    options = {"batch_size": 50, "schedule": "constant"}
+    found = []
+    for cuts in ((5,), (2, 5)):
+        scores = iter([5.0, 4.0, 3.0, 2.0, 6.0])
+        monkeypatch.setattr("pvae.loop.Run._validate", lambda self, scores=scores: next(scores))
+        for epochs in cuts:
+            fitted, state = run(tmp_path / str(cuts), data, epochs=epochs, resume=True, **options)
+        found.append((fitted.history, fitted.best_epoch, {k: v.tolist() for k, v in state.items()}))
+    assert found[0] == found[1]
+    assert fitted.best_epoch == 5
 
 
 def test_a_longer_run_says_what_becomes_of_its_schedule(stopped):
@@ -283,15 +297,21 @@ def test_what_cannot_be_read_back_is_not_written(tmp_path, monkeypatch):
 def test_a_good_checkpoint_is_not_replaced_by_one_that_cannot_be_read(tmp_path):
     from pvae.checkpoint import write_checkpoint
 
+    run(tmp_path)
     path = tmp_path / "checkpoint.pt"
-    write_checkpoint(path, {"value": np.float64(1.5), "many": {np.int64(1): [np.bool_(True)]}})
+    contents = read_checkpoint(path)
+    settings = contents["settings"] | {"lr": np.float64(1.5), "many": {np.int64(1): [np.True_]}}
+    write_checkpoint(path, contents | {"settings": settings})
     before = path.read_bytes()
-    assert read_checkpoint(path) == {"format": FORMAT, "value": 1.5, "many": {1: [True]}}
+    assert read_checkpoint(path)["settings"] == contents["settings"] | {
+        "lr": 1.5,
+        "many": {1: [True]},
+    }
     for bad in (Killed(), lambda: None, {"deep": [Killed]}):
         with pytest.raises(PvaeError, match="was not written"):
-            write_checkpoint(path, {"value": bad})
+            write_checkpoint(path, contents | {"settings": settings | {"lr": bad}})
     assert path.read_bytes() == before
-    assert [p.name for p in tmp_path.iterdir()] == ["checkpoint.pt"]
+    assert list(tmp_path.glob("*.tmp")) == list(tmp_path.glob(".*.tmp")) == []
 
 
 @pytest.mark.parametrize(
