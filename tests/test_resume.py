@@ -106,7 +106,7 @@ DIFFERENCES = [
 ]
 
 
-@pytest.mark.parametrize(("first", "then", "said"), DIFFERENCES, ids=lambda v: str(v)[:40])
+@pytest.mark.parametrize(("first", "then", "said"), DIFFERENCES, ids=range(len(DIFFERENCES)))
 def test_another_run_is_refused_in_words(stopped, first, then, said):
     out = stopped(after=3, **first)
     before = (out / "checkpoint.pt").read_bytes()
