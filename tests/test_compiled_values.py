@@ -130,6 +130,9 @@ def test_a_kl_weight_of_any_kind(weights, uncompiled):
 
     svi = _agree(_pair, before, steps=len(weights))
     assert svi.compiled
+    # No weight, a number and a tensor are three kinds of input, and want a graph each.
+    kinds = {None if w is None else isinstance(w, torch.Tensor) for w in weights}
+    assert len(uncompiled) == len(kinds)
 
 
 def test_another_loss_model_or_precision_of_the_same_svi(uncompiled):

@@ -180,15 +180,15 @@ def test_parameters_without_a_gradient_now_and_then_move_as_in_pyro(optim, uncom
 
 
 def test_a_frozen_parameter_stays_where_it_is():
-    x = torch.randn(8, 4)
-    both = Sometimes()
-    svi = SVI(both.model, both.guide, None, Trace_ELBO(), mode="eager")
-    svi.step(x)
-    svi.step(x)
-    before = both.net["y"].weight.clone()
-    both.net["y"].requires_grad_(False)
-    svi.step(x)
-    assert torch.equal(both.net["y"].weight, before)
-    both.net["y"].requires_grad_(True)
-    svi.step(x)
-    assert not torch.equal(both.net["y"].weight, before)
+    """A PyroModule registers its own parameters though they are frozen."""
+    model, guide = _pair()
+    guide.shift = torch.nn.Parameter(torch.zeros(3))
+    encode = guide.encoder.forward
+    guide.encoder.forward = lambda x: encode(x) + guide.shift
+    svi = SVI(model, guide, torch.optim.Adam, Trace_ELBO(), mode="eager")
+    x = torch.rand(4, 1, 8, 8).round()
+    for frozen in (False, False, True, False):
+        guide.shift.requires_grad_(not frozen)
+        before = guide.shift.detach().clone()
+        svi.step(x)
+        assert torch.equal(guide.shift.detach(), before) == frozen
