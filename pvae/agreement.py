@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = [
     "GLOBAL",
     "agree",
+    "broadcasts_given",
     "find_enumeration_fault",
     "find_fault",
     "gives_a_point",
@@ -95,6 +97,44 @@ def find_enumeration_fault(
         if name in together and not agree(together[name], value):
             return f"together it changes log {name}"
     return None
+
+
+def broadcasts_given(parallel: Particles, one_by_one: Particles, batch: tuple[Tensor, ...]) -> bool:
+    """Whether sites are summed out right together where the other latents are the model's draws.
+
+    Those have no dimensions of the sites that are summed out, which the guide's may have. True
+    also where the programs run in no other way.
+    """
+    size = len(batch[0])
+
+    def terms(particles: Particles, role: str) -> dict[str, Tensor] | None:
+        run = particles.model if role == "model" else particles.guide
+        try:
+            return particles.log_terms(run(batch, 1, rows), 1, size, observed=role == "model")
+        except (PvaeError, RuntimeError, IndexError, NotImplementedError) as error:
+            if is_out_of_memory(error):
+                raise
+            return None
+
+    try:
+        rows = parallel.rows_of(parallel.prior(batch, 1), 1, size)
+    except PvaeError:
+        return True
+    for role in ("model", "guide"):
+        together = terms(parallel, role)
+        if together is not None and _calls(together.values()) > _CALLS:
+            continue
+        apart = terms(one_by_one, role)
+        if apart is None:
+            continue
+        if together is None or not all(agree(together[name], t) for name, t in apart.items()):
+            return False
+    return True
+
+
+def _calls(terms: Iterable[Tensor]) -> int:
+    """How many combinations the values of enumerated sites have in terms [*enumerated, K, B]."""
+    return math.prod(torch.broadcast_shapes(*(t.shape[:-2] for t in terms)))
 
 
 def gives_a_point(structure: Structure) -> bool:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from pvae.environment import is_out_of_memory
-from pvae.errors import PvaeError
+from pvae.errors import PvaeError, first_line
 from pvae.pair import OwnParameters, Program, evaluating
 
 __all__ = ["Arguments"]
@@ -110,6 +110,21 @@ class Arguments:
 
         return self._map(fill)
 
+    def shorter(self, batch: Sequence[Tensor]) -> str | None:
+        """Says which PackedSequence has fewer steps in a batch than in all data, if any has."""
+        for name, whole, part in zip(self.names, self.batch, batch, strict=True):
+            if not name.endswith(".lengths") or int(part.max()) == int(whole.max()):
+                continue
+            return (
+                f"These {len(part)} data lack the longest sequence: the PackedSequence of argument "
+                f"{name.removesuffix('.lengths')} has {int(part.max())} steps here and "
+                f"{int(whole.max())} with all data, while tensors that were padded before keep "
+                f"{int(whole.max())}. Let the programs take the number of steps from one of the "
+                "two: pad_packed_sequence(…, total_length=x.size(1)), or a loop of lengths.max() "
+                f"steps; or train with all data in each batch (batch_size={len(whole)})."
+            )
+        return None
+
     def _leaves(self) -> list[tuple[str, Any]]:
         leaves: list[tuple[str, Any]] = []
 
@@ -165,7 +180,10 @@ def _call(arguments: Arguments, program: Program, *batch: Tensor) -> Any:
                 f"Passed through whole, for its leading size is not the number of data "
                 f"({arguments.size}): argument {', '.join(arguments.aside)}."
             )
-        raise
+        shorter = arguments.shorter(batch)
+        if shorter is None or isinstance(error, PvaeError) or is_out_of_memory(error):
+            raise
+        raise PvaeError(f"{type(error).__name__}: {first_line(error)}. {shorter}") from error
 
 
 def _map(visit: Visit, name: str, value: Any) -> Any:

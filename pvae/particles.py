@@ -55,9 +55,10 @@ class Particles:
     ) -> Trace:
         """Runs the guide; `values` (a trace, or rows) take the place of its draws."""
         program = self._guide
+        apart = self._apart(given=isinstance(values, Mapping))
         if values is not None:
             values = values if isinstance(values, Trace) else self.laid_out(values)
-        if enumerate and self._inside and self.structure.one_by_one:
+        if enumerate and self._inside and apart:
             return self._over_values("guide", program, batch, num, self._inside, values)
         if values is not None:
             program = poutine.replay(program, trace=values)
@@ -75,7 +76,7 @@ class Particles:
         """
         given = isinstance(values, Trace)
         trace = values if given else self.laid_out(values)
-        if self.structure.enumerated and self.structure.one_by_one:
+        if self.structure.enumerated and self._apart(given=not given):
             names = self.structure.enumerated
             return self._over_values("model", self._model, batch, num, names, trace)
         program = self._widen(poutine.replay(self._model, trace=trace), num)
@@ -92,7 +93,7 @@ class Particles:
     def prior(self, batch: tuple[Tensor, ...], num: int, *, enumerate: bool = False) -> Trace:
         """Runs the model with draws of its own, z ~ p(z)."""
         enumerate = enumerate or self.structure.together_only
-        if enumerate and self.structure.enumerated and self.structure.one_by_one:
+        if enumerate and self.structure.enumerated and self._apart(given=True):
             names = self.structure.enumerated
             return self._over_values("model", self._model, batch, num, names)
         program = self._widen(self._model, num)
@@ -193,6 +194,10 @@ class Particles:
             del shape[axis]
             laid_out[name] = value.reshape(-1, *shape).movedim(0, axis)
         return trace_of(laid_out)
+
+    def _apart(self, *, given: bool) -> bool:
+        """Whether enumerated sites take one value at a time, the other latents given or not."""
+        return self.structure.one_by_one or (given and self.structure.one_by_one_given)
 
     def _over_values(
         self,

@@ -36,6 +36,7 @@ from pvae.pair import (
 from pvae.particles import trace_of
 from pvae.structure import base_distribution
 from pvae.support import is_discrete
+from pvae.together import runs_together
 
 if TYPE_CHECKING:
     from pvae.data import Data, Part
@@ -180,7 +181,9 @@ def reconstruct(
         (model, guide), batch = _given(batch, kwargs, model, guide)
         with _quiet(model, guide):
             guide_trace = _trace_at_means(guide, batch)
-            return _mean_of(model, trace_model(model, guide_trace, *batch), site)
+            with _one_label(model, batch):
+                trace = trace_model(model, guide_trace, *batch)
+            return _mean_of(model, trace, site)
 
 
 @alone
@@ -286,6 +289,22 @@ def _quiet(model: Program, guide: Program) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def _one_label(model: Program, batch: tuple[Tensor, ...]) -> Iterator[None]:
+    """Says of a model that runs for all labels at once, and no other way, that it has no mean."""
+    try:
+        yield
+    except PvaeError as error:
+        if not runs_together(model, batch):
+            raise
+        raise PvaeError(
+            f"The model {name_of(model)} runs for all values of its discrete sites at once only, "
+            "under enumeration, so that it has no mean for one of them. Let its networks take one "
+            "label for each datum too (a repeat by the number of labels does not); evaluation and "
+            f"training do without. With one label for each datum: {error}"
+        ) from error
+
+
 def _run_without_data(
     model: Program, size: int, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
 ) -> Trace:
@@ -301,7 +320,8 @@ def _run_without_data(
     (bound,), batch = _given(args, kwargs or {}, model)
     rows = torch.arange(size, device=batch[0].device) % len(batch[0])
     batch = tuple(tensor[rows.to(tensor.device)] for tensor in batch)
-    trace = trace_program("model", model, poutine.uncondition(bound), batch)
+    with _one_label(bound, batch):
+        trace = trace_program("model", model, poutine.uncondition(bound), batch)
     _refuse_reading(model, bound, trace, batch)
     return trace
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pvae.agreement import (
+    broadcasts_given,
     find_enumeration_fault,
     find_fault,
     refuse_other_jacobian,
@@ -350,19 +351,25 @@ class Sampler:
         size = len(batch[0])
         self._checked, self.bound = size, False
         small = tuple(_take(t, size, 6) for t in batch)
-        try:
-            single, num = self._particles("loop"), len(small[0])
-            guide_trace = single.guide(small, 1)
-            single.log_terms(guide_trace, 1, num, observed=False)
-            single.log_terms(single.model(small, 1, guide_trace), 1, num)
-            if num == size:  # too few to have been cut
-                twice = tuple(torch.cat([t, t]) for t in batch)
-                guide_trace = single.guide(twice, 1)
-                single.log_terms(single.model(twice, 1, guide_trace), 1, 2 * size)
-        except PvaeError:
-            self.bound = True  # to the size of its batch
-            return batch
-        return small
+        structures = [self.structure]
+        if self.structure.enumerated and not self.structure.together_only:
+            structures.append(dataclasses.replace(self.structure, one_by_one=True))
+        for structure in structures:
+            single = Particles(self.model, self.guide, structure, self.dim, "loop")
+            try:
+                self._run(single, small)
+                if len(small[0]) == size:  # too few to have been cut
+                    self._run(single, tuple(torch.cat([t, t]) for t in batch))
+            except PvaeError:
+                continue
+            return small
+        self.bound = True  # to the size of its batch
+        return batch
+
+    def _run(self, single: Particles, batch: tuple[Tensor, ...]) -> None:
+        guide_trace, size = single.guide(batch, 1), len(batch[0])
+        single.log_terms(guide_trace, 1, size, observed=False)
+        single.log_terms(single.model(batch, 1, guide_trace), 1, size)
 
     def _choose_enumeration(self, small: tuple[Tensor, ...]) -> None:
         """Sums discrete sites out one value at a time where a program does not broadcast."""
@@ -380,6 +387,8 @@ class Sampler:
                 'labels with more dimensions, or mark the site "sequential" in the guide.',
                 stacklevel=5,
             )
+        elif not broadcasts_given(parallel, one_by_one, small):
+            self.structure = dataclasses.replace(self.structure, one_by_one_given=True)
 
     def _choose(self, small: tuple[Tensor, ...], wanted: Strategy) -> str:
         self._choose_enumeration(small)

@@ -39,6 +39,8 @@ class Structure:
         model_trace: The checked call of the model, with the guide's draws.
         one_by_one: Whether the enumerated sites are summed out one value at a time, because a
             program does not broadcast over them.
+        one_by_one_given: The same where the other latents are given, or are the model's own draws:
+            there they have no dimensions of the enumerated sites to broadcast with.
         together_only: Whether the programs run for all values of the enumerated sites at once and
             in no other way.
     """
@@ -53,6 +55,7 @@ class Structure:
     guide_trace: Trace
     model_trace: Trace
     one_by_one: bool = False
+    one_by_one_given: bool = False
     together_only: bool = False
 
 

@@ -5,13 +5,14 @@ from typing import Any, ClassVar
 import torch
 from pyro import poutine
 from pyro.distributions import TorchDistribution
+from pyro.infer import config_enumerate
 from pyro.poutine import Trace
 from torch import Tensor
 
 from pvae.errors import PvaeError
 from pvae.pair import Program, latent_sites, trace_guide, trace_model, trace_program
 
-__all__ = ["trace_pair"]
+__all__ = ["runs_together", "trace_pair"]
 
 _MOST_PLATES = 4  # of a pair that runs under enumeration only
 
@@ -36,6 +37,12 @@ def trace_pair(
         if found is None:
             raise error
         return *found, True
+
+
+def runs_together(model: Program, batch: tuple[Tensor, ...]) -> bool:
+    """Whether a model runs with every discrete site enumerated in parallel."""
+    marked = config_enumerate(model, "parallel", expand=True)
+    return _traces_together(marked, lambda *_: None, batch) is not None
 
 
 def _traces_together(

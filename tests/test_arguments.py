@@ -164,6 +164,47 @@ def test_packed_sequences_are_cut_and_repeated_by_sequence():
         assert torch.equal(ours, theirs)
 
 
+@pytest.mark.parametrize("steps", ["of the tensor", "of the lengths", "of total_length"])
+def test_minibatches_without_the_longest_sequence(steps):
+    """A padded tensor keeps its steps, a PackedSequence does not: it trains, or says so."""
+    lengths = torch.tensor([4, 3, 2, 1])
+    x = torch.randn(4, 4)
+    packed = pack_padded_sequence(x, lengths, batch_first=True)
+
+    def read(x, packed):
+        total = x.size(1) if steps == "of total_length" else None
+        padded, lengths = pad_packed_sequence(packed, batch_first=True, total_length=total)
+        num = int(lengths.max()) if steps == "of the lengths" else x.size(1)
+        return [padded[:, t] for t in range(num)], lengths
+
+    def model(x, packed):
+        columns, lengths = read(x, packed)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            for t, column in enumerate(columns):
+                pyro.sample(f"x_{t}", dist.Normal(z, 1.0).mask(t < lengths), obs=column)
+
+    def guide(x, packed):
+        columns, lengths = read(x, packed)
+        loc = pyro.param("loc", torch.tensor(0.0))
+        total = sum(column * (t < lengths) for t, column in enumerate(columns))
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(loc + total / (1 + lengths), (1 + lengths) ** -0.5))
+
+    pyro.clear_param_store()
+    options = {"epochs": 1, "batch_size": 2, "lr": 1e-30, "loss": Trace_ELBO(), "progress": False}
+    if steps == "of the tensor":
+        with pytest.raises(PvaeError, match=r"lack the longest.* \d steps here and 4 with"):
+            pvae.fit(model, guide, (x, packed), **options)
+        options["batch_size"] = 4
+    expected = [
+        dist.MultivariateNormal(torch.zeros(n), torch.eye(n) + 1).log_prob(x[4 - n, :n])
+        for n in (1, 2, 3, 4)
+    ]
+    found = pvae.fit(model, guide, (x, packed), **options)
+    assert found.history[0]["elbo"] == pytest.approx(float(sum(expected)) / 4, abs=1e-5)
+
+
 def test_a_sorted_pack_stays_sorted():
     packed = pack_padded_sequence(torch.randn(3, 4), torch.tensor([4, 2, 2]), batch_first=True)
     call = Arguments((packed,))

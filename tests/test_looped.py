@@ -15,9 +15,10 @@ import pvae
 from pvae import PvaeError
 from pvae.particles import trace_of
 from pvae.sampler import Sampler
-from pvae.terms import add_up
+from pvae.terms import add_up, sum_out
 
 NUM = 3  # labels
+GIVEN = ("model concatenates", "model is wrong", "guide concatenates")
 
 
 class Pair:
@@ -30,6 +31,7 @@ class Pair:
             concatenates, so that both need the same shape; "wrong together": it takes the first
             of more than two dimensions for something else, and rolls it; "all at once": it
             repeats z, which then does not depend on y, for each label, as pyroVED's jiVAE does.
+            Those of `GIVEN` broadcast where z depends on y, as in the guide, and elsewhere not.
         mark: How the guide marks y.
     """
 
@@ -41,7 +43,9 @@ class Pair:
         self.x = torch.randn(6, 4)
 
     def joined(self, z, y):
-        if self.style in ("broadcasts", "wrong together"):
+        if self.style == "model is wrong" and y.ndim > z.ndim and z.shape[-1] == 2:
+            y = y.roll(1, 0)
+        if self.style in ("broadcasts", "wrong together", "model is wrong", "guide concatenates"):
             shape = torch.broadcast_shapes(z.shape[:-1], y.shape[:-1])
             z, y = z.expand(*shape, z.shape[-1]), y.expand(*shape, NUM)
         if self.style == "all at once":
@@ -56,6 +60,8 @@ class Pair:
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", dist.Normal(torch.zeros(len(x), 2), 1.0).to_event(1))
             y = pyro.sample("y", dist.OneHotCategorical(logits=torch.zeros(len(x), NUM)))
+            if self.style == "guide concatenates":
+                pyro.sample("u", dist.Normal(torch.zeros(len(x)), 1.0))
             loc = self.decode(self.joined(z, y))
             pyro.sample("x", dist.Normal(loc, 1.0).to_event(1), obs=x)
 
@@ -66,8 +72,11 @@ class Pair:
             fn = dist.OneHotCategorical(logits=self.encode_y(x))
             y = pyro.sample("y", fn, infer={"enumerate": self.mark, "expand": True})
             blind = self.style == "all at once"
-            given = torch.cat([x, 0 * fn.probs], -1) if blind else self.joined(x, y)
-            pyro.sample("z", dist.Normal(0.3 * self.encode_z(given), 1.1).to_event(1))
+            wide = x.expand(*y.shape[:-1], 4) if self.style == "model concatenates" else x
+            given = torch.cat([x, 0 * fn.probs], -1) if blind else self.joined(wide, y)
+            z = pyro.sample("z", dist.Normal(0.3 * self.encode_z(given), 1.1).to_event(1))
+            if self.style == "guide concatenates":
+                pyro.sample("u", dist.Normal(0.2 * torch.cat([z, y], -1).sum(-1), 1.1))
 
     @property
     def exact(self):
@@ -122,7 +131,35 @@ def test_numbers_of_a_loop_over_labels_are_those_of_all_at_once():
         torch.testing.assert_close(getattr(together, name), getattr(apart, name))
 
 
-@pytest.mark.parametrize("style", ["one at a time", "all at once"])
+@pytest.mark.parametrize("style", GIVEN)
+def test_labels_are_summed_out_where_latents_that_are_given_do_not_broadcast(style):
+    pair = Pair(style)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # the weights are drawn together, as ever
+        sampler = Sampler(pair.model, pair.guide, pair.x, strategy="tile")
+    assert not sampler.structure.one_by_one
+    assert sampler.structure.one_by_one_given
+    weights_are_right(pair)
+    with sampler:
+        batch = (pair.x,)
+        rows = sampler.posterior(batch, 2000)
+        # E_q[p(x, z) / q(z)], without labels: rows are given to both programs.
+        del rows["y"]
+        log_w = sum_out(sampler.terms(batch, 2000, rows).values()).double()
+        log_w = log_w - sum_out(sampler.guide_terms(batch, 2000, rows).values())
+        weight = (log_w - pair.exact).exp()
+        assert ((weight.mean(0) - 1).abs() < 5 * weight.std(0) / math.sqrt(2000)).all()
+        draws = torch.cat(list(sampler.prior_stream(batch, 5000, seed=1))).double()
+        weight = (draws - pair.exact).exp()
+        assert ((weight.mean(0) - 1).abs() < 5 * weight.std(0) / math.sqrt(5000)).all()
+
+
+def test_labels_that_broadcast_everywhere_are_summed_out_together():
+    pair = Pair("broadcasts")
+    assert not Sampler(pair.model, pair.guide, pair.x).structure.one_by_one_given
+
+
+@pytest.mark.parametrize("style", ["one at a time", "all at once", *GIVEN])
 def test_evaluate_and_diagnose(style):
     pair = Pair(style, "sequential" if style == "one at a time" else "parallel")
     options = {"num_samples": 500, "ais": 3, "num_temperatures": 30, "progress": False}
@@ -154,6 +191,16 @@ def test_a_pair_that_runs_under_enumeration_only(strategy):
         warnings.simplefilter("ignore")
         done = pvae.fit(pair.model, pair.guide, pair.x, epochs=2, batch_size=3, progress=False)
     assert done.loss == "TraceEnum_ELBO"
+
+
+def test_a_pair_that_runs_under_enumeration_only_has_no_mean_for_one_label():
+    pair = Pair("all at once")
+    for call in (
+        lambda: pvae.reconstruct(pair.model, pair.guide, pair.x),
+        lambda: pvae.generate(pair.model, 4, pair.x),
+    ):
+        with pytest.raises(PvaeError, match="for all values of its discrete sites at once only"):
+            call()
 
 
 def test_a_program_that_fails_in_any_way_fails_with_its_own_words():

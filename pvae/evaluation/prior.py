@@ -135,6 +135,8 @@ class _Decoded:
             trace = particles.prior(batch, count, enumerate=True)
             if start == 0:
                 rows = particles.rows_of(trace, count, 1)
+                if any(value.shape[:2] != (count, 1) for value in rows.values()):
+                    raise PvaeError("A latent has a draw for each value of an enumerated site.")
                 self._first = {name: value[:1] for name, value in rows.items()}
                 self._prior = self._log_prior(particles.log_terms(trace, count, 1))[:1]
             self._pieces.append((count, self._sites(trace)))
