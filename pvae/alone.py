@@ -103,6 +103,6 @@ def _parts(arguments: list[Any]) -> Iterator[nn.Module]:
     for each in arguments:
         programs = [getattr(each, side, None) for side in ("model", "guide")]
         for program in (each, *programs):
-            if callable(program):
+            if callable(program) and not isinstance(program, type):
                 for module in modules(program, program).values():
                     yield from module.modules()

@@ -10,11 +10,13 @@ from pyro import poutine
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from pvae.environment import is_out_of_memory
+from pvae.environment import free_memory, is_out_of_memory
 from pvae.errors import PvaeError, first_line
 from pvae.pair import OwnParameters, Program, evaluating
 
-__all__ = ["Arguments"]
+__all__ = ["Arguments", "check_tensor"]
+
+_LARGE = 1 << 28  # bytes; below it memory is not asked for
 
 Visit = Callable[[str, Any], Any]
 
@@ -40,7 +42,8 @@ class Arguments:
         counting: Whether integers equal to B count the batch; None until `bind` has found out.
 
     Raises:
-        PvaeError: If no argument is a tensor with a dimension.
+        PvaeError: If no argument is a tensor with a dimension, or one that holds data is none that
+            can be computed with: see `check_tensor`.
 
     Example:
         >>> call = Arguments((torch.zeros(5, 3), {"y": torch.arange(5)}, 0.1))
@@ -54,7 +57,13 @@ class Arguments:
     def __init__(self, args: Sequence[Any], kwargs: dict[str, Any] | None = None) -> None:
         self._call = (tuple(args), dict(kwargs or {}))
         self.counting: bool | None = None
-        leaves = self._leaves()
+        try:
+            leaves = self._leaves()
+        except RecursionError as error:
+            raise PvaeError(
+                "The arguments of the pair hold a list, tuple or dict that is in itself, so that "
+                "they have no end. Hand in the tensors."
+            ) from error
         held = [(name, leaf) for name, leaf in leaves if _has_rows(leaf)]
         if not held:
             kinds = ", ".join(type(a).__name__ for a in (*args, *(kwargs or {}).values()))
@@ -62,6 +71,9 @@ class Arguments:
                 "A batch is one tensor or more, (x,) or (x, y), with what else the programs take; "
                 f"this one holds {kinds or 'nothing'}."
             )
+        for name, leaf in held:
+            if leaf.is_nested or len(leaf) == len(held[0][1]):
+                check_tensor(f"Argument {name} of the batch", leaf)
         self.size = len(held[0][1])
         self.names = [name for name, leaf in held if len(leaf) == self.size]
         self.batch = tuple(leaf for _, leaf in held if len(leaf) == self.size)
@@ -93,7 +105,7 @@ class Arguments:
 
     def to(self, device: str | torch.device) -> "Arguments":
         """Returns the same arguments with every tensor on a device."""
-        move = lambda _, leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf  # noqa: E731
+        move = lambda _, leaf: _moved(leaf, device) if isinstance(leaf, Tensor) else leaf  # noqa: E731
         moved = Arguments(*self._map(move))
         moved.counting = self.counting
         return moved
@@ -170,6 +182,60 @@ class Arguments:
         return False
 
 
+def check_tensor(what: str, tensor: Tensor) -> None:
+    """Refuses a tensor that holds no dense real values, or that memory does not hold.
+
+    Args:
+        what: What to call it, as the beginning of a sentence.
+        tensor: Any tensor.
+
+    Raises:
+        PvaeError: If it is nested, sparse, masked or quantised, on the meta device, 8-bit floats,
+            without its memory, or a view that would not fit in memory.
+    """
+    if tensor.is_nested:
+        kind, cure = "is a nested tensor", "Pad it, torch.nested.to_padded_tensor(x, 0.0)"
+    elif tensor.layout is not torch.strided:
+        kind, cure = f"has the layout {tensor.layout}", "Make it dense, x.to_dense()"
+    elif isinstance(tensor, torch.masked.MaskedTensor):
+        kind, cure = (
+            "is a MaskedTensor",
+            "Hand in its data and its mask, x.get_data() and x.get_mask()",
+        )
+    elif tensor.is_meta:
+        kind, cure = (
+            "is on the meta device and has no values",
+            "Make it on a device that holds data",
+        )
+    elif tensor.is_quantized:
+        kind, cure = "is quantised", "Take its values, x.dequantize()"
+    elif tensor.is_floating_point() and tensor.element_size() == 1:
+        kind, cure = f"has the type {tensor.dtype}", "Give it one to compute in, x.float()"
+    elif tensor.numel() > 0 == tensor.untyped_storage().nbytes():
+        kind, cure = "has lost its memory", "Make it anew"
+    elif _is_wide_view(tensor):
+        kind = (
+            f"is a view of shape {list(tensor.shape)}, {tensor.nbytes / 1e9:,.0f} GB if written out"
+        )
+        cure = "Hand in fewer data, or the values that are expanded and expand them in the programs"
+    else:
+        return
+    raise PvaeError(f"{what} {kind}: the programs could not compute with its rows. {cure}.")
+
+
+def _is_wide_view(tensor: Tensor) -> bool:
+    """Whether a tensor repeats its values so often that they do not fit in memory."""
+    return (
+        tensor.untyped_storage().nbytes() < tensor.nbytes > _LARGE
+        and tensor.nbytes > free_memory(tensor.device)
+    )
+
+
+def _moved(tensor: Tensor, device: str | torch.device) -> Tensor:
+    """On a device, without the graph it came from: that is gone after the first step."""
+    return (tensor if tensor.is_leaf else tensor.detach()).to(device)
+
+
 def _call(arguments: Arguments, program: Program, *batch: Tensor) -> Any:
     args, kwargs = arguments.filled(batch)
     try:
@@ -214,4 +280,4 @@ def _packed(like: PackedSequence, padded: Tensor, lengths: Tensor) -> PackedSequ
 
 
 def _has_rows(leaf: Any) -> bool:
-    return isinstance(leaf, Tensor) and leaf.ndim > 0
+    return isinstance(leaf, Tensor) and (leaf.is_nested or leaf.ndim > 0)

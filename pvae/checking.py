@@ -20,7 +20,7 @@ from pvae.admission import (
 )
 from pvae.alone import alone
 from pvae.arguments import Arguments
-from pvae.errors import PvaeError
+from pvae.errors import PvaeError, first_line
 from pvae.pair import (
     OwnParameters,
     Program,
@@ -253,6 +253,12 @@ def _check_shape(role: str, name: str, site: dict[str, Any]) -> None:
     try:
         shape = log_prob(site["fn"], site["value"], observed=site["is_observed"]).shape
     except Exception as error:
+        value = site["value"]
+        if site["is_observed"] and not (value.is_floating_point() or value.is_complex()):
+            raise PvaeError(
+                f"Site {name!r} of the {role}: {_kind(site)} has no density of values of the type "
+                f"{value.dtype} ({first_line(error)}). Observe them as floats: obs=x.float()."
+            ) from error
         raise PvaeError(
             f"Site {name!r} of the {role}: a value of shape {tuple(site['value'].shape)} does not "
             f"fit {_kind(site)} with batch shape {tuple(site['fn'].batch_shape)} and event shape "

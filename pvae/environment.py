@@ -17,6 +17,7 @@ __all__ = [
     "check_seed",
     "default_device",
     "find_device",
+    "free_memory",
     "is_out_of_memory",
     "noise_state",
     "own_random_state",
@@ -47,6 +48,22 @@ def find_device(device: str) -> torch.device:
             "device='cpu', or 'auto'."
         ) from error
     return place
+
+
+def free_memory(device: torch.device) -> int:
+    """Returns the free memory of a device in bytes, as far as it can be known."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        with open("/proc/meminfo") as file:
+            lines = dict(line.split(":", 1) for line in file)
+        return int(lines["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        pass
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):
+        return 1 << 62
 
 
 def processes() -> tuple[int, int]:

@@ -345,7 +345,21 @@ def _restore(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
         missing, odd = ours.keys() - theirs.keys(), theirs.keys() - ours.keys()
         if missing - _TECHNICAL and odd - _TECHNICAL:
             raise ValueError(f"it has {', '.join(sorted(odd - _TECHNICAL))}")
+        if missing - _TECHNICAL:
+            raise ValueError(f"a group lacks {', '.join(sorted(missing - _TECHNICAL))}")
+        for parameter, key in zip(ours["params"], theirs["params"], strict=True):
+            for name, value in state["state"].get(key, {}).items():
+                if not _fits(value, parameter):
+                    shapes = list(value.shape), list(parameter.shape)
+                    raise ValueError(f"{name} has shape {shapes[0]}, its parameter {shapes[1]}")
     optimizer.load_state_dict(state)
+
+
+def _fits(value: Any, parameter: Tensor) -> bool:
+    """Whether what is remembered of a parameter is of its shape, or of a part of its dimensions."""
+    if not isinstance(value, Tensor) or value.ndim != parameter.ndim:
+        return True
+    return all(a in (1, b) for a, b in zip(value.shape, parameter.shape, strict=True))
 
 
 def _fused(make: type[torch.optim.Optimizer], parameters: Iterable[Tensor]) -> dict[str, bool]:

@@ -4,12 +4,14 @@ import contextlib
 import functools
 import inspect
 import itertools
+import math
 import re
 import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pyro
+import torch
 from pyro import poutine
 from pyro.nn import PyroModule
 from pyro.poutine import Trace
@@ -18,13 +20,14 @@ from pyro.poutine.runtime import _PYRO_STACK
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
-from pvae.environment import is_out_of_memory
+from pvae.environment import free_memory, is_out_of_memory
 from pvae.errors import PvaeError
 from pvae.reach import modules
 
 __all__ = [
     "OwnParameters",
     "Program",
+    "check_programs",
     "evaluating",
     "in_words",
     "latent_sites",
@@ -34,9 +37,12 @@ __all__ = [
     "trace_guide",
     "trace_model",
     "trace_program",
+    "with_densities",
 ]
 
 Program = Callable[..., Any]
+
+_LARGE = 1 << 28  # bytes; below it memory is not asked for
 
 
 def name_of(program: Program) -> str:
@@ -48,6 +54,19 @@ def name_of(program: Program) -> str:
     if inspect.ismethod(program):
         return f"{type(program.__self__).__name__}.{program.__name__}"
     return getattr(program, "__name__", type(program).__name__)
+
+
+def check_programs(*programs: Any) -> None:
+    """Raises a PvaeError if what is given for a program cannot be called with a batch."""
+    for program in programs:
+        if not callable(program) or isinstance(program, type):
+            is_class = isinstance(program, type)
+            what = "the class" if is_class else f"a {type(program).__name__},"
+            raise PvaeError(
+                "A model or a guide is a function or a module that is called with the batch, and "
+                f"{what} {str(program)[:80]} is given. "
+                + ("Make an object of it." if is_class else "Hand in the program.")
+            )
 
 
 class OwnParameters(Messenger):
@@ -68,6 +87,7 @@ class OwnParameters(Messenger):
 
     def __init__(self, model: Program, guide: Program) -> None:
         super().__init__()
+        check_programs(model, guide)
         self.modules = modules(model, guide)
         self.parameters: dict[str, Tensor] = {}
         self.stored: set[str] = set()
@@ -196,9 +216,9 @@ def trace_program(role: str, program: Program, run: Program, batch: tuple[Tensor
     Raises:
         PvaeError: If it fails, naming the last site and the line of the user's own code.
     """
-    tracer = poutine.trace(run)
+    tracer = poutine.trace(_Bounded()(run))
     try:
-        return tracer.get_trace(*batch)
+        return with_densities(tracer.get_trace(*batch))
     except Exception as error:
         if is_out_of_memory(error):
             raise
@@ -211,6 +231,53 @@ def trace_program(role: str, program: Program, run: Program, batch: tuple[Tensor
             f"The {role} {name_of(program)} failed{after} when called with a batch of shapes "
             f"{' '.join([shapes + in_words(error), *notes])}"
         ) from error
+
+
+class _Bounded(Messenger):
+    """Refuses a draw that memory does not hold, before it is made."""
+
+    def _pyro_sample(self, msg: dict[str, Any]) -> None:
+        fn = msg["fn"]
+        if msg["value"] is not None or not hasattr(fn, "batch_shape"):
+            return
+        shape = fn.batch_shape + fn.event_shape
+        size = 4 * math.prod(shape)
+        if size > _LARGE and size > free_memory(_device_of(fn)):
+            raise PvaeError(
+                f"site {msg['name']!r} would draw {list(shape)} values, {size / 1e9:,.0f} GB, more "
+                "than there is memory. Where two of these sizes count the data, a shape [B, 1] "
+                "stands where the plate has [B]: take the 1 away, or write .to_event(1)."
+            )
+
+
+def _device_of(fn: Any) -> torch.device:
+    while hasattr(fn, "base_dist"):
+        fn = fn.base_dist
+    found = (v.device for v in vars(fn).values() if isinstance(v, Tensor))
+    return next(found, torch.device("cpu"))
+
+
+def with_densities(trace: Trace) -> Trace:
+    """Returns a trace all of whose sites have a density of a tensor.
+
+    Raises:
+        PvaeError: If a site has a value of another kind, or is drawn by a function.
+    """
+    for name, site in trace.nodes.items():
+        if site["type"] != "sample":
+            continue
+        if not hasattr(site["fn"], "log_prob"):
+            raise PvaeError(
+                f"site {name!r} is drawn by {name_of(site['fn'])}, which has no density. Give "
+                "pyro.sample a distribution of pyro.distributions."
+            )
+        if not isinstance(site["value"], Tensor):
+            verb = "observes" if site["is_observed"] else "has"
+            raise PvaeError(
+                f"site {name!r} {verb} a {type(site['value']).__name__} where a density needs a "
+                "tensor. Write torch.as_tensor(value)."
+            )
+    return trace
 
 
 def in_words(error: Exception) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pyro
+import torch
 from pyro import poutine
 from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
@@ -15,6 +16,8 @@ from pvae.structure import Structure, mask_of, unmasked
 from pvae.terms import log_terms
 
 __all__ = ["Particles", "counts_data", "trace_of", "with_noise"]
+
+_HALF = (torch.float16, torch.bfloat16)
 
 
 class Particles:
@@ -111,6 +114,8 @@ class Particles:
             sites |= observed_sites(trace)
         bounded = self.structure.bounded
         found = log_terms(sites, dim=self.dim, wide=self.wide, shape=shape, bounded=bounded)
+        # Sums of many terms have no digit left in 16 bits.
+        found = {n: t.float() if t.dtype in _HALF else t for n, t in found.items()}
         return {name: t.reshape(*t.shape[: -len(shape)], num, size) for name, t in found.items()}
 
     def cancel_masked(

@@ -32,6 +32,7 @@ from pvae.pair import (
     trace_guide,
     trace_model,
     trace_program,
+    with_densities,
 )
 from pvae.particles import trace_of
 from pvae.structure import base_distribution
@@ -310,7 +311,7 @@ def _run_without_data(
 ) -> Trace:
     """Runs a model on n data that it draws itself."""
     try:
-        return poutine.trace(model).get_trace(size=size, **(kwargs or {}))
+        return with_densities(poutine.trace(model).get_trace(size=size, **(kwargs or {})))
     except Exception as error:
         if is_out_of_memory(error):
             raise

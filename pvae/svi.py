@@ -12,6 +12,7 @@ from pyro.optim import PyroOptim
 from torch import Tensor
 
 from pvae.alone import alone
+from pvae.arguments import check_tensor
 from pvae.blame import NotFiniteError, what_is_not_finite
 from pvae.compiled import CompiledGradient, Gradient
 from pvae.environment import noise_state, restore_noise
@@ -292,7 +293,13 @@ class SVI:
         """Leaves the gradient in the parameters, as Pyro does it; returns loss and norm."""
         self.own.used = set()
         with self.own, self._as_trained(self._weight):
-            loss = self.loss.loss_and_grads(self.model, self.guide, *args, **kwargs)
+            try:
+                loss = self.loss.loss_and_grads(self.model, self.guide, *args, **kwargs)
+            except Exception:
+                for i, value in enumerate((*args, *kwargs.values())):
+                    if isinstance(value, Tensor):
+                        check_tensor(f"Argument {i} of the step", value)
+                raise
         if not all(id(p) in self.optim.names for p in self.own.parameters.values()):
             self._take_up_parameters()
         if not self._looked_for_strays:

@@ -1,36 +1,21 @@
 """Rows of a tensor in memory, or of a memory-mapped file that is too big for it."""
 
-import os
 from collections.abc import Iterator
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from pvae.environment import free_memory
+
 __all__ = ["resident", "same_device", "select", "slabs", "take"]
 
 _SLAB = 1 << 26
 
 
-def _available(device: torch.device) -> int:
-    """Returns the free memory of a device in bytes, as far as it can be known."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    try:
-        with open("/proc/meminfo") as file:
-            lines = dict(line.split(":", 1) for line in file)
-        return int(lines["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError, ValueError):
-        pass
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, OSError, ValueError):
-        return 1 << 62
-
-
 def _fits(nbytes: int, device: torch.device) -> bool:
     """Returns whether so many bytes take less than half of a device's free memory."""
-    return nbytes < _available(device) / 2
+    return nbytes < free_memory(device) / 2
 
 
 def same_device(a: torch.device, b: torch.device) -> bool:

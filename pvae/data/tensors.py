@@ -39,10 +39,12 @@ class Tensors:
     def __init__(self, tensors: Any, kwargs: dict[str, Any] | None = None) -> None:
         if not isinstance(tensors, tuple | list):
             tensors = (tensors,)
-        arrays = [torch.from_numpy(t) if isinstance(t, np.ndarray) else t for t in tensors]
+        arrays = [_tensor(i, t) for i, t in enumerate(tensors)]
         try:
             self._arguments = Arguments(arrays, kwargs)
         except PvaeError as error:
+            if any(isinstance(t, Tensor) for t in arrays):
+                raise
             kinds = ", ".join(type(t).__name__ for t in arrays)
             raise PvaeError(
                 f"Data is a tensor, a tuple of tensors with what else the programs take, or what "
@@ -74,7 +76,7 @@ class Tensors:
         for value in (*self.tensors(), *self._constants):
             if isinstance(value, Tensor):
                 digest.update(f"{list(value.shape)} {value.dtype}".encode())
-                digest.update(np.ascontiguousarray(value.detach().cpu().numpy()))
+                digest.update(_bytes(value))
             else:
                 digest.update(repr(value).encode())
         return digest.hexdigest()
@@ -125,6 +127,28 @@ class Tensors:
         for i in range(0, len(self), batch_size):
             rows = slice(i, i + batch_size) if order is None else order[i : i + batch_size]
             yield tuple(t if device is None else t.to(device) for t in self.observe(rows))
+
+
+def _tensor(place: int, value: Any) -> Any:
+    """Returns an array as a tensor that shares its memory where it can, and all else as it is."""
+    if not isinstance(value, np.ndarray):
+        return value
+    if not value.dtype.isnative or min(value.strides, default=0) < 0:
+        value = np.array(value, value.dtype.newbyteorder("="))
+    try:
+        return torch.from_numpy(value)
+    except TypeError as error:
+        raise PvaeError(
+            f"Argument {place} of the data is an array of dtype {value.dtype}, which is no type of "
+            "numbers that torch has. Convert it: x.astype('float32')."
+        ) from error
+
+
+def _bytes(tensor: Tensor) -> np.ndarray:
+    """Returns the bytes of a tensor's values, of whatever type."""
+    tensor = tensor.dequantize() if tensor.is_quantized else tensor.detach().to_dense()
+    tensor = tensor.cpu().resolve_conj().resolve_neg().contiguous()
+    return tensor.reshape(-1).view(torch.uint8).numpy()
 
 
 def given(
