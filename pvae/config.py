@@ -142,9 +142,13 @@ def _import(path: str, name: str) -> tuple[ModuleType, str, str]:
             found = importlib.import_module(module)
         except ModuleNotFoundError as error:
             if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-                raise
+                raise _failed(f"the module {module} cannot be imported", error) from error
             missing = missing or error.name
             continue
+        except Exception as error:
+            if isinstance(error, PvaeError) or is_out_of_memory(error):
+                raise
+            raise _failed(f"the module {module} cannot be imported", error) from error
         if not missing or hasattr(found, parts[end]):  # a class, whose attribute is asked for
             return found, module, ".".join(parts[end:])
         break
@@ -171,13 +175,13 @@ def _load_file(path: Path) -> ModuleType:
     try:
         with beside(real.parent) if copied else contextlib.nullcontext():
             loader.exec_module(module)
-    except Exception as error:
-        if isinstance(error, PvaeError) or is_out_of_memory(error):
+    except BaseException as error:
+        sys.modules.pop(name, None)
+        if isinstance(error, PvaeError) or not isinstance(error, Exception):
+            raise
+        if is_out_of_memory(error):
             raise
         raise _failed(f"the file {path} cannot be run", error) from error
-    finally:
-        if sys.exc_info()[0] is not None:
-            sys.modules.pop(name, None)
     return module
 
 

@@ -130,12 +130,12 @@ def test_a_wrong_name_is_said_with_the_nearest(here, name, message):
 def test_an_error_in_the_users_file_is_the_users(here):
     file = here / "broken.py"
     file.write_text("import no_such_library\n")
-    with pytest.raises(ModuleNotFoundError, match="no_such_library"):
+    with pytest.raises(PvaeError, match=r"broken\.py:1\): .*no_such_library"):
         resolve("broken.py:MyModel", "models")
     file.write_text("def MyModel(x): pass\n")
     assert resolve("broken.py:MyModel", "models").__name__ == "MyModel"
     (here / "pvae_test_broken.py").write_text("import no_such_library\n")
-    with pytest.raises(ModuleNotFoundError, match="no_such_library"):
+    with pytest.raises(PvaeError, match=r"pvae_test_broken\.py:1\): .*no_such_library"):
         resolve("pvae_test_broken.MyModel", "models")
 
 
