@@ -13,7 +13,7 @@ from pvae.config import load_yaml, read_config, resolve
 from pvae.trust import check_trust, trusted
 
 RUN = "--model.hidden_dims [4] --guide.hidden_dims [4] --model.latent_dim 2 --progress false"
-EVIL = "import os\nos.mkdir('code was run')\nfrom pvae.models import VAE as M\n"
+EVIL = "import os\nos.makedirs('code was run', exist_ok=True)\nfrom pvae.models import VAE as M\n"
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +96,12 @@ def test_what_was_typed_or_trusted_is_run(here, capsys):
     assert "`pvae evaluate b --trust`" in capsys.readouterr().out
     assert main([*again, "c", "--trust"]) == 0
     assert "trust" not in load_yaml("c")
+    os.rmdir("code was run")
+    os.remove("pvae_test_evil.py")
+    assert main(["train", "--resume", "c"]) == 1, "the run's own copy is code as well"
+    assert not os.path.exists("code was run")
     assert main(["train", "--resume", "c", "--trust"]) == 0
+    assert os.path.isdir("code was run")
     model, _ = pvae.load("c", trust=True)
     assert isinstance(model, pvae.models.VAE)
 

@@ -140,8 +140,8 @@ def test_a_file_stays_on_disk_only_if_it_does_not_fit(tmp_path, monkeypatch):
 
 
 def test_what_fits_is_less_than_half_of_what_is_free(monkeypatch):
-    monkeypatch.setattr(storage, "_available", lambda device: 100)
+    monkeypatch.setattr(storage, "free_memory", lambda device: 100)
     assert storage._fits(49, torch.device("cpu"))
     assert not storage._fits(50, torch.device("cpu"))
     monkeypatch.undo()
-    assert 1 << 20 < storage._available(torch.device("cpu")) < 1 << 50
+    assert 1 << 20 < storage.free_memory(torch.device("cpu")) < 1 << 50

@@ -155,8 +155,11 @@ def test_of_two_trainings_into_one_folder_the_second_is_refused(tmp_path, monkey
 def test_a_pair_that_cannot_be_trained_leaves_no_folder(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     out = tmp_path / "r"
-    code = main(["train", *RUN.split(), "--batch_size", "100000", "--out", str(out)])
+    code = main(["train", *RUN.split(), "--guide.latent_dim", "3", "--out", str(out)])
     assert (code, out.exists()) == (1, False)
+    said = capsys.readouterr()
+    assert f"run folder: {out}" in said.out, "it was made"
+    assert "Site 'z': the guide's Normal has event shape (3,)" in said.err
 
 
 def test_the_report_writes_the_summary_too(run, capsys):
