@@ -49,7 +49,7 @@ class Arguments:
         >>> call = Arguments((torch.zeros(5, 3), {"y": torch.arange(5)}, 0.1))
         >>> call.names, call.size
         (['0', "1['y']"], 5)
-        >>> program = call.bind(lambda x, labels, beta: (len(x), len(labels["y"]), beta))
+        >>> (program,) = call.bind(lambda x, labels, beta: (len(x), len(labels["y"]), beta))
         >>> program(torch.zeros(2, 3), torch.arange(2))
         (2, 2, 0.1)
     """

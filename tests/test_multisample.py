@@ -378,7 +378,7 @@ def test_tiled_gradients_are_those_of_the_draws():
         objective = DReG_ELBO(5)
         objective.loss(model, guide, *batch)
         kind, seen = next(iter(objective._seen.items()))
-        objective._seen[kind] = (*seen[:4], how)
+        objective._seen[kind] = (*seen[:-1], how)
         torch.manual_seed(0)
         loss = objective.differentiable_loss(model, guide, *batch)
         found.append([loss, *torch.autograd.grad(loss, parameters)])

@@ -1,5 +1,6 @@
 """A guide that gives a point: log p(x, z) there, and how far x is from what it decodes to."""
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +31,7 @@ from pvae.particles import Particles
 from pvae.sampler import Sampler
 from pvae.terms import sum_out
 
-__all__ = ["AtCode", "Prior", "fingerprint_of_code", "from_code", "is_code"]
+__all__ = ["AtCode", "fingerprint_of_code", "from_code", "is_code", "prior_of"]
 
 _ROWS = 256  # data at a time
 
@@ -55,26 +56,23 @@ class AtCode(Finding):
         return self.log_joint - self.log_likelihood
 
 
-class Prior:
-    """The model's latent sites as a guide, q(z|x) = p(z).
+def prior_of(model: Program, guide: Program) -> Program:
+    """Returns the model's latent sites as a guide, q(z|x) = p(z).
 
     It stands in where the guide has no density, for the estimators that need none from it.
 
     Args:
         model: Pyro program p(z) p(x|z).
-        guide: What it stands in for, which is a part of the pair still.
+        guide: What it stands in for, which is a part of the pair still: its modules are found.
     """
+    return functools.partial(_draw_prior, guide, model)
 
-    def __init__(self, model: Program, guide: Program) -> None:
-        self.model, self.guide = model, guide
 
-    def __call__(self, *batch: Tensor) -> None:
-        """Draws z ~ p(z)."""
+def _draw_prior(guide: Program, model: Program, *batch: Tensor) -> None:
+    def observed(site: dict[str, Any]) -> bool:
+        return site["type"] == "sample" and site["is_observed"]
 
-        def observed(site: dict[str, Any]) -> bool:
-            return site["type"] == "sample" and site["is_observed"]
-
-        poutine.block(self.model, hide_fn=observed)(*batch)
+    poutine.block(model, hide_fn=observed)(*batch)
 
 
 @torch.no_grad()
@@ -114,7 +112,7 @@ def from_code(
     """Evaluates every datum at its code.
 
     Args:
-        sampler: Of the model and its `Prior`; its context must be entered.
+        sampler: Of the model and `prior_of` the pair; its context must be entered.
         part: N data on the device.
         guide: The guide that gives the codes.
         work: Does the blocks.

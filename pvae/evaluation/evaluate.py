@@ -21,7 +21,7 @@ from pvae.density import Density
 from pvae.environment import check_seed, default_device, find_device, own_random_state
 from pvae.errors import PvaeError, reason_of
 from pvae.evaluation import annealed
-from pvae.evaluation.code import Prior, fingerprint_of_code, from_code, is_code
+from pvae.evaluation.code import fingerprint_of_code, from_code, is_code, prior_of
 from pvae.evaluation.cost import expected_time
 from pvae.evaluation.gap import gap as inference_gap
 from pvae.evaluation.identity import check_counts, choose, describe, discretised, fingerprint_of
@@ -185,7 +185,7 @@ def evaluate(
         order = np.random.default_rng(seed).permutation(len(part))
         batch = take(part, everything[:64], place)
         code = is_code(model, guide, *batch)
-        drawn_by = Prior(model, guide) if code else guide
+        drawn_by = prior_of(model, guide) if code else guide
         sampler = Sampler(model, drawn_by, *batch, strategy=strategy, plate=plate, memory=memory)
         if sampler.bound:  # all data together, or not at all
             part = Whole(part, len(batch[0]), guide)

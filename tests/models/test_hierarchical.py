@@ -168,8 +168,8 @@ def test_layers_and_widths_must_match(program, options):
 def test_other_bad_arguments():
     with pytest.raises(PvaeError, match="network='resnet': known are dense, conv"):
         BottomUp(SHAPE, network="resnet")
-    with pytest.raises(PvaeError, match="likelihood='poisson'"):
-        HierarchicalVAE(SHAPE, likelihood="poisson")
+    with pytest.raises(PvaeError, match="likelihood='gamma': known are bernoulli, "):
+        HierarchicalVAE(SHAPE, likelihood="gamma")
     with pytest.raises(PvaeError, match="a layer without units"):
         HierarchicalVAE(SHAPE, (2, 2), ((8,), (0,)))
     with pytest.raises(PvaeError, match="at least 8×8 for 3 strided layers"):

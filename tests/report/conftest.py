@@ -210,11 +210,13 @@ def pair() -> dict[str, Line]:
 def predictive(monkeypatch) -> types.ModuleType:
     """Replaces `pvae.predictive` by stand-ins that answer with known values."""
     module = types.ModuleType("pvae.predictive")
-    module.reconstruct = lambda model, guide, *batch: 1 - batch[0]
+    module.reconstruct = lambda model, guide, *batch, site: 1 - batch[0]
     module.encode = lambda guide, *batch: {"z": batch[0].flatten(1)[:, :3]}
-    module.decode = lambda model, latents: torch.full((len(latents["z"]), 1, 8, 8), 0.25)
+    module.decode = lambda model, latents, *batch, site: torch.full(
+        (len(latents["z"]), 1, 8, 8), 0.25
+    )
 
-    def generate(model: Any, size: int, seed: int = 0) -> torch.Tensor:
+    def generate(model: Any, size: int, *batch: Any, site: str | None) -> torch.Tensor:
         raise PvaeError("Line cannot generate: its forward needs data.")
 
     module.generate = generate

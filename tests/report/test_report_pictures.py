@@ -41,8 +41,8 @@ def test_a_model_that_cannot_generate_says_so_in_place_of_samples(numbers, read,
 
 
 def test_a_figure_that_breaks_keeps_the_page(numbers, read, pair, predictive):
-    predictive.reconstruct = lambda *_: 1 / 0
-    predictive.generate = lambda model, size, seed=0: torch.rand(size, 1, 8, 8)
+    predictive.reconstruct = lambda *_, site: 1 / 0
+    predictive.generate = lambda model, size, *batch, site: torch.rand(size, 1, 8, 8)
     page = read(numbers(), **pair, data=torch.rand(40, 1, 8, 8))
     assert "ZeroDivisionError: division by zero" in page.text("reconstructions")
     assert len(images(page, "samples")) == 1
@@ -71,7 +71,9 @@ def test_latent_plane_only_for_two_dimensions(numbers, read, pair, predictive, m
     assert "Latent space" not in read(numbers(), **pair, data=batch).text()
     seen = []
     decode = predictive.decode
-    predictive.decode = lambda model, z: seen.append(z["z"]) or decode(model, z)
+    predictive.decode = lambda model, z, *batch, site: (
+        seen.append(z["z"]) or decode(model, z, *batch, site=site)
+    )
     predictive.encode = lambda guide, *batch: {"z": batch[0].flatten(1)[:, :2]}
     page = read(numbers(), **pair, data=batch)
     text = page.text("latent")
@@ -108,7 +110,7 @@ def test_standard_normal_prior_is_recognised(loc, expected):
 
 @pytest.mark.parametrize("size", [1, 2, 12])
 def test_vectors_are_drawn_as_vectors(numbers, read, pair, predictive, size):
-    predictive.generate = lambda model, size_, seed=0: torch.randn(size_, size)
+    predictive.generate = lambda model, size_, *batch, site: torch.randn(size_, size)
     page = read(numbers(), **pair, data=torch.randn(40, size))
     assert "could not be drawn" not in page.text()
     assert not images(page, "reconstructions")
@@ -119,7 +121,7 @@ def test_vectors_are_drawn_as_vectors(numbers, read, pair, predictive, size):
 
 @pytest.mark.parametrize("event", [(3, 64, 64), (1, 28, 28), (8, 8)])
 def test_images_of_every_kind(numbers, read, pair, predictive, event):
-    predictive.generate = lambda model, size, seed=0: torch.rand(size, int(np.prod(event)))
+    predictive.generate = lambda model, size, *batch, site: torch.rand(size, int(np.prod(event)))
     page = read(numbers(), **pair, data=torch.rand(40, *event))
     assert len(images(page, "samples")) == len(images(page, "reconstructions")) == 1
 
