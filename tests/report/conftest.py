@@ -2,6 +2,7 @@
 
 import dataclasses
 import html.parser
+import importlib
 import sys
 import types
 from collections.abc import Callable
@@ -209,6 +210,8 @@ def pair() -> dict[str, Line]:
 @pytest.fixture
 def predictive(monkeypatch) -> types.ModuleType:
     """Replaces `pvae.predictive` by stand-ins that answer with known values."""
+    for name in ("codes", "probes"):  # imported later, they would keep the stand-ins for good
+        importlib.import_module(f"pvae.{name}")
     module = types.ModuleType("pvae.predictive")
     module.reconstruct = lambda model, guide, *batch, site: 1 - batch[0]
     module.encode = lambda guide, *batch: {"z": batch[0].flatten(1)[:, :3]}
