@@ -75,7 +75,7 @@ def test_learns_and_goes_on_where_it_stopped(name, tmp_path):
             raise Stop
 
     hook = part[0].register_forward_pre_hook(stop)
-    with pytest.raises(pvae.PvaeError, match=r"of epoch 3 .*: Stop"):
+    with pytest.raises(pvae.PvaeError, match="Stop"):
         pvae.fit(*part, x, epochs=6, out=tmp_path / "part", **OPTIONS)
     hook.remove()
     *again, _ = make(name)
