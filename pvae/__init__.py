@@ -6,17 +6,17 @@ The names below are loaded on first use, so that `pvae --help` answers at once.
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
+from pvae.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from pvae import data, guides, models
     from pvae.checking import check
-    from pvae.checkpoint import load
     from pvae.codes import interpolate, traverse
     from pvae.errors import PvaeError
     from pvae.evaluation import Evaluation, evaluate
     from pvae.evaluation.comparison import compare
     from pvae.faults import diagnose
+    from pvae.folder import load
     from pvae.importance import log_weights
     from pvae.initialisation import glorot
     from pvae.predictive import decode, encode, generate, reconstruct
@@ -29,7 +29,7 @@ _HOME = {
     "check": "pvae.checking",
     "diagnose": "pvae.faults",
     "compare": "pvae.evaluation.comparison",
-    "load": "pvae.checkpoint",
+    "load": "pvae.folder",
     "glorot": "pvae.initialisation",
     "interpolate": "pvae.codes",
     "probe": "pvae.probes",

@@ -13,11 +13,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pvae import __version__
 from pvae.errors import PvaeError, nearest
 from pvae.files import LOCK, locked
 from pvae.options import HELP_OF, PROGRAMS, SIDES, UsageError, new_parser, parse, values
 from pvae.source import FOLDER, keep_source
+from pvae.version import __version__
 
 __all__ = ["load_data", "main", "options_of"]
 
@@ -118,7 +118,8 @@ def _run(command: str, argv: list[str]) -> None:
 
 
 def _train(command: str, argv: list[str], lock: contextlib.ExitStack) -> None:
-    from pvae.config import build_pair, parameters, resolve, shared, write_config
+    from pvae.config import build_pair, parameters, resolve, shared
+    from pvae.described import write_config
     from pvae.environment import processes
     from pvae.initialisation import glorot
     from pvae.pair import name_of
@@ -185,7 +186,8 @@ def _train(command: str, argv: list[str], lock: contextlib.ExitStack) -> None:
 
 def _lengthen(run: Path, config: dict[str, Any]) -> None:
     """Keeps another number of epochs in the config of a run that goes on."""
-    from pvae.config import load_yaml, write_config
+    from pvae.config import load_yaml
+    from pvae.described import write_config
 
     former = load_yaml(run)
     if former.get("epochs") == config["epochs"]:
@@ -286,7 +288,8 @@ def _evaluate(argv: list[str]) -> None:
 
 def _evaluate_run(run: Path, given: dict[str, Any], trust: bool) -> None:
     import pvae
-    from pvae.config import read_config, write_config
+    from pvae.config import read_config
+    from pvae.described import write_config
     from pvae.environment import processes
     from pvae.evaluation.work import half_done
 
@@ -337,8 +340,8 @@ def _of_evaluation() -> set[str]:
 
 def _report(argv: list[str]) -> None:
     import pvae
-    from pvae.checkpoint import read_history
     from pvae.config import read_config
+    from pvae.folder import read_history
 
     parser = new_parser("report")
     parser.add_argument("run", metavar="RUN", type=str, help="The folder of an evaluated run.")

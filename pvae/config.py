@@ -17,10 +17,8 @@ from typing import Any, Literal
 
 import yaml
 
-from pvae import __version__
 from pvae.environment import check_seed, is_out_of_memory
 from pvae.errors import PvaeError, first_line, nearest
-from pvae.files import atomic
 from pvae.pair import in_words
 from pvae.source import FOLDER, beside
 from pvae.trust import check_trust
@@ -33,7 +31,6 @@ __all__ = [
     "read_config",
     "resolve",
     "shared",
-    "write_config",
 ]
 
 GIVEN = {"model": {"event_shape"}, "guide": {"event_shape", "model"}}
@@ -425,14 +422,3 @@ def load_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
     if not isinstance(config, dict) or not all(isinstance(key, str) for key in config):
         raise PvaeError(f"{file} is not a config of pvae")
     return config
-
-
-def write_config(run: str | os.PathLike[str], config: dict[str, Any]) -> None:
-    """Writes config.yaml into a run folder, all of it or nothing.
-
-    Raises:
-        PvaeError: The file cannot be written there.
-    """
-    text = yaml.safe_dump({**config, "pvae": __version__}, sort_keys=False, allow_unicode=True)
-    with atomic(Path(run) / "config.yaml") as temporary:
-        temporary.write_text(text, encoding="utf-8")

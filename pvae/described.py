@@ -1,17 +1,33 @@
-"""The config of a run that Python trained: enough for the shell to evaluate and report it."""
+"""The config of a run: written, and made of a pair and its data where Python trained them."""
 
 import inspect
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from pvae.data import Data
+from pvae.files import atomic
 from pvae.made_from import arguments
 from pvae.pair import Program
+from pvae.version import __version__
 
-__all__ = ["described"]
+__all__ = ["described", "write_config"]
 
 _GIVEN = {"model", "guide"}  # arguments that the pair's own making fills in
+
+
+def write_config(run: str | os.PathLike[str], config: dict[str, Any]) -> None:
+    """Writes config.yaml into a run folder, all of it or nothing.
+
+    Raises:
+        PvaeError: The file cannot be written there.
+    """
+    text = yaml.safe_dump({**config, "pvae": __version__}, sort_keys=False, allow_unicode=True)
+    with atomic(Path(run) / "config.yaml") as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def described(

@@ -32,6 +32,7 @@ from pvae.environment import (
 from pvae.errors import PvaeError
 from pvae.pair import evaluating, in_words, name_of
 from pvae.progress import tqdm
+from pvae.replay import Replay, can_replay
 from pvae.svi import SVI
 
 __all__ = ["Run"]
@@ -118,9 +119,10 @@ class Run:
     def _train_epoch(self, steps: int, bar: tqdm, interrupt: "Interrupt") -> None:
         place = self.train.device
         order = torch.Generator(place).manual_seed(_mix(self.seed, self.epoch))
-        batches = iter(
-            self.train.batches(self.batch_size, device=self.device, shuffle=True, generator=order)
-        )
+        how = {"device": self.device, "shuffle": True, "generator": order}
+        if isinstance(self.train, Part) and can_replay(place):
+            how["capture"] = Replay
+        batches = iter(self.train.batches(self.batch_size, **how))
         if self.step:  # the minibatches before the checkpoint draw their noise once more
             state = random_state()
             for _ in range(self.step):

@@ -24,6 +24,7 @@ from pvae.checking import check
 from pvae.checkpoint import plain, read_checkpoint
 from pvae.data import Data, Part
 from pvae.data.tensors import Tensors, given
+from pvae.described import described, write_config
 from pvae.environment import (
     check_seed,
     default_device,
@@ -355,9 +356,6 @@ def _describe(
     run: Path, model: Program, guide: Program, data: object, options: dict[str, object]
 ) -> None:
     """Writes the run's config, if the pair and the data can be made again from one."""
-    from pvae.config import write_config
-    from pvae.described import described
-
     names = inspect.signature(fit).parameters.keys() - {"model", "guide", "data", "out", "resume"}
     options = {name: value for name, value in options.items() if name in names}
     if (config := described(model, guide, data, options)) is not None:

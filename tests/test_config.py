@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 import pvae
-from pvae.config import build_pair, load_yaml, read_config, resolve, write_config
+from pvae.config import build_pair, load_yaml, read_config, resolve
+from pvae.described import write_config
 from pvae.errors import PvaeError
 
 PAIR = '''

@@ -17,7 +17,8 @@ from torch import nn
 
 import pvae
 from pvae import PvaeError
-from pvae.checkpoint import read_checkpoint, read_history
+from pvae.checkpoint import read_checkpoint
+from pvae.folder import read_history
 
 
 @pytest.fixture(scope="module")

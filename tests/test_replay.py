@@ -32,7 +32,7 @@ def captures(monkeypatch, uncompiled):
         return replay, outputs
 
     monkeypatch.setattr("pvae.replay._capture", capture)
-    for place in ("pvae.compiled", "pvae.chunked", "pvae.data.dataset"):
+    for place in ("pvae.compiled", "pvae.chunked", "pvae.loop"):
         monkeypatch.setattr(f"{place}.can_replay", lambda device: True)
     monkeypatch.setattr("pvae.svi._on_gpu", lambda loss: isinstance(loss, torch.Tensor))
     return counts

@@ -13,7 +13,8 @@ from torch.optim.lr_scheduler import ExponentialLR, LambdaLR
 
 import pvae
 from pvae import PvaeError
-from pvae.checkpoint import FORMAT, read_checkpoint, read_history
+from pvae.checkpoint import FORMAT, read_checkpoint
+from pvae.folder import read_history
 from pvae.objectives import Beta_ELBO, FreeBits_ELBO
 
 X = torch.randint(0, 2, (64, 1, 8, 8), generator=torch.Generator().manual_seed(0)).float()

@@ -3,7 +3,7 @@
 import contextlib
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
@@ -16,9 +16,11 @@ from torch.utils.data import DataLoader, Dataset
 from pvae.data import storage
 from pvae.data.observation import observe
 from pvae.errors import PvaeError
-from pvae.replay import Replay, can_replay
 
 __all__ = ["Data", "Part"]
+
+Rows = Callable[[Sequence[Tensor]], Sequence[Tensor]]
+Capture = Callable[[Rows, Sequence[Tensor]], Rows]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -154,6 +156,7 @@ class Part:
         device: str | torch.device | None = None,
         shuffle: bool = False,
         generator: torch.Generator | None = None,
+        capture: Capture | None = None,
     ) -> Iterator[tuple[Tensor, ...]]:
         """Yields minibatches `(x,)` or `(x, y)` of one epoch; the last may be smaller.
 
@@ -165,6 +168,8 @@ class Part:
             device: Where batches go; None is where the part is.
             shuffle: Whether to go through a new permutation.
             generator: Draws the permutation; None is the global generator of the part's device.
+            capture: Makes a function of [rows] and a first [rows] one launch on the device, such
+                as `pvae.replay.Replay`; it observes the whole minibatches of a permutation.
         """
         if batch_size < 1:
             raise PvaeError(f"batch_size is {batch_size}; it should be at least 1.")
@@ -174,7 +179,7 @@ class Part:
             place = self.device if generator is None else generator.device
             index = torch.randperm(len(self), generator=generator, device=place).to(self.device)
         if isinstance(self.raw, Tensor) and storage.same_device(self.device, target):
-            return self._gathered(batch_size, index)
+            return self._gathered(batch_size, index, capture)
         return self._streamed(batch_size, index, target)
 
     def _take(self, index: slice | Tensor) -> tuple[Tensor, ...]:
@@ -188,11 +193,13 @@ class Part:
         x = observe(stored[0], self.observation, self.levels)
         return (x, *stored[1:])
 
-    def _gathered(self, batch_size: int, index: Tensor | None) -> Iterator[tuple[Tensor, ...]]:
+    def _gathered(
+        self, batch_size: int, index: Tensor | None, capture: Capture | None
+    ) -> Iterator[tuple[Tensor, ...]]:
         observe = None
-        if index is not None and can_replay(self.device) and len(index) >= 2 * batch_size:
+        if index is not None and capture is not None and len(index) >= 2 * batch_size:
             with contextlib.suppress(Exception):  # then each of its operations is launched
-                observe = Replay(
+                observe = capture(
                     lambda rows: self._observed(self._take(rows[0])), [index[:batch_size]]
                 )
         for i in range(0, len(self), batch_size):

@@ -10,7 +10,6 @@ import jinja2
 import numpy as np
 from markupsafe import Markup
 
-import pvae
 from pvae.files import atomic
 from pvae.report import text
 from pvae.report.panels import Panel, attempt
@@ -27,6 +26,7 @@ from pvae.report.svg import (
     plain,
     responsive,
 )
+from pvae.version import __version__
 
 if TYPE_CHECKING:
     from pvae.evaluation.comparison import Bound, Compared, Comparison, Difference
@@ -77,7 +77,7 @@ def _context(comparison: "Comparison") -> dict[str, Any]:
              attempt("One run against the other", _scatter_panel, runs[0], run, i))
             for i, run in enumerate(runs[1:], start=2)
         ],
-        "version": pvae.__version__,
+        "version": __version__,
         "number": text.number,
         "count": text.count,
         "percent": text.percent,

@@ -11,12 +11,12 @@ import jinja2
 import numpy as np
 from torch import Tensor
 
-import pvae
 from pvae.alone import alone
 from pvae.files import atomic
 from pvae.report import charts, codes, decompositions, estimates, panels, text, trust
 from pvae.report.panels import Panel, attempt
 from pvae.report.subject import Subject
+from pvae.version import __version__
 
 if TYPE_CHECKING:
     from pvae.data import Data
@@ -226,7 +226,7 @@ def _training(history: list[dict[str, Any]], what: str) -> Panel | None:
 
 
 def _versions() -> list[tuple[str, str]]:
-    found = [("pvae", pvae.__version__)]
+    found = [("pvae", __version__)]
     for name in ("pyro-ppl", "torch"):
         try:
             found.append((name, importlib.metadata.version(name)))
