@@ -177,7 +177,9 @@ def _integrate(density: Density, batch: tuple[Tensor, ...]) -> tuple[Tensor, Ten
         active = everything[(error > rounding.clamp(min=_TOLERANCE)) & log_px.isfinite()]
         points = 2 * points - 1
     error = torch.maximum(error, rounding)
-    log_px, error = _against_draws(density, batch, log_f, origin, a, low, high, used, log_px, error)
+    log_px, error = _against_draws(
+        density, batch, log_f, origin, a, low, high, used, log_px, error, rounding
+    )
     nodes = _nodes(low, high, _SEARCH[dim])
     u = origin + (a @ nodes[..., None])[..., 0]
     weights = log_f(nodes, everything).softmax(0)
@@ -197,6 +199,7 @@ def _against_draws(
     used: Tensor,
     log_px: Tensor,
     error: Tensor,
+    rounding: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """Integrates adaptively where the grid is not what draws have seen, data by data."""
     size, dim = log_px.shape[0], low.shape[1]
@@ -220,7 +223,7 @@ def _against_draws(
     ):
         guess = torch.maximum(guess, log_f(low + (at + corner) * step, everything))
     strange = (known > guess + _APART) & (known > known.amax(0) - 20)
-    doubtful = strange.any(0) | (beyond > error) | (error > 1e-6)
+    doubtful = strange.any(0) | (beyond > error) | (error > rounding.clamp(min=1e-6))
     for i in (doubtful & error.isfinite()).nonzero()[:, 0].tolist():
         data = everything[i : i + 1]
 

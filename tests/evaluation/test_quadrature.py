@@ -177,6 +177,12 @@ def test_single_precision():
     run(*linear([[1.0, 1.0], [1.0, 0.0]], 0.1, dtype=torch.float32), tolerance=2e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_rounding_is_no_reason_for_cells(dtype, monkeypatch):
+    monkeypatch.setattr(module, "integrate", lambda *_: pytest.fail("a plain datum is in doubt"))
+    run(*linear([[0.8, 0.3], [0.5, -0.6]], 0.3, dtype=dtype), tolerance=2e-5)
+
+
 def test_the_error_says_when_the_grid_was_not_fine_enough(monkeypatch):
     monkeypatch.setattr(module, "_MOST", {1: 257, 2: 65})
     pair = narrow(1e-2, mirrored=True)
