@@ -16,7 +16,6 @@ from pvae.agreement import gives_a_point
 from pvae.density import Density
 from pvae.errors import PvaeError
 from pvae.pair import OwnParameters, Program, latent_sites, observed_sites
-from pvae.particles import counts_data
 from pvae.sampler import Sampler
 from pvae.structure import Structure, mask_of
 
@@ -177,7 +176,7 @@ def _densities(
         )
         return cost, []
     if most < size:
-        batch = tuple(t[:most] if counts_data(t, size) else t for t in batch)
+        batch = tuple(t[:most] for t in batch)
     return _normalised(sampler, density, batch)
 
 

@@ -29,7 +29,6 @@ from pvae.pair import (
     observed_sites,
     trace_guide,
 )
-from pvae.particles import counts_data
 from pvae.structure import (
     Structure,
     base_distribution,
@@ -130,7 +129,7 @@ def diagnose(
                 "data otherwise (observation='dynamic' binarises, 'dequantize' adds the noise of "
                 "rounding)."
             )
-        few = tuple(t[: -(-len(t) // 4)] if counts_data(t, len(batch[0])) else t for t in batch)
+        few = tuple(t[: -(-len(t) // 4)] for t in batch)
         try:
             look(model, guide, *few)
         except PvaeError as error:
@@ -191,7 +190,7 @@ def _shared(
 ) -> list[str]:
     """A guide that looks at no data has a place for each row of a minibatch, whoever is there."""
     size = len(batch[0])
-    half = tuple(t[: size // 2] if counts_data(t, size) else t for t in batch)
+    half = tuple(t[: size // 2] for t in batch)
     cure = (
         "What a guide keeps for the rows of a minibatch, as Pyro's AutoGuides do, is shared by all "
         "minibatches, whose rows are other data each time. Let the guide compute it from x "

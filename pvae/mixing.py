@@ -14,7 +14,7 @@ from pvae.agreement import GLOBAL, agree, terms_of
 from pvae.environment import is_out_of_memory
 from pvae.errors import PvaeError, first_line
 from pvae.pair import latent_sites, observed_sites
-from pvae.particles import Particles, counts_data, trace_of, with_noise
+from pvae.particles import Particles, trace_of, with_noise
 
 __all__ = ["refuse_global", "refuse_mixing"]
 
@@ -141,8 +141,7 @@ def _splits(size: int) -> Iterator[Tensor]:
 
 
 def _rows(batch: tuple[Tensor, ...], index: Tensor) -> tuple[Tensor, ...]:
-    size = len(batch[0])
-    return tuple(t.index_select(0, index) if counts_data(t, size) else t for t in batch)
+    return tuple(t.index_select(0, index) for t in batch)
 
 
 def _same_draws(single: Particles, batch: tuple[Tensor, ...], index: Tensor, kept: Tensor) -> bool:

@@ -15,7 +15,7 @@ from pvae.pair import Program, latent_sites, observed_sites, trace_program
 from pvae.structure import Structure, mask_of, unmasked
 from pvae.terms import log_terms
 
-__all__ = ["Particles", "counts_data", "trace_of", "with_noise"]
+__all__ = ["Particles", "trace_of", "with_noise"]
 
 _HALF = (torch.float16, torch.bfloat16)
 
@@ -257,10 +257,7 @@ class Particles:
     def _repeat(self, batch: tuple[Tensor, ...], num: int) -> tuple[Tensor, ...]:
         if self.how == "plate" or num == 1:
             return batch
-        size = len(batch[0])
-        return tuple(
-            t.repeat(num, *(1,) * (t.ndim - 1)) if counts_data(t, size) else t for t in batch
-        )
+        return tuple(t.repeat(num, *(1,) * (t.ndim - 1)) for t in batch)
 
 
 def with_noise(value: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
@@ -282,8 +279,3 @@ def trace_of(values: Mapping[str, Tensor], infer: Mapping[str, Any] | None = Non
         node = {"type": "sample", "name": name, "value": value, "is_observed": False}
         trace.add_node(name, **node, infer=dict((infer or {}).get(name, {})))
     return trace
-
-
-def counts_data(tensor: Tensor, size: int) -> bool:
-    """Whether a tensor's leading size is the number of data."""
-    return tensor.ndim > 0 and len(tensor) == size

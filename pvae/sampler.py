@@ -25,7 +25,7 @@ from pvae.errors import PvaeError
 from pvae.memory import Chunks, bytes_per_row, check_memory, keep_freed_memory
 from pvae.mixing import refuse_mixing
 from pvae.pair import OwnParameters, Program, evaluating, latent_sites, observed_sites
-from pvae.particles import Particles, counts_data
+from pvae.particles import Particles
 from pvae.structure import batch_plate, listed
 from pvae.terms import Draws, add_up, sum_out
 
@@ -71,7 +71,7 @@ class Sampler:
     Args:
         model: Pyro program p(z) p(x|z).
         guide: Pyro program q(z|x).
-        *batch: Some data, to check the pair with.
+        *batch: Some data, to check the pair with: tensors of leading size B.
         strategy: See `log_weights`.
         plate: Name of the batch plate, where it is ambiguous.
         memory: MiB for the weights and activations of a chunk; the default is 64 on a CPU.
@@ -348,9 +348,8 @@ class Sampler:
         return Particles(self.model, self.guide, self.structure, self.dim, how)
 
     def _small(self, batch: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        size = len(batch[0])
-        self._checked, self.bound = size, False
-        small = tuple(_take(t, size, 6) for t in batch)
+        self._checked, self.bound = len(batch[0]), False
+        small = tuple(_take(t, 6) for t in batch)
         structures = [self.structure]
         if self.structure.enumerated and not self.structure.together_only:
             structures.append(dataclasses.replace(self.structure, one_by_one=True))
@@ -358,7 +357,7 @@ class Sampler:
             single = Particles(self.model, self.guide, structure, self.dim, "loop")
             try:
                 self._run(single, small)
-                if len(small[0]) == size:  # too few to have been cut
+                if len(small[0]) == self._checked:  # too few to have been cut
                     self._run(single, tuple(torch.cat([t, t]) for t in batch))
             except PvaeError:
                 continue
@@ -408,8 +407,6 @@ class Sampler:
         raise PvaeError(f"strategy={wanted!r} is not right for this pair: {faults[0]}.")
 
 
-def _take(tensor: Tensor, size: int, most: int) -> Tensor:
+def _take(tensor: Tensor, most: int) -> Tensor:
     """The first few data; a lone datum would broadcast, so that fewer than four are repeated."""
-    if not counts_data(tensor, size):
-        return tensor
-    return tensor[:most] if size >= 4 else torch.cat([tensor] * 4)[: max(4, size)]
+    return tensor[:most] if len(tensor) >= 4 else torch.cat([tensor] * 4)[:4]

@@ -16,7 +16,6 @@ from pvae.evaluation.bounds import effective_sample_size, log_mean_exp, log_px_s
 from pvae.evaluation.finding import Finding
 from pvae.evaluation.work import Work, in_blocks, take
 from pvae.pair import latent_sites, observed_sites
-from pvae.particles import counts_data
 from pvae.sampler import Sampler, seed_unit
 from pvae.terms import log_terms, sum_out
 
@@ -151,7 +150,7 @@ class _Decoded:
         checked = len(next(iter(sites.values()))["value"])
         if sampler.strategy != "plate" or num * (numel // max(1, checked)) > _FLOATS:
             return None
-        one = tuple(t[:1] if counts_data(t, len(batch[0])) else t for t in batch)
+        one = tuple(t[:1] for t in batch)
         seed_unit(seed, 0, purpose=1)
         try:
             return _Decoded(sampler, one, num, max(1, min(1024, sampler.usual_rows) // size))

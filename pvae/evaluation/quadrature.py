@@ -15,7 +15,6 @@ from pvae.errors import PvaeError
 from pvae.evaluation.cubature import integrate
 from pvae.evaluation.finding import Finding
 from pvae.evaluation.work import Work, in_blocks, take
-from pvae.particles import counts_data
 from pvae.sampler import seed_unit
 
 __all__ = ["Quadrature", "quadrature"]
@@ -137,7 +136,7 @@ def _integrate(density: Density, batch: tuple[Tensor, ...]) -> tuple[Tensor, Ten
 
     def log_f(t: Tensor, data: Tensor) -> Tensor:
         """Log p(x, t) at points [G, b, D] of some of the data, [G, b]; not a number is zero."""
-        part = tuple(each[data] if counts_data(each, size) else each for each in batch)
+        part = tuple(each[data] for each in batch)
         turn, shift = a[data], origin[data]
 
         def run(start: int, stop: int) -> dict[str, Tensor]:
