@@ -16,7 +16,7 @@ from programs import PROGRAMS
 from pyro import poutine
 from pyro.infer import Trace_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO
 from pyro.nn import PyroModule
-from small import quick_fit, same_state, small_pair, state_of
+from small import quick_fit, same_state, small_pair, state_of, take_steps
 from torch import nn
 
 import pvae
@@ -69,17 +69,8 @@ def _pair(*middle):
     return Model(*middle), Guide()
 
 
-def _steps(pair, mode, steps=6, loss=None, before=None, x=X, **options):
-    """Losses of some steps from the same noise; `before(i, svi)` may change something."""
-    svi = SVI(*pair, torch.optim.Adam, loss or Trace_ELBO(), mode=mode, **options)
-    torch.manual_seed(1)
-    losses = []
-    for i in range(steps):
-        if before is not None:
-            before(i, svi)
-        batch = x(i) if callable(x) else x
-        losses.append(svi.step(batch))
-    return losses, svi
+def _steps(pair, mode, x=X, **options):
+    return take_steps(pair, mode, x, **options)
 
 
 def _agree(make, before=None, **options):

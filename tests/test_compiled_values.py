@@ -11,6 +11,7 @@ import pyro.infer as infer
 import pytest
 import torch
 from pyro.infer.autoguide import AutoNormal
+from small import Decoder, Encoder
 from test_compiled import Guide, Model, X, _agree, _pair, _steps
 from torch import nn
 
@@ -153,20 +154,14 @@ def test_another_loss_model_or_precision_of_the_same_svi(uncompiled):
 def test_default_dtype_and_autocast_are_part_of_the_kind(uncompiled):
     def run(mode):
         torch.manual_seed(0)
-        net, guide = nn.Linear(2, 4).double(), Guide()
-
-        def model(x):
-            pyro.module("net", net)
-            with pyro.plate("data", len(x)):
-                z = pyro.sample("z", dist.Normal(x.new_zeros(2), 1.0).to_event(1))
-                third = torch.ones(()) / 3  # in the default dtype
-                pyro.sample("x", dist.Normal(net(z) * third, 1.0).to_event(1), obs=x)
+        third = lambda: torch.ones(()) / 3  # noqa: E731  (in the default dtype)
+        model = Decoder(lambda x, loc: dist.Normal(loc * third(), 1.0)).double()
 
         def before(i, svi):
             torch.set_default_dtype(torch.float64 if i >= 3 else torch.float32)
 
         try:
-            return _steps((model, guide), mode, before=before)
+            return _steps((model, Guide()), mode, before=before)
         finally:
             torch.set_default_dtype(torch.float32)
 
@@ -186,23 +181,12 @@ def test_a_bias_before_batch_normalisation_has_no_size_to_be_compared_with(uncom
         return [loss, norm, *(g + 1e-7 * norm * torch.ones_like(g) for g in gradients)]
 
     monkeypatch.setattr(Recorded, "run", rounded)
-    enc = nn.Sequential(nn.Linear(4, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 2))
-    dec = nn.Sequential(nn.Linear(2, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 4))
-
-    def model(x):
-        pyro.module("dec", dec)
-        with pyro.plate("data", len(x)):
-            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
-            pyro.sample("x", dist.Normal(dec(z), 1.0).to_event(1), obs=x)
-
-    def guide(x):
-        pyro.module("enc", enc)
-        with pyro.plate("data", len(x)):
-            pyro.sample("z", dist.Normal(enc(x), 1.0).to_event(1))
-
-    svi = SVI(model, guide, torch.optim.Adam, infer.Trace_ELBO(), mode="compiled")
-    for _ in range(3):
-        svi.step(torch.randn(32, 4))
+    net = lambda a, b: nn.Sequential(  # noqa: E731
+        nn.Linear(a, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, b)
+    )
+    enc, dec = net(4, 2), net(2, 4)
+    pair = Decoder(net=dec), Encoder(net=enc)
+    _, svi = _steps(pair, "compiled", lambda i: torch.randn(32, 4), steps=3)
     assert svi.compiled, svi.why_eager
     size = _gradient_of(enc[0].bias, svi)
     assert size < 1e-5 * _gradient_of(enc[3].weight, svi)
@@ -228,22 +212,13 @@ def test_a_gradient_that_is_wrong_is_still_found(factor, uncompiled):
 
 def _first_call(kind):
     torch.manual_seed(0)
-    enc, dec = nn.Linear(4, 2).double(), nn.Linear(2, 4).double()
+    model = Decoder().double()
 
-    def model(x):
-        pyro.module("dec", dec)
-        with pyro.plate("data", len(x)):
-            z = pyro.sample("z", dist.Normal(x.new_zeros(2), 1.0).to_event(1))
-            pyro.sample("x", dist.Normal(dec(z), 1.0).to_event(1), obs=x)
-
-    def guide(x):
-        pyro.module("enc", enc)
+    def posterior(loc):
         draw = lambda: torch.rand(2).double() + 0.5  # noqa: E731
-        scale = pyro.param("scale", draw) if kind == "param" else 1.0
-        with pyro.plate("data", len(x)):
-            pyro.sample("z", dist.Normal(enc(x), scale).to_event(1))
+        return dist.Normal(loc, pyro.param("scale", draw) if kind == "param" else 1.0)
 
-    guide = AutoNormal(model) if kind == "autoguide" else guide
+    guide = AutoNormal(model) if kind == "autoguide" else Encoder(posterior).double()
     particles = {"num_particles": 3, "vectorize_particles": True} if kind == "particles" else {}
     return model, guide, infer.Trace_ELBO(**particles)
 

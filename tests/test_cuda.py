@@ -3,14 +3,12 @@
 import gc
 
 import numpy as np
-import pyro
 import pyro.distributions as dist
 import pytest
 import torch
 from programs import PROGRAMS
 from pyro.infer import TraceMeanField_ELBO
-from pyro.nn import PyroModule
-from torch import nn
+from small import Decoder, Encoder, take_steps
 
 import pvae
 
@@ -118,12 +116,10 @@ def test_out_of_memory_halves_the_chunk():
 @pytest.mark.parametrize("network", ["dense", "conv"])
 def test_compiled_steps_are_eager_ones(network):
     x = torch.rand(64, 1, 8, 8, generator=torch.Generator().manual_seed(0)).round().cuda()
-    found = {}
+    found, loss = {}, TraceMeanField_ELBO()
     for mode in ("eager", "compiled"):
         pair = [module.cuda() for module in _pair(network)]
-        svi = pvae.SVI(*pair, torch.optim.Adam, TraceMeanField_ELBO(), mode=mode)
-        torch.manual_seed(1)
-        found[mode] = [svi.step(x) for _ in range(50)]
+        found[mode], svi = take_steps(pair, mode, x, steps=50, loss=loss)
         assert svi.compiled == (mode == "compiled"), svi.why_eager
     assert found["compiled"] == pytest.approx(found["eager"], rel=1e-3)
 
@@ -148,39 +144,17 @@ def test_an_evaluation_of_many_samples_is_the_same_each_time(monkeypatch):
 @pytest.mark.parametrize("made", [torch.tensor, lambda value: torch.tensor(value).cuda()])
 def test_programs_that_make_numbers(made):
     """Their numbers are made on the GPU when they are recorded, and do not change later."""
-    x, found = torch.randn(64, 4).cuda(), {}
+    x, found, loss = torch.randn(64, 4).cuda(), {}, TraceMeanField_ELBO()
 
-    class Model(PyroModule):
-        def __init__(self):
-            super().__init__()
-            self.net = nn.Linear(2, 4)
-
-        def forward(self, x):
-            with pyro.plate("data", len(x)):
-                z = pyro.sample("z", dist.Normal(x.new_zeros(2), 1.0).to_event(1))
-                loc = made(0.5) * self.net(z)
-                pyro.sample("x", dist.Normal(loc, 1.5).to_event(1), obs=x)
-
-    class Guide(PyroModule):
-        def __init__(self):
-            super().__init__()
-            self.net = nn.Linear(4, 2)
-
-        def forward(self, x):
-            with pyro.plate("data", len(x)):
-                pyro.sample("z", dist.Normal(self.net(x), 0.7).to_event(1))
+    def fill_memory(i, svi):
+        kept = [torch.full((n,), torch.nan) for n in (1, 2, 20) * 20]
+        del kept
 
     for mode in ("eager", "compiled"):
         torch.manual_seed(0)
-        svi = pvae.SVI(
-            Model().cuda(), Guide().cuda(), torch.optim.Adam, TraceMeanField_ELBO(), mode=mode
-        )
-        torch.manual_seed(1)
-        found[mode] = []
-        for _ in range(40):
-            found[mode].append(svi.step(x))
-            kept = [torch.full((n,), torch.nan) for n in (1, 2, 20) * 20]
-            del kept
+        model = Decoder(lambda x, loc: dist.Normal(made(0.5) * loc, 1.5)).cuda()
+        pair = model, Encoder(lambda loc: dist.Normal(loc, 0.7)).cuda()
+        found[mode], svi = take_steps(pair, mode, x, steps=40, loss=loss, before=fill_memory)
     assert svi.compiled, svi.why_eager
     assert found["compiled"] == pytest.approx(found["eager"], rel=1e-3)
 

@@ -11,11 +11,9 @@ import pytest
 import torch
 from programs import PROGRAMS
 from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
-from pyro.nn import PyroModule
-from torch import nn
+from small import Decoder, Encoder, take_steps
 from zoo import ZOO
 
-import pvae
 from pvae.graph import Graph, in_words
 from pvae.recorded import Recorded
 from pvae.recording import LeavesTorch, record
@@ -182,39 +180,26 @@ def test_every_tensor_of_a_step_is_on_the_device(name):
     assert _devices(program) == {META}
 
 
-class Numbers(PyroModule):
-    """A program that names no device: its numbers are made wherever torch makes them."""
+def _numbers():
+    """Programs that name no device: their numbers are made wherever torch makes them."""
 
-    def __init__(self):
-        super().__init__()
-        self.net = nn.Linear(2, 4)
+    def likelihood(x, loc):
+        half = torch.tensor(0.5, dtype=torch.float64) * torch.ones(())
+        return dist.Normal(half * loc, half * loc.exp())
 
-    def forward(self, x):
-        with pyro.plate("data", len(x)):
-            z = pyro.sample("z", dist.Normal(x.new_zeros(2), 1.0).to_event(1))
-            half = torch.tensor(0.5, dtype=torch.float64) * torch.ones(())
-            loc = half * self.net(z)
-            pyro.sample("x", dist.Normal(loc, half * loc.exp()).to_event(1), obs=x)
+    def posterior(loc):
+        return dist.Normal(loc - torch.tensor(2.0), torch.tensor(2.0) * loc.exp())
 
-
-class Guide(PyroModule):
-    def __init__(self):
-        super().__init__()
-        self.net = nn.Linear(4, 2)
-
-    def forward(self, x):
-        with pyro.plate("data", len(x)):
-            loc = self.net(x) - torch.tensor(2.0)
-            pyro.sample("z", dist.Normal(loc, torch.tensor(2.0) * loc.exp()).to_event(1))
+    return Decoder(likelihood), Encoder(posterior)
 
 
 def test_numbers_are_made_on_the_device():
-    model, guide, x = Numbers().to(META), Guide().to(META), torch.empty(5, 4, device=META)
+    model, guide = (part.to(META) for part in _numbers())
+    x = torch.empty(5, 4, device=META)
     program, device = record(_step(model, guide, Trace_ELBO(), x), [x])
     assert device == META
     assert _devices(program) == {META}
-    here, there = Numbers(), Guide()
-    plain, _ = record(_step(here, there, Trace_ELBO(), X), [X])
+    plain, _ = record(_step(*_numbers(), Trace_ELBO(), X), [X])
     same = [[n.meta["val"].dtype for n in p.graph.nodes if n.op == "call_function"
              and n.target == torch.ops.aten.mul.Tensor] for p in (plain, program)]  # fmt: skip
     assert same[0] == same[1]  # types are promoted as before
@@ -279,24 +264,11 @@ def _outside(values):
 
 @pytest.mark.parametrize("outside", [_outside, lambda t: torch.tensor(t.tolist()).sigmoid()])
 def test_compiled_training_of_a_program_that_leaves_torch(uncompiled, outside):
-    class Model(PyroModule):
-        def __init__(self):
-            super().__init__()
-            self.net = nn.Linear(2, 4)
-
-        def forward(self, x):
-            with pyro.plate("data", len(x)):
-                z = pyro.sample("z", dist.Normal(x.new_zeros(2), 1.0).to_event(1))
-                scale = 0.5 + outside(x)
-                pyro.sample("x", dist.Normal(self.net(z), scale).to_event(1), obs=x)
-
-    found = {}
-    for mode in ("eager", "compiled"):
+    def steps(mode):
         torch.manual_seed(0)
-        svi = pvae.SVI(Model(), Guide(), torch.optim.Adam, Trace_ELBO(), mode=mode)
-        losses = [svi.step(X + i) for i in range(2)] if mode == "eager" else []
-        if mode == "compiled":
-            with pytest.warns(UserWarning, match=r"eagerly .*: a program takes values out of"):
-                losses = [svi.step(X + i) for i in range(2)]
-        found[mode] = losses
-    assert found["compiled"] == found["eager"]
+        pair = Decoder(lambda x, loc: dist.Normal(loc, 0.5 + outside(x))), Encoder()
+        return take_steps(pair, mode, lambda i: X + i, steps=2)[0]
+
+    eager = steps("eager")
+    with pytest.warns(UserWarning, match=r"eagerly .*: a program takes values out of"):
+        assert steps("compiled") == eager

@@ -7,7 +7,8 @@ import pyro
 import pytest
 import torch
 from pyro.infer import Trace_ELBO
-from test_compiled import X, _pair, same_state, state_of
+from small import same_state, state_of, take_steps
+from test_compiled import X, _pair
 
 import pvae
 import pvae.compiled as compiled
@@ -38,16 +39,12 @@ def captures(monkeypatch, uncompiled):
     return counts
 
 
-def _agree(captures, before=lambda i, svi: None, steps=12, optim=torch.optim.Adam, **options):
+def _agree(captures, before=None, **options):
+    options = {"before": before, "steps": 12, **options}
     found = []
     for mode in ("eager", "compiled"):
         pair = _pair()
-        svi = SVI(*pair, optim, Trace_ELBO(), mode=mode, **options)
-        torch.manual_seed(1)
-        losses = []
-        for i in range(steps):
-            before(i, svi)
-            losses.append(svi.step(X))
+        losses, svi = take_steps(pair, mode, X, **options)
         found.append((losses, state_of(pair)))
     (eager, ours), (replayed, theirs) = found
     assert replayed == pytest.approx(eager, rel=1e-7)  # a rate on the device is float32
