@@ -22,6 +22,7 @@ __all__ = ["LOCK", "atomic", "locked", "why"]
 
 LOCK = ".lock"
 
+_UNDER_LOCK = ".locked.tmp"  # ends the names of what is written while the folder is locked
 _held: set[tuple[Path, int, int]] = set()  # folder, process, thread
 
 
@@ -44,7 +45,8 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
         'whole'
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}.tmp")
+    end = _UNDER_LOCK if _is_mine(path.parent) else ".tmp"
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}{end}")
     try:
         _make(path.parent)
         yield temporary
@@ -63,8 +65,8 @@ def locked(folder: str | os.PathLike[str] | None) -> Iterator[None]:
     """Keeps a folder for this thread, so that no other process or thread writes there meanwhile.
 
     The lock is the system's own, on a file in the folder that names the process: it ends with
-    the process, however that ends. The thread that has it may take it again. Without a folder
-    nothing is done.
+    the process, however that ends. The thread that has it may take it again. What a process that
+    was killed had begun to write under the lock is removed. Without a folder nothing is done.
 
     Raises:
         PvaeError: If the folder is in use (by which process is said), or cannot be written.
@@ -73,7 +75,7 @@ def locked(folder: str | os.PathLike[str] | None) -> Iterator[None]:
         yield
         return
     folder = Path(folder).resolve()
-    mine = (folder, os.getpid(), threading.get_ident())
+    mine = _mine(folder)
     if mine in _held:
         yield
         return
@@ -112,18 +114,23 @@ def _take(folder: Path) -> int:
         while True:
             file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
             try:
-                if not _lock(file):
+                mine = _lock(file)
+                if mine is False:
                     holder = os.read(file, 1000).decode(errors="replace") or "another process"
                     raise PvaeError(
                         f"{folder} is in use by {holder}. Wait until it is done, or choose another "
                         "folder."
                     )
-                # Its last holder may have removed it after it was opened here.
-                if path.exists() and os.path.samestat(os.fstat(file), path.stat()):
+                # Its last holder may have removed it after it was opened here, but on Windows.
+                if fcntl is None or (
+                    path.exists() and os.path.samestat(os.fstat(file), path.stat())
+                ):
                     now = datetime.datetime.now().isoformat(" ", "seconds")
                     text = f"process {os.getpid()} on {socket.gethostname()} (since {now})"
                     os.ftruncate(file, 0)
                     os.write(file, text.encode())
+                    if mine:
+                        _remove_unfinished(folder)
                     return file
             except BaseException:
                 os.close(file)
@@ -133,8 +140,26 @@ def _take(folder: Path) -> int:
         raise _cannot_write(path, error) from error
 
 
-def _lock(file: int) -> bool:
-    """Locks an open file, if nobody has it; False if somebody has."""
+def _mine(folder: Path) -> tuple[Path, int, int]:
+    return folder, os.getpid(), threading.get_ident()
+
+
+def _is_mine(folder: Path) -> bool:
+    """Whether this thread has locked a folder, or the one that it is in."""
+    folder = folder.resolve()
+    return _mine(folder) in _held or _mine(folder.parent) in _held
+
+
+def _remove_unfinished(folder: Path) -> None:
+    """Removes what was being written under the lock, by processes that are gone then."""
+    with contextlib.suppress(OSError):
+        for pattern in (f".*{_UNDER_LOCK}", f"*/.*{_UNDER_LOCK}"):
+            for path in folder.glob(pattern):
+                path.unlink()
+
+
+def _lock(file: int) -> bool | None:
+    """Locks an open file: False if somebody else has it, None where nothing can be locked."""
     try:
         if fcntl is None:
             import msvcrt
@@ -153,6 +178,7 @@ def _lock(file: int) -> bool:
             "a run folder.",
             stacklevel=5,
         )
+        return None
     return True
 
 

@@ -1,5 +1,7 @@
 """Files are whole or not there, and one process at a time writes into a folder."""
 
+import contextlib
+import errno
 import os
 import resource
 import signal
@@ -7,12 +9,23 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from pvae import PvaeError
 from pvae.files import LOCK, atomic, locked, why
 
+HALF = """
+import sys, pvae.files as f
+from pathlib import Path
+run, elsewhere = map(Path, sys.argv[1:])
+with f.atomic(run / "report.html") as report, f.locked(run):
+    with f.atomic(run / "a.nc") as a, f.atomic(run / "part" / "b") as b, f.atomic(elsewhere) as c:
+        [path.write_text("half") for path in (report, a, b, c)]
+        print("written", flush=True)
+        input()
+"""
 HOLD = "import sys, pvae.files as f\nwith f.locked(sys.argv[1]): print('mine', flush=True); input()"
 
 
@@ -101,19 +114,26 @@ def test_a_disk_that_is_full_is_one_message_whatever_is_written(what, tmp_path, 
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [(what, "old")]
 
 
-@pytest.fixture
-def holder(tmp_path):
-    """Another process that has the folder."""
+@contextlib.contextmanager
+def _process(code, *args):
+    """Another process, from when it has said something."""
     process = subprocess.Popen(
-        [sys.executable, "-c", HOLD, tmp_path],
+        [sys.executable, "-c", code, *args],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
     )
-    assert process.stdout.readline() == "mine\n"
-    yield process
-    process.kill()
-    process.wait()
+    with process:
+        assert process.stdout.readline() != ""
+        yield process
+        process.kill()
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """Another process that has the folder."""
+    with _process(HOLD, tmp_path) as process:
+        yield process
 
 
 @pytest.mark.parametrize("end", ["done", "killed"])
@@ -135,26 +155,104 @@ def test_a_folder_is_one_processs_until_its_end(holder, tmp_path, end):
     assert [p.name for p in tmp_path.iterdir()] == ["sub"]
 
 
-def test_a_folder_is_one_threads(tmp_path):
+def _names(folder):
+    return sorted(path.name.split(".")[1] for path in folder.rglob(".*.tmp"))
+
+
+def test_what_a_killed_process_had_begun_is_removed_with_its_lock(tmp_path):
+    run = tmp_path / "run"
+    with _process(HALF, run, tmp_path / "elsewhere") as process:
+        with pytest.raises(PvaeError, match="in use"), locked(run):
+            pytest.fail("it was another's")
+        assert _names(tmp_path) == ["a", "b", "elsewhere", "report"]  # being written
+        process.kill()
+    (run / ".notes.tmp").write_text("somebody else's")
+    with atomic(run / "c") as temporary:
+        temporary.write_text("whole")
+        assert _names(run) == ["a", "b", "c", "notes", "report"]
+    with locked(tmp_path), locked(run):
+        # Without the lock, others may be writing these.
+        assert _names(tmp_path) == ["elsewhere", "notes", "report"]
+
+
+def test_nothing_is_removed_where_nothing_can_be_locked(tmp_path, monkeypatch):
+    def no_locks(file, how):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    with contextlib.ExitStack() as stack:
+        with pytest.warns(UserWarning, match="has no locks"):
+            stack.enter_context(locked(tmp_path))
+        temporary = stack.enter_context(atomic(tmp_path / "a"))
+        temporary.write_text("whole")
+        with pytest.warns(UserWarning, match="No locks available"):
+            assert _in_a_thread(tmp_path) == "taken"
+        assert temporary.exists()
+
+
+def _in_a_thread(folder):
+    """What another thread is told that takes the folder."""
     said = []
 
-    def other():
+    def take():
         try:
-            with locked(tmp_path):
+            with locked(folder):
                 said.append("taken")
         except PvaeError as error:
             said.append(str(error))
 
-    def ask():
-        thread = threading.Thread(target=other)
-        thread.start()
-        thread.join()
+    thread = threading.Thread(target=take)
+    thread.start()
+    thread.join()
+    return said[0]
 
+
+@pytest.fixture
+def windows(monkeypatch):
+    """Locks as Windows has them: of the bytes at a file's position, which nobody else may touch."""
+    taken, unlink = {}, Path.unlink
+
+    def is_open(file, inode):
+        try:
+            return os.fstat(file).st_ino == inode
+        except OSError:
+            return False
+
+    def locking(file, mode, count):
+        assert (mode, count) == ("LK_NBLCK", 1)
+        inode, place = os.fstat(file).st_ino, os.lseek(file, 0, os.SEEK_CUR)
+        assert place > 1000  # the text can be read by others
+        if taken.setdefault(inode, file) != file and is_open(taken[inode], inode):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        taken[inode] = file  # a number that is given out again was closed
+
+    def remove(path, missing_ok=False):
+        if path.name == LOCK:
+            raise PermissionError(errno.EACCES, "It is open")
+        unlink(path, missing_ok)
+
+    monkeypatch.setitem(
+        sys.modules, "msvcrt", SimpleNamespace(locking=locking, LK_NBLCK="LK_NBLCK")
+    )
+    monkeypatch.setattr("pvae.files.fcntl", None)
+    monkeypatch.setattr(Path, "unlink", remove)
+
+
+@pytest.mark.usefixtures("windows")
+def test_a_folder_is_one_threads_on_windows(tmp_path):
+    with locked(tmp_path), locked(tmp_path):
+        assert f"in use by process {os.getpid()} on" in _in_a_thread(tmp_path)
+    assert _in_a_thread(tmp_path) == "taken"
     with locked(tmp_path):
-        ask()
-    assert f"in use by process {os.getpid()}" in said[0]
-    ask()
-    assert said[1] == "taken"
+        text = (tmp_path / LOCK).read_text()
+    assert text.startswith(f"process {os.getpid()} on")
+    assert text.count("process") == 1
+
+
+def test_a_folder_is_one_threads(tmp_path):
+    with locked(tmp_path):
+        assert f"in use by process {os.getpid()}" in _in_a_thread(tmp_path)
+    assert _in_a_thread(tmp_path) == "taken"
 
 
 def test_a_lock_file_that_its_holder_removes_meanwhile_locks_nothing(tmp_path, monkeypatch):
