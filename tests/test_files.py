@@ -186,11 +186,11 @@ def test_nothing_is_removed_where_nothing_can_be_locked(tmp_path, monkeypatch):
         temporary = stack.enter_context(atomic(tmp_path / "a"))
         temporary.write_text("whole")
         with pytest.warns(UserWarning, match="No locks available"):
-            assert _in_a_thread(tmp_path) == "taken"
+            assert take_in_a_thread(tmp_path) == "taken"
         assert temporary.exists()
 
 
-def _in_a_thread(folder):
+def take_in_a_thread(folder):
     """What another thread is told that takes the folder."""
     said = []
 
@@ -241,8 +241,8 @@ def windows(monkeypatch):
 @pytest.mark.usefixtures("windows")
 def test_a_folder_is_one_threads_on_windows(tmp_path):
     with locked(tmp_path), locked(tmp_path):
-        assert f"in use by process {os.getpid()} on" in _in_a_thread(tmp_path)
-    assert _in_a_thread(tmp_path) == "taken"
+        assert f"in use by process {os.getpid()} on" in take_in_a_thread(tmp_path)
+    assert take_in_a_thread(tmp_path) == "taken"
     with locked(tmp_path):
         text = (tmp_path / LOCK).read_text()
     assert text.startswith(f"process {os.getpid()} on")
@@ -251,8 +251,8 @@ def test_a_folder_is_one_threads_on_windows(tmp_path):
 
 def test_a_folder_is_one_threads(tmp_path):
     with locked(tmp_path):
-        assert f"in use by process {os.getpid()}" in _in_a_thread(tmp_path)
-    assert _in_a_thread(tmp_path) == "taken"
+        assert f"in use by process {os.getpid()}" in take_in_a_thread(tmp_path)
+    assert take_in_a_thread(tmp_path) == "taken"
 
 
 def test_a_lock_file_that_its_holder_removes_meanwhile_locks_nothing(tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from test_files import HOLD
+from test_files import HOLD, take_in_a_thread
 
 import pvae
 from pvae import PvaeError
@@ -150,6 +150,22 @@ def test_of_two_trainings_into_one_folder_the_second_is_refused(tmp_path, monkey
     assert "seed: 1" in (out / "config.yaml").read_text()
     assert read_checkpoint(out / "checkpoint.pt")["settings"]["seed"] == 1
     assert not (out / ".lock").exists()
+
+
+def test_a_run_that_is_resumed_is_locked_before_it_is_looked_at(run, monkeypatch):
+    # Else another process may lengthen it between what is read of it and what is trained.
+    import pvae.cli as shell
+
+    load, said = shell.load_data, []
+
+    def meanwhile(config):
+        said.append(take_in_a_thread(run))
+        return load(config)
+
+    monkeypatch.setattr(shell, "load_data", meanwhile)
+    assert main(["train", "--resume", str(run)]) == 0
+    assert f"in use by process {os.getpid()}" in said[0]
+    assert take_in_a_thread(run) == "taken"
 
 
 def test_a_pair_that_cannot_be_trained_leaves_no_folder(tmp_path, monkeypatch, capsys):
