@@ -1,100 +1,101 @@
 """Adaptive quadrature in one or two dimensions, in cells that must explain what draws have seen."""
 
-import math
 from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["integrate"]
+__all__ = ["LogF", "integrate"]
 
 _ORDER = 16  # of the Clenshaw-Curtis rule of a cell, whose coarse partner has every second point
-_CELLS = 3000  # at most
+_CELLS = 3000  # of a datum, at most
+_AT_ONCE = 64  # of them that are split in one round, at most
 _DEEP = 60  # halvings of the box, at most
-_TOLERANCE = 1e-9
+
+LogF = Callable[[Tensor, Tensor], Tensor]
+"""Log density at points [G, n, D] of data numbered [n], nats, [G, n]."""
 
 
 def integrate(
-    log_f: Callable[[Tensor], Tensor], low: Tensor, high: Tensor, draws: Tensor, known: Tensor
-) -> tuple[float, float]:
-    r"""Integrates exp(log f) over a box, and returns the logarithm and its error in nats.
+    log_f: LogF, low: Tensor, high: Tensor, draws: Tensor, known: Tensor, tolerance: Tensor
+) -> tuple[Tensor, Tensor]:
+    r"""Integrates exp(log f) over the box of each datum, and returns logarithm and error in nats.
 
-    Cells are halved, in two dimensions quartered, where their error is largest. That is the
+    Cells are halved, in two dimensions quartered, where their error is large. That is the
     difference of Clenshaw-Curtis rules of 17 and 9 points in each dimension, and, if it is
     larger, the volume of the cell times how far the rule's polynomial is from f at draws that
     lie in it: a peak that the points of a cell step over shows in the draws that fell on it.
     Neighbours of a cell that matters are at most twice as wide, lest they step over its flank.
+    In each round the new cells of all data are evaluated together.
 
     Args:
-        log_f: Log density at points [n, D], nats, [n].
-        low: Lower corner of the box, [D].
-        high: Upper corner, [D].
-        draws: Points of the box where f is known, [k, D].
-        known: Log f there, [k].
+        log_f: Log density of B data.
+        low: Lower corners of the boxes, [B, D].
+        high: Upper corners, [B, D].
+        draws: Points where f is known, [k, B, D].
+        known: Log f there, [k, B]; -inf for draws that are to be left out.
+        tolerance: Relative error at which a datum is done, [B].
 
     Returns:
-        Log of the integral, nats, and its error.
+        Log of the integrals, nats, [B], and their errors, [B].
 
     Source: Clenshaw & Curtis 1960; Berrut & Trefethen 2004, *Barycentric Lagrange interpolation*.
     """
-    dim, device = len(low), low.device
+    size, dim = low.shape
+    device = low.device
     nodes, fine, coarse = (t.to(device) for t in _rule())
-    grid = torch.cartesian_prod(*[nodes] * dim).reshape(-1, dim)
-    both = [_product(weights, dim) for weights in (fine, coarse)]
-    finite = known.isfinite()
-    draws, known = draws[finite], known[finite]
-    if not len(known):
-        return -math.inf, math.inf
-    top = known.max()
+    grid = torch.cartesian_prod(*[nodes] * dim).reshape(-1, 1, dim)
+    both = torch.stack([_product(weights, dim) for weights in (fine, coarse)])
+    halves = torch.cartesian_prod(*[torch.arange(2.0, device=device)] * dim).reshape(-1, dim)
+    data, top = torch.arange(size, device=device), known.amax(0)
 
-    corners, sizes = low[None], (high - low)[None]
+    owner = data[top.isfinite()]
+    corners, sizes = low[owner], (high - low)[owner]
     # Lower corner, size, integral and error of each cell; the latter relative to exp(top).
-    cells = torch.zeros(0, 2 * dim + 2, dtype=low.dtype, device=device)
-    while True:
-        points = corners[:, None] + grid * sizes[:, None]
-        values = log_f(points.reshape(-1, dim)).reshape(len(corners), -1)
-        highest = torch.maximum(top, values.max())
-        if highest > top:  # all that is known so far is relative to the largest value
-            cells[:, 2 * dim :] *= (top - highest).exp()
-            top = highest
-        f, volume = (values - top).exp(), sizes.prod(-1)
-        integral = volume * (f @ both[0])
-        error = (integral - volume * (f @ both[1])).abs()
-        seen = (known - top).exp()
-        t = (draws - corners[:, None]) / sizes[:, None]
-        at, which = ((t >= 0) & (t < 1)).all(-1).nonzero(as_tuple=True)
-        if len(at):
-            missed = (_interpolate(f[at], t[at, which], nodes) - seen[which]).abs() * volume[at]
-            error = error.scatter_reduce(0, at, missed, "amax")
+    cells, owners = low.new_zeros(0, 2 * dim + 2), data[:0]
+    total = share = low.new_zeros(size)
+    while len(owner):
+        values = log_f(corners + grid * sizes, owner)
+        highest = top.scatter_reduce(0, owner, values.amax(0), "amax")
+        # All that is known so far is relative to the largest value.
+        cells[:, 2 * dim :] *= (top - highest)[owners, None].exp()
+        top = highest
+        f, volume = (values - top[owner]).exp(), sizes.prod(-1)
+        integral, rough = volume * (both @ f)
+        error = (integral - rough).abs()
+        t = (draws[:, owner] - corners) / sizes
+        inside = ((t >= 0) & (t < 1)).all(-1) & known[:, owner].isfinite()
+        which, at = inside.nonzero(as_tuple=True)
+        seen = (known[which, owner[at]] - top[owner[at]]).exp()
+        missed = (_interpolate(f[:, at].T, t[which, at], nodes) - seen).abs() * volume[at]
+        error = error.scatter_reduce(0, at, missed, "amax")
         found = torch.cat([corners, sizes, integral[:, None], error[:, None]], -1)
-        cells = torch.cat([cells, found])
-        integral, error = cells[:, -2], cells[:, -1]
-        total = integral.sum()
-        order = error.argsort(descending=True)
+        cells, owners = torch.cat([cells, found]), torch.cat([owners, owner])
+
+        of = owners == data[:, None]
+        count, (total, share) = of.sum(-1), (of.to(cells.dtype) @ cells[:, -2:]).T
+        least = tolerance * total.clamp(min=1e-300)
         # Those that may stay add up to less than the tolerance.
-        rest = error[order].flip(0).cumsum(0).flip(0)
-        split = order[rest > _TOLERANCE * total.clamp(min=1e-300)]
-        if not len(split):
-            split = _ungraded(cells, dim, _TOLERANCE * total)
-        split = split[(cells[split, dim] > (high - low)[0] * 2.0**-_DEEP)]
-        room = (_CELLS - len(cells)) // (2**dim - 1)
-        split = split[: min(room, 64)]
-        if not len(split):
-            break
-        old = cells[split]
-        keep = torch.ones(len(cells), dtype=torch.bool, device=device)
+        split = (cells[:, -1] > (least / count)[owners]) & (share > least)[owners]
+        for i in owner.unique().tolist():
+            if share[i] <= least[i]:
+                split[of[i]] = _ungraded(cells[of[i]], dim, least[i])
+        split &= cells[:, dim] > (high - low)[owners, 0] * 2.0**-_DEEP
+        split = split.nonzero()[:, 0]
+        split = split[cells[split, -1].argsort(descending=True)]
+        room = ((_CELLS - count) // (2**dim - 1)).clamp(max=_AT_ONCE)
+        rank = (owners[split] == data[:, None]).cumsum(-1)
+        split = split[(rank <= room[:, None]).gather(0, owners[split][None])[0]]
+        keep = torch.ones_like(owners, dtype=torch.bool)
         keep[split] = False
-        cells = cells[keep]
-        half = old[:, dim : 2 * dim] / 2
-        steps = torch.cartesian_prod(*[torch.arange(2.0, device=device)] * dim).reshape(-1, dim)
-        corners = (old[:, None, :dim] + steps.to(half) * half[:, None]).reshape(-1, dim)
-        sizes = half[:, None].expand(-1, 2**dim, -1).reshape(-1, dim)
-    total = float(total)
-    if not total > 0:
-        return -math.inf, math.inf
-    share = float(error.sum()) / total
-    return math.log(total) + float(top), -math.log1p(-share) if share < 1 else math.inf
+        half = cells[split, None, dim : 2 * dim] / 2
+        corners = (cells[split, None, :dim] + halves * half).reshape(-1, dim)
+        sizes = half.expand(-1, 2**dim, -1).reshape(-1, dim)
+        owner = owners[split].repeat_interleave(2**dim)
+        cells, owners = cells[keep], owners[keep]
+    share = torch.where(total > 0, share / total, 1.0).clamp(max=1)
+    return total.log() + top, -torch.log1p(-share)
 
 
 def _ungraded(cells: Tensor, dim: int, least: Tensor) -> Tensor:
@@ -105,7 +106,7 @@ def _ungraded(cells: Tensor, dim: int, least: Tensor) -> Tensor:
     far = (middles[:, None] - middles[matter]).abs()
     near = (far <= 0.5001 * (sizes[:, None] + sizes[matter])).all(-1)
     wide = sizes[:, None, 0] > 2.01 * sizes[matter, 0]
-    return (near & wide).any(-1).nonzero()[:, 0]
+    return (near & wide).any(-1)
 
 
 def _rule() -> tuple[Tensor, Tensor, Tensor]:

@@ -1,7 +1,6 @@
 """Quadrature: log p(x) to many digits, where the latents have one or two dimensions."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,8 +11,9 @@ from pvae.data import Part
 from pvae.data.tensors import Tensors
 from pvae.density import Density, replaced
 from pvae.errors import PvaeError
-from pvae.evaluation.cubature import integrate
+from pvae.evaluation.cubature import LogF, integrate
 from pvae.evaluation.finding import Finding
+from pvae.evaluation.peaks import find_peaks
 from pvae.evaluation.work import Work, in_blocks, take
 from pvae.sampler import seed_unit
 
@@ -28,13 +28,12 @@ _MOST = {1: 2**16 + 1, 2: 2**10 + 1}  # and when it is refined
 _MOVES = 50  # of a box, at most
 _TURNS = 6  # of its axes
 _TOLERANCE = 1e-8
+_CELLS_TOLERANCE = 1e-9
 _BEYOND = 1000.0  # how much more may lie beyond an edge than is seen right at it
 _SEEN = 256  # draws that the grid is compared with
 _APART = 1.0  # nats between a draw and the line between its neighbours on a converged grid
-_FLANK = 1e-7  # nats of a peak that may hide between the points of a cell beside it
+_FLANK = 5e-7  # nats of a peak that may hide between the points of a cell beside it
 _EDGE = 1e-5  # share of the mass at an edge from which nothing is known
-
-LogF = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -80,10 +79,11 @@ def quadrature(
     65,537 points or 1,025 × 1,025, until it agrees with every second of its points.
 
     A grid can step over a peak that is narrow beside the rest of the posterior. Where the grid
-    does not explain log p(x, u) at the draws, or the importance-weighted estimate from the
-    guide's draws is above its value by more than both errors, or it did not converge, the box is
-    integrated adaptively, in cells that are made smaller until they explain the draws. What the
-    guide's draws still contradict then is not known.
+    does not explain log p(x, u) at the draws or at the tops of its peaks, which are climbed from
+    its local maxima, or the importance-weighted estimate from the guide's draws is above its value
+    by more than both errors, or it did not converge, the box is integrated adaptively, in cells
+    that are made smaller until they explain these points. What the guide's draws still contradict
+    then is not known.
 
     Args:
         density: The pair's density with D = 1 or 2 coordinates.
@@ -157,31 +157,40 @@ def _integrate(density: Density, batch: tuple[Tensor, ...]) -> tuple[Tensor, Ten
         _search(log_f, low, high, t, known + a.logdet(), stable)
         if turn == _TURNS - 1 or dim == 1:
             break
-        mean, factor, slanted = _moments(log_f, low, high)
+        mean, factor, slanted, *box = _moments(log_f, low, high)
         if not slanted.any():
             break
         origin = torch.where(slanted[:, None], origin + (a @ mean[..., None])[..., 0], origin)
         a = torch.where(slanted[:, None, None], a @ factor, a)
-        low[slanted], high[slanted], stable[slanted] = -10.0, 10.0, False
+        low, high = (
+            torch.where(slanted[:, None], *each) for each in zip(box, (low, high), strict=True)
+        )
+        stable = stable & ~slanted
     log_px, error = torch.full_like(known[0], -math.inf), torch.full_like(known[0], math.inf)
     points, active = _SEARCH[dim], everything
+    nodes = _nodes(low, high, points)
+    first = log_f(nodes, everything)
     used = torch.full_like(log_px, points)
     while len(active) and points <= _MOST[dim]:
         used[active] = points
         # A fine grid of two dimensions for few data at a time.
         for data in active.split(max(1, 2**22 // points**dim)):
-            fine, coarse = _sums(log_f, low[data], high[data], points, data)
+            corners = low[data], high[data]
+            values = first if points == _SEARCH[dim] else log_f(_nodes(*corners, points), data)
+            fine, coarse = _sums(values, *corners, points)
             log_px[data], error[data] = fine, (fine - coarse).abs()
         rounding = torch.finfo(dtype).eps * (log_px.abs() + _DEPTH)
-        active = everything[(error > rounding.clamp(min=_TOLERANCE)) & log_px.isfinite()]
+        finer = (error > rounding.clamp(min=_TOLERANCE)) & log_px.isfinite()
+        if points**dim > 2**16:  # cells are better at what such a grid is still far from
+            finer &= error < 1e-3
+        active = everything[finer]
         points = 2 * points - 1
     error = torch.maximum(error, rounding)
     log_px, error = _against_draws(
-        density, batch, log_f, origin, a, low, high, used, log_px, error, rounding
+        density, batch, log_f, origin, a, low, high, used, first, log_px, error, rounding
     )
-    nodes = _nodes(low, high, _SEARCH[dim])
     u = origin + (a @ nodes[..., None])[..., 0]
-    weights = log_f(nodes, everything).softmax(0)
+    weights = first.softmax(0)
     lost = torch.where(density.is_exact(u.to(dtype)), 0.0, weights).sum(0)
     error = torch.maximum(error, _BEYOND * lost)
     return log_px, torch.where(stable & (lost < _EDGE), error, math.inf)
@@ -196,22 +205,25 @@ def _against_draws(
     low: Tensor,
     high: Tensor,
     used: Tensor,
+    first: Tensor,
     log_px: Tensor,
     error: Tensor,
     rounding: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """Integrates adaptively where the grid is not what draws have seen, data by data."""
+    """Integrates adaptively where the grid is not what draws have seen."""
     size, dim = log_px.shape[0], low.shape[1]
     u = replaced(torch.cat([density.posterior(batch, _SEEN), density.prior(batch, _SEEN)]))
     t = torch.linalg.solve(a, (u.double() - origin)[..., None])[..., 0]
     inside = ((t >= low) & (t < high)).all(-1)
     everything = torch.arange(size, device=u.device)
     known = torch.where(inside, log_f(t, everything), -math.inf)
+    peaks, heights = find_peaks(log_f, low, high, first, everything)
+    t, known = torch.cat([t, peaks]), torch.cat([known, heights])
     log_w = torch.cat([d.log_w for d in density.sampler.stream(batch, _SEEN)]).double()
     seen = log_w.logsumexp(0) - math.log(len(log_w))
     weights = (log_w - log_w.amax(0)).exp()
     noise = (weights.std(0) / weights.mean(0) / math.sqrt(len(log_w))).nan_to_num(math.inf)
-    beyond = (seen - log_px) - 5 * noise - 1e-3
+    least = seen - 5 * noise - 1e-3
 
     # What a line between the points of the last grid that was taken says at the draws.
     step = (high - low) / (used[:, None] - 1)
@@ -222,29 +234,36 @@ def _against_draws(
     ):
         guess = torch.maximum(guess, log_f(low + (at + corner) * step, everything))
     strange = (known > guess + _APART) & (known > known.amax(0) - 20)
-    doubtful = strange.any(0) | (beyond > error) | (error > rounding.clamp(min=1e-6))
-    for i in (doubtful & error.isfinite()).nonzero()[:, 0].tolist():
-        data = everything[i : i + 1]
+    strange = strange.any(0)
+    doubtful = strange | (least - log_px > error) | (error > rounding.clamp(min=1e-6))
+    data = (doubtful & error.isfinite()).nonzero()[:, 0]
+    if not len(data):
+        return log_px, error
+    value, own = integrate(
+        lambda t, which: log_f(t, data[which]),
+        low[data],
+        high[data],
+        t[:, data],
+        known[:, data],
+        rounding[data].clamp(min=_CELLS_TOLERANCE),
+    )
+    own = torch.maximum(own, rounding[data].clamp(min=_FLANK))
+    better = (strange | (least - log_px > error))[data] | (own < error[data])
+    data, value, own = (each[better & value.isfinite()] for each in (data, value, own))
+    log_px[data], error[data] = value, own
+    return log_px, torch.where(least - log_px > error, math.inf, error)
 
-        def one(t: Tensor, data: Tensor = data) -> Tensor:
-            return log_f(t[:, None], data)[:, 0]
 
-        value, own = integrate(one, low[i], high[i], t[:, i], known[:, i])
-        own = max(own, _FLANK, float(torch.finfo(u.dtype).eps * (log_px[i].abs() + _DEPTH)))
-        better = strange[:, i].any() or beyond[i] > error[i] or own < error[i]
-        if better and math.isfinite(value):
-            log_px[i], error[i] = value, own
-    return log_px, torch.where((seen - log_px) - 5 * noise - 1e-3 > error, math.inf, error)
-
-
-def _moments(log_f: LogF, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _moments(log_f: LogF, low: Tensor, high: Tensor) -> tuple[Tensor, ...]:
     """Mean [B, D] and Cholesky factor [B, D, D] of the posterior, and where it is slanted, [B].
 
-    A narrow slanted posterior needs few points only in coordinates that stand along it.
+    A narrow slanted posterior needs few points only in coordinates that stand along it. What a
+    box in these would have to hold, from [B, D] to [B, D], comes with them.
     """
     points, data = _SEARCH[low.shape[1]], torch.arange(len(low), device=low.device)
     nodes = _nodes(low, high, points)
-    weights = log_f(nodes, data).softmax(0).nan_to_num(0)[..., None]
+    values = log_f(nodes, data)
+    weights = values.softmax(0).nan_to_num(0)[..., None]
     mean = (weights * nodes).sum(0)
     apart = nodes - mean
     covariance = torch.einsum("gbd,gbe->bde", weights * apart, apart)
@@ -252,7 +271,11 @@ def _moments(log_f: LogF, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor, Te
     covariance = covariance + torch.diag_embed((cell / 4) ** 2)
     factor = torch.linalg.cholesky(covariance)
     variance = covariance.diagonal(dim1=-2, dim2=-1)
-    return mean, factor, covariance.det() / variance.prod(-1) < 0.3  # 1 - ρ²
+    slanted = covariance.det() / variance.prod(-1) < 0.3  # 1 - ρ²
+    peaks, heights = find_peaks(log_f, low, high, values, data)
+    t = torch.linalg.solve(factor, (peaks - mean)[..., None])
+    t = torch.where(heights[..., None] >= heights.amax(0)[:, None] - _DEPTH, t[..., 0], 0.0)
+    return mean, factor, slanted, (t.amin(0) - 1).clamp(max=-10), (t.amax(0) + 1).clamp(min=10)
 
 
 def _search(
@@ -266,6 +289,11 @@ def _search(
             break
         values = log_f(_nodes(low[data], high[data], points), data)
         top = torch.maximum(values.amax(0), known[:, data].amax(0))
+        # What draws and peaks know counts as well: the mass may be between the points.
+        peaks, heights = find_peaks(log_f, low[data], high[data], values, data)
+        near = torch.cat([draws[:, data], peaks])
+        height = torch.cat([known[:, data], heights])
+        good = height >= torch.maximum(top, heights.amax(0)) - _DEPTH
         values = values.reshape(*[points] * low.shape[1], len(data))
         done = torch.ones_like(data, dtype=torch.bool)
         for d in range(low.shape[1]):
@@ -282,11 +310,10 @@ def _search(
             left, right = first == 0, last == points - 2
             new_low = torch.where(left, start - width, torch.where(right, start, new_low))
             new_high = torch.where(right, end + width, torch.where(left, end, new_high))
-            # What the draws know counts as well: a peak may be missed by every grid point.
-            good = known[:, data] >= top - _DEPTH
-            near = draws[:, data, d]
-            new_low = torch.minimum(new_low, torch.where(good, near, math.inf).amin(0) - cell)
-            new_high = torch.maximum(new_high, torch.where(good, near, -math.inf).amax(0) + cell)
+            least = torch.where(good, near[..., d], math.inf).amin(0)
+            most = torch.where(good, near[..., d], -math.inf).amax(0)
+            new_low = torch.minimum(new_low, least - cell)
+            new_high = torch.maximum(new_high, most + cell)
             moved = (new_low < start) | (new_high > end)
             moved |= (new_high - new_low) < 0.8 * width
             moved &= new_low.isfinite() & new_high.isfinite() & (new_high > new_low)
@@ -314,15 +341,12 @@ def _hopeful(profile: Tensor) -> Tensor:
     return torch.maximum(torch.maximum(left, right), meet)
 
 
-def _sums(
-    log_f: LogF, low: Tensor, high: Tensor, points: int, data: Tensor
-) -> tuple[Tensor, Tensor]:
+def _sums(values: Tensor, low: Tensor, high: Tensor, points: int) -> tuple[Tensor, Tensor]:
     """Returns the log integral on a grid and on every second of its points, each [b]."""
     dim = low.shape[1]
-    values = log_f(_nodes(low, high, points), data)
-    coarse = values.reshape(*[points] * dim, len(data))[(slice(None, None, 2),) * dim]
+    coarse = values.reshape(*[points] * dim, len(low))[(slice(None, None, 2),) * dim]
     log_cell = ((high - low) / (points - 1)).log().sum(-1)
-    coarse = coarse.reshape(-1, len(data)).logsumexp(0) + dim * math.log(2)
+    coarse = coarse.reshape(-1, len(low)).logsumexp(0) + dim * math.log(2)
     return values.logsumexp(0) + log_cell, coarse + log_cell
 
 

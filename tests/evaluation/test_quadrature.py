@@ -50,6 +50,11 @@ def somewhere(event=(), scale=1.0):
     return guide
 
 
+def nothing(log_f, low, *_):
+    """In place of the cells."""
+    return torch.full_like(low[:, 0], -math.inf), torch.full_like(low[:, 0], math.inf)
+
+
 def linear(weight, noise, size=20, dtype=torch.float64):
     """z ~ N(0, I), x ~ N(W z, σ²)."""
     weight = torch.tensor(weight, **DOUBLE)
@@ -187,7 +192,7 @@ def test_the_error_says_when_the_grid_was_not_fine_enough(monkeypatch):
     monkeypatch.setattr(module, "_MOST", {1: 257, 2: 65})
     pair = narrow(1e-2, mirrored=True)
     assert run(*pair, tolerance=1e-6).error.max() < 1e-6, "cells go on where the grid ends"
-    monkeypatch.setattr(module, "integrate", lambda *_: (-math.inf, math.inf))
+    monkeypatch.setattr(module, "integrate", nothing)
     found = run(*pair[:3])
     error = np.abs(found.log_px - pair[3].numpy())
     assert error.max() > 1e-3
@@ -351,9 +356,46 @@ def test_a_peak_that_few_draws_fell_on():
 def test_what_the_weights_contradict_is_not_known(monkeypatch):
     """Without cells of its own the grid misses half of the mass, and says so."""
     pair = mixed(1e-3, 1)
-    nothing = (-math.inf, math.inf)
-    monkeypatch.setattr(module, "integrate", lambda *_: nothing)
+    monkeypatch.setattr(module, "integrate", nothing)
     monkeypatch.setattr(module, "_APART", math.inf)
     found = run(*pair[:3])
     assert np.isnan(found.log_px).all()
     assert np.isposinf(found.error).all()
+
+
+def both(noise, apart, seen):
+    """x ~ ½ N(z, s²) + ½ N(z + apart, s²): two narrow peaks, and a guide that draws one."""
+    apart = torch.tensor(apart, **DOUBLE)
+    x, zero = oracles.random(4, len(apart), seed=3), torch.zeros(len(apart), **DOUBLE)
+    halves = dist.Categorical(torch.full((2,), 0.5, **DOUBLE))
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(zero, 1.0).to_event(1))
+            parts = dist.Normal(torch.stack([z, z + apart], -2), noise).to_event(1)
+            pyro.sample("x", dist.MixtureSameFamily(halves, parts), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x - seen * apart, noise + zero).to_event(1))
+
+    wide = math.sqrt(1 + noise**2)
+    each = [dist.Normal(zero + loc, wide).log_prob(x).sum(-1) for loc in (zero, apart)]
+    return model, guide, (x,), torch.logaddexp(*each) - math.log(2)
+
+
+@pytest.mark.parametrize(
+    ("noise", "apart", "seen"),
+    [(1e-5, [0.8], 0), (1e-4, [0.8], 1), (3e-3, [1.0, -0.7], 0), (1e-3, [1.0, -0.7], 1)],
+)
+def test_a_narrow_peak_that_nothing_drew(noise, apart, seen):
+    run(*both(noise, apart, seen), size=2, tolerance=2e-6)
+
+
+def test_cells_of_a_datum_do_not_depend_on_the_others():
+    pair = mixed(1e-3, 1)
+    together = run(*pair[:3])
+    alone = [run(*pair[:3], positions=np.array([i])) for i in range(3)]
+    errors = [found.error[0] for found in alone]
+    np.testing.assert_allclose([found.log_px[0] for found in alone], together.log_px, atol=1e-6)
+    np.testing.assert_allclose(errors, together.error, atol=1e-6)
