@@ -1,5 +1,6 @@
 """One call at a time in a process, which leaves Pyro as it found it, whatever ends the call."""
 
+import contextlib
 import functools
 import threading
 import warnings
@@ -101,8 +102,11 @@ def _restore(before: tuple[Any, ...], arguments: list[Any]) -> None:
 def _parts(arguments: list[Any]) -> Iterator[nn.Module]:
     """Every module of the programs among a call's arguments."""
     for each in arguments:
-        programs = [getattr(each, side, None) for side in ("model", "guide")]
-        for program in (each, *programs):
+        programs = [each]
+        for side in ("model", "guide"):
+            with contextlib.suppress(Exception):  # a program may look its attributes up as it likes
+                programs.append(getattr(each, side, None))
+        for program in programs:
             if callable(program) and not isinstance(program, type):
                 for module in modules(program, program).values():
                     yield from module.modules()

@@ -1,6 +1,7 @@
 """Arguments: how a pair is called, split into the data and what is passed through."""
 
 import functools
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -8,6 +9,7 @@ import pyro
 import torch
 from pyro import poutine
 from torch import Tensor
+from torch._subclasses import FakeTensor
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from pvae.environment import free_memory, is_out_of_memory
@@ -202,11 +204,9 @@ def check_tensor(what: str, tensor: Tensor) -> None:
             "is a MaskedTensor",
             "Hand in its data and its mask, x.get_data() and x.get_mask()",
         )
-    elif tensor.is_meta:
-        kind, cure = (
-            "is on the meta device and has no values",
-            "Make it on a device that holds data",
-        )
+    elif tensor.is_meta or isinstance(tensor, FakeTensor) or torch._is_functional_tensor(tensor):
+        where = "is on the meta device" if tensor.is_meta else "stands for another in a trace"
+        kind, cure = f"{where} and has no values", "Make it on a device that holds data"
     elif tensor.is_quantized:
         kind, cure = "is quantised", "Take its values, x.dequantize()"
     elif tensor.is_floating_point() and tensor.element_size() == 1:
@@ -255,7 +255,7 @@ def _call(arguments: Arguments, program: Program, *batch: Tensor) -> Any:
 def _map(visit: Visit, name: str, value: Any) -> Any:
     """Rebuilds a value with what `visit` makes of what is in it, containers opened."""
     if isinstance(value, PackedSequence):
-        padded, lengths = pad_packed_sequence(value, batch_first=True)
+        padded, lengths = _padded(name, value)
         padded, lengths = visit(f"{name}.data", padded), visit(f"{name}.lengths", lengths)
         return _packed(value, padded, lengths)
     if isinstance(value, dict):
@@ -265,6 +265,37 @@ def _map(visit: Visit, name: str, value: Any) -> Any:
         parts = [_map(visit, f"{name}[{i}]", each) for i, each in enumerate(value)]
         return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
     return visit(name, value)
+
+
+def _padded(name: str, value: PackedSequence) -> tuple[Tensor, Tensor]:
+    """The sequences [B, T, ...] of a PackedSequence, and their lengths [B]."""
+    data, sizes = value.data, value.batch_sizes
+    check_tensor(f"The data of the PackedSequence {name}", data)
+    if not len(sizes):
+        raise PvaeError(
+            f"Argument {name} is a PackedSequence without a sequence: there is no datum in it."
+        )
+    shape = (int(sizes[0]), len(sizes), *data.shape[1:])
+    size = math.prod(shape) * data.element_size()
+    if size > _LARGE and size > free_memory(data.device):
+        raise PvaeError(
+            f"The sequences of the PackedSequence {name} have the shape {list(shape)} when they "
+            f"are padded, {size / 1e9:,.0f} GB, more than there is memory. Hand in fewer of them, "
+            "or cut the longest."
+        )
+    try:
+        if int(sizes.sum()) != len(data) or (sizes <= 0).any() or (sizes.diff() > 0).any():
+            raise ValueError(
+                f"its batch_sizes {sizes[:5].tolist()} … do not count its {len(data)} rows"
+            )
+        return pad_packed_sequence(value, batch_first=True)
+    except (RuntimeError, ValueError, IndexError) as error:
+        if is_out_of_memory(error):
+            raise
+        raise PvaeError(
+            f"Argument {name} is a PackedSequence that cannot be padded: {first_line(error)}. Make "
+            "it by torch.nn.utils.rnn.pack_sequence or pack_padded_sequence."
+        ) from error
 
 
 def _like(value: dict[Any, Any], items: dict[Any, Any]) -> dict[Any, Any]:

@@ -19,7 +19,9 @@ from pvae.admission import (
     outside_draws,
 )
 from pvae.alone import alone
-from pvae.arguments import Arguments
+from pvae.arguments import Arguments, check_tensor
+from pvae.bounded import in_free_memory
+from pvae.environment import is_out_of_memory
 from pvae.errors import PvaeError, first_line
 from pvae.pair import (
     OwnParameters,
@@ -27,6 +29,7 @@ from pvae.pair import (
     latent_sites,
     name_of,
     observed_sites,
+    refuse_meta,
     trace_guide,
 )
 from pvae.structure import Structure, base_distribution, listed, plates_in_words
@@ -73,6 +76,7 @@ def check(model: Program, guide: Program, *batch: Any, **kwargs: Any) -> Structu
 
 
 @torch.no_grad()
+@in_free_memory("one call of the pair")
 def look(model: Program, guide: Program, *batch: Any, **kwargs: Any) -> Structure:
     """Does what `check` does, and leaves its remarks in the structure without a warning."""
     arguments = Arguments(batch, kwargs)
@@ -80,9 +84,12 @@ def look(model: Program, guide: Program, *batch: Any, **kwargs: Any) -> Structur
     _check_first_seen(guide, arguments.size)
     model, guide = arguments.bind(model, guide)
     batch = arguments.batch
-    with torch.random.fork_rng(_devices(batch)), OwnParameters(model, guide):
+    own = OwnParameters(model, guide)
+    with torch.random.fork_rng(_devices(batch)), own:
         with pyro.validation_enabled(True):
-            _check_sites(model, guide, *_traces(model, guide, batch)[:2])
+            traces = _traces(model, guide, batch)[:2]
+            _check_tensors(own, *traces)
+            _check_sites(model, guide, *traces)
         # Once more without the distributions' own validation, which cannot be told to let
         # grey values pass under a Bernoulli.
         with pyro.validation_enabled(False):
@@ -189,6 +196,13 @@ def _check_batch(arguments: Arguments) -> None:
             )
 
 
+def _check_tensors(own: OwnParameters, guide_trace: Trace, model_trace: Trace) -> None:
+    refuse_meta(own.parameters)
+    for role, trace in (("guide", guide_trace), ("model", model_trace)):
+        for name, site in {**latent_sites(trace), **observed_sites(trace)}.items():
+            check_tensor(f"The value of site {name!r} in the {role}", site["value"])
+
+
 def _check_sites(model: Program, guide: Program, guide_trace: Trace, model_trace: Trace) -> None:
     in_guide, in_model = latent_sites(guide_trace), latent_sites(model_trace)
     observed = observed_sites(model_trace)
@@ -251,9 +265,12 @@ def _check_event(name: str, guide_site: dict[str, Any], model_site: dict[str, An
 def _check_shape(role: str, name: str, site: dict[str, Any]) -> None:
     _check_plates(role, name, site, site["fn"].batch_shape)
     try:
-        shape = log_prob(site["fn"], site["value"], observed=site["is_observed"]).shape
+        log_p = log_prob(site["fn"], site["value"], observed=site["is_observed"])
+        shape = log_p.shape
     except Exception as error:
         value = site["value"]
+        if is_out_of_memory(error):
+            raise
         if site["is_observed"] and not (value.is_floating_point() or value.is_complex()):
             raise PvaeError(
                 f"Site {name!r} of the {role}: {_kind(site)} has no density of values of the type "
@@ -265,6 +282,16 @@ def _check_shape(role: str, name: str, site: dict[str, Any]) -> None:
             f"{tuple(site['fn'].event_shape)}: {error}. Make its parameters, and .to_event(n), fit "
             "the value."
         ) from error
+    if log_p.is_complex():
+        cure = (
+            "Give pyro.factor a real number, x.real"
+            if isinstance(base_distribution(site["fn"]), Unit)
+            else "Let it be of real values: torch.view_as_real(x) is [..., 2]"
+        )
+        raise PvaeError(
+            f"Site {name!r} of the {role}: the log density of its {_kind(site)} is complex "
+            f"({log_p.dtype}), and a log density is a real number. {cure}."
+        )
     _check_plates(role, name, site, shape)
 
 

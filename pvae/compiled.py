@@ -77,8 +77,9 @@ class CompiledGradient:
 
     def expect(self, args: Any, kwargs: Any) -> None:
         """Notes the size of the minibatches to come: smaller ones are not worth a graph."""
-        kind, size = kind_of(args, kwargs)
-        self._largest[kind] = max(size, self._largest.get(kind, 0))
+        with contextlib.suppress(TypeError, RuntimeError):  # a step says why it is eager
+            kind, size = kind_of(args, kwargs)
+            self._largest[kind] = max(size, self._largest.get(kind, 0))
 
     def __call__(
         self, eager: Callable[[], Gradient], weight: float | None, args: Any, kwargs: Any
@@ -154,8 +155,8 @@ class CompiledGradient:
             return self._give_up(f"{type(self.loss).__name__} has no differentiable_loss")
         try:
             kind, size = kind_of(args, kwargs, fixed=self._fixed)
-        except TypeError as error:
-            return self._give_up(str(error))
+        except (TypeError, RuntimeError) as error:  # torch's, of a tensor that is not dense
+            return self._give_up(first_line(error))
         if size < self._largest.get(kind, 0):
             return None  # the last, smaller minibatch
         self._largest[kind] = size

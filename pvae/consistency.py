@@ -215,10 +215,17 @@ def _normalised(
         "guide": ("q(z|x)", sampler.posterior, density.log_guide),
         "model": ("p(z)", sampler.prior, lambda u, batch: density.log_joint(u, batch)[0]),
     }
+    # The networks run with every draw: as many at once as evaluation takes.
+    step = max(1, sampler.usual_rows // len(batch[0]))
+
+    def in_pieces(log_density: Callable[..., Tensor]) -> Callable[[Tensor], Tensor]:
+        return lambda u: torch.cat([log_density(part, batch) for part in u.split(step)])
+
     for role, (what, draw, log_density) in programs.items():
         if role == "guide" and density.no_guide:
             continue
-        values = draw(batch, _DRAWS)
+        parts = [draw(batch, min(step, _DRAWS - start)) for start in range(0, _DRAWS, step)]
+        values = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         u = density.flatten(values)
         known = _has_coordinates(density, values, u)
         if float(known.double().mean()) < 1 - _SATURATED:
@@ -228,7 +235,7 @@ def _normalised(
             )
             continue
         counted = _counted(sampler, density, batch, role)
-        low, high = _excess(u, lambda u, f=log_density: f(u, batch), counted, known)
+        low, high = _excess(u, in_pieces(log_density), counted, known)
         if max(low, high) > 0.5:
             way = "low" if low > high else "high"
             bound = "high" if (way == "low") == (role == "guide") else "low"

@@ -11,7 +11,7 @@ import numpy as np
 import pyro
 import torch
 
-from pvae.errors import PvaeError, first_line
+from pvae.errors import PvaeError, first_line, text_of
 
 __all__ = [
     "check_seed",
@@ -91,7 +91,9 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that a device, or the machine, had no memory left."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+    return isinstance(error, RuntimeError) and any(
+        words in text_of(error) for words in ("DefaultCPUAllocator", "std::bad_alloc")
+    )
 
 
 def noise_state() -> tuple[torch.Tensor, list[torch.Tensor]]:

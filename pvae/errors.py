@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["PvaeError", "first_line", "nearest", "reason_of"]
+__all__ = ["PvaeError", "first_line", "nearest", "reason_of", "text_of"]
 
 
 class PvaeError(ValueError):
@@ -30,6 +30,14 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"Known: {', '.join(known)}."
 
 
+def text_of(error: BaseException) -> str:
+    """Returns what an error says, and nothing of one that fails to say it."""
+    try:
+        return str(error)
+    except Exception:
+        return ""
+
+
 def first_line(error: BaseException) -> str:
     """Returns the first line of an error's text, or its type's name if it has none.
 
@@ -37,7 +45,9 @@ def first_line(error: BaseException) -> str:
         >>> first_line(EOFError()), first_line(ValueError("no" + chr(10) + "more"))
         ('EOFError', 'no')
     """
-    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return next(
+        (line for line in text_of(error).splitlines() if line.strip()), type(error).__name__
+    )
 
 
 def reason_of(error: BaseException) -> str:

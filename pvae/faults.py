@@ -15,6 +15,7 @@ from torch.nn.parameter import is_lazy
 
 from pvae.alone import alone
 from pvae.arguments import Arguments
+from pvae.bounded import in_free_memory
 from pvae.checking import look
 from pvae.consistency import compare_bounds
 from pvae.environment import is_out_of_memory, own_random_state
@@ -110,7 +111,12 @@ def diagnose(
         []
     """
     found = Diagnosis()
-    with own_random_state(seed), same_buffers(model, guide), warnings.catch_warnings():
+    with (
+        own_random_state(seed),
+        same_buffers(model, guide),
+        warnings.catch_warnings(),
+        in_free_memory("a diagnosis of the pair"),
+    ):
         warnings.simplefilter("ignore")
         try:
             arguments = Arguments(batch, kwargs)
@@ -149,15 +155,15 @@ def diagnose(
             try:
                 found.add(*closer())
             except Exception as error:
-                if is_out_of_memory(error) or not isinstance(error, PvaeError | RuntimeError):
+                short = is_out_of_memory(error)
+                if not isinstance(error, PvaeError | RuntimeError | MemoryError):
                     raise
                 if (text := first_line(error)) in found.faults:
                     continue
-                if first_line(error) in found.faults:
-                    continue
+                text = f"there is not enough memory ({text[:200]})" if short else text
                 # After another fault this may be what comes of it.
-                where = found.facts if structural else found.faults
-                where.append(f"{'not checked further: ' * bool(structural)}{text}")
+                where = found.facts if structural or short else found.faults
+                where.append(f"{'not checked further: ' * bool(structural or short)}{text}")
         found.faults = list(dict.fromkeys(found.faults))  # a refusal may repeat a remark
     return found
 

@@ -8,6 +8,7 @@ import torch
 from pyro.infer import ELBO
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
+from torch.nn.parameter import is_lazy
 
 from pvae.blame import what_is_not_finite
 from pvae.environment import is_out_of_memory
@@ -40,7 +41,7 @@ def check_gradients(
         (f"{path}.{name}", parameter)
         for path, module in modules(model, guide).items()
         for name, parameter in module.named_parameters()
-        if parameter.requires_grad and parameter.numel()
+        if parameter.requires_grad and not is_lazy(parameter) and parameter.numel()
     ]
     kept = {id(p): (p, p.grad) for _, p in reached}
     try:
@@ -85,7 +86,7 @@ def check_gradients(
         )
     lost = [name for name in idle if id(used[name]) in calls.differentiated]
     for side in ("model", "guide"):
-        own = [name for name in slopes if name.partition(".")[0] == side]
+        own = [name for name in slopes if str(name).partition(".")[0] == side]
         if own and set(own) <= set(idle) and set(own) & set(lost):
             # Nothing on this side learns, though its networks ran with gradients enabled.
             faults.append(

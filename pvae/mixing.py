@@ -21,10 +21,6 @@ __all__ = ["refuse_global", "refuse_mixing"]
 _FAILURES = (PvaeError, RuntimeError, IndexError)
 
 
-class _FaultError(PvaeError):
-    """What was looked for, as opposed to a failure of the looking."""
-
-
 def refuse_global(single: Particles, batch: tuple[Tensor, ...]) -> None:
     """Raises a PvaeError if a latent site's plate keeps its size while the batch gets smaller.
 
@@ -46,7 +42,7 @@ def refuse_global(single: Particles, batch: tuple[Tensor, ...]) -> None:
     try:
         trace = single.prior(_rows(batch, torch.arange(num, device=batch[0].device)), 1)
     except _FAILURES as error:
-        _raise_if_known(error)
+        _raise_if_out_of_memory(error)
         return  # bound to the size of its batch
 
     def size(site: dict[str, Any]) -> int:
@@ -81,7 +77,7 @@ def refuse_mixing(single: Particles, batch: tuple[Tensor, ...]) -> None:
     sites = {n: s for n, s in latent_sites(trace).items() if n not in single.structure.enumerated}
     everything = torch.arange(size, device=batch[0].device)
 
-    def compare(index: Tensor, kept: Tensor) -> None:
+    def compare(index: Tensor, kept: Tensor) -> str | None:
         """Compares the terms of the data `kept` with those that they have in a batch `index`."""
         values = {}
         for name, site in sites.items():
@@ -92,38 +88,43 @@ def refuse_mixing(single: Particles, batch: tuple[Tensor, ...]) -> None:
         found, _ = terms_of(single, _rows(batch, index), 1, trace_of(values))
         for name, value in found.items():
             if not agree(value[..., kept], terms[name][..., kept]):
-                _refuse(single, batch, trace, terms, name)
+                return _fault(single, batch, trace, terms, name)
         known = any(name.startswith("q(") for name in found)
         if sites and not known and not _same_draws(single, batch, index, kept):
             raise RuntimeError("the guide's density is known at its own draws only")
+        return None
 
-    def alone(at: Tensor) -> bool:
-        """Compares the data `at` without the others, if the pair runs with so few."""
-        try:
-            compare(at, at)
-        except _FAILURES as error:
-            _raise_if_known(error)
-            return False
-        return True
-
-    try:
+    def compare_all() -> str | None:
         for i, kept in enumerate(_splits(size)):
             kept = kept.to(everything.device)
             at = kept.nonzero()[:, 0]
-            if i == 0 and len(at) > 1 and alone(at):
-                continue
-            compare(torch.where(kept, everything, everything.roll(-1)), at)
+            if i == 0 and len(at) > 1:
+                try:
+                    if fault := compare(at, at):  # without the others
+                        return fault
+                    continue
+                except _FAILURES as error:  # it does not run with so few
+                    _raise_if_out_of_memory(error)
+            if fault := compare(torch.where(kept, everything, everything.roll(-1)), at):
+                return fault
+        return None
+
+    try:
+        fault = compare_all()
     except _FAILURES as error:
-        _raise_if_known(error)
+        _raise_if_out_of_memory(error)
         warnings.warn(
             "Whether a module mixes data across the batch could not be checked "
             f"({first_line(error)[:200]}). If one does, no number here is the density of a datum.",
             stacklevel=5,
         )
+        return
+    if fault:
+        raise PvaeError(fault)
 
 
-def _raise_if_known(error: Exception) -> None:
-    if isinstance(error, _FaultError) or is_out_of_memory(error):
+def _raise_if_out_of_memory(error: Exception) -> None:
+    if is_out_of_memory(error):
         raise error
 
 
@@ -162,20 +163,20 @@ def _same_draws(single: Particles, batch: tuple[Tensor, ...], index: Tensor, kep
     return all(agree(ours, theirs) for ours, theirs in zip(*found, strict=True))
 
 
-def _refuse(
+def _fault(
     single: Particles, batch: tuple[Tensor, ...], trace: Trace, terms: dict[str, Tensor], name: str
-) -> None:
+) -> str:
     sites = latent_sites(trace).items()
     values = {n: s["value"] for n, s in sites if n not in single.structure.enumerated}
     again, _ = terms_of(single, batch, 1, trace_of(values))
     if not agree(again[name], terms[name]):
-        raise _FaultError(
+        return (
             f"Log {name} of the same data and the same z is another at each call, in eval "
             "mode too: something in a network is random, as the corruption of a denoising "
             "guide or dropout is. An evaluation is of the clean x and of one density: let "
             "it happen only where self.training is true (see pvae.guides.DenoisingCode)."
         )
-    raise _FaultError(
+    return (
         f"A module mixes data across the batch: log {name} of one datum changes with "
         "the other data beside it, also in eval mode (batch normalisation without "
         "running statistics does this, and so does a convolution over a graph of data). Such a "

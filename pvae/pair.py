@@ -4,7 +4,6 @@ import contextlib
 import functools
 import inspect
 import itertools
-import math
 import re
 import traceback
 from collections.abc import Callable, Iterator
@@ -20,20 +19,24 @@ from pyro.poutine.runtime import _PYRO_STACK
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
-from pvae.environment import free_memory, is_out_of_memory
-from pvae.errors import PvaeError
+from pvae.bounded import Bounded
+from pvae.environment import is_out_of_memory
+from pvae.errors import PvaeError, text_of
 from pvae.reach import modules
 
 __all__ = [
     "OwnParameters",
     "Program",
+    "arose_in_programs",
     "check_programs",
     "evaluating",
     "in_words",
     "latent_sites",
     "modules",
+    "move",
     "name_of",
     "observed_sites",
+    "refuse_meta",
     "trace_guide",
     "trace_model",
     "trace_program",
@@ -41,8 +44,6 @@ __all__ = [
 ]
 
 Program = Callable[..., Any]
-
-_LARGE = 1 << 28  # bytes; below it memory is not asked for
 
 
 def name_of(program: Program) -> str:
@@ -66,6 +67,27 @@ def check_programs(*programs: Any) -> None:
                 "A model or a guide is a function or a module that is called with the batch, and "
                 f"{what} {str(program)[:80]} is given. "
                 + ("Make an object of it." if is_class else "Hand in the program.")
+            )
+
+
+def move(device: torch.device, *programs: Program) -> None:
+    """Moves the modules of programs to a device.
+
+    Raises:
+        PvaeError: If a parameter is on the meta device, so that it has no values to move.
+    """
+    for path, module in modules(programs[0], programs[-1]).items():
+        refuse_meta({f"{path}.{name}": p for name, p in module.named_parameters()})
+        module.to(device)
+
+
+def refuse_meta(parameters: dict[str, Tensor]) -> None:
+    """Raises a PvaeError if a parameter has no values."""
+    for name, parameter in parameters.items():
+        if parameter.is_meta:
+            raise PvaeError(
+                f"Parameter {name} is on the meta device and has no values. Make the module where "
+                "it is used, or call module.to_empty(device=…) and set them."
             )
 
 
@@ -216,7 +238,7 @@ def trace_program(role: str, program: Program, run: Program, batch: tuple[Tensor
     Raises:
         PvaeError: If it fails, naming the last site and the line of the user's own code.
     """
-    tracer = poutine.trace(_Bounded()(run))
+    tracer = poutine.trace(Bounded()(run))
     try:
         return with_densities(tracer.get_trace(*batch))
     except Exception as error:
@@ -231,30 +253,6 @@ def trace_program(role: str, program: Program, run: Program, batch: tuple[Tensor
             f"The {role} {name_of(program)} failed{after} when called with a batch of shapes "
             f"{' '.join([shapes + in_words(error), *notes])}"
         ) from error
-
-
-class _Bounded(Messenger):
-    """Refuses a draw that memory does not hold, before it is made."""
-
-    def _pyro_sample(self, msg: dict[str, Any]) -> None:
-        fn = msg["fn"]
-        if msg["value"] is not None or not hasattr(fn, "batch_shape"):
-            return
-        shape = fn.batch_shape + fn.event_shape
-        size = 4 * math.prod(shape)
-        if size > _LARGE and size > free_memory(_device_of(fn)):
-            raise PvaeError(
-                f"site {msg['name']!r} would draw {list(shape)} values, {size / 1e9:,.0f} GB, more "
-                "than there is memory. Where two of these sizes count the data, a shape [B, 1] "
-                "stands where the plate has [B]: take the 1 away, or write .to_event(1)."
-            )
-
-
-def _device_of(fn: Any) -> torch.device:
-    while hasattr(fn, "base_dist"):
-        fn = fn.base_dist
-    found = (v.device for v in vars(fn).values() if isinstance(v, Tensor))
-    return next(found, torch.device("cpu"))
 
 
 def with_densities(trace: Trace) -> Trace:
@@ -285,6 +283,11 @@ def in_words(error: Exception) -> str:
     return f"{_where(error)}: {_in_words(error)}"
 
 
+def arose_in_programs(error: Exception) -> bool:
+    """Whether an error came through code that is neither a library's nor ours."""
+    return bool(_where(error))
+
+
 def _where(error: Exception) -> str:
     """Returns the innermost line of the user's own code that an error came through."""
     libraries = ("/pyro/", "/torch/", "/pvae/", "/lib/python", "<frozen")
@@ -298,7 +301,7 @@ def _where(error: Exception) -> str:
 
 def _in_words(error: Exception) -> str:
     # Pyro appends a table of shapes to whatever passes through it.
-    text = " ".join(str(error).partition("Trace Shapes:")[0].split())
+    text = " ".join(text_of(error).partition("Trace Shapes:")[0].split())
     clash = re.search(r"inside plate\('(.+)'\) at site (.+) dim (-\d+), (\d+) vs (\d+)", text)
     if clash:
         plate, site, dim, size, ours = clash.groups()

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from pvae.alone import alone
 from pvae.arguments import Arguments
+from pvae.bounded import Bounded
 from pvae.environment import is_out_of_memory, own_random_state
 from pvae.errors import PvaeError, first_line
 from pvae.pair import (
@@ -311,7 +312,8 @@ def _run_without_data(
 ) -> Trace:
     """Runs a model on n data that it draws itself."""
     try:
-        return with_densities(poutine.trace(model).get_trace(size=size, **(kwargs or {})))
+        bounded = Bounded()(model)
+        return with_densities(poutine.trace(bounded).get_trace(size=size, **(kwargs or {})))
     except Exception as error:
         if is_out_of_memory(error):
             raise
@@ -334,7 +336,8 @@ def _run_on_stand_ins(model: Program, size: int, without: Exception) -> Trace:
         given = inspect.signature(forward).parameters.values()
         count = sum(p.default is p.empty and p.kind < p.VAR_POSITIONAL for p in given)
         stand_ins = [_StandIn.of(size) for _ in range(count)]
-        return poutine.trace(poutine.uncondition(model)).get_trace(*stand_ins)
+        bounded = Bounded()(poutine.uncondition(model))
+        return poutine.trace(bounded).get_trace(*stand_ins)
     except Exception as error:
         if is_out_of_memory(error):
             raise

@@ -14,12 +14,14 @@ from torch import Tensor
 from pvae.alone import alone
 from pvae.arguments import check_tensor
 from pvae.blame import NotFiniteError, what_is_not_finite
+from pvae.bounded import Bounded
+from pvae.checking import look
 from pvae.compiled import CompiledGradient, Gradient
-from pvae.environment import noise_state, restore_noise
+from pvae.environment import is_out_of_memory, noise_state, restore_noise
 from pvae.errors import PvaeError
 from pvae.objectives import LatentScale, plain_elbo
 from pvae.optimisers import MakeOptimizer, Optimiser
-from pvae.pair import OwnParameters, Program, evaluating
+from pvae.pair import OwnParameters, Program, arose_in_programs, evaluating
 from pvae.precision import Precision, check_precision, in_precision
 
 __all__ = ["SVI", "Mode"]
@@ -286,7 +288,7 @@ class SVI:
     @contextlib.contextmanager
     def _as_trained(self, weight: float | Tensor | None) -> Iterator[None]:
         scaled = contextlib.nullcontext() if weight is None else LatentScale(weight)
-        with scaled, in_precision(self.precision):
+        with Bounded(), scaled, in_precision(self.precision):
             yield
 
     def _gradient(self, args: Any, kwargs: Any) -> Gradient:
@@ -295,10 +297,8 @@ class SVI:
         with self.own, self._as_trained(self._weight):
             try:
                 loss = self.loss.loss_and_grads(self.model, self.guide, *args, **kwargs)
-            except Exception:
-                for i, value in enumerate((*args, *kwargs.values())):
-                    if isinstance(value, Tensor):
-                        check_tensor(f"Argument {i} of the step", value)
+            except Exception as error:
+                self._explain(error, args, kwargs)
                 raise
         if not all(id(p) in self.optim.names for p in self.own.parameters.values()):
             self._take_up_parameters()
@@ -316,6 +316,21 @@ class SVI:
                 "PyroModules, call pyro.module(name, network) in them, or use pyro.param."
             )
         return loss, torch.nn.utils.get_total_norm(gradients)
+
+    def _explain(self, error: Exception, args: Any, kwargs: Any) -> None:
+        """Raises a PvaeError for a step that failed if what was handed in is the reason.
+
+        What the programs raise themselves is theirs, as in Pyro.
+        """
+        for i, value in enumerate((*args, *kwargs.values())):
+            if isinstance(value, Tensor):
+                check_tensor(f"Argument {i} of the step", value)
+        if arose_in_programs(error) or is_out_of_memory(error) or isinstance(error, PvaeError):
+            return
+        try:
+            look(self.model, self.guide, *args, **kwargs)
+        except PvaeError as found:
+            raise found from error
 
     def _take_up_parameters(self) -> None:
         self.optim.add(self.own.parameters)

@@ -39,7 +39,7 @@ from pvae.loop import Run
 from pvae.numbers import number, whole
 from pvae.objectives import Beta_ELBO, LossName, choose_elbo
 from pvae.optimisers import MakeOptimizer, Optimiser
-from pvae.pair import Program, evaluating, in_words, latent_sites, modules, observed_sites
+from pvae.pair import Program, evaluating, in_words, latent_sites, move, observed_sites
 from pvae.precision import Precision, check_precision
 from pvae.source import keep_source
 from pvae.structure import Structure, base_distribution, batch_plate
@@ -202,8 +202,7 @@ def fit(
                 f"{checkpoint} exists: another run was trained there. Say resume=True to go on "
                 "with it, or choose another folder."
             )
-        for module in modules(model, guide).values():
-            module.to(place)
+        move(place, model, guide)
         validation = validation if validation is None else validation.to(place)
         first = next(iter(train.batches(batch_size, device=place)))
         with evaluating(model, guide):

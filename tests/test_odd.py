@@ -190,8 +190,8 @@ def test_truth_values_under_a_density_of_floats_are_said():
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("enough", [False, True])
 def test_a_draw_of_all_pairs_of_data_is_refused_before_it_is_made(enough, monkeypatch):
-    monkeypatch.setattr("pvae.pair._LARGE", 1000)
-    monkeypatch.setattr("pvae.pair.free_memory", lambda device: 10**9 if enough else 3000)
+    monkeypatch.setattr("pvae.bounded._LARGE", 1000)
+    monkeypatch.setattr("pvae.bounded.free_memory", lambda device: 10**9 if enough else 3000)
     model, encoder = _pair()[0], nn.Linear(4, 2)
 
     def guide(x):

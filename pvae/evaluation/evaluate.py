@@ -32,7 +32,7 @@ from pvae.evaluation.result import Evaluation
 from pvae.evaluation.surgery import surgery as surgery_of
 from pvae.evaluation.weights import from_weights
 from pvae.evaluation.work import Whole, Work, take
-from pvae.pair import Program, modules, name_of
+from pvae.pair import Program, move, name_of
 from pvae.sampler import Sampler, Strategy
 
 __all__ = ["evaluate"]
@@ -173,8 +173,7 @@ def evaluate(
     place = find_device(device)
     # Some estimators follow gradients, whatever mode they are called in.
     with torch.inference_mode(False), own_random_state(seed), default_device(place):
-        for module in modules(model, guide).values():
-            module.to(place)
+        move(place, model, guide)
         part = data.test if isinstance(data, Data) else data
         part, (model, guide) = given(part, kwargs, place, model, guide)
         rows = choose(len(part), num_data)

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
 from pvae.data import Part
 from pvae.data.tensors import Tensors
@@ -244,6 +245,8 @@ def fingerprint(tensors: Sequence[Tensor]) -> str:
     """Returns a hash of the values of tensors."""
     digest = hashlib.sha256()
     for tensor in tensors:
+        if is_lazy(tensor):  # it has not been used
+            continue
         digest.update(f"{list(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
