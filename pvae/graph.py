@@ -82,7 +82,8 @@ def in_words(error: Exception) -> str:
         where = place(traceback.extract_tb(error.__traceback__))
         return f"a program decides by the value of a tensor (if, float(), int() or an index){where}"
     if "DynamicOutputShapeException" in text:
-        return f"the size of a tensor depends on the values of another ({error})"
+        name = first_line(error).removeprefix("aten.").partition(".")[0]
+        return f"the size of a tensor depends on the values of another, as in x[x > 0] ({name})"
     if "InvalidCxxCompiler" in text or "CppCompileError" in text:
         return f"PyTorch's compiler finds no C++ compiler that works ({text})"
     return f"the pair could not be recorded ({text})"
