@@ -91,8 +91,9 @@ def _recorded(function: Callable[[], list[Tensor]], inputs: Sequence[Tensor]) ->
             "a program draws random numbers from Python or NumPy, and a graph would keep those "
             "of one call"
         )
-    for node in reversed(program.graph.nodes):  # numbers that nobody uses
-        if not node.users and (node.op == "get_attr" or node.target in FRESH):
+    for node in reversed(program.graph.nodes):  # what is made of numbers, and nobody uses
+        made = not node.all_input_nodes or node.target in FRESH
+        if made and not (node.users or node.is_impure() or is_random(node)):
             program.graph.erase_node(node)
     program.recompile()
     return program
