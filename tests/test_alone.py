@@ -10,7 +10,7 @@ import pytest
 import torch
 from pyro import poutine
 from pyro.nn import PyroModule, PyroParam
-from pyro.poutine.runtime import _DIM_ALLOCATOR, _PYRO_STACK
+from pyro.poutine.runtime import _DIM_ALLOCATOR, _ENUM_ALLOCATOR, _PYRO_STACK
 from torch.distributions import constraints
 
 import pvae
@@ -122,6 +122,28 @@ def test_handlers_around_a_call_stay_where_they_are():
         assert _DIM_ALLOCATOR._stack[2] == "of the caller"
     assert _PYRO_STACK == []
     assert _DIM_ALLOCATOR._stack == []
+
+
+@pytest.mark.parametrize("validate", [True, False])
+def test_whatever_a_call_had_changed_is_put_back_where_it_fails(validate):
+    @alone
+    def fails():
+        for module in (dist, pyro.infer, poutine):
+            module.enable_validation(not validate)
+        torch.set_grad_enabled(False)
+        _ENUM_ALLOCATOR.set_first_available_dim(-5)
+        _ENUM_ALLOCATOR.allocate()
+        raise KeyboardInterrupt
+
+    _ENUM_ALLOCATOR.set_first_available_dim(-1)
+    before = {**vars(_ENUM_ALLOCATOR), "dim_to_id": {}}
+    with pyro.validation_enabled(validate):
+        with pytest.raises(KeyboardInterrupt):
+            fails()
+        found = [module.is_validation_enabled() for module in (dist, pyro.infer, poutine)]
+        assert found == [validate] * 3
+    assert torch.is_grad_enabled()
+    assert vars(_ENUM_ALLOCATOR) == before
 
 
 def test_an_error_in_a_thread_is_cleaned_up_there_too():

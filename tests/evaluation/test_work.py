@@ -17,6 +17,7 @@ from pvae import PvaeError
 from pvae.checkpoint import read_checkpoint
 from pvae.cli import main
 from pvae.environment import processes
+from pvae.evaluation.work import Work
 from pvae.files import locked
 
 
@@ -41,8 +42,6 @@ def evaluate(x=X, **options):
 
 def killed(monkeypatch, after, **options):
     """An evaluation that ends like one that is killed after so many blocks."""
-    from pvae.evaluation.work import Work
-
     write, blocks = Work._write, []
 
     def count(self, path, arrays):
@@ -68,6 +67,24 @@ def test_blocks_of_another_evaluation_are_never_taken(tmp_path, monkeypatch, oth
     for name, content in blocks.items():  # as though both had worked there at once
         (folder / name).write_bytes(content)
     np.testing.assert_array_equal(evaluate(out=tmp_path, **other).log_px, evaluate(**other).log_px)
+
+
+@pytest.mark.parametrize("other", ["key", "settings", "positions", "name", "none"])
+def test_a_block_is_of_one_key_settings_and_positions(tmp_path, other):
+    calls = []
+
+    def compute(block):
+        calls.append(block)
+        return {"x": block}
+
+    for again in (False, True):
+        another = other if again else None
+        with Work(tmp_path, {"seed": int(another == "key")}, progress=False) as work:
+            work.settings = {"num_chains": 1 + (another == "settings")}
+            block = np.arange(3) + (another == "positions")
+            (found,) = work.map("b" if another == "name" else "a", [block], compute)
+        np.testing.assert_array_equal(found["x"], block)
+    assert len(calls) == 1 + (other != "none")
 
 
 def test_what_was_killed_goes_on_with_its_own_blocks(tmp_path, monkeypatch):
