@@ -153,7 +153,12 @@ def refuse_unbounded(structure: Structure, guide: Program, plate: str, dim: int,
     for name, site in latent.items():
         sizes = [frame.size for frame in site["cond_indep_stack"] if frame.dim == dim]
         if not sizes:
-            raise PvaeError(GLOBAL.format(f"outside the batch plate {plate!r}", name))
+            own = [f.name for f in site["cond_indep_stack"] if f.vectorized and f.size > 1]
+            first = (
+                f" If the plate {own[0]!r} counts the data, put them first: the arguments' "
+                f"leading size, {size}, is taken for their number."
+            ) * bool(own)
+            raise PvaeError(GLOBAL.format(f"outside the batch plate {plate!r}", name) + first)
         if sizes[0] not in (-1, size):
             there = f"in a plate of size {sizes[0]} in place of the batch plate {plate!r}"
             raise PvaeError(GLOBAL.format(there, name))

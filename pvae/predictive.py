@@ -217,8 +217,8 @@ def generate(
         Tensor [n, *event].
 
     Raises:
-        PvaeError: If the model needs a batch, has no such site, or reads the very data that it
-            observes, as an autoregressive decoder does.
+        PvaeError: If the model needs a batch, has no such site, gives another number of data,
+            or reads the very data that it observes, as an autoregressive decoder does.
 
     Example:
         >>> from pvae import generate, models
@@ -228,7 +228,7 @@ def generate(
     if size < 1:
         raise PvaeError(f"size={size}: at least one sample is needed.")
     with own_random_state(seed), _quiet(model, model):
-        return _mean_of(model, _run_without_data(model, size, batch, kwargs), site)
+        return _mean_of(model, _run_without_data(model, size, batch, kwargs), site, size)
 
 
 @alone
@@ -262,7 +262,7 @@ def decode(
             f"The model {name_of(model)} has no site {unknown[0]!r}; its sites are "
             f"{', '.join([*_drawn(trace), *observed_sites(trace)])}."
         )
-    return _mean_of(model, trace, site, given=set(latents))
+    return _mean_of(model, trace, site, size, given=set(latents))
 
 
 def _place(*programs: Program) -> torch.device | None:
@@ -297,7 +297,7 @@ def _one_label(model: Program, batch: tuple[Tensor, ...]) -> Iterator[None]:
     try:
         yield
     except PvaeError as error:
-        if not runs_together(model, batch):
+        if _runs(model, batch) or not runs_together(model, batch):
             raise
         raise PvaeError(
             f"The model {name_of(model)} runs for all values of its discrete sites at once only, "
@@ -305,6 +305,14 @@ def _one_label(model: Program, batch: tuple[Tensor, ...]) -> Iterator[None]:
             "label for each datum too (a repeat by the number of labels does not); evaluation and "
             f"training do without. With one label for each datum: {error}"
         ) from error
+
+
+def _runs(model: Program, batch: tuple[Tensor, ...]) -> bool:
+    try:
+        trace_program("model", model, model, batch)
+    except PvaeError:
+        return False
+    return True
 
 
 def _run_without_data(
@@ -418,9 +426,13 @@ def _drawn(trace: Trace) -> dict[str, dict[str, Any]]:
 
 
 def _mean_of(
-    model: Program, trace: Trace, site: str | None, given: frozenset[str] | set[str] = frozenset()
+    model: Program,
+    trace: Trace,
+    site: str | None,
+    size: int | None = None,
+    given: frozenset[str] | set[str] = frozenset(),
 ) -> Tensor:
-    """The mean of a site, or of the observed one with the most values, of a model's trace."""
+    """The mean of a site, or of the observed one with the most values, of a trace of n data."""
     sites = {**_drawn(trace), **observed_sites(trace)}
     sites = {n: s for n, s in sites.items() if not isinstance(base_distribution(s["fn"]), Unit)}
     if site is not None:
@@ -435,7 +447,16 @@ def _mean_of(
         raise PvaeError(f"The model {name_of(model)} has no sample site to show.")
     shown = [s for s in sites.values() if s["is_observed"] or s["infer"].get("was_observed")]
     # A model that was called without data has drawn them last.
-    return _mean(max(shown, key=_numel) if shown else [*sites.values()][-1])
+    chosen = max(shown, key=_numel) if shown else [*sites.values()][-1]
+    rows = chosen["fn"].batch_shape
+    if size is not None and rows and size not in rows:
+        raise PvaeError(
+            f"The model {name_of(model)} was asked for {size} data and gives {chosen['name']!r} "
+            f"of batch shape {tuple(rows)}: it keeps a number of data of its own. Let its plate "
+            'and its shapes follow its arguments, pyro.plate("data", len(x)), or ask for as '
+            "many as it gives."
+        )
+    return _mean(chosen)
 
 
 def _numel(site: dict[str, Any]) -> int:

@@ -239,3 +239,18 @@ def test_pyros_autonormal_carries_its_densities():
         warnings.simplefilter("error")
         log_w = log_weights(model, guide, X, num_samples=10)
     assert log_w.isfinite().all()
+
+
+def test_data_that_do_not_come_first_are_told_to():
+    def model(x):
+        with pyro.plate("points", x.shape[1]):
+            z = pyro.sample("z", dist.Normal(torch.zeros(x.shape[1], 2), 1.0).to_event(1))
+            with pyro.plate("repeats", 5, dim=-2):
+                pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("points", x.shape[1]):
+            pyro.sample("z", dist.Normal(x.mean(0), 1.0).to_event(1))
+
+    with pytest.raises(PvaeError, match="If the plate 'points' counts the data, put them first"):
+        log_weights(model, guide, torch.randn(5, 16, 2), num_samples=3)

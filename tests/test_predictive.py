@@ -378,3 +378,39 @@ def test_centres_of_torchs_own_distributions():
         (own.TransformedDistribution(own.Normal(x, 1.0), [_affine(1.0, 2.0)]), 2 * x + 1),
     ):
         torch.testing.assert_close(predictive._centre(fn), expected)
+
+
+def _six(x=None):
+    """A model that keeps six data, whoever asks."""
+    with pyro.plate("data", 6):
+        z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+        pyro.sample("x", dist.Normal(z @ torch.ones(2, 3), 1.0).to_event(1), obs=x)
+
+
+@pytest.mark.parametrize("batch", [(), (torch.zeros(6, 3),)])
+def test_another_number_of_data_than_asked_for_is_refused(batch):
+    assert pvae.generate(_six, 6, *batch).shape == (6, 3)
+    for ask in (
+        lambda: pvae.generate(_six, 3, *batch),
+        lambda: pvae.decode(_six, {"z": torch.zeros(1, 2)}, *batch),
+    ):
+        with pytest.raises(PvaeError, match="number of data of its own"):
+            ask()
+
+
+class _Unsampled(dist.Normal):
+    has_rsample = False
+
+    def sample(self, sample_shape=torch.Size()):  # noqa: B008
+        raise NotImplementedError("no sampler")
+
+
+def test_a_likelihood_without_a_sampler_is_not_called_a_model_of_all_labels():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            y = pyro.sample("y", dist.Categorical(torch.ones(3)))
+            pyro.sample("x", _Unsampled(y.float(), 1.0), obs=x)
+
+    with pytest.raises(PvaeError, match="no sampler") as told:
+        pvae.generate(model, 4, torch.zeros(4))
+    assert "enumeration" not in str(told.value)

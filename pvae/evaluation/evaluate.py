@@ -188,7 +188,6 @@ def evaluate(
         sampler = Sampler(model, drawn_by, *batch, strategy=strategy, plate=plate, memory=memory)
         if sampler.bound:  # all data together, or not at all
             part = Whole(part, len(batch[0]), guide)
-            surgery = False
             ais, bdmc, gap, quadrature = (
                 len(part) if n else 0 for n in (ais, bdmc, gap, quadrature)
             )
@@ -223,7 +222,9 @@ def evaluate(
                 order,
                 prior=prior_samples if latent else 0,
                 most=len(part) * (ks[-1] if ks else 0),
-                surgery=bool(sampler.structure.latent and not code and surgery),
+                surgery=bool(
+                    sampler.structure.latent and not code and surgery and not sampler.bound
+                ),
                 quadrature=quadrature,
                 ais=ais,
                 bdmc=bdmc,
@@ -286,6 +287,8 @@ def evaluate(
 
             for task in plan:
                 add(task)
+            if surgery and sampler.bound:
+                add(_Task("surgery", everything, _no_surgery))
             if gap and code:
                 add(_Task("gap", np.sort(order[:gap]), _no_gap))
             elif gap:
@@ -356,6 +359,14 @@ def _plan(
     simulated = {"start": "prior", **annealing}
     plan.append(task("bdmc", np.sort(order[:bdmc]), annealed.bdmc, **simulated))
     return plan
+
+
+def _no_surgery(*_: Any, **__: Any) -> NoReturn:
+    raise PvaeError(
+        "The pair runs with all its data together and no others, and the aggregate posterior is "
+        "made of each datum's q(z|x) at the draws of the others. Let the programs take their "
+        "shapes from their arguments."
+    )
 
 
 def _no_gap(*_: Any, **__: Any) -> NoReturn:

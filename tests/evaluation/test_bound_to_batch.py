@@ -41,6 +41,8 @@ def test_every_datum_keeps_its_own_parameters(size):
     assert list(ais.datum) == list(range(size))  # all of them, for they run together
     assert np.abs(ais.log_px - exact).max() < 1
     assert "gap" in found.findings
+    assert "surgery" not in found.findings
+    assert "all its data together" in found.missing["surgery"]
 
 
 def test_more_data_than_the_pair_runs_with_are_refused():
