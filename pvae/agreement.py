@@ -14,8 +14,8 @@ from torch import Tensor
 from pvae.admission import other_mask, other_measure
 from pvae.environment import is_out_of_memory
 from pvae.errors import PvaeError, first_line
-from pvae.pair import Program, latent_sites, name_of
-from pvae.particles import trace_of, with_noise
+from pvae.pair import Program, latent_sites, name_of, trace_of
+from pvae.particles import with_noise
 from pvae.structure import Structure, base_distribution, listed
 
 if TYPE_CHECKING:

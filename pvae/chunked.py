@@ -12,12 +12,12 @@ from torch import Tensor
 
 from pvae.environment import is_out_of_memory
 from pvae.graph import Graph, in_words
-from pvae.memory import Chunks
+from pvae.memory import Chunks, LiveBytes
 from pvae.particles import Particles
 from pvae.precision import rounding
 from pvae.replay import Replay, can_replay
 
-__all__ = ["ChunkedModel", "CompiledModel", "fastest"]
+__all__ = ["ChunkedModel", "CompiledModel", "bytes_per_row", "fastest"]
 
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, "tf32": 1e-3}
 
@@ -200,3 +200,23 @@ class CompiledModel:
 
 def _equal(batch: tuple[Tensor, ...], other: tuple[Tensor, ...]) -> bool:
     return all(a is b or torch.equal(a, b) for a, b in zip(batch, other, strict=True))
+
+
+def bytes_per_row(particles: Particles, batch: tuple[Tensor, ...]) -> tuple[int, int]:
+    """Measures (live, made) bytes for each row of a call of the model.
+
+    The difference between four samples and one leaves out what does not grow with them.
+    """
+    size = len(batch[0])
+    if particles.how == "loop":
+        peak, total = _measure(particles, batch, 1)
+        return peak // size + 1, total // size + 1
+    (low, least), (high, most) = (_measure(particles, batch, num) for num in (1, 4))
+    return max(1, (high - low) // (3 * size)), max(1, (most - least) // (3 * size))
+
+
+def _measure(particles: Particles, batch: tuple[Tensor, ...], num: int) -> tuple[int, int]:
+    guide_trace = particles.guide(batch, num)
+    with LiveBytes() as bytes_:
+        particles.log_terms(particles.model(batch, num, guide_trace), num, len(batch[0]))
+    return bytes_.peak, bytes_.total

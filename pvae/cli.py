@@ -14,12 +14,20 @@ from pathlib import Path
 from typing import Any
 
 from pvae.errors import PvaeError, nearest
-from pvae.files import LOCK, locked
-from pvae.options import HELP_OF, PROGRAMS, SIDES, UsageError, new_parser, parse, values
-from pvae.source import FOLDER, keep_source
+from pvae.options import (
+    HELP_OF,
+    PROGRAMS,
+    SIDES,
+    UsageError,
+    load_data,
+    new_parser,
+    options_of,
+    parse,
+    values,
+)
 from pvae.version import __version__
 
-__all__ = ["load_data", "main", "options_of"]
+__all__ = ["main"]
 
 HELP = """\
 usage: pvae COMMAND [OPTIONS]
@@ -121,8 +129,10 @@ def _train(command: str, argv: list[str], lock: contextlib.ExitStack) -> None:
     from pvae.config import build_pair, parameters, resolve, shared
     from pvae.described import write_config
     from pvae.environment import processes
+    from pvae.files import locked
     from pvae.initialisation import glorot
     from pvae.pair import name_of
+    from pvae.source import keep_source
     from pvae.training import fit
 
     config, early = parse(command, argv)
@@ -216,6 +226,8 @@ def _check_numbers(config: dict[str, Any]) -> None:
 
 
 def _check_folder(out: Path, overwrite: bool) -> None:
+    from pvae.files import LOCK
+
     try:
         content = {path.name for path in out.iterdir()} if out.exists() else set()
     except OSError as error:
@@ -244,6 +256,8 @@ def _make_folder(out: str | None, name: str) -> Path:
 
 def _empty_folder(out: Path, overwrite: bool) -> None:
     """Removes a former run's files and nothing else."""
+    from pvae.source import FOLDER
+
     _check_folder(out, overwrite)  # once more: another process may have been faster
     try:
         for file in RUN_FILES:
@@ -256,6 +270,8 @@ def _empty_folder(out: Path, overwrite: bool) -> None:
 
 
 def _remove_folder(out: Path) -> None:
+    from pvae.source import FOLDER
+
     with contextlib.suppress(OSError):
         (out / "config.yaml").unlink(missing_ok=True)
         shutil.rmtree(out / FOLDER, ignore_errors=True)
@@ -271,6 +287,7 @@ def _evaluate(argv: list[str]) -> None:
     import pvae
     from pvae.config import read_config
     from pvae.environment import processes
+    from pvae.files import locked
 
     parser = new_parser("evaluate")
     parser.add_argument("run", metavar="RUN", type=str, help="The folder of a trained run.")
@@ -408,25 +425,6 @@ def _list(argv: list[str]) -> None:
 
 def _first_line(target: object) -> str:
     return (inspect.getdoc(target) or "").partition("\n")[0]
-
-
-def load_data(config: dict[str, Any]) -> Any:
-    """Loads the data that a config names."""
-    from pvae.config import typed
-    from pvae.data import load
-
-    options = {key: value for key, value in config["data"].items() if key != "source"}
-    options = typed(load, options, skip={"source"}, prefix="data.")
-    return load(config["data"].get("source", "digits"), **options)
-
-
-def options_of(function: Callable[..., Any], config: dict[str, Any]) -> dict[str, Any]:
-    """Returns the arguments of a function that a config holds, as its type hints ask for them."""
-    from pvae.config import typed
-
-    names = inspect.signature(function).parameters.keys() - PROGRAMS - {"out", "resume"}
-    values = {key: config[key] for key in names & config.keys()}
-    return typed(function, values, skip=PROGRAMS | {"out", "resume"})
 
 
 def _save_evaluation(run: Path, model: Any, guide: Any, data: Any, config: dict[str, Any]) -> Any:

@@ -2,7 +2,7 @@
 
 import itertools
 
-from pvae.options import PLACES, UsageError, new_parser, parse, values
+from pvae.options import PLACES, UsageError, load_data, new_parser, options_of, parse, values
 
 __all__ = ["check_pair", "write_pair"]
 
@@ -11,7 +11,6 @@ _DATA = 64
 
 def check_pair(argv: list[str]) -> int:
     """Says what a pair is and what is wrong with it; returns 1 after a fault."""
-    from pvae.cli import load_data, options_of
     from pvae.config import build_pair
     from pvae.faults import diagnose
 

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Traversal", "interpolate", "traverse"]
 
+ACTIVE = 0.01
+"""Variance of a posterior mean above which a dimension is active (Burda et al. 2016)."""
+
 Array = NDArray[Any]
 
 
@@ -213,10 +216,8 @@ def _is_vector(code: Array) -> bool:
 
 
 def _active(variance: Array, site: str) -> list[int]:
-    from pvae.evaluation.active_units import ActiveUnits
-
     order = np.argsort(-variance, kind="stable")
-    active = [int(d) for d in order if variance[d] > ActiveUnits.threshold]
+    active = [int(d) for d in order if variance[d] > ACTIVE]
     if not active:
         raise PvaeError(
             f"No dimension of site {site!r} is active: the posterior means vary over the data by "

@@ -1,17 +1,13 @@
 """diagnose(): what is wrong with a pair beyond what one call of it shows."""
 
-import contextlib
 import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import pyro
-import torch
 from pyro.infer import ELBO, TraceMeanField_ELBO
 from pyro.infer.inspect import get_dependencies
 from torch import Tensor
-from torch.nn.parameter import is_lazy
 
 from pvae.alone import alone
 from pvae.arguments import Arguments
@@ -20,25 +16,24 @@ from pvae.checking import look
 from pvae.consistency import compare_bounds
 from pvae.environment import is_out_of_memory, own_random_state
 from pvae.errors import PvaeError, first_line
+from pvae.glance import plate_sizes
 from pvae.gradients import check_gradients
 from pvae.objectives import LossName, choose_elbo
 from pvae.pair import (
     OwnParameters,
     Program,
     latent_sites,
-    modules,
     observed_sites,
-    trace_guide,
+    same_buffers,
 )
 from pvae.structure import (
     Structure,
     base_distribution,
-    batch_plate,
     listed,
     plates_in_words,
 )
 
-__all__ = ["Diagnosis", "at_a_glance", "diagnose", "same_buffers"]
+__all__ = ["Diagnosis", "diagnose"]
 
 
 @dataclass
@@ -145,7 +140,7 @@ def diagnose(
                 "Take every size from the data: len(x)."
             )
             few = batch
-        found.faults += _plates(structure) + list(structure.remarks)
+        found.faults += plate_sizes(structure) + list(structure.remarks)
         _order(found, structure, elbo, model, guide, batch)
         structural = len(found.faults)
         for closer in (
@@ -168,75 +163,6 @@ def diagnose(
     return found
 
 
-def at_a_glance(
-    structure: Structure,
-    model: Program,
-    guide: Program,
-    batch: tuple[Tensor, ...],
-    plate: str | None = None,
-) -> list[str]:
-    """Says what is wrong with a pair as far as one more call of the guide shows it.
-
-    Args:
-        structure: What `pvae.check` found, on this minibatch.
-        model: Pyro program.
-        guide: Pyro program.
-        batch: One minibatch, tensors of leading size B.
-        plate: Name of the batch plate, where it is ambiguous.
-    """
-    return _plates(structure) + _shared(structure, model, guide, batch, plate)
-
-
-def _shared(
-    structure: Structure,
-    model: Program,
-    guide: Program,
-    batch: tuple[Tensor, ...],
-    plate: str | None,
-) -> list[str]:
-    """A guide that looks at no data has a place for each row of a minibatch, whoever is there."""
-    size = len(batch[0])
-    half = tuple(t[: size // 2] for t in batch)
-    cure = (
-        "What a guide keeps for the rows of a minibatch, as Pyro's AutoGuides do, is shared by all "
-        "minibatches, whose rows are other data each time. Let the guide compute it from x "
-        "(pvae.guides.MeanField), or keep it for all data and hand in the index of each datum."
-    )
-    try:
-        _, dim = batch_plate(structure, size, plate)
-    except PvaeError:
-        return []
-    if size < 2:
-        return []
-    try:
-        with OwnParameters(model, guide), pyro.validation_enabled(False), torch.no_grad():
-            sites = latent_sites(trace_guide(guide, *half))
-    except PvaeError as error:
-        return [f"The guide runs with {size} data and not with {size // 2}. {error} {cure}"]
-    for name, site in sites.items():
-        shape = site["value"].shape[: site["value"].ndim - site["fn"].event_dim]
-        if len(shape) >= -dim and shape[dim] == size:
-            return [
-                f"Site {name!r} of the guide has {size} rows for {size // 2} data: it does not "
-                f"look at them. {cure}"
-            ]
-    return []
-
-
-@contextlib.contextmanager
-def same_buffers(model: Program, guide: Program) -> Iterator[None]:
-    """Restores what batch normalisation learns from every call."""
-    everything = (b for module in modules(model, guide).values() for b in module.buffers())
-    buffers = [buffer for buffer in everything if not is_lazy(buffer)]
-    kept = [buffer.clone() for buffer in buffers]
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for buffer, value in zip(buffers, kept, strict=True):
-                buffer.copy_(value)
-
-
 def _sites(structure: Structure) -> list[str]:
     lines = []
     for role, trace in (("guide", structure.guide_trace), ("model", structure.model_trace)):
@@ -247,23 +173,6 @@ def _sites(structure: Structure) -> list[str]:
                 f"{tuple(fn.event_shape)}, plates {plates_in_words(site['cond_indep_stack'])}"
             )
     return lines
-
-
-def _plates(structure: Structure) -> list[str]:
-    """A plate of one name has to count the same data in both programs."""
-    sizes: dict[str, dict[str, int]] = {}
-    for role, trace in (("guide", structure.guide_trace), ("model", structure.model_trace)):
-        for site in {**latent_sites(trace), **observed_sites(trace)}.values():
-            for frame in site["cond_indep_stack"]:
-                if frame.vectorized and frame.full_size not in (None, -1):
-                    sizes.setdefault(frame.name, {})[role] = frame.full_size
-    return [
-        f"The plate {name!r} counts {by['guide']} data in the guide and {by['model']} in the "
-        "model, so that their terms are weighed differently. Give it the same size in both, "
-        f'pyro.plate("{name}", len(x)).'
-        for name, by in sizes.items()
-        if len(set(by.values())) > 1
-    ]
 
 
 def _order(

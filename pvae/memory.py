@@ -7,7 +7,7 @@ import math
 import warnings
 import weakref
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,10 +17,7 @@ from torch.utils._pytree import tree_leaves
 from pvae.environment import is_out_of_memory
 from pvae.errors import PvaeError
 
-if TYPE_CHECKING:
-    from pvae.particles import Particles
-
-__all__ = ["Chunks", "LiveBytes", "bytes_per_row", "check_memory", "keep_freed_memory"]
+__all__ = ["Chunks", "LiveBytes", "check_memory", "keep_freed_memory"]
 
 
 def check_memory(memory: float | None) -> None:
@@ -135,26 +132,6 @@ class LiveBytes(TorchDispatchMode):
 
 def _storage(tensor: Tensor) -> int:
     return tensor.untyped_storage()._cdata
-
-
-def bytes_per_row(particles: Particles, batch: tuple[Tensor, ...]) -> tuple[int, int]:
-    """Measures (live, made) bytes for each row of a call of the model.
-
-    The difference between four samples and one leaves out what does not grow with them.
-    """
-    size = len(batch[0])
-    if particles.how == "loop":
-        peak, total = _measure(particles, batch, 1)
-        return peak // size + 1, total // size + 1
-    (low, least), (high, most) = (_measure(particles, batch, num) for num in (1, 4))
-    return max(1, (high - low) // (3 * size)), max(1, (most - least) // (3 * size))
-
-
-def _measure(particles: Particles, batch: tuple[Tensor, ...], num: int) -> tuple[int, int]:
-    guide_trace = particles.guide(batch, num)
-    with LiveBytes() as bytes_:
-        particles.log_terms(particles.model(batch, num, guide_trace), num, len(batch[0]))
-    return bytes_.peak, bytes_.total
 
 
 @functools.cache

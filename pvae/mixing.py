@@ -13,8 +13,8 @@ from torch import Tensor
 from pvae.agreement import GLOBAL, agree, terms_of
 from pvae.environment import is_out_of_memory
 from pvae.errors import PvaeError, first_line
-from pvae.pair import latent_sites, observed_sites
-from pvae.particles import Particles, trace_of, with_noise
+from pvae.pair import latent_sites, observed_sites, trace_of
+from pvae.particles import Particles, with_noise
 
 __all__ = ["refuse_global", "refuse_mixing"]
 

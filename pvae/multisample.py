@@ -6,9 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pvae.pair import Program, latent_sites
+from pvae.pair import Program, latent_sites, trace_of
 from pvae.particle_elbo import Call, ParticleELBO, needs_rsample
-from pvae.particles import trace_of
 from pvae.path import Cut, along
 
 __all__ = ["IWAE_ELBO", "STL_ELBO", "DReG_ELBO"]

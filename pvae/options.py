@@ -4,11 +4,11 @@ import argparse
 import copy
 import inspect
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 from pvae.errors import PvaeError, nearest
-from pvae.source import with_own_source
 
 __all__ = ["HELP_OF", "PLACES", "PROGRAMS", "SIDES", "UsageError", "new_parser", "parse", "values"]
 
@@ -144,6 +144,7 @@ def _start(early: argparse.Namespace) -> dict[str, Any]:
     """Returns the config file's content, completed and with the early options put into it."""
     from pvae.config import full_name, load_yaml, read_config
     from pvae.environment import check_seed
+    from pvae.source import with_own_source
 
     config = {}
     if early.resume:
@@ -322,3 +323,22 @@ def values(parser: Any, argv: list[str], *, defaults: bool = True) -> dict[str, 
         text = one_line(error).replace("--run:", "RUN:").replace("--name:", "NAME:")
         raise UsageError(text) from None
     return yaml.safe_load(parser.dump(found, skip_unset=False)) or {}
+
+
+def load_data(config: dict[str, Any]) -> Any:
+    """Loads the data that a config names."""
+    from pvae.config import typed
+    from pvae.data import load
+
+    options = {key: value for key, value in config["data"].items() if key != "source"}
+    options = typed(load, options, skip={"source"}, prefix="data.")
+    return load(config["data"].get("source", "digits"), **options)
+
+
+def options_of(function: Callable[..., Any], config: dict[str, Any]) -> dict[str, Any]:
+    """Returns the arguments of a function that a config holds, as its type hints ask for them."""
+    from pvae.config import typed
+
+    names = inspect.signature(function).parameters.keys() - PROGRAMS - {"out", "resume"}
+    values = {key: config[key] for key in names & config.keys()}
+    return typed(function, values, skip=PROGRAMS | {"out", "resume"})

@@ -6,7 +6,7 @@ import inspect
 import itertools
 import re
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pyro
@@ -18,6 +18,7 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import _PYRO_STACK
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from pvae.bounded import Bounded
 from pvae.environment import is_out_of_memory
@@ -37,8 +38,10 @@ __all__ = [
     "name_of",
     "observed_sites",
     "refuse_meta",
+    "same_buffers",
     "trace_guide",
     "trace_model",
+    "trace_of",
     "trace_program",
     "with_densities",
 ]
@@ -359,3 +362,26 @@ def observed_sites(trace: Trace) -> dict[str, dict[str, Any]]:
         and site["is_observed"]
         and not site["infer"].get("_deterministic")
     }
+
+
+@contextlib.contextmanager
+def same_buffers(model: Program, guide: Program) -> Iterator[None]:
+    """Restores what batch normalisation learns from every call."""
+    everything = (b for module in modules(model, guide).values() for b in module.buffers())
+    buffers = [buffer for buffer in everything if not is_lazy(buffer)]
+    kept = [buffer.clone() for buffer in buffers]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, value in zip(buffers, kept, strict=True):
+                buffer.copy_(value)
+
+
+def trace_of(values: Mapping[str, Tensor], infer: Mapping[str, Any] | None = None) -> Trace:
+    """Returns a trace to replay: of latent sites with given values."""
+    trace = Trace()
+    for name, value in values.items():
+        node = {"type": "sample", "name": name, "value": value, "is_observed": False}
+        trace.add_node(name, **node, infer=dict((infer or {}).get(name, {})))
+    return trace

@@ -11,11 +11,11 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from pvae.looped import over_values
-from pvae.pair import Program, latent_sites, observed_sites, trace_program
+from pvae.pair import Program, latent_sites, observed_sites, trace_of, trace_program
 from pvae.structure import Structure, mask_of, unmasked
 from pvae.terms import log_terms
 
-__all__ = ["Particles", "trace_of", "with_noise"]
+__all__ = ["Particles", "with_noise"]
 
 _HALF = (torch.float16, torch.bfloat16)
 
@@ -270,12 +270,3 @@ def with_noise(value: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
     if relaxed is not None:
         out._unquantize = function(relaxed)
     return out
-
-
-def trace_of(values: Mapping[str, Tensor], infer: Mapping[str, Any] | None = None) -> Trace:
-    """Returns a trace to replay: of latent sites with given values."""
-    trace = Trace()
-    for name, value in values.items():
-        node = {"type": "sample", "name": name, "value": value, "is_observed": False}
-        trace.add_node(name, **node, infer=dict((infer or {}).get(name, {})))
-    return trace

@@ -32,10 +32,10 @@ from pvae.pair import (
     observed_sites,
     trace_guide,
     trace_model,
+    trace_of,
     trace_program,
     with_densities,
 )
-from pvae.particles import trace_of
 from pvae.structure import base_distribution
 from pvae.support import is_discrete
 from pvae.together import runs_together

@@ -20,9 +20,9 @@ from pvae.agreement import (
     refuse_unbounded,
 )
 from pvae.checking import look
-from pvae.chunked import ChunkedModel, fastest
+from pvae.chunked import ChunkedModel, bytes_per_row, fastest
 from pvae.errors import PvaeError
-from pvae.memory import Chunks, bytes_per_row, check_memory, keep_freed_memory
+from pvae.memory import Chunks, check_memory, keep_freed_memory
 from pvae.mixing import refuse_mixing
 from pvae.pair import OwnParameters, Program, evaluating, latent_sites, observed_sites
 from pvae.particles import Particles

@@ -33,13 +33,21 @@ from pvae.environment import (
     own_random_state,
 )
 from pvae.errors import PvaeError
-from pvae.faults import at_a_glance, same_buffers
 from pvae.files import locked
+from pvae.glance import at_a_glance
 from pvae.loop import Run
 from pvae.numbers import number, whole
 from pvae.objectives import Beta_ELBO, LossName, choose_elbo
 from pvae.optimisers import MakeOptimizer, Optimiser
-from pvae.pair import Program, evaluating, in_words, latent_sites, move, observed_sites
+from pvae.pair import (
+    Program,
+    evaluating,
+    in_words,
+    latent_sites,
+    move,
+    observed_sites,
+    same_buffers,
+)
 from pvae.precision import Precision, check_precision
 from pvae.source import keep_source
 from pvae.structure import Structure, base_distribution, batch_plate

@@ -13,7 +13,7 @@ from torch import nn
 
 import pvae
 from pvae import PvaeError
-from pvae.particles import trace_of
+from pvae.pair import trace_of
 from pvae.sampler import Sampler
 from pvae.terms import add_up, sum_out
 

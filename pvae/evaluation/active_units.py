@@ -3,6 +3,8 @@
 import numpy as np
 from torch import Tensor
 
+from pvae.codes import ACTIVE
+
 __all__ = ["ActiveUnits", "active_units", "variances"]
 
 
@@ -17,7 +19,7 @@ class ActiveUnits:
     Source: Burda, Grosse & Salakhutdinov 2016, section 5.2 (threshold 10⁻²).
     """
 
-    threshold = 0.01
+    threshold = ACTIVE
 
     def __init__(self) -> None:
         self._chunks: dict[str, list[np.ndarray]] = {}

@@ -23,8 +23,8 @@ from torch.distributions import (
 from pvae.density import Density, replaced
 from pvae.environment import is_out_of_memory
 from pvae.errors import PvaeError, first_line
-from pvae.pair import latent_sites
-from pvae.particles import Particles, trace_of
+from pvae.pair import latent_sites, trace_of
+from pvae.particles import Particles
 from pvae.sampler import Sampler
 from pvae.structure import base_distribution, mask_of
 from pvae.support import is_discrete, support_of

@@ -1,20 +1,15 @@
 """The summary of an evaluation: means over the data with their errors, as JSON and as a table."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from pvae.evaluation.result import Evaluation
 
 __all__ = ["mean_and_se", "summarise", "tabulate"]
 
 
-def summarise(evaluation: Evaluation) -> dict[str, Any]:
+def summarise(evaluation: Any) -> dict[str, Any]:
     """Returns the keys of `evaluation.json`, see `Evaluation.summary`."""
     e = evaluation
     units = [site["active_units"] for site in e.sites.values()]
@@ -68,7 +63,7 @@ def summarise(evaluation: Evaluation) -> dict[str, Any]:
     return summary | {name: _FINDINGS[name](found, e) for name, found in e.findings.items()}
 
 
-def _cubo(e: Evaluation) -> dict[str, Any] | None:
+def _cubo(e: Any) -> dict[str, Any] | None:
     if e.cubo is None:
         return None
     shown = ~np.isnan(e.cubo)
@@ -79,7 +74,7 @@ def _cubo(e: Evaluation) -> dict[str, Any] | None:
     }
 
 
-def _bits_per_dim(e: Evaluation) -> dict[str, float | None] | None:
+def _bits_per_dim(e: Any) -> dict[str, float | None] | None:
     r"""Bits for each dimension of x, where it takes one of `levels` values.
 
     Discrete x has a probability, and :math:`-\log p(x) / (D \ln 2)` bits. Dequantised x has a
@@ -97,7 +92,7 @@ def _bits_per_dim(e: Evaluation) -> dict[str, float | None] | None:
     }
 
 
-def _estimate(found: Any, e: Evaluation) -> dict[str, Any]:
+def _estimate(found: Any, e: Any) -> dict[str, Any]:
     """An estimate of log p(x) on some data, beside the importance-weighted bound on the same."""
     with np.errstate(invalid="ignore"):  # -inf - -inf
         difference = found.log_px - e.log_px[found.datum]
@@ -108,7 +103,7 @@ def _estimate(found: Any, e: Evaluation) -> dict[str, Any]:
     }
 
 
-def _annealed(found: Any, e: Evaluation) -> dict[str, Any]:
+def _annealed(found: Any, e: Any) -> dict[str, Any]:
     return {
         **_estimate(found, e),
         "monte_carlo_se": _of_mean(found.log_px_se),
@@ -120,7 +115,7 @@ def _annealed(found: Any, e: Evaluation) -> dict[str, Any]:
     }
 
 
-def _from_prior(found: Any, e: Evaluation) -> dict[str, Any]:
+def _from_prior(found: Any, e: Any) -> dict[str, Any]:
     return {
         **_estimate(found, e),
         "num_samples": found.num_samples,
@@ -130,7 +125,7 @@ def _from_prior(found: Any, e: Evaluation) -> dict[str, Any]:
     }
 
 
-def _sandwich(found: Any, e: Evaluation) -> dict[str, Any]:
+def _sandwich(found: Any, e: Any) -> dict[str, Any]:
     return {
         "num_data": len(found),
         "lower": mean_and_se(found.lower),
@@ -142,7 +137,7 @@ def _sandwich(found: Any, e: Evaluation) -> dict[str, Any]:
     }
 
 
-def _quadrature(found: Any, e: Evaluation) -> dict[str, Any]:
+def _quadrature(found: Any, e: Any) -> dict[str, Any]:
     known = np.isfinite(found.log_px)
     part = dataclasses.replace(
         found, datum=found.datum[known], log_px=found.log_px[known], error=found.error[known]
@@ -151,7 +146,7 @@ def _quadrature(found: Any, e: Evaluation) -> dict[str, Any]:
     return {**_estimate(part, e), "error": error, "unknown": int((~known).sum())}
 
 
-def _gap(found: Any, e: Evaluation) -> dict[str, Any]:
+def _gap(found: Any, e: Any) -> dict[str, Any]:
     first = "amortisation" if found.own_family else "gap to the optimal mean field"
     return {
         "num_data": len(found),
@@ -164,7 +159,7 @@ def _gap(found: Any, e: Evaluation) -> dict[str, Any]:
     }
 
 
-def _code(found: Any, e: Evaluation) -> dict[str, Any]:
+def _code(found: Any, e: Any) -> dict[str, Any]:
     return {
         "num_data": len(found),
         "log_joint": mean_and_se(found.log_joint),
@@ -174,7 +169,7 @@ def _code(found: Any, e: Evaluation) -> dict[str, Any]:
     }
 
 
-def _surgery(found: Any, e: Evaluation) -> dict[str, Any]:
+def _surgery(found: Any, e: Any) -> dict[str, Any]:
     return {
         "num_data": found.num_data,
         "num_draws": len(found),
@@ -198,7 +193,7 @@ _FINDINGS = {
 }
 
 
-def tabulate(evaluation: Evaluation) -> str:
+def tabulate(evaluation: Any) -> str:
     """Returns the table of an evaluation, see `Evaluation.table`."""
     e, summary = evaluation, summarise(evaluation)
     label = "not a likelihood, nats per datum" if e.caveat else "nats per datum"
@@ -254,7 +249,7 @@ def tabulate(evaluation: Evaluation) -> str:
     return "\n".join(lines + ([e.caveat] if e.caveat else []))
 
 
-def _details(e: Evaluation, summary: dict[str, Any]) -> list[str]:
+def _details(e: Any, summary: dict[str, Any]) -> list[str]:
     above = summary["khat"]["above_threshold"]
     units = summary["active_units"]
     terms = [f"active units {'–' if units is None else units}"]

@@ -1,13 +1,9 @@
 """The sentences and the numbers of a comparison, as people read them."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from pvae.evaluation.comparison import Bound, Compared, Difference
+from pvae.evaluation.compared import Bound, Compared, Difference
 
 _MANY = 0.1  # a run with k̂ above the threshold for more of its data is said to be loose
 

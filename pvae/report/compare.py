@@ -29,7 +29,8 @@ from pvae.report.svg import (
 from pvae.version import __version__
 
 if TYPE_CHECKING:
-    from pvae.evaluation.comparison import Bound, Compared, Comparison, Difference
+    from pvae.evaluation.compared import Bound, Compared, Difference
+    from pvae.evaluation.comparison import Comparison
 
 __all__ = ["write_comparison"]
 

@@ -7,7 +7,8 @@ import re
 import numpy as np
 import pytest
 
-from pvae.evaluation.comparison import Bound, Compared, Comparison, Difference
+from pvae.evaluation.compared import Bound, Compared, Difference
+from pvae.evaluation.comparison import Comparison
 from pvae.report.compare import write_comparison
 from pvae.report.text import number, percent
 
