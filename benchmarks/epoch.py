@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 import pvae
 from pvae.data import Data
-from pvae.environment import find_device
+from pvae.runtime.device import find_device
 
 BATCH, LATENT, LR = 128, 20, 1e-3
 

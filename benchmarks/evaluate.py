@@ -27,8 +27,8 @@ from pyro import poutine
 from torch import Tensor, nn
 
 import pvae
-from pvae.environment import find_device
-from pvae.nn import MLP
+from pvae.nn.networks import MLP
+from pvae.runtime.device import find_device
 
 LATENT, WIDTHS, SIGMAS = 50, (200, 200), 5.0
 

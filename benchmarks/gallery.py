@@ -24,7 +24,7 @@ import torch
 from common import train_and_evaluate, write
 
 import pvae
-from pvae.config import build_pair, read_config
+from pvae.runs.config import build_pair, read_config
 
 ROWS = {
     "VAE": "--model VAE --guide MeanField",
@@ -276,7 +276,7 @@ def main() -> None:
                     flush=True,
                 )
     done = [name for name in options.rows if name not in failed]
-    device = pvae.environment.find_device("auto")
+    device = pvae.runtime.device.find_device("auto")
     data = pvae.data.load(options.data)
     text = table({n: summary(n, folder) for n in done}, folder, options)
     head, _, tail = text.rpartition("\nTest data, nats")

@@ -170,7 +170,7 @@ def main() -> None:
     options = parser.parse_args()
     if not options.budget > 0:
         parser.error(f"--budget {options.budget}: a positive number, 1 for all epochs")
-    place = pvae.environment.find_device("auto")
+    place = pvae.runtime.device.find_device("auto")
     results = Path(__file__).parent / "results"
     results.mkdir(exist_ok=True)
     kind = options.data if options.schedule == "ours" else f"{options.data}-{options.schedule}"

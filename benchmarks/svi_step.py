@@ -28,9 +28,9 @@ from pyro.infer import JitTrace_ELBO, RenyiELBO, TraceMeanField_ELBO
 from torch import Tensor, nn
 
 import pvae
-from pvae.environment import find_device
-from pvae.objectives import IWAE_ELBO
-from pvae.precision import check_precision
+from pvae.objectives.regularised import IWAE_ELBO
+from pvae.runtime.device import find_device
+from pvae.runtime.precision import check_precision
 
 LR, SECONDS = 1e-3, 0.5  # of steps of a peer in a round
 

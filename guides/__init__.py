@@ -12,7 +12,7 @@ from pvae.guides.responsibilities import Responsibilities
 from pvae.guides.semi_amortised import SemiAmortised
 from pvae.guides.shared_encoder import SharedEncoder
 
-from pvae.made_from import remember
+from pvae.nn import remember
 
 __all__ = [
     "IAF",

@@ -12,8 +12,7 @@ from pyro.nn import ConditionalAutoRegressiveNN, PyroModule
 from torch import Tensor, nn
 
 from pvae.errors import PvaeError
-from pvae.flows import AutoregressiveAffine, SplineCoupling
-from pvae.nn import MLP, make_encoder
+from pvae.nn import MLP, AutoregressiveAffine, SplineCoupling, make_encoder
 
 __all__ = ["IAF", "SplineFlow"]
 

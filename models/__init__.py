@@ -9,7 +9,7 @@ from pvae.models.mixture_prior import MixturePriorVAE
 from pvae.models.vae import VAE
 from pvae.models.vamp_prior import VampPriorVAE
 
-from pvae.made_from import remember
+from pvae.nn import remember
 
 __all__ = [
     "PPCA",

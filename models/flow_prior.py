@@ -10,7 +10,7 @@ from pyro.nn import AutoRegressiveNN
 from torch import Tensor, nn
 
 from pvae.errors import PvaeError
-from pvae.flows import AutoregressiveAffine
+from pvae.nn import AutoregressiveAffine
 
 __all__ = ["FlowPriorVAE"]
 

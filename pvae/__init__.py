@@ -10,30 +10,25 @@ from pvae.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from pvae import data, guides, models
-    from pvae.checking import check
-    from pvae.codes import interpolate, traverse
+    from pvae.diagnosis import diagnose
     from pvae.errors import PvaeError
-    from pvae.evaluation import Evaluation, evaluate
-    from pvae.evaluation.comparison import compare
-    from pvae.faults import diagnose
-    from pvae.folder import load
+    from pvae.evaluation import Evaluation, compare, evaluate
     from pvae.importance import log_weights
-    from pvae.initialisation import glorot
-    from pvae.predictive import decode, encode, generate, reconstruct
-    from pvae.probes import probe
+    from pvae.pair import check
+    from pvae.predictive import decode, encode, generate, interpolate, probe, reconstruct, traverse
     from pvae.report import write_report
-    from pvae.svi import SVI
-    from pvae.training import fit
+    from pvae.runs import load
+    from pvae.training import SVI, fit, glorot
 
 _HOME = {
-    "check": "pvae.checking",
-    "diagnose": "pvae.faults",
-    "compare": "pvae.evaluation.comparison",
-    "load": "pvae.folder",
-    "glorot": "pvae.initialisation",
-    "interpolate": "pvae.codes",
-    "probe": "pvae.probes",
-    "traverse": "pvae.codes",
+    "check": "pvae.pair",
+    "diagnose": "pvae.diagnosis",
+    "compare": "pvae.evaluation",
+    "load": "pvae.runs",
+    "glorot": "pvae.training",
+    "interpolate": "pvae.predictive",
+    "probe": "pvae.predictive",
+    "traverse": "pvae.predictive",
     "PvaeError": "pvae.errors",
     "Evaluation": "pvae.evaluation",
     "evaluate": "pvae.evaluation",
@@ -43,7 +38,7 @@ _HOME = {
     "generate": "pvae.predictive",
     "reconstruct": "pvae.predictive",
     "write_report": "pvae.report",
-    "SVI": "pvae.svi",
+    "SVI": "pvae.training",
     "fit": "pvae.training",
 }
 _MODULES = ("data", "evaluation", "guides", "models", "nn", "pair", "report")

@@ -4,7 +4,7 @@ import pyro.distributions as dist
 import torch
 from pvae.models import HierarchicalVAE
 
-from pvae.nn import MLP
+from pvae.nn.networks import MLP
 
 __all__ = ["BOTTOM", "NOISE", "linear_chain", "set_linear"]
 

@@ -15,7 +15,7 @@ from torch.distributions import constraints
 
 import pvae
 from pvae import PvaeError
-from pvae.alone import alone
+from pvae.pair.alone import alone
 
 X = torch.randn(20, generator=torch.Generator().manual_seed(0))
 

@@ -15,8 +15,8 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 import pvae
 from pvae import PvaeError
-from pvae.arguments import Arguments
-from pvae.objectives import IWAE_ELBO
+from pvae.objectives.regularised import IWAE_ELBO
+from pvae.pair.arguments import Arguments
 
 SCALE = 0.6
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 import pvae
-from pvae.config import build_pair
-from pvae.options import parse
+from pvae.cli.options import parse
+from pvae.runs.config import build_pair
 
 
 @pytest.fixture

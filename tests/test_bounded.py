@@ -11,8 +11,8 @@ from torch import nn
 
 import pvae
 from pvae import PvaeError
-from pvae.bounded import in_free_memory
-from pvae.memory import LiveBytes
+from pvae.pair.bounded import in_free_memory
+from pvae.runtime.memory import LiveBytes
 from tests.small import quick_fit
 
 X = torch.linspace(-1, 1, 24).reshape(6, 4)
@@ -96,7 +96,7 @@ _SIDES = ("model", "guide")
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("role", _SIDES)
 def test_a_program_without_an_end_is_stopped(role, monkeypatch):
-    monkeypatch.setattr("pvae.bounded._MOST_SITES", 50)
+    monkeypatch.setattr("pvae.pair.bounded._MOST_SITES", 50)
 
     def forever(n):
         for i in itertools.count():
@@ -120,7 +120,7 @@ def test_a_program_without_an_end_is_stopped(role, monkeypatch):
 
 
 def test_a_check_that_needs_more_memory_than_is_free_says_so(monkeypatch):
-    monkeypatch.setattr("pvae.bounded.free_memory", lambda device: 1 << 28)
+    monkeypatch.setattr("pvae.pair.bounded.free_memory", lambda device: 1 << 28)
 
     def hungry(n):
         torch.zeros(2**28)  # a gigabyte

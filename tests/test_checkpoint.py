@@ -11,7 +11,7 @@ from torch.distributions import constraints
 
 import pvae
 from pvae import PvaeError
-from pvae.checkpoint import read_checkpoint
+from pvae.training.checkpoint import read_checkpoint
 
 
 def _pair(latent_dim=3):
@@ -139,7 +139,7 @@ def test_closures_and_their_params_come_back_with_constraints(tmp_path):
     ids=str,
 )
 def test_constraints_survive(tmp_path, constraint):
-    from pvae.checkpoint import _constraint_from_plain, _constraint_to_plain
+    from pvae.training.checkpoint import _constraint_from_plain, _constraint_to_plain
 
     torch.save(_constraint_to_plain(constraint), tmp_path / "c.pt")
     plain = torch.load(tmp_path / "c.pt", weights_only=True)

@@ -13,9 +13,9 @@ from pyro.nn import PyroModule
 from small import small_pair
 
 import pvae
-from pvae.chunked import ChunkedModel, CompiledModel, fastest
-from pvae.memory import Chunks
-from pvae.sampler import Sampler
+from pvae.importance.chunks import ChunkedModel, CompiledModel, fastest
+from pvae.importance.sampler import Sampler
+from pvae.runtime.memory import Chunks
 
 
 def _compiling(sampler, num_samples, rows=None):
@@ -148,8 +148,8 @@ def _by_address(x):
     ids=["numpy", "tolist", "address"],
 )
 def test_what_a_model_computes_outside_of_torch(uncompiled, monkeypatch, outside, why):
-    monkeypatch.setattr("pvae.evaluation.weights._WORTH_TUNING", 3000)
-    monkeypatch.setattr("pvae.evaluation.weights._WORTH_COMPILING", 3000)
+    monkeypatch.setattr("pvae.evaluation.estimators.importance._WORTH_TUNING", 3000)
+    monkeypatch.setattr("pvae.evaluation.estimators.importance._WORTH_COMPILING", 3000)
     x = torch.randn(96, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     options = {"num_samples": 300, "prior_samples": 0, "progress": False}
     with pytest.warns(UserWarning, match=f"evaluated without compiling it: .*{why}"):
@@ -166,11 +166,11 @@ def test_only_long_evaluations_compile(uncompiled, monkeypatch):
     options = {"num_samples": 300, "prior_samples": 0, "progress": False}
     usual = pvae.evaluate(*pair, x, **options)
     assert not uncompiled
-    monkeypatch.setattr("pvae.evaluation.weights._WORTH_TUNING", 3000)
+    monkeypatch.setattr("pvae.evaluation.estimators.importance._WORTH_TUNING", 3000)
     tuned = pvae.evaluate(*pair, x, **options)
     assert not uncompiled
     np.testing.assert_array_equal(tuned.log_px, usual.log_px)
-    monkeypatch.setattr("pvae.evaluation.weights._WORTH_COMPILING", 3000)
+    monkeypatch.setattr("pvae.evaluation.estimators.importance._WORTH_COMPILING", 3000)
     found = pvae.evaluate(*pair, x, **options)
     assert len(uncompiled) == 2  # sizes of a chunk; the last 6 data have no graph of their own
     np.testing.assert_allclose(found.log_px, usual.log_px, rtol=1e-5)

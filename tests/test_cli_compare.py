@@ -7,9 +7,9 @@ import sys
 import numpy as np
 import pytest
 
-from pvae.cli import main
+from pvae.cli.main import main
 from pvae.evaluation import Evaluation
-from pvae.evaluation.comparison import compare, read_runs
+from pvae.evaluation.compare import compare, read_runs
 
 SMALL = ["--model.hidden_dims", "[8]", "--guide.hidden_dims", "[8]", "--epochs", "1"]
 SMALL += ["--model.latent_dim", "2", "--progress", "false"]

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import pvae
-from pvae.cli import main
+from pvae.cli.main import main
 
 PAIR = """
 import pyro, torch

@@ -5,8 +5,8 @@ import shutil
 import pytest
 import torch
 
-from pvae.checkpoint import read_checkpoint
-from pvae.cli import main
+from pvae.cli.main import main
+from pvae.training.checkpoint import read_checkpoint
 
 QUICK = ["--epochs", "2", "--progress", "false", "--data.validation", "1300"]
 

@@ -6,6 +6,7 @@ of what the compiler makes of it (`uncompiled`). The last ones compile.
 
 import itertools
 import os
+import sys
 import warnings
 
 import pyro
@@ -21,7 +22,7 @@ from torch import nn
 
 import pvae
 from pvae import SVI, PvaeError
-from pvae import compiled as module
+from pvae.training import compiled_step as module
 
 
 @pytest.fixture(autouse=True)
@@ -448,7 +449,7 @@ def test_programs_that_no_one_here_wrote(name, uncompiled):
 
 
 def test_auto_waits_until_it_is_worth_it(uncompiled, monkeypatch):
-    monkeypatch.setattr("pvae.svi._EAGER_STEPS", 3)
+    monkeypatch.setattr("pvae.training.svi._EAGER_STEPS", 3)
     svi = SVI(*_pair(), None, Trace_ELBO())
     used = []
     for _ in range(5):
@@ -461,7 +462,7 @@ def test_fit_compiles_long_runs_and_resumes_them(uncompiled, monkeypatch, tmp_pa
     digits = pvae.data.load("digits")
     quick_fit(small_pair(), digits)
     assert not uncompiled  # 36 steps
-    monkeypatch.setattr("pvae.training._STEPS_WORTH_COMPILING", 30)
+    monkeypatch.setattr(sys.modules["pvae.training.fit"], "_STEPS_WORTH_COMPILING", 30)
     options = {"kl_warmup": 2, "clip_norm": 1.0}
     whole = small_pair()
     history = quick_fit(whole, digits, **options).history
@@ -479,7 +480,7 @@ def test_fit_compiles_long_runs_and_resumes_them(uncompiled, monkeypatch, tmp_pa
         return 1.0
 
     stop.on = True
-    monkeypatch.setattr("pvae.loop.SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+    monkeypatch.setattr("pvae.training.loop.SECONDS_BETWEEN_CHECKPOINTS", 0.0)
     with pytest.raises(KeyboardInterrupt):
         quick_fit(resumed, digits, out=tmp_path, schedule=stop, **options)
     stop.on = False
@@ -497,7 +498,7 @@ def test_names_that_are_not_known():
 
 
 def test_products_in_bfloat16_and_all_else_in_single_precision(uncompiled, monkeypatch):
-    monkeypatch.setattr("pvae.precision.able", lambda device: True)
+    monkeypatch.setattr("pvae.runtime.precision.able", lambda device: True)
     x = torch.rand(64, 1, 8, 8).round()
     losses = {}
     for precision in ("float32", "bf16"):
@@ -523,7 +524,7 @@ def test_products_in_bfloat16_and_all_else_in_single_precision(uncompiled, monke
 
 
 def test_bfloat16_needs_hardware(monkeypatch):
-    monkeypatch.setattr("pvae.precision.able", lambda device: False)
+    monkeypatch.setattr("pvae.runtime.precision.able", lambda device: False)
     svi = SVI(*small_pair(), None, Trace_ELBO(), precision="bf16")
     with pytest.raises(PvaeError, match="this CPU has no instructions for bfloat16"):
         svi.step(torch.zeros(8, 1, 8, 8))
@@ -549,14 +550,14 @@ def test_the_compiler_itself_in_float64(compiler):
 
 def test_on_a_gpu_nothing_waits_and_what_is_not_finite_is_found_later(uncompiled, monkeypatch):
     """The way of a GPU, taken on the CPU: fused optimisers can be masked there too."""
-    monkeypatch.setattr("pvae.svi._on_gpu", lambda loss: isinstance(loss, torch.Tensor))
+    monkeypatch.setattr("pvae.training.svi._on_gpu", lambda loss: isinstance(loss, torch.Tensor))
     pair, plain = _pair(), _pair()
     svi = SVI(*pair, torch.optim.Adam, Trace_ELBO(), mode="compiled")
     reference = SVI(*plain, torch.optim.Adam, Trace_ELBO(), mode="compiled")
     bad = X.clone()
     bad[2, 1] = torch.nan
     with monkeypatch.context() as patch:
-        patch.setattr("pvae.svi._on_gpu", lambda loss: False)
+        patch.setattr("pvae.training.svi._on_gpu", lambda loss: False)
         torch.manual_seed(1)
         expected = [reference.step(X) for _ in range(4)]
     torch.manual_seed(1)
@@ -572,7 +573,7 @@ def test_on_a_gpu_nothing_waits_and_what_is_not_finite_is_found_later(uncompiled
     after = [svi.step(X) for _ in range(2)]
     torch.set_rng_state(noise)
     with monkeypatch.context() as patch:
-        patch.setattr("pvae.svi._on_gpu", lambda loss: False)
+        patch.setattr("pvae.training.svi._on_gpu", lambda loss: False)
         assert after == [reference.step(X) for _ in range(2)]
     for _ in range(49):
         svi.update(X)
@@ -581,7 +582,7 @@ def test_on_a_gpu_nothing_waits_and_what_is_not_finite_is_found_later(uncompiled
 
 
 def test_on_a_gpu_fit_names_the_step(uncompiled, monkeypatch):
-    monkeypatch.setattr("pvae.svi._on_gpu", lambda loss: isinstance(loss, torch.Tensor))
+    monkeypatch.setattr("pvae.training.svi._on_gpu", lambda loss: isinstance(loss, torch.Tensor))
     x = X.repeat(8, 1)
     x[60, 0] = 1e200  # its square overflows
     model, guide = _pair()
@@ -594,14 +595,14 @@ def test_on_a_gpu_fit_names_the_step(uncompiled, monkeypatch):
 
 
 def _epoch_seed():
-    from pvae.loop import _mix
+    from pvae.training.loop import _mix
 
     return _mix(0, 0)
 
 
 def test_random_numbers_are_drawn_in_order(uncompiled):
     """A compiler that does the last operation first: several draws are taken out of its reach."""
-    from pvae.graph import Graph
+    from pvae.compile.graph import Graph
 
     x = torch.ones(3, 4)
 

@@ -16,9 +16,9 @@ from test_compiled import Guide, Model, X, _agree, _pair, _steps
 from torch import nn
 
 from pvae import SVI
-from pvae.objectives import Beta_ELBO, InfoVAE_ELBO
-from pvae.pair import modules
-from pvae.recorded import Recorded
+from pvae.compile.signature import Recorded
+from pvae.objectives.regularised import Beta_ELBO, InfoVAE_ELBO
+from pvae.pair.program import modules
 
 
 @pytest.fixture(autouse=True)

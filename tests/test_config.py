@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 import pvae
-from pvae.config import build_pair, load_yaml, read_config, resolve
-from pvae.described import write_config
 from pvae.errors import PvaeError
+from pvae.runs.config import build_pair, load_yaml, read_config, resolve
+from pvae.training.record import write_config
 
 PAIR = '''
 """A pair of a user's, whose sides share a base class and count how often the file is run."""

@@ -11,8 +11,8 @@ from pyro import poutine
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import pvae
-from pvae import consistency
-from pvae.faults import diagnose
+from pvae.diagnosis import densities as consistency
+from pvae.diagnosis.diagnose import diagnose
 
 
 def sequences(how, broken=False):

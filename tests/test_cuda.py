@@ -127,7 +127,7 @@ def test_compiled_steps_are_eager_ones(network):
 def test_an_evaluation_of_many_samples_is_the_same_each_time(monkeypatch):
     """Its chunks are CUDA graphs, whose tensors must live as long as they do."""
     for name in ("_WORTH_TUNING", "_WORTH_COMPILING"):
-        monkeypatch.setattr(f"pvae.evaluation.weights.{name}", 10_000)
+        monkeypatch.setattr(f"pvae.evaluation.estimators.importance.{name}", 10_000)
     x = pvae.data.load("digits").test.tensors()[0]
     pair, found = _pair(), []
     for _ in range(4):

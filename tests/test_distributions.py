@@ -7,7 +7,7 @@ import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from pvae import PvaeError
-from pvae.distributions import (
+from pvae.distributions.levels import (
     BinomialProportion,
     DiscretizedLogistic,
     MixtureOfDiscretizedLogistics,

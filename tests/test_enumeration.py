@@ -10,7 +10,7 @@ from masked import hidden_markov, semi_supervised
 from pyro.infer import TraceEnum_ELBO
 
 import pvae
-from pvae.sampler import Sampler
+from pvae.importance.sampler import Sampler
 
 SUM = {"enumerate": "parallel"}
 SEVERAL = {"num_samples": 2000, "prior_samples": 0, "surgery": False, "progress": False}

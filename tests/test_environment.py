@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pvae import PvaeError
-from pvae.environment import (
+from pvae.runtime.device import (
     default_device,
     find_device,
     own_random_state,

@@ -14,9 +14,9 @@ from small import quick_fit, same_state, small_pair, state_of
 from zoo import ZOO, make
 
 import pvae
-from pvae.cli import main
-from pvae.consistency import _excess
-from pvae.faults import diagnose
+from pvae.cli.main import main
+from pvae.diagnosis.densities import _excess
+from pvae.diagnosis.diagnose import diagnose
 
 
 def digits(observation=None):

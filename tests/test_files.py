@@ -14,10 +14,10 @@ from types import SimpleNamespace
 import pytest
 
 from pvae import PvaeError
-from pvae.files import LOCK, atomic, locked, why
+from pvae.runtime.files import LOCK, atomic, locked, why
 
 HALF = """
-import sys, pvae.files as f
+import sys, pvae.runtime.files as f
 from pathlib import Path
 run, elsewhere = map(Path, sys.argv[1:])
 with f.atomic(run / "report.html") as report, f.locked(run):
@@ -26,7 +26,10 @@ with f.atomic(run / "report.html") as report, f.locked(run):
         print("written", flush=True)
         input()
 """
-HOLD = "import sys, pvae.files as f\nwith f.locked(sys.argv[1]): print('mine', flush=True); input()"
+HOLD = """\
+import sys, pvae.runtime.files as f
+with f.locked(sys.argv[1]): print('mine', flush=True); input()
+"""
 
 
 def _write(path, text, error):
@@ -91,8 +94,8 @@ def test_a_disk_that_is_full_is_one_message_whatever_is_written(what, tmp_path, 
     import numpy as np
     import torch
 
-    from pvae.checkpoint import write_checkpoint
     from pvae.evaluation.result import Evaluation
+    from pvae.training.checkpoint import write_checkpoint
 
     evaluation = Evaluation(
         **dict.fromkeys(
@@ -234,7 +237,7 @@ def windows(monkeypatch):
     monkeypatch.setitem(
         sys.modules, "msvcrt", SimpleNamespace(locking=locking, LK_NBLCK="LK_NBLCK")
     )
-    monkeypatch.setattr("pvae.files.fcntl", None)
+    monkeypatch.setattr("pvae.runtime.files.fcntl", None)
     monkeypatch.setattr(Path, "unlink", remove)
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from pvae.flows import AutoregressiveAffine, SplineCoupling, rational_quadratic
+from pvae.nn.flows import AutoregressiveAffine, SplineCoupling, rational_quadratic
 
 F64 = {"dtype": torch.float64}
 

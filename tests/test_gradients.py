@@ -7,7 +7,7 @@ import torch
 from broken import Guide, Model, data
 from torch import nn
 
-from pvae.faults import diagnose
+from pvae.diagnosis.diagnose import diagnose
 
 
 class WithBase(Model):

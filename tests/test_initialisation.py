@@ -10,7 +10,7 @@ from torch import nn
 
 import pvae
 from pvae import PvaeError
-from pvae.cli import main
+from pvae.cli.main import main
 
 SHAPE = (1, 8, 8)
 

@@ -17,8 +17,8 @@ from torch import nn
 
 import pvae
 from pvae import PvaeError
-from pvae.checkpoint import read_checkpoint
-from pvae.folder import read_history
+from pvae.runs.folder import read_history
+from pvae.training.checkpoint import read_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def test_same_seed_repeats_bit_for_bit_and_leaves_the_global_generator(digits):
 
 @pytest.mark.parametrize("stop_after", [0, 1, 7, 12, 20, 31])
 def test_resumed_run_equals_the_uninterrupted_one(digits, tmp_path, monkeypatch, stop_after):
-    monkeypatch.setattr("pvae.loop.SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+    monkeypatch.setattr("pvae.training.loop.SECONDS_BETWEEN_CHECKPOINTS", 0.0)
     data = pvae.data.load("digits", validation=100)
     whole = small_pair()
     options = {"epochs": 3, "kl_warmup": 2, "clip_norm": 1.0}
@@ -82,10 +82,10 @@ def _plain(thing):
 def test_killed_at_any_moment_and_resumed(digits, tmp_path):
     """SIGKILL, not an exception: also in the middle of writing a checkpoint."""
     script = """
-        import sys, pvae, pvae.loop
+        import sys, pvae, pvae.training.loop
         sys.path.insert(0, sys.argv[1])
         from small import quick_fit, small_pair
-        pvae.loop.SECONDS_BETWEEN_CHECKPOINTS = 0.0
+        pvae.training.loop.SECONDS_BETWEEN_CHECKPOINTS = 0.0
         quick_fit(small_pair(), pvae.data.load("digits"), epochs=25, out=sys.argv[2], resume=True)
     """
     command = [sys.executable, "-c", textwrap.dedent(script), os.path.dirname(__file__)]
@@ -152,7 +152,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(digits, tmp_path, capsys):
 
 
 def test_nan_names_site_step_and_batch_and_leaves_the_last_checkpoint(tmp_path, monkeypatch):
-    monkeypatch.setattr("pvae.loop.SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+    monkeypatch.setattr("pvae.training.loop.SECONDS_BETWEEN_CHECKPOINTS", 0.0)
     x = torch.zeros(64, 3)
     steps = []
 
@@ -212,7 +212,7 @@ def test_a_folder_that_cannot_be_written(digits, tmp_path):
 
 
 def test_full_disk_keeps_training_then_says_so(digits, tmp_path, monkeypatch):
-    monkeypatch.setattr("pvae.loop.SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+    monkeypatch.setattr("pvae.training.loop.SECONDS_BETWEEN_CHECKPOINTS", 0.0)
     pair = small_pair()
     before = state_of(pair)
 
@@ -239,7 +239,7 @@ def test_history_does_not_depend_on_when_checkpoints_are_written(digits, tmp_pat
     # As a compiled step returns it.
     monkeypatch.setattr(pvae.SVI, "update", lambda self, *x: torch.tensor(real(self, *x)))
     for interval in (1e9, 0.0):
-        monkeypatch.setattr("pvae.loop.SECONDS_BETWEEN_CHECKPOINTS", interval)
+        monkeypatch.setattr("pvae.training.loop.SECONDS_BETWEEN_CHECKPOINTS", interval)
         fitted = quick_fit(small_pair(), digits, batch_size=16, out=tmp_path / str(interval))
         found.append(fitted.history)
     assert found[0] == found[1]

@@ -13,9 +13,9 @@ from torch import nn
 
 import pvae
 from pvae import PvaeError
-from pvae.pair import trace_of
-from pvae.sampler import Sampler
-from pvae.terms import add_up, sum_out
+from pvae.importance.sampler import Sampler
+from pvae.importance.terms import add_up, sum_out
+from pvae.pair.program import trace_of
 
 NUM = 3  # labels
 GIVEN = ("model concatenates", "model is wrong", "guide concatenates")

@@ -11,8 +11,8 @@ import pytest
 
 import pvae
 from pvae import PvaeError
-from pvae.cli import main
-from pvae.new import new
+from pvae.cli.main import main
+from pvae.cli.new import new
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 WALK = README[README.index("## Writing one's own") : README.index("## Commands")]

@@ -11,7 +11,7 @@ from pyro.infer import Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO
 from small import small_pair
 
 from pvae import SVI, PvaeError, check, log_weights
-from pvae.objectives import (
+from pvae.objectives.regularised import (
     IWAE_ELBO,
     STL_ELBO,
     Beta_ELBO,

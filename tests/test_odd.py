@@ -10,8 +10,8 @@ from torch import nn
 
 import pvae
 from pvae import PvaeError
-from pvae.data.tensors import Tensors
-from pvae.optimisers import Optimiser
+from pvae.pair.tensors import Tensors
+from pvae.training.optimiser import Optimiser
 from tests.small import quick_fit
 
 X = torch.linspace(-1, 1, 24).reshape(6, 4)
@@ -74,7 +74,7 @@ ODD = {
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kind", ODD)
 def test_a_tensor_without_dense_values_is_one_message_everywhere(kind, monkeypatch):
-    monkeypatch.setattr("pvae.arguments.free_memory", lambda device: 1 << 33)
+    monkeypatch.setattr("pvae.pair.arguments.free_memory", lambda device: 1 << 33)
     make, words = ODD[kind]
     x = make()
     for name, call in _calls(*_pair(), x).items():
@@ -190,8 +190,8 @@ def test_truth_values_under_a_density_of_floats_are_said():
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("enough", [False, True])
 def test_a_draw_of_all_pairs_of_data_is_refused_before_it_is_made(enough, monkeypatch):
-    monkeypatch.setattr("pvae.bounded._LARGE", 1000)
-    monkeypatch.setattr("pvae.bounded.free_memory", lambda device: 10**9 if enough else 3000)
+    monkeypatch.setattr("pvae.pair.bounded._LARGE", 1000)
+    monkeypatch.setattr("pvae.pair.bounded.free_memory", lambda device: 10**9 if enough else 3000)
     model, encoder = _pair()[0], nn.Linear(4, 2)
 
     def guide(x):

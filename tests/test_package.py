@@ -32,7 +32,7 @@ def test_import_is_lazy_and_changes_nothing_in_pyro_or_torch():
         import pvae
         for name in pvae.__all__:
             getattr(pvae, name)
-        import pvae.cli, pvae.options, pvae.config, pvae.report, pvae.loop
+        import pvae.cli, pvae.runs, pvae.report, pvae.training, pvae.diagnosis
         print(state() == before)
     """
     assert _run(script) == "True"

@@ -14,7 +14,7 @@ from torch import nn
 from torch.distributions import constraints
 
 import pvae
-from pvae.pair import OwnParameters, evaluating, modules, name_of
+from pvae.pair.program import OwnParameters, evaluating, modules, name_of
 
 GLOBAL_NET = nn.Linear(1, 1)
 

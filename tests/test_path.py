@@ -15,8 +15,8 @@ from test_multisample import OneModel, TwoGuide, TwoModel, apply, copies, own, r
 from torch import nn
 
 import pvae
-from pvae.multisample import IWAE_ELBO, STL_ELBO, DReG_ELBO
-from pvae.path import Cut, along
+from pvae.objectives.importance_weighted import IWAE_ELBO, STL_ELBO, DReG_ELBO
+from pvae.objectives.path import Cut, along
 
 
 class Slot:

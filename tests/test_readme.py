@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pvae import options
+from pvae.cli import options
 
 README = Path(__file__).parent.parent / "README.md"
 
@@ -17,7 +17,7 @@ def blocks():
 
 
 def test_the_first_pair_trains_as_the_readme_says(blocks, tmp_path, monkeypatch, capsys):
-    from pvae.cli import main
+    from pvae.cli.main import main
 
     file, script, steps = (code for language, code in blocks if language == "python")
     (tmp_path / "first.py").write_text(file)

@@ -14,9 +14,9 @@ from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 from small import Decoder, Encoder, take_steps
 from zoo import ZOO
 
-from pvae.graph import Graph, in_words
-from pvae.recorded import Recorded
-from pvae.recording import LeavesTorch, record
+from pvae.compile.graph import Graph, in_words
+from pvae.compile.recording import LeavesTorch, record
+from pvae.compile.signature import Recorded
 
 X = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
 META = torch.device("meta")

@@ -11,9 +11,9 @@ from small import same_state, state_of, take_steps
 from test_compiled import X, _pair
 
 import pvae
-import pvae.compiled as compiled
+import pvae.training.compiled_step as compiled
 from pvae import SVI, PvaeError
-from pvae.replay import Replay, can_replay
+from pvae.compile.cuda_graph import Replay, can_replay
 
 
 @pytest.fixture
@@ -32,10 +32,10 @@ def captures(monkeypatch, uncompiled):
 
         return replay, outputs
 
-    monkeypatch.setattr("pvae.replay._capture", capture)
-    for place in ("pvae.compiled", "pvae.chunked", "pvae.loop"):
+    monkeypatch.setattr("pvae.compile.cuda_graph._capture", capture)
+    for place in ("pvae.training.compiled_step", "pvae.importance.chunks", "pvae.training.loop"):
         monkeypatch.setattr(f"{place}.can_replay", lambda device: True)
-    monkeypatch.setattr("pvae.svi._on_gpu", lambda loss: isinstance(loss, torch.Tensor))
+    monkeypatch.setattr("pvae.training.svi._on_gpu", lambda loss: isinstance(loss, torch.Tensor))
     return counts
 
 
@@ -120,7 +120,7 @@ def test_a_replay_that_is_wrong_is_not_used(captures, monkeypatch):
         outputs = run()
         return lambda: outputs[0].mul_(1.1), outputs
 
-    monkeypatch.setattr("pvae.replay._capture", wrong)
+    monkeypatch.setattr("pvae.compile.cuda_graph._capture", wrong)
     with pytest.warns(UserWarning, match="no CUDA graph: replayed as a CUDA graph, it gives"):
         _agree(captures)
 
@@ -129,7 +129,7 @@ def test_a_step_that_cannot_be_captured_runs_compiled(captures, monkeypatch):
     def fail(run):
         raise RuntimeError("operation not permitted when stream is capturing")
 
-    monkeypatch.setattr("pvae.replay._capture", fail)
+    monkeypatch.setattr("pvae.compile.cuda_graph._capture", fail)
     with pytest.warns(UserWarning, match="no CUDA graph: RuntimeError: operation not"):
         _agree(captures)
 
@@ -150,7 +150,7 @@ def test_a_replay_changes_nothing_when_it_is_made(monkeypatch):
     def function(inputs):
         return [state.add_(inputs[0].sum() + torch.rand(()))]
 
-    monkeypatch.setattr("pvae.replay._capture", capture)
+    monkeypatch.setattr("pvae.compile.cuda_graph._capture", capture)
     with pytest.raises(RuntimeError):
         Replay(function, [torch.ones(3)], [state])
     assert state == 0
@@ -159,7 +159,7 @@ def test_a_replay_changes_nothing_when_it_is_made(monkeypatch):
 
 def test_what_a_captured_graph_reads_is_kept(monkeypatch):
     """It has addresses alone: what only the function holds must not be freed."""
-    monkeypatch.setattr("pvae.replay._capture", lambda run: ((lambda: None), run()))
+    monkeypatch.setattr("pvae.compile.cuda_graph._capture", lambda run: ((lambda: None), run()))
     scale = torch.full((3,), 2.0)
     kept = weakref.ref(scale)
 
@@ -190,7 +190,7 @@ def later_wrong(captures, monkeypatch):
 
         return replay, outputs
 
-    monkeypatch.setattr("pvae.replay._capture", capture)
+    monkeypatch.setattr("pvae.compile.cuda_graph._capture", capture)
 
 
 @pytest.mark.parametrize("by", ["wrong", "nan"])
@@ -210,7 +210,7 @@ def test_later_replays_are_compared_too(monkeypatch, by):
     def function(inputs):
         return [state.add_(inputs[0].sum() + torch.rand(())).clone()]
 
-    monkeypatch.setattr("pvae.replay._capture", capture)
+    monkeypatch.setattr("pvae.compile.cuda_graph._capture", capture)
     torch.manual_seed(0)
     replay = Replay(function, [torch.ones(3)], [state])
     found = [float(replay([torch.full((3,), float(i))])[0]) for i in range(15)]
@@ -241,8 +241,8 @@ def test_a_step_whose_replay_goes_wrong_runs_compiled(later_wrong):
 def test_an_evaluation_whose_replay_goes_wrong_ends(later_wrong, monkeypatch):
     pair = pvae.models.VAE((1, 8, 8), 4), pvae.guides.MeanField((1, 8, 8), 4)
     x = pvae.data.load("digits").test.tensors()[0][:256]
-    monkeypatch.setattr("pvae.evaluation.weights._WORTH_COMPILING", 3000)
-    monkeypatch.setattr("pvae.evaluation.weights._WORTH_TUNING", 3000)
+    monkeypatch.setattr("pvae.evaluation.estimators.importance._WORTH_COMPILING", 3000)
+    monkeypatch.setattr("pvae.evaluation.estimators.importance._WORTH_TUNING", 3000)
     with pytest.raises(PvaeError, match=r"replay \d+ of a CUDA graph gives another result"):
         pvae.evaluate(*pair, x, num_samples=300, prior_samples=0, progress=False)
 
@@ -251,18 +251,18 @@ def test_a_recording_on_several_devices_is_not_captured(captures, monkeypatch):
     assert not can_replay(None)
     assert not can_replay(torch.device("cpu"))
     assert can_replay(torch.device("cuda", 1))
-    for place in ("pvae.compiled", "pvae.chunked"):
+    for place in ("pvae.training.compiled_step", "pvae.importance.chunks"):
         monkeypatch.setattr(f"{place}.can_replay", lambda device: device is not None)
     _agree(captures)
     assert len(captures) == 1
-    record = pvae.graph.record
-    monkeypatch.setattr("pvae.graph.record", lambda *args: (record(*args)[0], None))
+    record = pvae.compile.graph.record
+    monkeypatch.setattr("pvae.compile.graph.record", lambda *args: (record(*args)[0], None))
     _agree(captures)
     assert len(captures) == 1
     pair = pvae.models.VAE((1, 8, 8), 4), pvae.guides.MeanField((1, 8, 8), 4)
     x = pvae.data.load("digits").test.tensors()[0][:64]
-    monkeypatch.setattr("pvae.evaluation.weights._WORTH_COMPILING", 3000)
-    monkeypatch.setattr("pvae.evaluation.weights._WORTH_TUNING", 3000)
+    monkeypatch.setattr("pvae.evaluation.estimators.importance._WORTH_COMPILING", 3000)
+    monkeypatch.setattr("pvae.evaluation.estimators.importance._WORTH_TUNING", 3000)
     pvae.evaluate(*pair, x, num_samples=100, prior_samples=0, progress=False)
     assert len(captures) == 1
 
@@ -306,7 +306,7 @@ def test_evaluation_replays_its_chunks(captures, monkeypatch):
     usual = pvae.evaluate(*pair, x, **options)
     assert not captures
     for name in ("_WORTH_TUNING", "_WORTH_COMPILING"):
-        monkeypatch.setattr(f"pvae.evaluation.weights.{name}", 3000)
+        monkeypatch.setattr(f"pvae.evaluation.estimators.importance.{name}", 3000)
     found = pvae.evaluate(*pair, x, **options)
     assert captures
     assert found.log_px == pytest.approx(usual.log_px, rel=1e-5)

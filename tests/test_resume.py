@@ -13,9 +13,9 @@ from torch.optim.lr_scheduler import ExponentialLR, LambdaLR
 
 import pvae
 from pvae import PvaeError
-from pvae.checkpoint import FORMAT, read_checkpoint
-from pvae.folder import read_history
-from pvae.objectives import Beta_ELBO, FreeBits_ELBO
+from pvae.objectives.regularised import Beta_ELBO, FreeBits_ELBO
+from pvae.runs.folder import read_history
+from pvae.training.checkpoint import FORMAT, read_checkpoint
 
 X = torch.randint(0, 2, (64, 1, 8, 8), generator=torch.Generator().manual_seed(0)).float()
 
@@ -45,7 +45,7 @@ def stopped(tmp_path, monkeypatch):
 
         with monkeypatch.context() as patch:
             patch.setattr(pvae.SVI, "update", update)
-            patch.setattr("pvae.loop.SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+            patch.setattr("pvae.training.loop.SECONDS_BETWEEN_CHECKPOINTS", 0.0)
             with pytest.raises(Killed):
                 run(tmp_path / "run", **options)
         return tmp_path / "run"
@@ -197,7 +197,9 @@ def test_a_run_goes_on_from_its_last_epoch_and_not_from_its_best(tmp_path, monke
     found = []
     for cuts in ((5,), (2, 5)):
         scores = iter([5.0, 4.0, 3.0, 2.0, 6.0])
-        monkeypatch.setattr("pvae.loop.Run._validate", lambda self, scores=scores: next(scores))
+        monkeypatch.setattr(
+            "pvae.training.loop.Run._validate", lambda self, scores=scores: next(scores)
+        )
         for epochs in cuts:
             fitted, state = run(tmp_path / str(cuts), data, epochs=epochs, resume=True, **options)
         found.append((fitted.history, fitted.best_epoch, {k: v.tolist() for k, v in state.items()}))
@@ -282,7 +284,7 @@ class Hoarder(torch.optim.SGD):
 
 
 def test_what_cannot_be_read_back_is_not_written(tmp_path, monkeypatch):
-    monkeypatch.setattr("pvae.loop.SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+    monkeypatch.setattr("pvae.training.loop.SECONDS_BETWEEN_CHECKPOINTS", 0.0)
     steps, real = [], pvae.SVI.update
 
     def update(self, *batch):
@@ -296,7 +298,7 @@ def test_what_cannot_be_read_back_is_not_written(tmp_path, monkeypatch):
 
 
 def test_a_good_checkpoint_is_not_replaced_by_one_that_cannot_be_read(tmp_path):
-    from pvae.checkpoint import write_checkpoint
+    from pvae.training.checkpoint import write_checkpoint
 
     run(tmp_path)
     path = tmp_path / "checkpoint.pt"

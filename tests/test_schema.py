@@ -7,9 +7,10 @@ import torch
 from small import small_pair
 
 import pvae
-from pvae import PvaeError, schema
-from pvae.checkpoint import read_checkpoint
-from pvae.schema import check_checkpoint
+from pvae import PvaeError
+from pvae.training import schema
+from pvae.training.checkpoint import read_checkpoint
+from pvae.training.schema import check_checkpoint
 
 X = torch.zeros(20, 1, 8, 8)
 

@@ -10,8 +10,8 @@ from small import quick_fit, same_state, state_of
 
 import pvae
 from pvae import PvaeError
-from pvae.cli import main
-from pvae.made_from import arguments
+from pvae.cli.main import main
+from pvae.nn.made_from import arguments
 
 MODEL = """
 import pyro, torch, pyro.distributions as dist
@@ -109,7 +109,7 @@ def test_a_run_that_is_lengthened_keeps_its_schedule(trained, capsys):
     assert "4 epochs in place of 2" in said
     assert "schedule 'cosine' of a run of 4 epochs" in said
     assert yaml.safe_load((trained / "run" / "config.yaml").read_text())["epochs"] == 4
-    history = [row["epoch"] for row in pvae.folder.read_history(trained / "run")]
+    history = [row["epoch"] for row in pvae.runs.folder.read_history(trained / "run")]
     assert history == [1, 2, 3, 4]
 
 

@@ -21,7 +21,7 @@ def scored(monkeypatch):
 
     def fit(scores, pair=None, **options):
         scores = iter(scores)
-        monkeypatch.setattr("pvae.loop.Run._validate", lambda self: next(scores))
+        monkeypatch.setattr("pvae.training.loop.Run._validate", lambda self: next(scores))
         options = {"epochs": 10, "batch_size": 100, **options}
         return quick_fit(pair or small_pair(), data, **options)
 

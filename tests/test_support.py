@@ -18,11 +18,11 @@ from torch.distributions.transforms import (
 
 import pvae
 from pvae import PvaeError, check, evaluate, log_weights
-from pvae.checking import look
-from pvae.density import Density
-from pvae.objectives import IWAE_ELBO, DReG_ELBO
-from pvae.sampler import Sampler
-from pvae.support import inside, log_prob
+from pvae.distributions.support import inside, log_prob
+from pvae.importance.density import Density
+from pvae.importance.sampler import Sampler
+from pvae.objectives.regularised import IWAE_ELBO, DReG_ELBO
+from pvae.pair.check import look
 
 X = torch.tensor([-0.6, 0.4, 1.3], dtype=torch.double)
 NOISE = 0.8
@@ -436,7 +436,7 @@ def test_static_supports_cost_nothing(monkeypatch, strategy):
     guide = pvae.guides.MeanField((1, 8, 8), latent_dim=2, hidden_dims=[8])
     x = torch.rand(4, 1, 8, 8).round()
     assert look(model, guide, x).bounded == frozenset()
-    monkeypatch.setattr("pvae.terms.log_prob", None)  # a call would fail
+    monkeypatch.setattr("pvae.importance.terms.log_prob", None)  # a call would fail
     assert log_weights(model, guide, x, num_samples=3, strategy=strategy).isfinite().all()
 
 

@@ -136,7 +136,7 @@ def test_learning_rate_decays_to_three_per_cent(digits):
 def test_kl_warmup_scales_both_programs_alike():
     """With β = 0 the prior has no pull: the loss is the reconstruction alone."""
     model, guide, x, _ = linear_gaussian()
-    from pvae.objectives import LatentScale
+    from pvae.objectives.regularised import LatentScale
 
     plain = pvae.evaluate(model, guide, x, num_samples=2000, progress=False)
     torch.manual_seed(0)
@@ -206,7 +206,7 @@ def test_any_optimiser_trains_and_resumes(digits, tmp_path, optim, monkeypatch):
             raise Killed
         return real(self, *batch)
 
-    monkeypatch.setattr("pvae.loop.SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+    monkeypatch.setattr("pvae.training.loop.SECONDS_BETWEEN_CHECKPOINTS", 0.0)
     monkeypatch.setattr(pvae.SVI, "update", step)
     with pytest.raises(Killed):
         quick_fit(small_pair(), digits, epochs=4, optim=copy.deepcopy(fresh), out=tmp_path)
@@ -302,7 +302,7 @@ def test_objectives_by_name(loss, digits):
 
 
 def test_a_penalty_does_not_decide_when_to_stop():
-    from pvae.objectives import FreeBits_ELBO
+    from pvae.objectives.regularised import FreeBits_ELBO
 
     data = pvae.data.load("digits", validation=200)
     pair = small_pair()

@@ -8,9 +8,9 @@ import yaml
 
 import pvae
 from pvae import PvaeError
-from pvae.cli import main
-from pvae.config import load_yaml, read_config, resolve
-from pvae.trust import check_trust, trusted
+from pvae.cli.main import main
+from pvae.runs.config import load_yaml, read_config, resolve
+from pvae.runs.trust import check_trust, trusted
 
 RUN = "--model.hidden_dims [4] --guide.hidden_dims [4] --model.latent_dim 2 --progress false"
 EVIL = "import os\nos.makedirs('code was run', exist_ok=True)\nfrom pvae.models import VAE as M\n"
@@ -56,7 +56,7 @@ CONFIGS = {
     "torch": {"model": {"class_path": "torch.hub.load"}},
     "through torch": {"optim": {"class_path": "torch.os.mkdir"}},
     "torch's own": {"loss": {"class_path": "torch.utils.data.DataLoader"}},
-    "pvae": {"schedule": "pvae.new.new"},
+    "pvae": {"schedule": "pvae.cli.new.new"},
     "hidden": {"model": {"class_path": "pvae.__main__.M"}},
 }
 

@@ -15,9 +15,9 @@ from pyro.nn import PyroModule
 from torch import nn
 
 import pvae
-from pvae.objectives import Beta_ELBO
-from pvae.pair import evaluating, modules
-from pvae.watch import Watch
+from pvae.compile.watch import Watch
+from pvae.objectives.regularised import Beta_ELBO
+from pvae.pair.program import evaluating, modules
 
 FACTOR = 1.0
 TENSOR = torch.tensor(1.0)

@@ -1,4 +1,6 @@
-"""Data by name, file or array, and how x is observed: binarised, dequantised or as it is.
+"""Data by name, file or array, and how x is observed: binarised, dequantised or as stored.
+
+Imports `runtime` and `errors`.
 
 Example:
     >>> import pvae
@@ -12,6 +14,8 @@ Example:
 
 from pvae.data.dataset import Data, Part
 from pvae.data.loading import load
+from pvae.data.observation import BINARY
 from pvae.data.sources import names
+from pvae.data.vision import SETS
 
-__all__ = ["Data", "Part", "load", "names"]
+__all__ = ["BINARY", "SETS", "Data", "Part", "load", "names"]

@@ -169,7 +169,7 @@ class Part:
             shuffle: Whether to go through a new permutation.
             generator: Draws the permutation; None is the global generator of the part's device.
             capture: Makes a function of [rows] and a first [rows] one launch on the device, such
-                as `pvae.replay.Replay`; it observes the whole minibatches of a permutation.
+                as `pvae.compile.Replay`; it observes the whole minibatches of a permutation.
         """
         if batch_size < 1:
             raise PvaeError(f"batch_size is {batch_size}; it should be at least 1.")

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pvae.environment import free_memory
+from pvae.runtime import free_memory
 
 __all__ = ["resident", "same_device", "select", "slabs", "take"]
 

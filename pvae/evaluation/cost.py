@@ -5,7 +5,7 @@ import time
 import torch
 from torch import Tensor
 
-from pvae.sampler import Sampler
+from pvae.importance import Sampler
 
 __all__ = ["expected_time"]
 

@@ -13,27 +13,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pvae.admission import check_data
-from pvae.alone import alone
 from pvae.data import Data, Part
-from pvae.data.tensors import Tensors, given
-from pvae.density import Density
-from pvae.environment import check_seed, default_device, find_device, own_random_state
 from pvae.errors import PvaeError, reason_of
-from pvae.evaluation import annealed
-from pvae.evaluation.code import fingerprint_of_code, from_code, is_code, prior_of
 from pvae.evaluation.cost import expected_time
-from pvae.evaluation.gap import gap as inference_gap
+from pvae.evaluation.estimators import annealed
+from pvae.evaluation.estimators.aggregate import surgery as surgery_of
+from pvae.evaluation.estimators.gap import gap as inference_gap
+from pvae.evaluation.estimators.importance import from_weights
+from pvae.evaluation.estimators.pareto import khat_threshold
+from pvae.evaluation.estimators.point import fingerprint_of_code, from_code, is_code, prior_of
+from pvae.evaluation.estimators.prior import NUM_SAMPLES, from_prior
+from pvae.evaluation.estimators.quadrature import quadrature as quadrature_of
 from pvae.evaluation.identity import check_counts, choose, describe, discretised, fingerprint_of
-from pvae.evaluation.pareto import khat_threshold
-from pvae.evaluation.prior import NUM_SAMPLES, from_prior
-from pvae.evaluation.quadrature import quadrature as quadrature_of
 from pvae.evaluation.result import Evaluation
-from pvae.evaluation.surgery import surgery as surgery_of
-from pvae.evaluation.weights import from_weights
 from pvae.evaluation.work import Whole, Work, take
-from pvae.pair import Program, move, name_of
-from pvae.sampler import Sampler, Strategy
+from pvae.importance import Density, Sampler, Strategy
+from pvae.pair import Program, Tensors, alone, check_data, given, move, name_of
+from pvae.runtime import check_seed, default_device, find_device, own_random_state
 
 __all__ = ["evaluate"]
 

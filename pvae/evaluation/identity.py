@@ -10,15 +10,12 @@ import numpy as np
 import pyro
 from torch import Tensor
 
-from pvae.data import Data, Part
-from pvae.data.observation import BINARY
-from pvae.data.tensors import Tensors
+from pvae.data import BINARY, Data, Part
+from pvae.distributions import is_discrete
 from pvae.errors import PvaeError
 from pvae.evaluation.work import fingerprint
-from pvae.pair import modules
-from pvae.sampler import Sampler, seed_unit
-from pvae.structure import Structure
-from pvae.support import is_discrete
+from pvae.importance import Sampler, seed_unit
+from pvae.pair import Structure, Tensors, modules
 
 __all__ = ["check_counts", "choose", "describe", "discretised", "fingerprint_of"]
 

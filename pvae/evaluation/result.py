@@ -11,17 +11,17 @@ from typing import Any
 import numpy as np
 
 from pvae.errors import PvaeError, first_line
-from pvae.evaluation.annealed import Annealed, Sandwich
-from pvae.evaluation.code import AtCode
+from pvae.evaluation.estimators.aggregate import Surgery
+from pvae.evaluation.estimators.annealed import Annealed, Sandwich
+from pvae.evaluation.estimators.gap import Gap
+from pvae.evaluation.estimators.point import AtCode
+from pvae.evaluation.estimators.prior import FromPrior
+from pvae.evaluation.estimators.quadrature import Quadrature
 from pvae.evaluation.finding import Finding
-from pvae.evaluation.gap import Gap
-from pvae.evaluation.prior import FromPrior
-from pvae.evaluation.quadrature import Quadrature
 from pvae.evaluation.summary import summarise, tabulate
-from pvae.evaluation.surgery import Surgery
 from pvae.evaluation.verdict import verdict
 from pvae.evaluation.work import half_done
-from pvae.files import atomic, why
+from pvae.runtime import atomic, why
 
 __all__ = ["Evaluation"]
 

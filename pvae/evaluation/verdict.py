@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from pvae.evaluation.annealed import Annealed
+    from pvae.evaluation.estimators.annealed import Annealed
 
 __all__ = ["above_bound", "verdict"]
 

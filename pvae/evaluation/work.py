@@ -19,12 +19,9 @@ from torch import Tensor
 from torch.nn.parameter import is_lazy
 
 from pvae.data import Part
-from pvae.data.tensors import Tensors
-from pvae.environment import processes
 from pvae.errors import PvaeError, first_line
-from pvae.files import atomic, locked
-from pvae.pair import Program, name_of
-from pvae.progress import tqdm
+from pvae.pair import Program, Tensors, name_of
+from pvae.runtime import atomic, locked, processes, tqdm
 
 __all__ = ["FOLDER", "Whole", "Work", "fingerprint", "half_done", "in_blocks", "take"]
 

@@ -10,7 +10,6 @@ import jinja2
 import numpy as np
 from markupsafe import Markup
 
-from pvae.files import atomic
 from pvae.report import text
 from pvae.report.panels import Panel, attempt
 from pvae.report.svg import (
@@ -26,11 +25,11 @@ from pvae.report.svg import (
     plain,
     responsive,
 )
+from pvae.runtime import atomic
 from pvae.version import __version__
 
 if TYPE_CHECKING:
-    from pvae.evaluation.compared import Bound, Compared, Difference
-    from pvae.evaluation.comparison import Comparison
+    from pvae.evaluation import Bound, Compared, Comparison, Difference
 
 __all__ = ["write_comparison"]
 
@@ -43,7 +42,7 @@ def write_comparison(path: str | os.PathLike[str], comparison: "Comparison") -> 
     Args:
         path: The file; missing folders are made. An older file stays as it is until the new one
             is complete.
-        comparison: From `pvae.evaluation.comparison.compare`.
+        comparison: From `pvae.evaluation.compare.compare`.
 
     Returns:
         The path of the file.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from markupsafe import Markup
 
-from pvae.evaluation.active_units import ActiveUnits
+from pvae.evaluation import ActiveUnits
 from pvae.report import text
 from pvae.report.panels import Missing, Panel
 from pvae.report.svg import ACCENT, FILL, INK, PAPER, RULE, SECOND, chart, key, plain, responsive

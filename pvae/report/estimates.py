@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from markupsafe import Markup
 
-from pvae.evaluation.summary import mean_and_se
-from pvae.evaluation.weights import CUBO_KHAT
+from pvae.evaluation import CUBO_KHAT, mean_and_se
 from pvae.report import charts, text
 from pvae.report.panels import Panel
 

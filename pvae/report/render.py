@@ -11,11 +11,11 @@ import jinja2
 import numpy as np
 from torch import Tensor
 
-from pvae.alone import alone
-from pvae.files import atomic
+from pvae.pair import alone
 from pvae.report import charts, codes, decompositions, estimates, panels, text, trust
 from pvae.report.panels import Panel, attempt
 from pvae.report.subject import Subject
+from pvae.runtime import atomic
 from pvae.version import __version__
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def write_report(
         loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )  # fmt: skip
-    from pvae.environment import own_random_state
+    from pvae.runtime import own_random_state
 
     subject = Subject(model, guide, data, site)
     with own_random_state(evaluation.seed):

@@ -14,8 +14,8 @@ from torch import Tensor
 from pvae.errors import PvaeError
 
 if TYPE_CHECKING:
-    from pvae import codes, probes
     from pvae.pair import Program
+    from pvae.predictive import Probes, Traversal
 
 __all__ = ["Subject"]
 
@@ -51,7 +51,7 @@ class Subject:
 
     @functools.cached_property
     def _part(self) -> Any:
-        from pvae.data.tensors import Tensors
+        from pvae.pair import Tensors
 
         part = getattr(self.data, "test", self.data)
         return part if hasattr(part, "observe") else Tensors(part)
@@ -91,31 +91,31 @@ class Subject:
 
     def reconstruct(self, index: slice | Sequence[int] | Array) -> Array:
         """Returns the means of p(x|z), z at its posterior mean, shaped as the data [n, *event]."""
-        from pvae import predictive
+        from pvae.predictive import reconstruct
 
         batch = self._where_the_pair_is(index)
-        return self._shaped(predictive.reconstruct(*self._pair, *batch, site=self.site))
+        return self._shaped(reconstruct(*self._pair, *batch, site=self.site))
 
     def generate(self, size: int) -> Array:
         """Returns the means of x for z from the prior [size, *event]."""
-        from pvae import predictive
+        from pvae.predictive import generate
 
         model, batch = self._drawing(slice(0, size))
-        return self._shaped(predictive.generate(model, size, *batch, site=self.site))
+        return self._shaped(generate(model, size, *batch, site=self.site))
 
     def decode(self, site: str, z: Array) -> Array:
         """Returns the means of x for given values of a latent site."""
-        from pvae import predictive
+        from pvae.predictive import decode
 
         value = torch.as_tensor(z, dtype=torch.float32, device=self._device)
         model, batch = self._drawing(slice(0, 1))
-        return self._shaped(predictive.decode(model, {site: value}, *batch, site=self.site))
+        return self._shaped(decode(model, {site: value}, *batch, site=self.site))
 
     def encode(self, index: slice) -> dict[str, Array]:
         """Returns posterior means [n, ...] by latent site."""
-        from pvae import predictive
+        from pvae.predictive import encode
 
-        means = predictive.encode(self._pair[1], *self._where_the_pair_is(index))
+        means = encode(self._pair[1], *self._where_the_pair_is(index))
         return {name: value.detach().float().cpu().numpy() for name, value in means.items()}
 
     @property
@@ -123,26 +123,26 @@ class Subject:
         """How many latent sites the guide has."""
         return len(self.encode(slice(0, 1)))
 
-    def probe(self) -> "probes.Probes":
+    def probe(self) -> "Probes":
         """Returns how well the classes can be read from the codes."""
-        from pvae import probes
+        from pvae.predictive import probe
 
-        return probes.probe(self.guide, self.data)
+        return probe(self.guide, self.data)
 
     def interpolate(self, start: slice, end: slice, steps: int) -> Array:
         """Returns the means of x between codes of pairs of data [n, steps, *event]."""
-        from pvae import codes
+        from pvae.predictive import interpolate
 
         ends = self._where_the_pair_is(start), self._where_the_pair_is(end)
-        x = codes.interpolate(*self._pair, *ends, steps=steps, site=self.site)
+        x = interpolate(*self._pair, *ends, steps=steps, site=self.site)
         shaped = self._shaped(x.flatten(0, 1))
         return shaped.reshape(-1, steps, *shaped.shape[1:])
 
-    def traverse(self, steps: int) -> "codes.Traversal":
+    def traverse(self, steps: int) -> "Traversal":
         """Returns the first datum's code as its dimensions move, x an array shaped as the data."""
-        from pvae import codes
+        from pvae.predictive import traverse
 
-        found = codes.traverse(self.model, self.guide, self._part, steps=steps, shown=self.site)
+        found = traverse(self.model, self.guide, self._part, steps=steps, shown=self.site)
         shaped = self._shaped(found.x.flatten(0, 1))
         return found._replace(x=shaped.reshape(-1, steps, *shaped.shape[1:]))
 
@@ -158,7 +158,7 @@ class Subject:
 
     def standard_normal(self, site: str) -> bool:
         """Returns whether the model draws a latent site from a standard normal."""
-        from pvae.structure import base_distribution
+        from pvae.pair import base_distribution
 
         trace = self._trace(slice(0, 4))
         prior = trace.nodes[site]["fn"]

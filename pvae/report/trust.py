@@ -6,14 +6,13 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from pvae.evaluation.verdict import above_bound
+from pvae.evaluation import above_bound
 from pvae.report import charts, text
 from pvae.report.panels import Missing, Panel
 from pvae.report.svg import ACCENT, FILL, INK, MUTED, SECOND, WARN, chart, finite, key, plain
 
 if TYPE_CHECKING:
-    from pvae.evaluation import Evaluation
-    from pvae.evaluation.annealed import Annealed, Sandwich
+    from pvae.evaluation import Annealed, Evaluation, Sandwich
 
 __all__ = ["acceptance", "ais", "bdmc", "khat", "log_px"]
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from pvae import PvaeError
-from pvae.data.tensors import Tensors
+from pvae.pair.tensors import Tensors
 
 
 def test_rows_stay_together_and_every_one_comes_once():

@@ -2,7 +2,7 @@
 
 import torch
 
-from pvae.evaluation.active_units import ActiveUnits
+from pvae.evaluation.estimators.active_units import ActiveUnits
 
 
 def _count(means):

@@ -10,11 +10,11 @@ from pyro.distributions.transforms import Planar
 
 import pvae
 from pvae import PvaeError
-from pvae.data.tensors import Tensors
-from pvae.density import Density
-from pvae.evaluation.annealed import ais, bdmc, simulate
+from pvae.evaluation.estimators.annealed import ais, bdmc, simulate
 from pvae.evaluation.work import Work
-from pvae.sampler import Sampler
+from pvae.importance.density import Density
+from pvae.importance.sampler import Sampler
+from pvae.pair.tensors import Tensors
 
 CPU = torch.device("cpu")
 CONTINUOUS = [name for name in ORACLES if name != "categorical_sampled"]
@@ -55,7 +55,7 @@ def test_bidirectional_monte_carlo_holds_the_exact_value(name):
     assert found.gap < 2
     with Sampler(model, guide, *batch) as sampler:
         from pvae.evaluation.work import take
-        from pvae.sampler import seed_unit
+        from pvae.importance.sampler import seed_unit
 
         density = Density(sampler, batch)
         seed_unit(0, 0, 4)
@@ -272,7 +272,7 @@ def test_gradients_in_chunks_are_the_whole_gradients():
 
 
 def test_the_upper_bound_averages_inverse_weights(monkeypatch):
-    import pvae.evaluation.annealed as module
+    import pvae.evaluation.estimators.annealed as module
 
     weights = torch.tensor([[1.0], [3.0]], dtype=torch.float64)
     monkeypatch.setattr(module, "anneal_back", lambda *_, **__: weights.log().expand(2, 5))

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.distributions import MultivariateNormal, Normal
 
 from pvae.errors import PvaeError
-from pvae.evaluation.annealing import Path, anneal, anneal_back, schedule, tune
+from pvae.evaluation.estimators.hmc import Path, anneal, anneal_back, schedule, tune
 
 GRID = torch.linspace(-12, 12, 48001, dtype=torch.float64)
 C = 1.7

@@ -14,8 +14,8 @@ from pyro import poutine
 
 import pvae
 from pvae import Evaluation, PvaeError
-from pvae.cli import main
-from pvae.evaluation import code as at_code
+from pvae.cli.main import main
+from pvae.evaluation.estimators import point as at_code
 
 AIS = {"num_chains": 16, "num_temperatures": 200}
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.special import logsumexp
 
-from pvae.evaluation.bounds import (
+from pvae.evaluation.estimators.bounds import (
     bound,
     bound_se,
     bounds,

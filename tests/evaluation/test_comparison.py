@@ -8,7 +8,7 @@ import pytest
 
 from pvae.errors import PvaeError
 from pvae.evaluation import Evaluation
-from pvae.evaluation.comparison import compare, read_runs
+from pvae.evaluation.compare import compare, read_runs
 from pvae.evaluation.work import FOLDER
 
 A = np.array([-10.0, -20.0, -30.0, -40.0])

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import pvae
-from pvae.sampler import Sampler
+from pvae.importance.sampler import Sampler
 
 DOUBLE = {"dtype": torch.float64}
 PROBS = torch.tensor([0.2, 0.5, 0.3], **DOUBLE)

@@ -14,10 +14,10 @@ from small import small_pair
 
 import pvae
 from pvae import Evaluation, PvaeError
-from pvae.evaluation import weights
-from pvae.evaluation.bounds import bound, bound_se
-from pvae.evaluation.jackknife import jackknife
-from pvae.evaluation.pareto import psis
+from pvae.evaluation.estimators import importance as weights
+from pvae.evaluation.estimators.bounds import bound, bound_se
+from pvae.evaluation.estimators.jackknife import jackknife
+from pvae.evaluation.estimators.pareto import psis
 
 
 @pytest.fixture(scope="module")

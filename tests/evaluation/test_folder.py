@@ -13,7 +13,7 @@ from small import small_pair
 
 import pvae
 from pvae import PvaeError
-from pvae.evaluation import annealed
+from pvae.evaluation.estimators import annealed
 
 ANNEALING = {"ais": 3, "num_chains": 4, "num_temperatures": 5}
 

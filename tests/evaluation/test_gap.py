@@ -11,13 +11,13 @@ import pytest
 import torch
 from torch.distributions import kl_divergence
 
-from pvae.data.tensors import Tensors
 from pvae.errors import PvaeError
-from pvae.evaluation import gap as module
-from pvae.evaluation.ascent import Best
-from pvae.evaluation.gap import Gap, gap
+from pvae.evaluation.estimators import gap as module
+from pvae.evaluation.estimators.ascent import Best
+from pvae.evaluation.estimators.gap import Gap, gap
 from pvae.evaluation.work import Work
-from pvae.sampler import Sampler
+from pvae.importance.sampler import Sampler
+from pvae.pair.tensors import Tensors
 
 CPU = torch.device("cpu")
 FAST = {"num_steps": 150, "num_samples": 400}

@@ -8,9 +8,9 @@ import pytest
 from scipy.special import logsumexp
 
 from pvae import PvaeError
-from pvae.evaluation import jackknife as module
-from pvae.evaluation.bounds import bound
-from pvae.evaluation.jackknife import jackknife
+from pvae.evaluation.estimators import jackknife as module
+from pvae.evaluation.estimators.bounds import bound
+from pvae.evaluation.estimators.jackknife import jackknife
 
 
 def definition(block: np.ndarray, order: int) -> float:

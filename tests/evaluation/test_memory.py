@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import pvae
-from pvae.density import Density
-from pvae.sampler import Sampler
+from pvae.importance.density import Density
+from pvae.importance.sampler import Sampler
 
 FULL = "[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"
 

@@ -20,7 +20,7 @@ from oracles import (
 from scipy.stats import nbinom
 
 import pvae
-from pvae.evaluation import bounds
+from pvae.evaluation.estimators import bounds
 
 K = 500
 DATA, REPLICATIONS = 80, 50  # 4,000 intervals for each coverage

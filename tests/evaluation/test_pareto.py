@@ -8,8 +8,8 @@ import torch
 from arviz_stats.base import array_stats
 
 import pvae
-from pvae.evaluation.bounds import log_mean_exp, log_px_se
-from pvae.evaluation.pareto import khat, khat_threshold, psis, rounding_error
+from pvae.evaluation.estimators.bounds import log_mean_exp, log_px_se
+from pvae.evaluation.estimators.pareto import khat, khat_threshold, psis, rounding_error
 
 
 def pareto(shape: float, size: tuple[int, int]) -> np.ndarray:

@@ -11,10 +11,12 @@ import pytest
 import torch
 
 import pvae
-from pvae.evaluation import annealed, cost, weights
-from pvae.evaluation.gap import gap
-from pvae.evaluation.quadrature import Quadrature
-from pvae.sampler import Sampler
+from pvae.evaluation import cost
+from pvae.evaluation.estimators import annealed
+from pvae.evaluation.estimators import importance as weights
+from pvae.evaluation.estimators.gap import gap
+from pvae.evaluation.estimators.quadrature import Quadrature
+from pvae.importance.sampler import Sampler
 
 module = sys.modules["pvae.evaluation.evaluate"]  # its name is that of the function
 FEW = {"num_samples": 20, "prior_samples": 0, "surgery": False, "progress": False}

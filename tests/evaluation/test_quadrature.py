@@ -10,13 +10,13 @@ import pytest
 import torch
 
 import pvae
-from pvae.data.tensors import Tensors
-from pvae.density import Density
 from pvae.errors import PvaeError
-from pvae.evaluation import quadrature as module
-from pvae.evaluation.quadrature import Quadrature, quadrature
+from pvae.evaluation.estimators import quadrature as module
+from pvae.evaluation.estimators.quadrature import Quadrature, quadrature
 from pvae.evaluation.work import Work
-from pvae.sampler import Sampler
+from pvae.importance.density import Density
+from pvae.importance.sampler import Sampler
+from pvae.pair.tensors import Tensors
 
 CPU = torch.device("cpu")
 DOUBLE = {"dtype": torch.float64}

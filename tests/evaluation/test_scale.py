@@ -18,8 +18,8 @@ from small import small_pair
 import pvae
 from pvae import Evaluation, PvaeError
 from pvae.evaluation.work import FOLDER, Work, half_done
-from pvae.memory import Chunks, LiveBytes
-from pvae.sampler import Sampler
+from pvae.importance.sampler import Sampler
+from pvae.runtime.memory import Chunks, LiveBytes
 
 SCRIPT = textwrap.dedent(
     """
@@ -199,7 +199,7 @@ def test_an_evaluation_is_added_to(tmp_path, monkeypatch):
     second = pvae.evaluate(*pair, x, **options, ais=3, **annealing)
     probes = len(drawn)  # a single sample, which tells the pair from others
     assert probes == 1  # the weights were there already
-    monkeypatch.setattr("pvae.evaluation.annealed.anneal", None)  # nor is AIS run again
+    monkeypatch.setattr("pvae.evaluation.estimators.annealed.anneal", None)  # nor is AIS run again
     again = pvae.evaluate(*pair, x, **options, ais=3, **annealing)
     ours, theirs = (e.findings["ais_prior"] for e in (again, second))
     np.testing.assert_array_equal(ours.log_px, theirs.log_px)
@@ -252,7 +252,7 @@ def test_a_damaged_block_is_computed_anew(tmp_path):
 
 
 def test_half_done_in_the_shell(script, tmp_path):
-    from pvae.cli import main
+    from pvae.cli.main import main
 
     run = tmp_path / "run"
     assert main(["train", "--epochs", "1", "--out", str(run), "--progress", "false"]) == 0

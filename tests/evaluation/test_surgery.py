@@ -12,12 +12,12 @@ from torch import nn
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal, Normal
 
 import pvae
-from pvae.data.tensors import Tensors
 from pvae.errors import PvaeError
-from pvae.evaluation import surgery as module
-from pvae.evaluation.surgery import Surgery, surgery
+from pvae.evaluation.estimators import aggregate as module
+from pvae.evaluation.estimators.aggregate import Surgery, surgery
 from pvae.evaluation.work import Work
-from pvae.sampler import Sampler
+from pvae.importance.sampler import Sampler
+from pvae.pair.tensors import Tensors
 
 CPU = torch.device("cpu")
 

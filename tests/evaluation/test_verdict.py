@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from pvae.evaluation.annealed import Annealed
+from pvae.evaluation.estimators.annealed import Annealed
 from pvae.evaluation.verdict import above_bound, verdict
 
 N = 50

@@ -14,11 +14,11 @@ from test_files import HOLD, take_in_a_thread
 
 import pvae
 from pvae import PvaeError
-from pvae.checkpoint import read_checkpoint
-from pvae.cli import main
-from pvae.environment import processes
+from pvae.cli.main import main
 from pvae.evaluation.work import Work
-from pvae.files import locked
+from pvae.runtime.device import processes
+from pvae.runtime.files import locked
+from pvae.training.checkpoint import read_checkpoint
 
 
 def model(x):
@@ -151,7 +151,7 @@ def test_a_folder_in_use_is_left_alone(run, capsys):
 
 def test_of_two_trainings_into_one_folder_the_second_is_refused(tmp_path, monkeypatch, capsys):
     # The first takes the folder while the second loads its data.
-    import pvae.cli as shell
+    shell = sys.modules["pvae.cli.main"]
 
     out, argv = tmp_path / "r", ["train", *RUN.split(), "--epochs", "1", "--out"]
     load = shell.load_data
@@ -171,7 +171,7 @@ def test_of_two_trainings_into_one_folder_the_second_is_refused(tmp_path, monkey
 
 def test_a_run_that_is_resumed_is_locked_before_it_is_looked_at(run, monkeypatch):
     # Else another process may lengthen it between what is read of it and what is trained.
-    import pvae.cli as shell
+    shell = sys.modules["pvae.cli.main"]
 
     load, said = shell.load_data, []
 
@@ -208,7 +208,7 @@ def test_the_report_writes_the_summary_too(run, capsys):
 def test_a_terminal_without_these_letters_gets_the_table(encoding, monkeypatch):
     import io
 
-    import pvae.cli as shell
+    shell = sys.modules["pvae.cli.main"]
 
     raw = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding=encoding, errors="strict"))

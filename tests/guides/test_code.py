@@ -13,7 +13,7 @@ from torch import nn
 
 import pvae
 from pvae import PvaeError
-from pvae.pair import evaluating
+from pvae.pair.program import evaluating
 
 
 @pytest.fixture(autouse=True)

@@ -12,8 +12,8 @@ from pyro.infer import Trace_ELBO
 
 import pvae
 from pvae import PvaeError
-from pvae.cli import main
-from pvae.objectives import FreeBits_ELBO
+from pvae.cli.main import main
+from pvae.objectives.regularised import FreeBits_ELBO
 
 SHAPE = (1, 8, 8)
 

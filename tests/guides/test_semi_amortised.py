@@ -10,7 +10,7 @@ from pyro.nn import PyroModule
 
 import pvae
 from pvae import PvaeError
-from pvae.pair import OwnParameters
+from pvae.pair.program import OwnParameters
 
 SHAPE = (1, 8, 8)
 

@@ -12,7 +12,7 @@ from torch import nn
 
 import pvae
 from pvae import PvaeError
-from pvae.distributions import DiscretizedLogistic, MixtureOfDiscretizedLogistics
+from pvae.distributions.levels import DiscretizedLogistic, MixtureOfDiscretizedLogistics
 
 LIKELIHOODS = [
     {"likelihood": "bernoulli"},

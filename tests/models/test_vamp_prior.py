@@ -8,7 +8,7 @@ from torch.distributions import Normal
 
 import pvae
 from pvae import PvaeError
-from pvae.cli import main
+from pvae.cli.main import main
 
 
 def small(num=5, **options):

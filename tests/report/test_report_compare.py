@@ -7,8 +7,8 @@ import re
 import numpy as np
 import pytest
 
+from pvae.evaluation.compare import Comparison
 from pvae.evaluation.compared import Bound, Compared, Difference
-from pvae.evaluation.comparison import Comparison
 from pvae.report.compare import write_comparison
 from pvae.report.text import number, percent
 

@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from pvae.evaluation.surgery import Surgery
+from pvae.evaluation.estimators.aggregate import Surgery
 from pvae.report import decompositions
 
 FIGURES = ("khat", "log_px", "ais", "acceptance", "bdmc", "kl_dims", "surgery", "gap")

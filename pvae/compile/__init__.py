@@ -1,0 +1,22 @@
+"""Tensor programs recorded as graphs: compiled, keyed by their inputs, captured as CUDA graphs.
+
+Imports `pair`, `runtime` and `errors`.
+"""
+
+from pvae.compile.cuda_graph import Replay, can_replay
+from pvae.compile.graph import Graph, decides, in_words
+from pvae.compile.signature import Recorded, as_number, kind_of
+from pvae.compile.watch import Change, Watch
+
+__all__ = [
+    "Change",
+    "Graph",
+    "Recorded",
+    "Replay",
+    "Watch",
+    "as_number",
+    "can_replay",
+    "decides",
+    "in_words",
+    "kind_of",
+]

@@ -1,0 +1,120 @@
+"""Replay: what a function launches on a GPU, captured once as a CUDA graph."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from pvae.errors import PvaeError
+from pvae.runtime import noise_state, restore_noise
+
+__all__ = ["Replay", "can_replay"]
+
+_TOLERANCE = 1e-3  # relative error in norm that another order of the same sums explains
+
+
+def can_replay(device: torch.device | None) -> bool:
+    """Whether work can be captured whose tensors are all on this device (None: on several)."""
+    return device is not None and device.type == "cuda"
+
+
+class Replay:
+    """A function of tensors on a GPU, as one launch.
+
+    The function is tried once, captured, and the first replay is compared with the trial; all
+    that has changed meanwhile is put back. The second, fourth, eighth and so on are compared
+    too. Replays draw their random numbers from the device's generator, where the function itself
+    would have drawn them.
+
+    A captured graph has nothing but addresses: the function, and so what it reads, is kept for
+    as long as the replay.
+
+    Args:
+        function: Maps a list of tensors to another; it must not wait for the device, nor read
+            memory of the host, which a replay would read again.
+        inputs: The list, on the device. Later calls may have other values, of the same shapes.
+        changes: Tensors that the function changes in place; each replay changes them.
+
+    Raises:
+        PvaeError: If the replay does something else than the function; so do calls.
+        RuntimeError: Of torch, if the function cannot be captured.
+    """
+
+    def __init__(
+        self,
+        function: Callable[[Sequence[Tensor]], Sequence[Tensor]],
+        inputs: Sequence[Tensor],
+        changes: Sequence[Tensor] = (),
+    ) -> None:
+        self._function, self._changes = function, list(changes)
+        self._inputs = [t.clone() for t in inputs]
+        self._calls = 0
+        before = self._state()
+        with torch.no_grad():
+            try:
+                expected = self._results(self._run())
+                self._rewind(before)
+                self._replay, self._outputs = _capture(self._run)
+                self._rewind(before)
+                self._replay()
+                if not _same(self._results(self._outputs), expected):
+                    raise PvaeError("replayed as a CUDA graph, it gives another result")
+            finally:
+                self._rewind(before)
+
+    def __call__(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        """Returns what the function would."""
+        for mine, given in zip(self._inputs, inputs, strict=True):
+            mine.copy_(given)
+        self._calls += 1
+        if self._calls > 1 and not self._calls & (self._calls - 1):
+            return self._compared()
+        self._replay()
+        return [t.clone() for t in self._outputs]
+
+    @torch.no_grad()
+    def _compared(self) -> list[Tensor]:
+        """Replays, does the same by the function, and returns what the two agree on."""
+        before = self._state()
+        self._replay()
+        found = self._results(self._outputs)
+        self._rewind(before)
+        expected = self._results(self._run())
+        if not _same(found, expected):
+            self._rewind(before)
+            raise PvaeError(
+                f"replay {self._calls:,} of a CUDA graph gives another result than what was "
+                f"captured: do not trust those since replay {self._calls // 2:,}"
+            )
+        return expected[: len(self._outputs)]
+
+    def _run(self) -> list[Tensor]:
+        return list(self._function(self._inputs))
+
+    def _results(self, outputs: Sequence[Tensor]) -> list[Tensor]:
+        return [t.clone() for t in (*outputs, *self._changes)]
+
+    def _state(self) -> tuple[list[Tensor], object]:
+        return [t.clone() for t in self._changes], noise_state()
+
+    def _rewind(self, state: tuple[list[Tensor], object]) -> None:
+        values, noise = state
+        restore_noise(noise)
+        for tensor, value in zip(self._changes, values, strict=True):
+            tensor.copy_(value)
+
+
+def _capture(run: Callable[[], list[Tensor]]) -> tuple[Callable[[], None], list[Tensor]]:
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        outputs = run()
+    return graph.replay, outputs
+
+
+def _same(found: Sequence[Tensor], expected: Sequence[Tensor]) -> bool:
+    return all(_close(ours, theirs) for ours, theirs in zip(found, expected, strict=True))
+
+
+def _close(ours: Tensor, theirs: Tensor) -> bool:
+    ours, theirs = ours.double().nan_to_num(), theirs.double().nan_to_num()
+    return bool((ours - theirs).norm() <= _TOLERANCE * theirs.norm())

@@ -1,0 +1,8 @@
+"""diagnose(): says in plain words what is wrong with a pair.
+
+Imports `training`, `objectives`, `importance`, `pair`, `runtime` and `errors`.
+"""
+
+from pvae.diagnosis.diagnose import Diagnosis, diagnose
+
+__all__ = ["Diagnosis", "diagnose"]

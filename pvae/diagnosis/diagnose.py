@@ -1,0 +1,236 @@
+"""diagnose(): what is wrong with a pair beyond what one call of it shows."""
+
+import warnings
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyro
+from pyro.infer import ELBO, TraceMeanField_ELBO
+from pyro.infer.inspect import get_dependencies
+from torch import Tensor
+
+from pvae.diagnosis.densities import compare_bounds
+from pvae.diagnosis.gradients import check_gradients
+from pvae.errors import PvaeError, first_line
+from pvae.objectives import LossName, choose_elbo
+from pvae.pair import (
+    Arguments,
+    OwnParameters,
+    Program,
+    Structure,
+    alone,
+    base_distribution,
+    in_free_memory,
+    latent_sites,
+    listed,
+    look,
+    observed_sites,
+    plate_sizes,
+    plates_in_words,
+    same_buffers,
+)
+from pvae.runtime import is_out_of_memory, own_random_state
+
+__all__ = ["Diagnosis", "diagnose"]
+
+
+@dataclass
+class Diagnosis:
+    """What was found out about a pair.
+
+    Attributes:
+        faults: What is wrong, each with what to change.
+        notes: What is legal and may not be meant.
+        facts: What the pair is, line by line.
+    """
+
+    faults: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    facts: list[str] = field(default_factory=list)
+
+    def add(self, facts: list[str], notes: list[str], faults: list[str]) -> None:
+        """Adds what was found out by a closer look."""
+        self.facts += facts
+        self.notes += notes
+        self.faults += faults
+
+    def __str__(self) -> str:
+        lines = [f"fault: {text}" for text in self.faults]
+        lines += [f"note: {text}" for text in self.notes]
+        end = (
+            f"{len(self.faults)} fault{'s' * (len(self.faults) != 1)}"
+            if self.faults
+            else "no fault"
+        )
+        return "\n".join([*self.facts, *lines, f"{end} found"])
+
+
+@alone
+def diagnose(
+    model: Program,
+    guide: Program,
+    *batch: Any,
+    loss: ELBO | LossName = "auto",
+    num_particles: int = 1,
+    seed: int = 0,
+    **kwargs: Any,
+) -> Diagnosis:
+    """Runs a pair a few times and says in plain words what is wrong with it.
+
+    Beside what `pvae.check` finds in one call: a guide whose support is not the model's,
+    parameters without a gradient, modules that no program registers, data that are mixed across
+    the batch, an ELBO that the pair's structure does not allow, an objective that is above the
+    importance-weighted bound, and densities that are not those of the draws, so that every
+    bound is wrong. Parameters, buffers and gradients stay as they are.
+
+    Args:
+        model: Pyro program p(z) p(x|z), called as `model(*batch, **kwargs)`.
+        guide: Pyro program q(z|x), called as `guide(*batch, **kwargs)`.
+        *batch: Some 64 data, tensors of leading size B, and what else the programs take, as for
+            `pvae.check`.
+        loss: The objective that is to train the pair, as for `pvae.fit`.
+        num_particles: As for `pvae.fit`.
+        seed: Of the draws.
+        **kwargs: Arguments of the programs by name.
+
+    Returns:
+        Faults, notes and facts; `print` shows them.
+
+    Example:
+        >>> from pvae import data, diagnose, guides, models
+        >>> (x,) = data.load("digits").test.observe(slice(0, 64))
+        >>> found = diagnose(models.VAE((1, 8, 8)), guides.MeanField((1, 8, 8)), x)
+        >>> found.faults
+        []
+    """
+    found = Diagnosis()
+    with (
+        own_random_state(seed),
+        same_buffers(model, guide),
+        warnings.catch_warnings(),
+        in_free_memory("a diagnosis of the pair"),
+    ):
+        warnings.simplefilter("ignore")
+        try:
+            arguments = Arguments(batch, kwargs)
+            model, guide = arguments.bind(model, guide)
+            batch = arguments.batch
+            structure = look(model, guide, *batch)
+            found.facts += _sites(structure)
+            elbo = choose_elbo(loss, structure, num_particles)
+        except PvaeError as error:
+            found.faults.append(str(error))
+            return found
+        found.facts.append(f"objective: {type(elbo).__name__}")
+        if structure.caveat:
+            found.notes.append(
+                f"This is {structure.caveat}. Choose a likelihood for such values, or observe the "
+                "data otherwise (observation='dynamic' binarises, 'dequantize' adds the noise of "
+                "rounding)."
+            )
+        few = tuple(t[: -(-len(t) // 4)] for t in batch)
+        try:
+            look(model, guide, *few)
+        except PvaeError as error:
+            found.faults.append(
+                f"The pair runs with {len(batch[0])} data and not with {len(few[0])}; the last "
+                f"minibatch of an epoch is smaller than the others. {error} "
+                "Take every size from the data: len(x)."
+            )
+            few = batch
+        found.faults += plate_sizes(structure) + list(structure.remarks)
+        _order(found, structure, elbo, model, guide, batch)
+        structural = len(found.faults)
+        for closer in (
+            lambda: check_gradients(model, guide, elbo, batch),
+            lambda: compare_bounds(structure, model, guide, elbo, batch, few),
+        ):
+            try:
+                found.add(*closer())
+            except Exception as error:
+                short = is_out_of_memory(error)
+                if not isinstance(error, PvaeError | RuntimeError | MemoryError):
+                    raise
+                if (text := first_line(error)) in found.faults:
+                    continue
+                text = f"there is not enough memory ({text[:200]})" if short else text
+                # After another fault this may be what comes of it.
+                where = found.facts if structural or short else found.faults
+                where.append(f"{'not checked further: ' * bool(structural or short)}{text}")
+        found.faults = list(dict.fromkeys(found.faults))  # a refusal may repeat a remark
+    return found
+
+
+def _sites(structure: Structure) -> list[str]:
+    lines = []
+    for role, trace in (("guide", structure.guide_trace), ("model", structure.model_trace)):
+        for name, site in {**latent_sites(trace), **observed_sites(trace)}.items():
+            fn, what = site["fn"], "observed " if site["is_observed"] else ""
+            lines.append(
+                f"{role}: {what}{name} ~ {type(base_distribution(fn)).__name__}, event "
+                f"{tuple(fn.event_shape)}, plates {plates_in_words(site['cond_indep_stack'])}"
+            )
+    return lines
+
+
+def _order(
+    found: Diagnosis,
+    structure: Structure,
+    elbo: ELBO,
+    model: Program,
+    guide: Program,
+    batch: tuple[Tensor, ...],
+) -> None:
+    """Where closed-form KLs would be wrong, and where gradients are the score function's."""
+    sites = latent_sites(structure.guide_trace)
+    rough = [
+        name
+        for name, site in sites.items()
+        if not site["fn"].has_rsample and name not in structure.enumerated
+    ]
+    explicit = isinstance(elbo, TraceMeanField_ELBO)
+    wrong = _not_mean_field(structure, model, guide, batch)
+    if wrong is None and rough and explicit:
+        wrong = f"site {rough[0]!r} has no reparameterised draws"
+    if wrong:
+        (found.faults if explicit else found.notes).append(
+            f"TraceMeanField_ELBO would be wrong for this pair: {wrong}. Use loss='auto' or "
+            "Trace_ELBO, or give the guide the model's dependencies and order of sites."
+        )
+    for name in rough:
+        fn = base_distribution(sites[name]["fn"])
+        remedy = (
+            'Mark it infer={"enumerate": "parallel"} to sum it out, or use IWAE_ELBO.'
+            if fn.has_enumerate_support
+            else "Use a distribution with reparameterised draws, or IWAE_ELBO."
+        )
+        found.notes.append(
+            f"Site {name!r} ({type(fn).__name__}) is sampled and cannot be differentiated: its "
+            f"gradient is the score function's, which is noisy. {remedy}"
+        )
+
+
+def _not_mean_field(
+    structure: Structure, model: Program, guide: Program, batch: tuple[Tensor, ...]
+) -> str | None:
+    """Pyro's condition: parents of z in the model are no descendants of z in the guide."""
+    in_guide, in_model = (
+        list(latent_sites(t)) for t in (structure.guide_trace, structure.model_trace)
+    )
+    order = None
+    if len(in_guide) > 1 and in_guide != in_model:
+        order = f"the guide samples {listed(in_guide)} in this order, the model {listed(in_model)}"
+    try:
+        with OwnParameters(model, guide), pyro.validation_enabled(False):
+            above, below = (
+                get_dependencies(program, batch)["prior_dependencies"] for program in (model, guide)
+            )
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        return order
+    for z in in_guide:
+        for parent in set(above.get(z, {})) - {z}:
+            if z in below.get(parent, {}):
+                return f"in the model {z!r} depends on {parent!r}, in the guide {parent!r} on {z!r}"
+    return None

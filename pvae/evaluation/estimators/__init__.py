@@ -1,0 +1,1 @@
+"""The estimators of an evaluation, one file an idea."""

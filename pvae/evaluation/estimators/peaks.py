@@ -1,0 +1,59 @@
+"""Peaks of a log density that a grid steps over."""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import max_pool1d, max_pool2d
+
+from pvae.evaluation.estimators.cubature import LogF
+
+__all__ = ["find_peaks"]
+
+_PEAKS = 16  # of a datum, at most
+_HALVINGS = 40
+_RESOLVED = 1.0  # nats between a maximum and its neighbours on a grid that resolves it
+
+
+def find_peaks(
+    log_f: LogF, low: Tensor, high: Tensor, values: Tensor, data: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Climbs from the local maxima of a grid in one or two dimensions, where it is too coarse.
+
+    Far from a narrow peak f is nothing, but log f still rises towards it: between the points of
+    a grid a peak shows as a local maximum. Around each of the highest ones a smaller grid is
+    moved to its best point and halved until it sees no more than a nat of difference.
+
+    Args:
+        log_f: Log density.
+        low: Lower corners of the grids, [B, D].
+        high: Upper corners, [B, D].
+        values: Log f on the grids, [G^D, B].
+        data: Numbers of the data, [B].
+
+    Returns:
+        Points [k, B, D], and log f there [k, B]; -inf where there are no more peaks.
+    """
+    size, dim = low.shape
+    points = round(len(values) ** (1 / dim))
+    finite = values.clamp(min=-1e300)
+    square = finite.T.reshape(size, 1, *[points] * dim)
+    pool = max_pool1d if dim == 1 else max_pool2d
+    highest, lowest = (s * pool(s * square, 3, 1, 1).reshape(size, -1).T for s in (1, -1))
+    maxima = torch.where((highest == finite) & values.isfinite(), values, -torch.inf)
+    heights, at = maxima.topk(_PEAKS, 0)
+    step = ((high - low) / (points - 1)).expand(_PEAKS, -1, -1).clone()
+    t = low + torch.stack(torch.unravel_index(at, (points,) * dim), -1) * step
+
+    axis = torch.linspace(-1, 1, 5, dtype=low.dtype, device=low.device)
+    around = torch.cartesian_prod(*[axis] * dim).reshape(-1, 1, dim)
+    coarse = (heights - lowest.gather(0, at) > _RESOLVED).nonzero()
+    for _ in range(_HALVINGS):
+        if not len(coarse):
+            break
+        where = coarse[:, 0], coarse[:, 1]
+        near = t[where] + around * step[where]
+        f = log_f(near, data[where[1]])
+        heights[where], best = f.max(0)
+        t[where] = near[best, torch.arange(len(best), device=best.device)]
+        step[where] = step[where] / 2
+        coarse = coarse[heights[where] - f.amin(0) > _RESOLVED]
+    return t, heights

@@ -1,0 +1,197 @@
+"""A guide that gives a point: log p(x, z) there, and how far x is from what it decodes to."""
+
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from pyro import poutine
+from pyro.poutine import Trace
+from torch import Tensor
+
+from pvae.data import Part
+from pvae.errors import PvaeError
+from pvae.evaluation.estimators.active_units import active_units, variances
+from pvae.evaluation.finding import Finding
+from pvae.evaluation.work import Work, in_blocks, take
+from pvae.importance import Particles, Sampler, gives_a_point, sum_out
+from pvae.pair import (
+    OwnParameters,
+    Program,
+    Tensors,
+    evaluating,
+    latent_sites,
+    look,
+    name_of,
+    observed_sites,
+    trace_guide,
+)
+
+__all__ = ["AtCode", "fingerprint_of_code", "from_code", "is_code", "prior_of"]
+
+_ROWS = 256  # data at a time
+
+
+@dataclass(frozen=True)
+class AtCode(Finding):
+    """What a pair says of each datum at its code, the point z = f(x).
+
+    Attributes:
+        log_joint: log p(x, z), [n], nats; above or below log p(x), and no bound on it.
+        log_likelihood: log p(x|z), [n], nats.
+        squared_error: ‖x − E[x|z]‖², summed over the event, [n]; NaN without a mean.
+    """
+
+    log_joint: np.ndarray
+    log_likelihood: np.ndarray
+    squared_error: np.ndarray
+
+    @property
+    def log_prior(self) -> np.ndarray:
+        """Log p(z), [n]: minus the penalty on the code, with its constant."""
+        return self.log_joint - self.log_likelihood
+
+
+def prior_of(model: Program, guide: Program) -> Program:
+    """Returns the model's latent sites as a guide, q(z|x) = p(z).
+
+    It stands in where the guide has no density, for the estimators that need none from it.
+
+    Args:
+        model: Pyro program p(z) p(x|z).
+        guide: What it stands in for, which is a part of the pair still: its modules are found.
+    """
+    return functools.partial(_draw_prior, guide, model)
+
+
+def _draw_prior(guide: Program, model: Program, *batch: Tensor) -> None:
+    def observed(site: dict[str, Any]) -> bool:
+        return site["type"] == "sample" and site["is_observed"]
+
+    poutine.block(model, hide_fn=observed)(*batch)
+
+
+@torch.no_grad()
+def is_code(model: Program, guide: Program, *batch: Tensor) -> bool:
+    """Whether a pair's guide gives a point, the same one each time.
+
+    Raises:
+        PvaeError: As `pvae.check`; if the point changes from call to call.
+    """
+    with (
+        evaluating(model, guide),
+        OwnParameters(model, guide),
+        torch.random.fork_rng([batch[0].device] if batch[0].is_cuda else []),
+    ):
+        structure = look(model, guide, *batch)
+        if not gives_a_point(structure):
+            return False
+        again = latent_sites(trace_guide(guide, *batch))
+    for name, site in latent_sites(structure.guide_trace).items():
+        if not torch.equal(site["value"], again[name]["value"]):
+            raise PvaeError(
+                f"The guide {name_of(guide)} gives site {name!r} another point at each call, in "
+                "eval mode too: something in it is random, as the corruption of a denoising "
+                "guide is. An evaluation is of the clean x: let the guide corrupt x only where "
+                "self.training is true (see pvae.guides.DenoisingCode)."
+            )
+    return True
+
+
+def from_code(
+    sampler: Sampler,
+    part: Part | Tensors,
+    guide: Program,
+    work: Work,
+    device: torch.device,
+) -> dict[str, Any]:
+    """Evaluates every datum at its code.
+
+    Args:
+        sampler: Of the model and `prior_of` the pair; its context must be entered.
+        part: N data on the device.
+        guide: The guide that gives the codes.
+        work: Does the blocks.
+        device: Where the data are.
+
+    Returns:
+        The fields of `Evaluation` that `from_weights` returns. What would be a bound, or would
+        tell of weights, is NaN or empty.
+    """
+    single = sampler._particles("loop")
+
+    def compute(block: np.ndarray) -> dict[str, np.ndarray]:
+        batch = take(part, block, device)
+        return _block(single, guide, batch)
+
+    blocks = in_blocks(np.arange(len(part)), min(_ROWS, sampler.usual_rows))
+    results = work.map("code", blocks, compute)
+    columns = {
+        name: np.concatenate([r[name] for r in results])
+        for name in ("log_joint", "log_likelihood", "squared_error")
+    }
+    code = AtCode(datum=np.arange(len(part)), **columns)
+    nothing = np.full(len(part), np.nan)
+    unknown = ("elbo", "log_px", "log_px_se", "khat", "ess", "kl", "zero_weights")
+    sites = {}
+    for name in sampler.structure.latent:
+        if name in sampler.structure.enumerated:
+            continue
+        variance = variances(sum(r[f"active {name}"] for r in results))
+        sites[name] = {
+            "kl": None,
+            "closed_form": False,
+            "active_units": active_units(variance),
+            "kl_dims": None,
+            "variance": None if variance is None else [float(v) for v in variance],
+        }
+    return {
+        **dict.fromkeys(unknown, nothing),
+        "reconstruction": code.log_likelihood,
+        "bounds": {},
+        "sites": sites,
+        "findings": {"code": code},
+    }
+
+
+def fingerprint_of_code(sampler: Sampler, guide: Program, batch: tuple[Tensor, ...]) -> str:
+    """Returns what a pair makes of some data, which shows constants of the guide too."""
+    with sampler:
+        found = _block(sampler._particles("loop"), guide, batch)
+    return f"{found['log_joint'].sum():.5g}"
+
+
+def _block(single: Particles, guide: Program, batch: tuple[Tensor, ...]) -> dict[str, np.ndarray]:
+    size, structure = len(batch[0]), single.structure
+    points = latent_sites(trace_guide(guide, *batch))
+    rows = {
+        name: single.rows(site["value"], site["fn"].event_dim, 1, size)
+        for name, site in points.items()
+    }
+    trace = single.model(batch, 1, rows)
+    terms = single.log_terms(trace, 1, size)
+    given = {*structure.observed, *structure.enumerated}
+    result = {
+        "log_joint": sum_out(terms.values()),
+        "log_likelihood": sum_out(term for name, term in terms.items() if name in given),
+        "squared_error": _squared_error(single, trace, size),
+    }
+    found = {name: value[0].double().cpu().numpy() for name, value in result.items()}
+    for name, value in rows.items():
+        z = value.reshape(size, -1).double().cpu().numpy()
+        sums = np.broadcast_arrays(float(size), z.sum(0), (z**2).sum(0), 0.0)
+        found[f"active {name}"] = np.stack(sums)
+    return found
+
+
+def _squared_error(single: Particles, trace: Trace, size: int) -> Tensor:
+    """‖x − E[x|z]‖² [1, B], of the first observed site with a mean; NaN where none has one."""
+    for site in observed_sites(trace).values():
+        try:
+            difference = site["value"] - site["fn"].mean.expand_as(site["value"])
+        except (NotImplementedError, AttributeError, RuntimeError):
+            continue
+        rows = single.rows(difference.double().square(), site["fn"].event_dim, 1, size)
+        return rows.reshape(1, size, -1).sum(-1)
+    return torch.full((1, size), torch.nan)

@@ -1,0 +1,275 @@
+"""Density: log p(x, z) and log q(z|x) of a pair at latents that are given from outside."""
+
+import copy
+import functools
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import torch
+from pyro.distributions import Delta
+from torch import Tensor
+from torch.distributions import ComposeTransform, biject_to, constraints
+from torch.distributions.transforms import Transform
+
+from pvae.distributions import contains, is_discrete, is_image, peeled, pull_back, support_of
+from pvae.errors import PvaeError, first_line
+from pvae.importance.sampler import Sampler
+from pvae.importance.terms import sum_out
+from pvae.pair import base_distribution, latent_sites
+from pvae.runtime import Chunks, is_out_of_memory
+
+__all__ = ["Density", "Path", "replaced", "slopes"]
+
+Path = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""What is annealed: z [C, B, D] to (log f_0(z), log f_1(z)), each [C, B], nats.
+
+C chains, B data, D unconstrained coordinates. f_0 is a normalised density that can be drawn from,
+f_1(z) = p(x, z); rows (c, b) do not influence each other. A log density of -inf, +inf or NaN
+counts as zero density.
+"""
+
+
+class Density:
+    r"""A pair's densities as functions of unconstrained coordinates u, [C, B, D].
+
+    The latent sites of a datum, each carried from its support to the real line by Pyro's own
+    transform z = T(u), are laid end to end. Densities are those of u: with
+    log |det dT/du| added. Sites that are enumerated are summed out and have no coordinates.
+
+    Args:
+        sampler: Draws of the pair; its context must be entered.
+
+    Attributes:
+        dim: D, the number of coordinates of one datum.
+        no_guide: Why q(z|x) cannot be evaluated away from its own samples, else `None`.
+
+    Raises:
+        PvaeError: If a site has no coordinates to move along: it is discrete.
+    """
+
+    def __init__(self, sampler: Sampler, batch: tuple[Tensor, ...]) -> None:
+        self.sampler = sampler
+        self._sites: dict[str, tuple] = {}
+        self._holds: dict[str, Callable[[Tensor], Tensor | None]] = {}
+        with torch.random.fork_rng([batch[0].device] if batch[0].is_cuda else []):
+            rows = sampler.prior(batch, 1)
+            sites = latent_sites(sampler.structure.model_trace)
+            for name, value in rows.items():
+                fn = sites[name]["fn"]
+                if is_discrete(fn) or not value.is_floating_point():
+                    raise PvaeError(
+                        f"Latent site {name!r} is discrete ({type(base_distribution(fn)).__name__})"
+                        ", with neither a gradient for HMC to follow nor a line to integrate "
+                        'over. Mark the site infer={"enumerate": "parallel"} to sum it out.'
+                    )
+                if isinstance(base_distribution(fn), Delta) or hasattr(
+                    sites[name]["value"], "_unquantize"
+                ):
+                    raise PvaeError(
+                        f"Latent site {name!r} ({type(base_distribution(fn)).__name__}) is a "
+                        "function of other draws, with no line to move along. Write a function of "
+                        "other sites as pyro.deterministic; a straight-through site has no other "
+                        "coordinates than its own draws."
+                    )
+                transform, holds = _line(name, fn)
+                shape = transform.inverse_shape(value.shape)[2:]
+                self._sites[name] = (transform, tuple(shape), shape.numel())
+                self._holds[name] = holds
+            self.dim = sum(numel for *_, numel in self._sites.values())
+            self.no_guide = self._why_no_guide(batch)
+
+    def flatten(self, values: Mapping[str, Tensor]) -> Tensor:
+        """Returns the coordinates [C, B, D] of latents given as rows [C, B, *rest].
+
+        Latents outside of the model's support have none: NaN.
+        """
+        parts = [
+            transform.inv(values[name]).flatten(2) if values[name].ndim > 2 or shape
+            else transform.inv(values[name])[..., None]
+            for name, (transform, shape, _) in self._sites.items()
+        ]  # fmt: skip
+        u = torch.cat(parts, -1)
+        for name, holds in self._holds.items():
+            if (within := holds(values[name])) is not None:
+                within = within.reshape(*u.shape[:2], -1).all(-1, keepdim=True)
+                u = torch.where(within, u, math.nan)
+        return u
+
+    def constrain(self, u: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """Returns the latents as rows, and log |det dz/du|, [C, B]."""
+        values: dict[str, Tensor] = {}
+        jacobian = u.new_zeros(u.shape[:2])
+        sizes = [numel for *_, numel in self._sites.values()]
+        pieces = u.split(sizes, -1)
+        for (name, (transform, shape, _)), piece in zip(self._sites.items(), pieces, strict=True):
+            piece = piece.reshape(*u.shape[:2], *shape)
+            values[name] = transform(piece)
+            log_det = transform.log_abs_det_jacobian(piece, values[name])
+            jacobian = jacobian + log_det.reshape(*u.shape[:2], -1).sum(-1)
+        return values, jacobian
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of each site's coordinates, for one datum."""
+        return {name: shape for name, (_, shape, _) in self._sites.items()}
+
+    def is_exact(self, u: Tensor) -> Tensor:
+        """Where the transform is not saturated, so that u comes back from z, [C, B]."""
+        back = self.flatten(self.constrain(u)[0])
+        return ((back - u).abs() < 0.2).all(-1)
+
+    def prior(self, batch: tuple[Tensor, ...], num: int) -> Tensor:
+        """Draws u ~ p, [num, B, D]."""
+        return self.flatten(self.sampler.prior(batch, num))
+
+    def posterior(self, batch: tuple[Tensor, ...], num: int) -> Tensor:
+        """Draws u ~ q( · | x), [num, B, D]; sites that the guide enumerates are sampled.
+
+        Draws outside of the model's support are NaN; see `replaced`.
+        """
+        return self.flatten(self.sampler.posterior(batch, num))
+
+    def log_joint(self, u: Tensor, batch: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        """Returns log p(u) and log p(x, u), each [C, B], in nats."""
+        values, jacobian = self.constrain(u)
+        terms = self.sampler.terms(batch, len(u), values)
+        observed = set(self.sampler.structure.observed)
+        log_prior = sum_out(t for name, t in terms.items() if name not in observed)
+        return log_prior + jacobian, sum_out(terms.values()) + jacobian
+
+    def log_guide(self, u: Tensor, batch: tuple[Tensor, ...]) -> Tensor:
+        """Returns log q(u|x), [C, B], in nats."""
+        values, jacobian = self.constrain(u)
+        terms = self.sampler.guide_terms(batch, len(u), values)
+        return sum_out(terms.values()) + jacobian
+
+    def path(self, batch: tuple[Tensor, ...], start: Literal["prior", "guide"]) -> Path:
+        """Returns u -> (log f_0(u), log f_1(u)): from the prior or the guide to p(x, u)."""
+
+        def ends(u: Tensor) -> tuple[Tensor, Tensor]:
+            log_prior, log_joint = self.log_joint(u, batch)
+            return (log_prior if start == "prior" else self.log_guide(u, batch)), log_joint
+
+        chunks, size = self.sampler.gradient_chunks, len(batch[0])
+
+        def path(u: Tensor) -> tuple[Tensor, Tensor]:
+            if not torch.is_grad_enabled() or len(u) * size <= chunks.rows:
+                return ends(u)
+            return _InChunks.apply(u, ends, chunks)
+
+        return path
+
+    def _why_no_guide(self, batch: tuple[Tensor, ...]) -> str | None:
+        structure = self.sampler.structure
+        extra = [n for n in structure.latent if n not in latent_sites(structure.model_trace)]
+        if extra:
+            return f"it samples {extra[0]!r}, which the model does not have"
+        try:
+            # Values that the guide did not draw: a flow without an inverse fails on them.
+            u = self.prior(batch, 2)
+            if self.log_guide(u, batch).isnan().any():
+                return "its log density is NaN there"
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            text = first_line(error)[:200]
+            return text if isinstance(error, PvaeError) else f"{type(error).__name__}: {text}"
+        return None
+
+
+def _for_any_datum(name: str, found: Any, event_dim: int = 0) -> Any:
+    """Returns a support or a transform whose tensors do not count the data of the batch.
+
+    Args:
+        name: The site.
+        found: Support or transform, found with some batch.
+        event_dim: Dimensions on the right in which the tensors may vary.
+    """
+    whole, found = found, copy.copy(found)
+    for key, value in vars(whole).items():
+        if isinstance(value, constraints.Constraint):
+            setattr(found, key, _for_any_datum(name, value))
+        elif isinstance(value, Tensor) and value.ndim > event_dim and key[0] != "_":
+            first = value.flatten(0, value.ndim - event_dim - 1)[0]
+            if not (value == first).all():
+                raise PvaeError(
+                    f"Latent site {name!r} has a support that varies ({whole}): its latents "
+                    "have no common coordinates. Give every value of it the same bounds."
+                )
+            setattr(found, key, first)
+    return found
+
+
+def _line(name: str, fn: Any) -> tuple[Transform, Callable[[Tensor], Tensor | None]]:
+    """How a site's values lie on the real line, and which values do, where not all."""
+    base = peeled(fn)
+    if is_image(base, read=True):
+        first, holds = _line(name, base.base_dist)
+        rest = [_for_any_datum(name, t, fn.event_dim) for t in base.transforms]
+
+        def holds_image(value: Tensor) -> Tensor:
+            value, within = pull_back(rest, value, 2)
+            found = holds(value)
+            found = None if found is None else found.reshape(*value.shape[:2], -1).all(-1)
+            return found if within is None else within if found is None else found & within
+
+        return ComposeTransform([first, *rest]), holds_image
+    support = support_of(fn)
+    if support is None:
+        support = constraints.independent(constraints.real, fn.event_dim)
+    support = _for_any_datum(name, support)
+    mixed = isinstance(support, constraints.MixtureSameFamilyConstraint)
+    try:
+        transform = biject_to(support.base_constraint if mixed else support)
+    except NotImplementedError:
+        raise PvaeError(
+            f"Latent site {name!r} has the support {support}, from which Pyro knows no transform "
+            "to the real line."
+        ) from None
+    return transform, functools.partial(contains, support)
+
+
+def replaced(u: Tensor) -> Tensor:
+    """Puts other draws of the same datum in place of those outside of the support, [C, B, D]."""
+    good = ~u.isnan().any(-1)
+    order = torch.arange(len(u), device=u.device)[:, None]
+    # The good draws of each datum, one after the other, as often as it takes.
+    first = torch.where(good, order, len(u)).sort(0).values
+    at = first.gather(0, order % good.sum(0).clamp(min=1)).clamp(max=len(u) - 1)
+    at = torch.where(good, order, at)
+    return u.gather(0, at[..., None].expand_as(u))
+
+
+def slopes(log_f: tuple[Tensor, Tensor], u: Tensor) -> list[Tensor | None]:
+    """Returns the gradient [C, B, D] of each end of a path; None where it does not depend on u."""
+    return [
+        torch.autograd.grad(f.sum(), u, retain_graph=True, allow_unused=True)[0]
+        if f.requires_grad
+        else None
+        for f in log_f
+    ]
+
+
+class _InChunks(torch.autograd.Function):
+    """A path whose gradients are taken a chunk at a time, so that no graph outlives its chunk."""
+
+    @staticmethod
+    def forward(ctx: Any, u: Tensor, ends: Path, chunks: Chunks) -> tuple[Tensor, Tensor]:
+        def run(start: int, stop: int) -> dict[str, Tensor]:
+            with torch.enable_grad():
+                part = u[start:stop].detach().requires_grad_()
+                log_f = ends(part)
+                found = [torch.zeros_like(part) if g is None else g for g in slopes(log_f, part)]
+            # A slope that is not finite would spoil the other end's, which is added to 0 times it.
+            both = torch.stack(found).nan_to_num(0, 0, 0).movedim(-1, 0)
+            return {"f": torch.stack(log_f).detach(), "g": both}
+
+        found = chunks.run(len(u), u.shape[1], run)
+        ctx.save_for_backward(found["g"].movedim(0, -1))
+        return found["f"][0], found["f"][1]
+
+    @staticmethod
+    def backward(ctx: Any, first: Tensor, second: Tensor) -> tuple[Tensor, None, None]:
+        (saved,) = ctx.saved_tensors
+        return first[..., None] * saved[0] + second[..., None] * saved[1], None, None

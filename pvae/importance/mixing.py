@@ -1,0 +1,185 @@
+"""Whether the terms of one datum depend on the data beside it."""
+
+import itertools
+import math
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from pyro.poutine import Trace
+from torch import Tensor
+
+from pvae.errors import PvaeError, first_line
+from pvae.importance.layout import GLOBAL, agree, terms_of
+from pvae.importance.particles import Particles, with_noise
+from pvae.pair import latent_sites, observed_sites, trace_of
+from pvae.runtime import is_out_of_memory
+
+__all__ = ["refuse_global", "refuse_mixing"]
+
+_FAILURES = (PvaeError, RuntimeError, IndexError)
+
+
+def refuse_global(single: Particles, batch: tuple[Tensor, ...]) -> None:
+    """Raises a PvaeError if a latent site's plate keeps its size while the batch gets smaller.
+
+    A plate of as many topics as there are documents in the batch looks like theirs.
+
+    Args:
+        single: Runs the pair for one sample.
+        batch: B data.
+    """
+    num, trace = len(batch[0]) // 2, single.structure.model_trace
+    names = {
+        frame.name
+        for site in {**latent_sites(trace), **observed_sites(trace)}.values()
+        for frame in site["cond_indep_stack"]
+        if frame.dim == single.dim
+    }
+    if len(names) == 1:
+        return  # one plate for all
+    try:
+        trace = single.prior(_rows(batch, torch.arange(num, device=batch[0].device)), 1)
+    except _FAILURES as error:
+        _raise_if_out_of_memory(error)
+        return  # bound to the size of its batch
+
+    def size(site: dict[str, Any]) -> int:
+        frames = [frame.size for frame in site["cond_indep_stack"] if frame.dim == single.dim]
+        return frames[0] if frames else -1
+
+    if any(size(site) not in (-1, num) for site in observed_sites(trace).values()):
+        return  # the batch plate has a size of its own
+    for name, site in latent_sites(trace).items():
+        if name in single.structure.latent and size(site) not in (-1, num):
+            there = f"in a plate of size {size(site)}, however many data there are"
+            raise PvaeError(GLOBAL.format(there, name))
+
+
+def refuse_mixing(single: Particles, batch: tuple[Tensor, ...]) -> None:
+    """Raises a PvaeError if the terms of one datum change with the data beside it.
+
+    Some of the data are kept and the others replaced, in turn, until each datum was kept while
+    each other one was not. That needs no batch of another size, with which not all pairs run; of
+    those that do, the first data are compared without any others.
+
+    Args:
+        single: Runs the pair for one sample.
+        batch: B data.
+
+    Warns:
+        UserWarning: If it cannot be found out.
+    """
+    refuse_global(single, batch)
+    size = len(batch[0])
+    terms, trace = terms_of(single, batch, 1)
+    sites = {n: s for n, s in latent_sites(trace).items() if n not in single.structure.enumerated}
+    everything = torch.arange(size, device=batch[0].device)
+
+    def compare(index: Tensor, kept: Tensor) -> str | None:
+        """Compares the terms of the data `kept` with those that they have in a batch `index`."""
+        values = {}
+        for name, site in sites.items():
+            axis = site["value"].ndim - site["fn"].event_dim + single.dim
+            values[name] = with_noise(
+                site["value"], lambda t, axis=axis: t.index_select(axis, index)
+            )
+        found, _ = terms_of(single, _rows(batch, index), 1, trace_of(values))
+        for name, value in found.items():
+            if not agree(value[..., kept], terms[name][..., kept]):
+                return _fault(single, batch, trace, terms, name)
+        known = any(name.startswith("q(") for name in found)
+        if sites and not known and not _same_draws(single, batch, index, kept):
+            raise RuntimeError("the guide's density is known at its own draws only")
+        return None
+
+    def compare_all() -> str | None:
+        for i, kept in enumerate(_splits(size)):
+            kept = kept.to(everything.device)
+            at = kept.nonzero()[:, 0]
+            if i == 0 and len(at) > 1:
+                try:
+                    if fault := compare(at, at):  # without the others
+                        return fault
+                    continue
+                except _FAILURES as error:  # it does not run with so few
+                    _raise_if_out_of_memory(error)
+            if fault := compare(torch.where(kept, everything, everything.roll(-1)), at):
+                return fault
+        return None
+
+    try:
+        fault = compare_all()
+    except _FAILURES as error:
+        _raise_if_out_of_memory(error)
+        warnings.warn(
+            "Whether a module mixes data across the batch could not be checked "
+            f"({first_line(error)[:200]}). If one does, no number here is the density of a datum.",
+            stacklevel=5,
+        )
+        return
+    if fault:
+        raise PvaeError(fault)
+
+
+def _raise_if_out_of_memory(error: Exception) -> None:
+    if is_out_of_memory(error):
+        raise error
+
+
+def _splits(size: int) -> Iterator[Tensor]:
+    """Yields masks [B] such that of any two data, either is kept without the other in one of them.
+
+    Each datum is kept in its own k / 2 of k splits, none of which holds another's (Sperner 1928).
+    """
+    num = next(k for k in itertools.count(2) if math.comb(k, k // 2) >= size)
+    codes = list(itertools.islice(itertools.combinations(range(num), num // 2), size))
+    for split in range(num):
+        kept = torch.tensor([split in code for code in codes])
+        if kept.any() and not kept.all():
+            yield kept
+
+
+def _rows(batch: tuple[Tensor, ...], index: Tensor) -> tuple[Tensor, ...]:
+    return tuple(t.index_select(0, index) for t in batch)
+
+
+def _same_draws(single: Particles, batch: tuple[Tensor, ...], index: Tensor, kept: Tensor) -> bool:
+    """Whether the guide's draws of what is kept, and their densities, follow from the same noise.
+
+    For a guide whose density cannot be evaluated at draws that are given.
+    """
+    devices, found = [batch[0].device] if batch[0].is_cuda else [], []
+    for data in (batch, _rows(batch, index)):
+        with torch.random.fork_rng(devices):
+            torch.manual_seed(0)
+            trace = single.guide(data, 1)
+        rows = single.rows_of(trace, 1, len(data[0]))
+        terms = single.log_terms(trace, 1, len(data[0]), observed=False)
+        found.append(
+            [*(v[:, kept] for v in rows.values()), *(t[..., kept] for t in terms.values())]
+        )
+    return all(agree(ours, theirs) for ours, theirs in zip(*found, strict=True))
+
+
+def _fault(
+    single: Particles, batch: tuple[Tensor, ...], trace: Trace, terms: dict[str, Tensor], name: str
+) -> str:
+    sites = latent_sites(trace).items()
+    values = {n: s["value"] for n, s in sites if n not in single.structure.enumerated}
+    again, _ = terms_of(single, batch, 1, trace_of(values))
+    if not agree(again[name], terms[name]):
+        return (
+            f"Log {name} of the same data and the same z is another at each call, in eval "
+            "mode too: something in a network is random, as the corruption of a denoising "
+            "guide or dropout is. An evaluation is of the clean x and of one density: let "
+            "it happen only where self.training is true (see pvae.guides.DenoisingCode)."
+        )
+    return (
+        f"A module mixes data across the batch: log {name} of one datum changes with "
+        "the other data beside it, also in eval mode (batch normalisation without "
+        "running statistics does this, and so does a convolution over a graph of data). Such a "
+        "pair has no density of one datum; normalise within each datum, keep running statistics, "
+        "or make one datum of what belongs together."
+    )

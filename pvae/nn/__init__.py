@@ -1,0 +1,21 @@
+"""Networks that treat every dimension left of the event as batch, and flows.
+
+Imports `errors` alone.
+"""
+
+from pvae.nn.flows import AutoregressiveAffine, SplineCoupling, rational_quadratic
+from pvae.nn.made_from import arguments, remember
+from pvae.nn.networks import MLP, ConvDecoder, ConvEncoder, ScaleTril, make_encoder
+
+__all__ = [
+    "MLP",
+    "AutoregressiveAffine",
+    "ConvDecoder",
+    "ConvEncoder",
+    "ScaleTril",
+    "SplineCoupling",
+    "arguments",
+    "make_encoder",
+    "rational_quadratic",
+    "remember",
+]

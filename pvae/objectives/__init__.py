@@ -1,0 +1,28 @@
+"""ELBOs that Pyro lacks, as subclasses of `pyro.infer.ELBO`.
+
+Imports `importance`, `pair`, `distributions`, `runtime` and `errors`.
+"""
+
+from pvae.objectives.importance_weighted import IWAE_ELBO, STL_ELBO, DReG_ELBO
+from pvae.objectives.regularised import (
+    Beta_ELBO,
+    FreeBits_ELBO,
+    InfoVAE_ELBO,
+    LatentScale,
+    LossName,
+    choose_elbo,
+    plain_elbo,
+)
+
+__all__ = [
+    "IWAE_ELBO",
+    "STL_ELBO",
+    "Beta_ELBO",
+    "DReG_ELBO",
+    "FreeBits_ELBO",
+    "InfoVAE_ELBO",
+    "LatentScale",
+    "LossName",
+    "choose_elbo",
+    "plain_elbo",
+]

@@ -1,0 +1,268 @@
+"""What all objectives of K particles share: one call of a pair, and its terms [K, B]."""
+
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.infer import ELBO
+from pyro.poutine import Trace
+from pyro.util import warn_if_nan
+from torch import Tensor
+
+from pvae.errors import PvaeError
+from pvae.importance import (
+    Particles,
+    find_fault,
+    refuse_global,
+    refuse_other_jacobian,
+    refuse_unbounded,
+)
+from pvae.pair import (
+    Arguments,
+    OwnParameters,
+    Program,
+    Structure,
+    base_distribution,
+    batch_plate,
+    evaluating,
+    latent_sites,
+    look,
+    observed_sites,
+)
+from pvae.runtime import whole
+
+__all__ = ["Call", "ParticleELBO", "needs_rsample"]
+
+
+class ParticleELBO(ELBO):
+    """An objective of K particles for each datum, computed together and without a Python loop.
+
+    Its loss is minus the bound, summed over the minibatch, in nats. Scales: that of the batch
+    plate (subsampling) multiplies each datum's bound, every other one (a KL weight such as
+    `LatentScale`) the log density of its site. Masks enter. An observed site of the guide
+    (`pyro.factor`) is a penalty, subtracted from the bound.
+
+    The first call with a pair looks at it once, eagerly and in eval mode: it finds the batch
+    plate and lays the particles out in a plate on the left of all others or, where a network
+    does not allow that, in a batch that repeats each datum. Later calls hold no control flow
+    on values, so that `torch.fx` can trace `differentiable_loss`.
+
+    Args:
+        num_particles: K, samples of z for each datum.
+        plate: Name of the batch plate, where it is ambiguous.
+
+    Raises:
+        PvaeError: If num_particles is below one; at the first call, if the pair is wrong (see
+            `pvae.check`), has a global latent site, a Delta guide or an enumerated site, or
+            allows neither of the layouts.
+    """
+
+    def __init__(self, num_particles: int = 1, *, plate: str | None = None) -> None:
+        num_particles = whole(
+            "num_particles", num_particles, why="at least one sample of z is needed"
+        )
+        super().__init__(num_particles=num_particles, vectorize_particles=True)
+        self.plate = plate
+        self._seen: dict[tuple, tuple[Program, Program, bool | None, Structure, int, str]] = {}
+
+    @torch.no_grad()
+    def loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
+        """Returns the loss of a minibatch, in nats (summed), without a gradient."""
+        loss = self.differentiable_loss(model, guide, *args, **kwargs).item()
+        warn_if_nan(loss, "loss")
+        return loss
+
+    def loss_and_grads(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
+        """Adds the gradient of the loss to the parameters' and returns the loss, in nats."""
+        loss = self.differentiable_loss(model, guide, *args, **kwargs)
+        if loss.requires_grad:
+            loss.backward(retain_graph=self.retain_graph)
+        value = loss.item()
+        warn_if_nan(value, "loss")
+        return value
+
+    def differentiable_loss(
+        self, model: Program, guide: Program, *args: Any, **kwargs: Any
+    ) -> Tensor:
+        """Returns a scalar whose value is the loss and whose gradient is the estimator's."""
+        raise NotImplementedError
+
+    def _get_trace(
+        self, model: Program, guide: Program, args: Any, kwargs: Any
+    ) -> tuple[Trace, Trace]:
+        call = self._call(model, guide, args, kwargs)
+        draws = call.guide()
+        return call.model(draws), draws
+
+    def _call(self, model: Program, guide: Program, args: Any, kwargs: Any) -> "Call":
+        """Prepares one call of the pair; what holds no data is bound to it."""
+        arguments = Arguments(args, kwargs)
+        kind = tuple((n, t.ndim) for n, t in zip(arguments.names, arguments.batch, strict=True))
+        seen = self._seen.get(kind)
+        known = seen is not None and seen[0] == model and seen[1] == guide
+        if known:
+            arguments.counting = seen[2]
+        bound = arguments.bind(model, guide)
+        if not known:
+            found = self._look_at(*bound, arguments.batch)
+            seen = self._seen[kind] = (model, guide, arguments.counting, *found)
+        return Call(Particles(*bound, *seen[3:]), arguments.batch, self.num_particles)
+
+    def _look_at(
+        self, model: Program, guide: Program, batch: tuple[Tensor, ...]
+    ) -> tuple[Structure, int, str]:
+        """Finds a pair's structure, its batch plate's dimension, and how to lay particles out."""
+        devices = [tensor.device for tensor in batch[:1] if tensor.is_cuda]
+        with (
+            poutine.block(),
+            evaluating(model, guide),
+            OwnParameters(model, guide),
+            pyro.validation_enabled(False),
+            torch.no_grad(),
+            torch.random.fork_rng(devices),
+        ):
+            structure = look(model, guide, *batch)
+            name, dim = batch_plate(structure, len(batch[0]), self.plate)
+            refuse_unbounded(structure, guide, name, dim, len(batch[0]))
+            if structure.enumerated:
+                raise PvaeError(
+                    f"Site {structure.enumerated[0]!r} is enumerated in parallel, and "
+                    f"{type(self).__name__} takes samples. Leave out "
+                    'infer={"enumerate": "parallel"} to sample it, or use TraceEnum_ELBO.'
+                )
+            single = Particles(model, guide, structure, dim, "loop")
+            refuse_global(single, batch)
+            refuse_other_jacobian(single, batch)
+            faults = []
+            for how in ("plate", "tile"):
+                fault = find_fault(Particles(model, guide, structure, dim, how), single, batch)
+                if fault is None:
+                    return structure, dim, how
+                faults.append(f"a {how} {fault}")
+        raise PvaeError(
+            f"{type(self).__name__} cannot compute the particles of this pair together: "
+            f"{'; '.join(faults)}. Let the networks treat every dimension left of the event as "
+            "batch, or use pyro.infer.Trace_ELBO."
+        )
+
+
+def needs_rsample(objective: ParticleELBO, draws: Trace, instead: str) -> None:
+    """Raises a PvaeError if a latent site of a guide's trace is not reparameterised."""
+    for name, site in latent_sites(draws).items():
+        if not site["fn"].has_rsample:
+            raise PvaeError(
+                f"Site {name!r} is {type(base_distribution(site['fn'])).__name__}, which has no "
+                f"rsample, and {type(objective).__name__} differentiates along its draws. {instead}"
+            )
+
+
+class Call:
+    """One call of a pair, for K particles of each of B data.
+
+    Attributes:
+        num: K.
+        size: B.
+        scale: What the batch plate multiplies each datum's bound with, once the model has run.
+    """
+
+    def __init__(self, particles: Particles, batch: tuple[Tensor, ...], num: int) -> None:
+        self._particles, self._batch = particles, batch
+        self.num, self.size = num, len(batch[0])
+        self.scale = 1.0
+
+    def guide(self) -> Trace:
+        """Runs the guide."""
+        return self._particles.guide(self._batch, self.num)
+
+    def model(self, values: Trace) -> Trace:
+        """Runs the model with the values of a guide's trace."""
+        trace = self._particles.model(self._batch, self.num, values)
+        self.scale = self._bound_scale(next(iter(observed_sites(trace).values())))
+        return trace
+
+    def prior(self) -> Trace:
+        """Runs the model with draws of its own, z ~ p(z)."""
+        return self._particles.prior(self._batch, self.num)
+
+    def terms(self, sites: dict[str, dict[str, Any]]) -> dict[str, Tensor]:
+        """Returns log densities of sites, [K, B], under every scale but the batch plate's."""
+        terms = self._log_terms(sites)
+        for name, site in sites.items():
+            scale = self.inner_scale(site)
+            if isinstance(scale, Tensor) or scale != 1:
+                terms[name] = scale * terms[name]
+        return terms
+
+    def log_p(self, trace: Trace) -> Tensor:
+        """Returns log p(x, z), [K, B], in nats."""
+        return sum(self.terms({**latent_sites(trace), **observed_sites(trace)}).values())
+
+    def log_q(self, trace: Trace) -> Tensor | float:
+        """Returns log q(z|x), [K, B], in nats; 0 where the guide samples nothing."""
+        return sum(self.terms(latent_sites(trace)).values())
+
+    def score(self, draws: Trace) -> Tensor | None:
+        """Returns log q of the sites without rsample, unscaled, [K, B]; None without any."""
+        sites = {n: s for n, s in latent_sites(draws).items() if not s["fn"].has_rsample}
+        return sum(self._log_terms(sites).values()) if sites else None
+
+    def penalty(self, draws: Trace) -> Tensor:
+        """Returns the sum of the guide's observed sites (`pyro.factor`), [K, B]; 0 without any."""
+        sites = observed_sites(draws)
+        for name, site in sites.items():
+            if all(frame.dim != self._particles.dim for frame in site["cond_indep_stack"]):
+                raise PvaeError(
+                    f"The guide's factor {name!r} stands outside the batch plate. Move it into the "
+                    "plate, as a penalty of each datum, or use pyro.infer.Trace_ELBO."
+                )
+        none = torch.zeros(1, 1, device=self._batch[0].device)
+        return sum(self.terms(sites).values(), none)
+
+    def rows(self, trace: Trace) -> Tensor:
+        """Returns the latents of a trace laid end to end, [K, B, Z]."""
+        rows = self._particles.rows_of(trace, self.num, self.size)
+        return torch.cat([rows[name].reshape(self.num, self.size, -1) for name in sorted(rows)], -1)
+
+    def inner_scale(self, site: dict[str, Any]) -> float | Tensor:
+        """Returns a site's scale without the batch plate's share."""
+        scale = site["scale"]
+        if isinstance(scale, Tensor) and scale.numel() > 1:
+            raise PvaeError(
+                f"Site {site['name']!r} has a scale of shape {tuple(scale.shape)}; an objective "
+                "of particles takes one number for each site. Use pyro.infer.Trace_ELBO."
+            )
+        frame = self._frame(site)
+        return scale if frame is None else scale / (frame.full_size / frame.size)
+
+    def _log_terms(self, sites: dict[str, dict[str, Any]]) -> dict[str, Tensor]:
+        trace = Trace()
+        trace.nodes.update(sites)
+        return self._particles.log_terms(trace, self.num, self.size)
+
+    def laid_out(self, weights: Tensor, site: dict[str, Any]) -> Tensor:
+        """Returns weights [K, B] in a shape that broadcasts with a site's value."""
+        shape = [1] * self._particles.wide
+        if self._particles.how == "plate":
+            shape[0] = self.num
+            shape[self._particles.dim] = self.size
+        else:
+            shape[self._particles.dim] = self.num * self.size
+        shape += [1] * site["fn"].event_dim
+        return weights.reshape(shape[len(shape) - site["value"].ndim :])
+
+    def _frame(self, site: dict[str, Any]) -> Any:
+        for frame in site["cond_indep_stack"]:
+            if frame.dim == self._particles.dim and (frame.full_size or -1) > 0 < frame.size:
+                return frame
+        return None
+
+    def _bound_scale(self, site: dict[str, Any]) -> float:
+        frame = self._frame(site)
+        if frame is None:
+            return 1.0
+        if self._particles.how == "plate":
+            return frame.full_size / frame.size
+        # Data that are repeated grow a plate of len(x), but not one that counts the data set.
+        first = self._frame(self._particles.structure.model_trace.nodes[site["name"]])
+        return 1.0 if first.full_size == first.size else frame.full_size / self.size

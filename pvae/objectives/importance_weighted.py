@@ -1,0 +1,207 @@
+"""Objectives of several samples: the importance-weighted bound, and gradients by the path."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pvae.objectives.base import Call, ParticleELBO, needs_rsample
+from pvae.objectives.path import Cut, along
+from pvae.pair import Program, latent_sites, trace_of
+
+__all__ = ["IWAE_ELBO", "STL_ELBO", "DReG_ELBO"]
+
+
+class IWAE_ELBO(ParticleELBO):
+    r"""The importance-weighted bound, taken datum by datum and then summed.
+
+    .. math:: L_K = \sum_b \log \frac1K \sum_{k=1}^K w_{kb}, \qquad
+        w_{kb} = \frac{p_\theta(x_b, z_{kb})}{q_\phi(z_{kb} | x_b)}, \quad
+        z_{kb} \sim q_\phi(z | x_b)
+
+    Its gradient is that of the bound on the draws, :math:`\sum_k \tilde w_k \nabla \log w_k`
+    with :math:`\tilde w_k = w_k / \sum_j w_j`. Sites without rsample add VIMCO's signal,
+    :math:`\sum_k (L_K - L_{-k}) \nabla_\phi \log q_\phi(z_k | x)`, where :math:`L_{-k}` has the
+    geometric mean of the other weights in place of :math:`w_k` (for K = 1, the ELBO, it is 0).
+    `pyro.infer.RenyiELBO` has scales inside the logarithm, and no such signal.
+
+    Args:
+        num_particles: K, samples of z for each datum.
+        plate: Name of the batch plate, where it is ambiguous.
+
+    Raises:
+        PvaeError: As `ParticleELBO`.
+
+    Source: Burda, Grosse & Salakhutdinov 2016, *Importance Weighted Autoencoders*; Mnih &
+    Rezende 2016, *Variational Inference for Monte Carlo Objectives*; pyro issue 3104.
+
+    Example:
+        >>> import torch
+        >>> from pvae import SVI, guides, models
+        >>> model, guide = models.VAE((1, 8, 8)), guides.MeanField((1, 8, 8))
+        >>> svi = SVI(model, guide, torch.optim.Adam, IWAE_ELBO(num_particles=5))
+        >>> svi.step(torch.zeros(16, 1, 8, 8)) > 0
+        True
+    """
+
+    def differentiable_loss(
+        self, model: Program, guide: Program, *args: Any, **kwargs: Any
+    ) -> Tensor:
+        """Returns a scalar whose value is the loss and whose gradient is the estimator's."""
+        call = self._call(model, guide, args, kwargs)
+        draws = call.guide()
+        log_w, penalty = call.log_p(call.model(draws)) - call.log_q(draws), call.penalty(draws)
+        bound, score = _log_mean(log_w) - penalty.mean(0), call.score(draws)
+        if score is not None:
+            signal = (_vimco(log_w) - penalty / call.num).detach()
+            surrogate = (signal * score).sum(0)
+            bound = bound + (surrogate - surrogate.detach())
+        return -call.scale * bound.sum()
+
+
+class _PathELBO(ParticleELBO):
+    """With φ held in log q, its gradient reaches φ along the path of z alone."""
+
+    def _terms(
+        self, model: Program, guide: Program, args: Any, kwargs: Any, shares: list[Tensor] | None
+    ) -> tuple[Call, Tensor, Tensor]:
+        """Returns a call, log w with φ held in log q, and the guide's penalty, each [K, B].
+
+        Args:
+            model: Pyro program.
+            guide: Pyro program.
+            args: Of the programs.
+            kwargs: Of the programs.
+            shares: Where the normalised weights will be when the gradient is computed, whose
+                second factor it then gets; None leaves it out.
+        """
+        call, cut = self._call(model, guide, args, kwargs), Cut()
+        with cut:
+            draws = call.guide()
+        instead = "Use IWAE_ELBO, which takes VIMCO's signal there, or Trace_ELBO."
+        needs_rsample(self, draws, instead)
+        sites = latent_sites(draws)
+
+        def weigh(name: str, grad: Tensor) -> Tensor:
+            site = sites[name]
+            mask = 1.0 if site["mask"] is None else torch.as_tensor(site["mask"])
+            if isinstance(mask, Tensor):
+                mask = mask.reshape(mask.shape + (1,) * site["fn"].event_dim).to(grad)
+            kept = 1 - call.laid_out(shares[0], site)
+            return grad * (1 - call.inner_scale(site) * mask * kept)
+
+        log_q = torch.as_tensor(call.log_q(draws))
+        log_q, values = along(log_q, cut, None if shares is None else weigh)
+        values = {name: values.get(name, site["value"]) for name, site in sites.items()}
+        values = trace_of(values, {name: site["infer"] for name, site in sites.items()})
+        penalty = call.penalty(draws)
+        if penalty.requires_grad:  # its own parameters are not held
+            penalty = penalty - penalty.detach() + along(penalty, cut)[0]
+        return call, call.log_p(call.model(values)) - log_q, penalty
+
+
+class DReG_ELBO(_PathELBO):
+    r"""The importance-weighted bound, with the doubly reparameterised gradient of φ.
+
+    The loss is that of `IWAE_ELBO`, and so is θ's gradient. φ's is
+
+    .. math:: \nabla_\phi L_K = E \sum_{k=1}^K \tilde w_k^2 \,
+        \frac{\partial \log w_k}{\partial z_k} \frac{\partial z_k}{\partial \phi},
+        \qquad \tilde w_k = \frac{w_k}{\sum_j w_j}
+
+    with φ held in log q: unbiased, and its signal-to-noise grows with K where that of the plain
+    gradient falls. For a site of the guide under a KL weight β, :math:`\tilde w_k^2` is
+    :math:`\tilde w_k (1 - \beta + \beta \tilde w_k)`.
+
+    What is held is whatever q depends on but its draws, wherever the guide keeps it. A parameter
+    that model and guide share is still trained by the model's terms. A normalising flow in the
+    guide needs an inverse.
+
+    Args:
+        num_particles: K, samples of z for each datum.
+        plate: Name of the batch plate, where it is ambiguous.
+
+    Raises:
+        PvaeError: As `ParticleELBO`, and if a latent site has no rsample.
+
+    Source: Tucker, Lawson, Gu & Maddison 2019, *Doubly Reparameterized Gradient Estimators for
+    Monte Carlo Objectives*.
+
+    Example:
+        >>> import torch
+        >>> from pvae import SVI, guides, models
+        >>> model, guide = models.VAE((1, 8, 8)), guides.MeanField((1, 8, 8))
+        >>> svi = SVI(model, guide, torch.optim.Adam, DReG_ELBO(num_particles=5))
+        >>> svi.step(torch.zeros(16, 1, 8, 8)) > 0
+        True
+    """
+
+    def differentiable_loss(
+        self, model: Program, guide: Program, *args: Any, **kwargs: Any
+    ) -> Tensor:
+        """Returns a scalar whose value is the loss and whose gradient is the estimator's."""
+        shares: list[Tensor] = []
+        call, log_w, penalty = self._terms(model, guide, args, kwargs, shares)
+        shares.append(log_w.detach().softmax(0))
+        # The gradient of this logarithm brings the first factor of w̃².
+        return -call.scale * (_log_mean(log_w) - penalty.mean(0)).sum()
+
+
+class STL_ELBO(_PathELBO):
+    r"""The ELBO, with the gradient that sticks the landing.
+
+    .. math:: \nabla_\phi L = \sum_b \frac1K \sum_{k=1}^K \frac{\partial
+        [\log p_\theta(x_b, z_{kb}) - \log q_\phi(z_{kb} | x_b)]}{\partial z_{kb}}
+        \frac{\partial z_{kb}}{\partial \phi}
+
+    with φ held in log q: the score, whose mean is zero, is left out, so that the noise vanishes
+    where q is the posterior. θ's gradient is the usual one.
+
+    What is held is whatever q depends on but its draws, wherever the guide keeps it. A parameter
+    that model and guide share is still trained by the model's terms. A normalising flow in the
+    guide needs an inverse.
+
+    Args:
+        num_particles: K, samples of z for each datum.
+        plate: Name of the batch plate, where it is ambiguous.
+
+    Raises:
+        PvaeError: As `ParticleELBO`, and if a latent site has no rsample.
+
+    Source: Roeder, Wu & Duvenaud 2017, *Sticking the Landing*.
+
+    Example:
+        >>> import torch
+        >>> from pvae import SVI, guides, models
+        >>> model, guide = models.VAE((1, 8, 8)), guides.MeanField((1, 8, 8))
+        >>> svi = SVI(model, guide, torch.optim.Adam, STL_ELBO())
+        >>> svi.step(torch.zeros(16, 1, 8, 8)) > 0
+        True
+    """
+
+    def differentiable_loss(
+        self, model: Program, guide: Program, *args: Any, **kwargs: Any
+    ) -> Tensor:
+        """Returns a scalar whose value is the loss and whose gradient is the estimator's."""
+        call, log_w, penalty = self._terms(model, guide, args, kwargs, None)
+        return -call.scale * (log_w - penalty).mean(0).sum()
+
+
+def _log_mean(log_w: Tensor) -> Tensor:
+    """Returns the log of the mean weight over the particles, [B]."""
+    return log_w.logsumexp(0) - math.log(len(log_w))
+
+
+def _vimco(log_w: Tensor) -> Tensor:
+    """Returns the signal of each particle, [K, B]: the bound less the one that leaves it out."""
+    num = len(log_w)
+    bound = _log_mean(log_w)
+    if num == 1:
+        return log_w
+    mine = torch.eye(num, dtype=torch.bool, device=log_w.device)[..., None]
+    others = log_w.expand(num, *log_w.shape)  # row k: the weights, and then without the k-th
+    mean = others.masked_fill(mine, 0.0).sum(1, keepdim=True) / (num - 1)
+    without = torch.where(mine, mean, others).logsumexp(1) - math.log(num)
+    # Where all other weights are zero, no baseline is left.
+    return bound - torch.where(without.isneginf(), 0.0, without)

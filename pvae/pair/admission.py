@@ -1,0 +1,311 @@
+"""Which values a pair admits: data in their support, latents and masks that both programs share."""
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import pyro
+import torch
+from pyro.distributions import Bernoulli, Delta
+from pyro.poutine import Trace
+from torch import Tensor
+from torch.distributions.constraints import Constraint
+
+from pvae.distributions import (
+    Levels,
+    inside,
+    is_discrete,
+    is_image,
+    peeled,
+    same_support,
+    support_of,
+)
+from pvae.errors import PvaeError
+from pvae.pair.program import OwnParameters, Program, evaluating, latent_sites, observed_sites
+from pvae.pair.structure import base_distribution, mask_of
+from pvae.pair.together import trace_pair
+
+if TYPE_CHECKING:
+    from pvae.data import Part
+    from pvae.pair.tensors import Tensors
+
+__all__ = [
+    "bounded_sites",
+    "check_data",
+    "check_observed",
+    "other_mask",
+    "other_measure",
+    "outside_draws",
+]
+
+Sites = dict[str, dict[str, Any]]
+
+_ROWS = 512  # data that are looked at together
+_AGAIN = 10  # calls with other draws, before a support is taken to be the same at each
+
+
+def bounded_sites(guide_trace: Trace, model_trace: Trace, batch: tuple[Tensor, ...]) -> set[str]:
+    """Finds the sites whose values are compared with their support each time.
+
+    Not among them are latent sites of one support in both programs, observed sites that are given
+    an argument of the pair as it is, whose support is fixed (`check_data` looks at them once), and
+    latent sites of another measure, which have no common support.
+    """
+    found, in_model = set(), latent_sites(model_trace)
+    for name, site in latent_sites(guide_trace).items():
+        other = in_model.get(name)
+        if other is None or other_measure(name, site, other):
+            continue
+        if not same_support(site["fn"], other["fn"]):
+            found.add(name)
+    given = {tensor.untyped_storage().data_ptr() for tensor in batch}
+    for name, site in observed_sites(model_trace).items():
+        fn, value = peeled(site["fn"]), site["value"]
+        if isinstance(fn, Bernoulli):
+            continue  # grey values pass, with a caveat
+        support = support_of(fn)
+        bounds = [] if support is None else [*vars(support).values()]
+        moves = is_image(fn) or any(isinstance(bound, Tensor) for bound in bounds)
+        if moves or value.untyped_storage().data_ptr() not in given:
+            found.add(name)
+    return found
+
+
+def other_measure(name: str, ours: dict[str, Any], theirs: dict[str, Any]) -> str | None:
+    """Says so if a guide has a density where the model has probabilities, or the reverse."""
+    q, p = base_distribution(ours["fn"]), base_distribution(theirs["fn"])
+    if is_discrete(q) == is_discrete(p) or isinstance(q, Delta):
+        return None
+    kinds = type(q).__name__, type(p).__name__
+    has = ("a density", "probabilities") if is_discrete(p) else ("probabilities", "a density")
+    return (
+        f"Site {name!r}: the guide's {kinds[0]} has {has[0]}, the model's {kinds[1]} has {has[1]}, "
+        "and a ratio of the two bounds nothing. "
+        + (
+            "A relaxed guide may train the pair; to evaluate it, give the guide the discrete "
+            f'distribution itself ({kinds[1]}, with infer={{"enumerate": "parallel"}} to sum it '
+            "out), or make the model's site relaxed too."
+            if is_discrete(p)
+            else "Give both a distribution of the same kind."
+        )
+    )
+
+
+def outside_draws(name: str, ours: dict[str, Any], theirs: dict[str, Any]) -> str | None:
+    """Says so if a guide draws where the model has no density."""
+    fn, value = ours["fn"], ours["value"]
+    if inside(theirs["fn"], value) is None:
+        return None
+    draws, count = [value], max(1, min(100, 2**18 // max(1, value.numel())))
+    with contextlib.suppress(NotImplementedError, RuntimeError, TypeError):
+        draws.append(fn.sample(torch.Size([count])))
+    share = 0.0
+    for each in draws:
+        outside = ~inside(theirs["fn"], each)
+        if theirs["mask"] is not None:
+            outside = outside & torch.as_tensor(theirs["mask"], device=outside.device)
+        share = max(share, float(outside.double().mean()))
+    if not share:
+        return None
+    kinds = [type(base_distribution(f)).__name__ for f in (fn, theirs["fn"])]
+    return (
+        f"Site {name!r}: the guide's {kinds[0]} draws outside the support of the model's "
+        f"{kinds[1]} ({support_of(theirs['fn'])}), where the model has no density: "
+        f"{100 * share:.0f} % of its draws. Their weights are zero, and the ELBO is -inf. Give the "
+        "guide a distribution of the same support, or transform its draws to it "
+        "(TransformedDistribution)."
+    )
+
+
+def other_mask(name: str, ours: dict[str, Any], theirs: dict[str, Any]) -> str | None:
+    """Says so if a site is masked in one program and not in the other."""
+    a, b = mask_of(ours), mask_of(theirs)
+    if a is None and b is None:
+        return None
+    try:
+        same = bool((torch.as_tensor(True) if b is None else b).eq(True if a is None else a).all())
+    except RuntimeError:
+        same = False
+    if same:
+        return None
+    return (
+        f"Site {name!r} is masked otherwise in the guide than in the model: where only one of them "
+        "counts its density, the weights bound nothing. Use the same mask in both."
+    )
+
+
+def check_observed(
+    name: str, site: dict[str, Any], sites_again: Callable[[], Sites], first: int = 0
+) -> str | None:
+    """Looks at whether observed values lie in the support of their distribution.
+
+    Args:
+        name: The site.
+        site: Of a call of the model.
+        sites_again: Calls the model again, with other latents.
+        first: Number of the batch's first datum, for messages.
+
+    Returns:
+        Why the numbers are no likelihood, where grey values are given to a Bernoulli.
+
+    Raises:
+        PvaeError: If values lie outside of a support that the latents do not decide.
+    """
+    found = _outside(site)
+    if found is None or not found.any():
+        return None
+    fn, value = site["fn"], site["value"]
+    value = value.expand(torch.broadcast_shapes(value.shape, fn.shape()))
+    bad = value[found.expand(value.shape[: value.ndim - fn.event_dim])]
+    flat = bad[bad.isfinite()] if bad.is_floating_point() else bad
+    low, high = (float(flat.min()), float(flat.max())) if flat.numel() else (math.nan, math.nan)
+    if isinstance(base_distribution(fn), Bernoulli) and low >= 0 and high <= 1:
+        return (
+            f"not a likelihood: site {name!r} has a Bernoulli distribution, the data has grey "
+            f"values between {low:g} and {high:g}, so the numbers are not log densities of any "
+            "distribution of the data"
+        )
+    with torch.random.fork_rng([value.device] if value.is_cuda else []):
+        for _ in range(_AGAIN):
+            other = sites_again().get(name)
+            if other is not None and not _same_question(site, other):
+                return None  # the latents decide: what lies outside has a weight of zero
+    support = support_of(fn)
+    each = support
+    while hasattr(each, "base_constraint"):
+        each = each.base_constraint
+    at = _datum(found, site, first)
+    if isinstance(each, Levels):
+        raise PvaeError(
+            f"Site {name!r}: {_kind(fn)} with {each}, and observed values such as "
+            f"{float(bad[~each.check(bad)][0]):g}, between {low:g} and {high:g}{at}. Give it the "
+            "number of levels that the data have (256 in 8-bit images, 17 in digits), and load "
+            "them as they are, with observation='grey'."
+        )
+    raise PvaeError(
+        f"Site {name!r}: observed values between {low:g} and {high:g} lie outside the support "
+        f"({_named(support)}) of {_kind(fn)}{at}. Rescale or binarise the data, or choose a "
+        "likelihood whose support holds them."
+    )
+
+
+@torch.no_grad()
+def check_data(
+    model: Program,
+    guide: Program,
+    part: "Part | Tensors",
+    device: torch.device,
+    *,
+    size: int,
+    seen: int = 0,
+) -> tuple[str | None, str | None]:
+    """Looks at all data of a part for what `check` looks for in some.
+
+    A call of the pair for each 512 data, without gradients. The random state stays as it is.
+
+    Args:
+        model: Pyro program p(z) p(x|z).
+        guide: Pyro program q(z|x).
+        part: N data.
+        device: Where the pair is.
+        size: B, a number of data with which the pair runs.
+        seen: Number of the first data that have been looked at.
+
+    Returns:
+        A caveat (see `check_observed`), and what is wrong with a mask that is not the same in
+        guide and model; None where there is nothing.
+
+    Raises:
+        PvaeError: If an observed value lies outside of its support, naming datum and site.
+    """
+    caveat = fault = None
+    devices = [device] if device.type == "cuda" else []
+    with (
+        evaluating(model, guide),
+        OwnParameters(model, guide),
+        pyro.validation_enabled(False),
+        torch.random.fork_rng(devices),
+    ):
+        where = part, device, size, seen
+        for first, batch, (guide_trace, model_trace) in _calls(model, guide, *where):
+
+            def again(batch: tuple[Tensor, ...] = batch) -> Sites:
+                return observed_sites(trace_pair(model, guide, batch)[1])
+
+            for name, site in observed_sites(model_trace).items():
+                caveat = check_observed(name, site, again, first) or caveat
+            in_model = latent_sites(model_trace)
+            for name, site in latent_sites(guide_trace).items():
+                if name in in_model and fault is None:
+                    fault = other_mask(name, site, in_model[name])
+                    fault = fault and f"In the data from number {first} on: {fault}"
+    return caveat, fault
+
+
+def _calls(
+    model: Program,
+    guide: Program,
+    part: "Part | Tensors",
+    device: torch.device,
+    size: int,
+    seen: int,
+) -> Iterator[tuple[int, tuple[Tensor, ...], tuple[Trace, Trace]]]:
+    """Runs a pair with all data but the first few, many at once where it can."""
+    start, rows = seen, max(size, _ROWS)
+    while start < len(part):
+        stop = min(start + rows, len(part))
+        first = start if rows > size else max(0, stop - size)
+        batch = tuple(t.to(device) for t in part.observe(slice(first, stop)))
+        try:
+            yield first, batch, trace_pair(model, guide, batch)[:2]
+        except PvaeError:
+            if rows == size:
+                raise
+            rows = size  # it is bound to the size of its batch
+            continue
+        start = stop
+
+
+def _outside(site: dict[str, Any]) -> Tensor | None:
+    found = inside(site["fn"], site["value"], observed=True)
+    if found is None:
+        return None
+    outside = ~found
+    if site["mask"] is not None:
+        outside = outside & torch.as_tensor(site["mask"], device=outside.device)
+    return outside
+
+
+def _datum(found: Tensor, site: dict[str, Any], first: int) -> str:
+    """Names the first datum of an observed site that is at fault, where there is a plate."""
+    for frame in site["cond_indep_stack"]:
+        if frame.vectorized and found.ndim >= -frame.dim and found.shape[frame.dim] > 1:
+            rows = found.movedim(frame.dim, 0).reshape(found.shape[frame.dim], -1).any(1)
+            return f", the first of them datum {first + int(rows.nonzero()[0])}"
+    return f", datum {first}" if first else ""
+
+
+def _same_question(a: dict[str, Any], b: dict[str, Any]) -> bool:
+    """Whether two calls compare the same values with the same bounds."""
+    if not torch.equal(a["value"], b["value"]):
+        return False
+    return _same_bounds(support_of(a["fn"]), support_of(b["fn"]))
+
+
+def _same_bounds(a: Any, b: Any) -> bool:
+    pairs = [(value, vars(b).get(key)) for key, value in vars(a).items()]
+    return all(
+        _same_bounds(x, y) if isinstance(x, Constraint) and isinstance(y, Constraint)
+        else not isinstance(x, Tensor) or (isinstance(y, Tensor) and torch.equal(x, y))
+        for x, y in pairs
+    )  # fmt: skip
+
+
+def _named(support: Any) -> str:
+    text = str(support)
+    return text if len(text) < 60 and "tensor" not in text else type(support).__name__.strip("_")
+
+
+def _kind(fn: Any) -> str:
+    return type(base_distribution(fn)).__name__

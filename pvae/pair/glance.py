@@ -1,0 +1,83 @@
+"""What is wrong with a pair, as far as its traces and one more call of the guide show it."""
+
+import pyro
+import torch
+from torch import Tensor
+
+from pvae.errors import PvaeError
+from pvae.pair.program import OwnParameters, Program, latent_sites, observed_sites, trace_guide
+from pvae.pair.structure import Structure, batch_plate
+
+__all__ = ["at_a_glance", "plate_sizes"]
+
+
+def at_a_glance(
+    structure: Structure,
+    model: Program,
+    guide: Program,
+    batch: tuple[Tensor, ...],
+    plate: str | None = None,
+) -> list[str]:
+    """Says what is wrong with a pair as far as one more call of the guide shows it.
+
+    Args:
+        structure: What `pvae.check` found, on this minibatch.
+        model: Pyro program.
+        guide: Pyro program.
+        batch: One minibatch, tensors of leading size B.
+        plate: Name of the batch plate, where it is ambiguous.
+    """
+    return plate_sizes(structure) + _shared(structure, model, guide, batch, plate)
+
+
+def _shared(
+    structure: Structure,
+    model: Program,
+    guide: Program,
+    batch: tuple[Tensor, ...],
+    plate: str | None,
+) -> list[str]:
+    """A guide that looks at no data has a place for each row of a minibatch, whoever is there."""
+    size = len(batch[0])
+    half = tuple(t[: size // 2] for t in batch)
+    cure = (
+        "What a guide keeps for the rows of a minibatch, as Pyro's AutoGuides do, is shared by all "
+        "minibatches, whose rows are other data each time. Let the guide compute it from x "
+        "(pvae.guides.MeanField), or keep it for all data and hand in the index of each datum."
+    )
+    try:
+        _, dim = batch_plate(structure, size, plate)
+    except PvaeError:
+        return []
+    if size < 2:
+        return []
+    try:
+        with OwnParameters(model, guide), pyro.validation_enabled(False), torch.no_grad():
+            sites = latent_sites(trace_guide(guide, *half))
+    except PvaeError as error:
+        return [f"The guide runs with {size} data and not with {size // 2}. {error} {cure}"]
+    for name, site in sites.items():
+        shape = site["value"].shape[: site["value"].ndim - site["fn"].event_dim]
+        if len(shape) >= -dim and shape[dim] == size:
+            return [
+                f"Site {name!r} of the guide has {size} rows for {size // 2} data: it does not "
+                f"look at them. {cure}"
+            ]
+    return []
+
+
+def plate_sizes(structure: Structure) -> list[str]:
+    """A plate of one name has to count the same data in both programs."""
+    sizes: dict[str, dict[str, int]] = {}
+    for role, trace in (("guide", structure.guide_trace), ("model", structure.model_trace)):
+        for site in {**latent_sites(trace), **observed_sites(trace)}.values():
+            for frame in site["cond_indep_stack"]:
+                if frame.vectorized and frame.full_size not in (None, -1):
+                    sizes.setdefault(frame.name, {})[role] = frame.full_size
+    return [
+        f"The plate {name!r} counts {by['guide']} data in the guide and {by['model']} in the "
+        "model, so that their terms are weighed differently. Give it the same size in both, "
+        f'pyro.plate("{name}", len(x)).'
+        for name, by in sizes.items()
+        if len(set(by.values())) > 1
+    ]

@@ -1,0 +1,174 @@
+"""The structure of a pair: its sites, and the plate that counts the data."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from pyro.distributions import MaskedDistribution
+from pyro.poutine import Trace
+from torch import Tensor
+
+from pvae.errors import PvaeError
+from pvae.pair.program import latent_sites, observed_sites
+
+__all__ = [
+    "Structure",
+    "base_distribution",
+    "batch_plate",
+    "listed",
+    "mask_of",
+    "plates_in_words",
+    "unmasked",
+]
+
+
+@dataclass(frozen=True)
+class Structure:
+    """What one call of a pair looks like.
+
+    Attributes:
+        latent: Names of the guide's latent sites, in the order of the guide.
+        observed: Names of the model's observed sites.
+        enumerated: Names of the sites marked `infer={"enumerate": "parallel"}` (in the guide also
+            "sequential"), the guide's first.
+        max_plate_nesting: Number of dimensions that the plates of both programs take up.
+        caveat: Why the model's density is not a likelihood of this data, else `None`.
+        bounded: Names of the sites whose values may lie outside of their support.
+        remarks: What about supports, measures and masks keeps weights from being a bound.
+        guide_trace: The checked call of the guide.
+        model_trace: The checked call of the model, with the guide's draws.
+        one_by_one: Whether the enumerated sites are summed out one value at a time, because a
+            program does not broadcast over them.
+        one_by_one_given: The same where the other latents are given, or are the model's own draws:
+            there they have no dimensions of the enumerated sites to broadcast with.
+        together_only: Whether the programs run for all values of the enumerated sites at once and
+            in no other way.
+    """
+
+    latent: tuple[str, ...]
+    observed: tuple[str, ...]
+    enumerated: tuple[str, ...]
+    max_plate_nesting: int
+    caveat: str | None
+    bounded: frozenset[str]
+    remarks: tuple[str, ...]
+    guide_trace: Trace
+    model_trace: Trace
+    one_by_one: bool = False
+    one_by_one_given: bool = False
+    together_only: bool = False
+
+
+def batch_plate(structure: Structure, size: int, plate: str | None = None) -> tuple[str, int]:
+    """Finds the plate that counts the data: the one common to all per-datum sample sites.
+
+    Args:
+        structure: What `check` found.
+        size: B, the number of data in the checked batch.
+        plate: The plate's name, where it is ambiguous.
+
+    Returns:
+        Its name and its dimension (negative).
+
+    Raises:
+        PvaeError: If there is none, more than one, or an observed site stands outside it.
+    """
+    observed = observed_sites(structure.model_trace)
+    latent = latent_sites(structure.guide_trace)
+    stacks = {
+        **{name: site["cond_indep_stack"] for name, site in latent.items()},
+        **{name: site["cond_indep_stack"] for name, site in observed.items()},
+    }
+    listing = "; ".join(f"{name!r} in {plates_in_words(stack)}" for name, stack in stacks.items())
+    frames = {
+        frame.name: frame.dim
+        for stack in stacks.values()
+        for frame in stack
+        if frame.vectorized and frame.size in (-1, size)
+    }
+    if plate is not None:
+        if plate not in frames:
+            raise PvaeError(
+                f"plate={plate!r} is not a plate of {size} data in this pair. Sites: {listing}."
+            )
+        return plate, frames[plate]
+    # Per datum are the sites inside some plate; those outside every plate are global.
+    inside = [{f.name for f in stack if f.name in frames} for stack in stacks.values()]
+    common = set.intersection(*(names for names in inside if names)) if any(inside) else set()
+    if not common and any(inside):
+        # Model and guide may name their plates differently: then position and size decide.
+        dims = [{frames[n] for n in names} for names in inside if names]
+        shared = set.intersection(*dims)
+        if len(shared) == 1:
+            common = {next(n for n, dim in frames.items() if dim in shared)}
+    if len(common) > 1:
+        raise PvaeError(
+            f"Which plate counts the data? {listed(sorted(common))} all have size {size} and hold "
+            f"every site. Say plate=NAME. Sites: {listing}."
+        )
+    if not common:
+        raise PvaeError(
+            f"No plate of size {size} (the leading size of the batch) is common to the sites of "
+            f'model and guide. Put the sites of each datum in pyro.plate("data", len(x)) in both; '
+            f"a plate that subsamples inside the program cannot be evaluated datum by datum. "
+            f"Sites: {listing}."
+        )
+    name = common.pop()
+    dim = frames[name]
+    for site, stack in stacks.items():
+        if site in observed and not any(f.dim == dim for f in stack):
+            raise PvaeError(
+                f"Site {site!r} stands outside the batch plate {name!r}, so that it belongs to no "
+                f"datum. Move it into the plate, or leave it out of the evaluated model. Sites: "
+                f"{listing}."
+            )
+    return name, dim
+
+
+def base_distribution(fn: Any) -> Any:
+    """Unwraps Independent, masked and expanded distributions."""
+    while hasattr(fn, "base_dist") and not hasattr(fn, "transforms"):
+        fn = fn.base_dist
+    return fn
+
+
+def unmasked(fn: Any) -> Any:
+    """Returns a distribution without the masks of `Distribution.mask()`."""
+    while isinstance(fn, MaskedDistribution):
+        fn = fn.base_dist
+    return fn
+
+
+def mask_of(site: dict[str, Any]) -> Tensor | None:
+    """Returns which of a site's values count, by `poutine.mask` and by its distribution's own mask.
+
+    The shape broadcasts with that of the value, plates and event. None where there is no mask.
+    """
+    fn, found = site["fn"], []
+
+    def add(mask: Tensor | bool, event_dim: int) -> None:
+        mask = torch.as_tensor(mask, dtype=torch.bool, device=site["value"].device)
+        found.append(mask[(...,) + (None,) * event_dim])
+
+    if site["mask"] is not None:
+        add(site["mask"], fn.event_dim)
+    while hasattr(fn, "base_dist") and not hasattr(fn, "transforms"):
+        if isinstance(fn, MaskedDistribution):
+            add(fn._mask, fn.event_dim)
+        fn = fn.base_dist
+    return torch.stack(torch.broadcast_tensors(*found)).all(0) if found else None
+
+
+def listed(names: Any) -> str:
+    """Returns names in quotes, separated by commas, for a message."""
+    return ", ".join(repr(name) for name in names) or "none"
+
+
+def plates_in_words(stack: Any) -> str:
+    """Returns the plates of a site with their dimensions and sizes, for a message."""
+    plates = [
+        f"{f.name!r} at dim {f.dim}" + (f" of size {f.size}" if f.size != -1 else "")
+        for f in stack
+        if f.vectorized
+    ]
+    return ", ".join(plates) or "no plate"

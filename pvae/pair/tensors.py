@@ -1,0 +1,174 @@
+"""A pair's own arguments: tensors of the same leading size, with what else it takes."""
+
+import copy
+import functools
+import hashlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pvae.data import Part
+from pvae.errors import PvaeError
+from pvae.pair.arguments import Arguments
+from pvae.pair.program import Program
+
+__all__ = ["Tensors", "given"]
+
+
+class Tensors:
+    """A part of data that observes nothing: minibatches are rows of the tensors given.
+
+    Args:
+        tensors: A tensor or several of leading size N, positional arguments of the pair; among
+            them may be others, as `pvae.pair.arguments.Arguments` has it.
+        kwargs: Arguments of the pair by name.
+
+    Raises:
+        PvaeError: If no argument counts the data, there is no datum, or a value is not finite.
+
+    Example:
+        >>> import torch
+        >>> part = Tensors((torch.zeros(10, 3), torch.arange(10)))
+        >>> [len(x) for x, y in part.batches(4)]
+        [4, 4, 2]
+    """
+
+    def __init__(self, tensors: Any, kwargs: dict[str, Any] | None = None) -> None:
+        if not isinstance(tensors, tuple | list):
+            tensors = (tensors,)
+        arrays = [_tensor(i, t) for i, t in enumerate(tensors)]
+        try:
+            self._arguments = Arguments(arrays, kwargs)
+        except PvaeError as error:
+            if any(isinstance(t, Tensor) for t in arrays):
+                raise
+            kinds = ", ".join(type(t).__name__ for t in arrays)
+            raise PvaeError(
+                f"Data is a tensor, a tuple of tensors with what else the programs take, or what "
+                f"pvae.data.load returns; this is {kinds or 'empty'}."
+            ) from error
+        self._constants = self._arguments.constants()
+        if not len(self):
+            raise PvaeError("The data is empty; its leading size must count at least one datum.")
+        for name, tensor in zip(self._arguments.names, self.tensors(), strict=True):
+            if not tensor.is_floating_point():
+                continue
+            # In slabs: isfinite makes a copy of what it looks at.
+            slabs = [~s.isfinite().reshape(len(s), -1).all(1) for s in tensor.split(4096)]
+            bad = torch.cat(slabs).nonzero()[:, 0]
+            if len(bad):
+                raise PvaeError(
+                    f"Tensor {name} of the data holds NaN or infinite values in {len(bad)} of "
+                    f"{len(tensor)} rows, the first of them row {int(bad[0])}. Remove or replace "
+                    "them."
+                )
+
+    def __len__(self) -> int:
+        return self._arguments.size
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of shapes, types and values, those of other tensors and numbers too."""
+        digest = hashlib.sha256()
+        for value in (*self.tensors(), *self._constants):
+            if isinstance(value, Tensor):
+                digest.update(f"{list(value.shape)} {value.dtype}".encode())
+                digest.update(_bytes(value))
+            else:
+                digest.update(repr(value).encode())
+        return digest.hexdigest()
+
+    def bind(self, *programs: Program) -> tuple[Program, ...]:
+        """Returns programs of the minibatches: see `Arguments.bind`."""
+        return self._arguments.bind(*programs)
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Returns the tensors."""
+        return self._arguments.batch
+
+    def observe(self, index: slice | Tensor) -> tuple[Tensor, ...]:
+        """Returns the rows of these positions."""
+        return tuple(tensor[index] for tensor in self.tensors())
+
+    def take(self, positions: np.ndarray) -> "Tensors":
+        """Returns the part that has these rows alone."""
+        taken = copy.copy(self)
+        taken._arguments = Arguments(self.observe(torch.from_numpy(positions)))
+        return taken
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors are."""
+        return self.tensors()[0].device
+
+    def to(self, device: str | torch.device) -> "Tensors":
+        """Returns the part with its tensors on a device."""
+        moved = copy.copy(self)
+        moved._arguments = self._arguments.to(device)
+        return moved
+
+    def batches(
+        self,
+        batch_size: int,
+        *,
+        device: str | torch.device | None = None,
+        shuffle: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> Iterator[tuple[Tensor, ...]]:
+        """Yields minibatches of one epoch; the last may be smaller. See `Part.batches`."""
+        place = self.device
+        order = None
+        if shuffle:
+            draws_on = place if generator is None else generator.device
+            order = torch.randperm(len(self), generator=generator, device=draws_on).to(place)
+        for i in range(0, len(self), batch_size):
+            rows = slice(i, i + batch_size) if order is None else order[i : i + batch_size]
+            yield tuple(t if device is None else t.to(device) for t in self.observe(rows))
+
+
+def _tensor(place: int, value: Any) -> Any:
+    """Returns an array as a tensor that shares its memory where it can, and all else as it is."""
+    if not isinstance(value, np.ndarray):
+        return value
+    if not value.dtype.isnative or min(value.strides, default=0) < 0:
+        value = np.array(value, value.dtype.newbyteorder("="))
+    try:
+        return torch.from_numpy(value)
+    except TypeError as error:
+        raise PvaeError(
+            f"Argument {place} of the data is an array of dtype {value.dtype}, which is no type of "
+            "numbers that torch has. Convert it: x.astype('float32')."
+        ) from error
+
+
+def _bytes(tensor: Tensor) -> np.ndarray:
+    """Returns the bytes of a tensor's values, of whatever type."""
+    tensor = tensor.dequantize() if tensor.is_quantized else tensor.detach().to_dense()
+    tensor = tensor.cpu().resolve_conj().resolve_neg().contiguous()
+    return tensor.reshape(-1).view(torch.uint8).numpy()
+
+
+def given(
+    data: Any, kwargs: dict[str, Any], device: str | torch.device, *programs: Program
+) -> tuple[Part | Tensors, tuple[Program, ...]]:
+    """Returns data as a part on a device, and programs that its minibatches are enough for.
+
+    Args:
+        data: A part, or positional arguments of the programs.
+        kwargs: Arguments by name.
+        device: Where to put the data.
+        *programs: The pair, or one of it.
+
+    Raises:
+        PvaeError: As `Tensors`.
+    """
+    if not isinstance(data, Part | Tensors):
+        part = Tensors(data, kwargs).to(device)
+        return part, part.bind(*programs)
+    if kwargs:
+        programs = tuple(functools.partial(program, **kwargs) for program in programs)
+    part = data.to(device)
+    return part, part.bind(*programs) if isinstance(part, Tensors) else programs

@@ -1,0 +1,21 @@
+"""What a trained pair is for: encode, reconstruct, generate, decode, traverse, probe.
+
+Imports `pair`, `data`, `distributions`, `runtime` and `errors`.
+"""
+
+from pvae.predictive.encode import decode, encode, generate, reconstruct
+from pvae.predictive.probe import Probes, probe
+from pvae.predictive.traverse import ACTIVE, Traversal, interpolate, traverse
+
+__all__ = [
+    "ACTIVE",
+    "Probes",
+    "Traversal",
+    "decode",
+    "encode",
+    "generate",
+    "interpolate",
+    "probe",
+    "reconstruct",
+    "traverse",
+]

@@ -1,0 +1,79 @@
+"""A run's folder, read: its trained pair and its history."""
+
+import csv
+import os
+from pathlib import Path
+
+from pvae.training import (read_checkpoint, restore_pair)
+from pvae.runs.config import (build_pair, read_config)
+from pvae.errors import (PvaeError)
+from pvae.pair import (Program)
+from pvae.training import (with_own_source)
+
+__all__ = ["load", "read_history"]
+
+
+def load(
+    run: str | os.PathLike[str],
+    *,
+    model: Program | None = None,
+    guide: Program | None = None,
+    trust: bool = False,
+) -> tuple[Program, Program]:
+    """Loads the trained pair of a run folder.
+
+    Args:
+        run: The folder that `fit(..., out=run)` or the shell wrote.
+        model: The model that was trained, freshly built; needed where the shell did not build
+            it (closures, classes defined in a notebook's cells).
+        guide: The guide, likewise.
+        trust: Whether the run's config may name code beside pvae, torch and Pyro. To load such a
+            run is to run that code.
+
+    Returns:
+        Model and guide with the run's parameters, on the CPU.
+
+    Raises:
+        PvaeError: If the checkpoint is missing, truncated, of another pair or would run code,
+            or if the pair has to be passed and was not.
+
+    Example:
+        >>> import tempfile, torch, pvae
+        >>> model, guide = pvae.models.VAE((1, 8, 8)), pvae.guides.MeanField((1, 8, 8))
+        >>> x = torch.zeros(16, 1, 8, 8)
+        >>> folder = tempfile.mkdtemp()
+        >>> _ = pvae.fit(model, guide, x, epochs=1, batch_size=16, out=folder, progress=False)
+        >>> again = pvae.models.VAE((1, 8, 8)), pvae.guides.MeanField((1, 8, 8))
+        >>> model, guide = pvae.load(folder, model=again[0], guide=again[1])
+    """
+    saved = read_checkpoint(Path(run) / "checkpoint.pt")
+    if (model is None) != (guide is None):
+        raise PvaeError("Pass both model= and guide=, or neither.")
+    if model is None or guide is None:
+        if not (Path(run) / "config.yaml").exists():
+            raise PvaeError(
+                f"{run} was not made from the shell, so that pvae cannot build its pair "
+                f"({saved['pair'][0]}, {saved['pair'][1]}) again. Build it and call "
+                "pvae.load(run, model=model, guide=guide)."
+            )
+        config = with_own_source(Path(run), read_config(run, trust=trust))
+        model, guide = build_pair(config)
+    restore_pair(model, guide, saved["best"] or saved["state"], where=str(run))
+    return model, guide
+
+
+def read_history(run: str | os.PathLike[str]) -> list[dict[str, float]]:
+    """Reads a run's `history.csv`: one dict for each epoch, bounds in nats per datum."""
+    path = Path(run) / "history.csv"
+    if not path.exists():
+        return []
+    try:
+        with path.open(newline="") as file:
+            return [
+                {k: int(v) if k == "epoch" else float(v) for k, v in row.items()}
+                for row in csv.DictReader(file)
+            ]
+    except (ValueError, TypeError) as error:
+        raise PvaeError(
+            f"{path} is damaged ({error}); resume the run to write it again."
+        ) from error

@@ -1,0 +1,100 @@
+"""What a config from elsewhere may name: classes of pvae, torch and Pyro that only compute."""
+
+import contextlib
+import importlib
+from collections.abc import Collection, Iterator
+from typing import Any
+
+import yaml
+
+from pvae.errors import (PvaeError)
+
+__all__ = ["check_trust", "trusted"]
+
+_LIBRARIES = ("pvae", "torch", "pyro")
+_MOST_LEVELS, _MOST_VALUES = 40, 100_000
+
+
+def check_trust(config: Any, where: str, given: Collection[str] = ()) -> None:
+    """Refuses a config that names code to be run, before anything of it is imported.
+
+    A name is a class path, wherever it stands in the config and however it is quoted. Without
+    trust it has to be a network, an objective, an optimiser, a distribution or a transform of
+    pvae, torch or Pyro: those take numbers and make tensors. (Both libraries also have functions
+    that run what they are given, `torch.hub.load` for one.)
+
+    Args:
+        config: Plain containers from a file.
+        where: The file, for the message.
+        given: Names that were typed on this command line, and may be anything.
+
+    Raises:
+        PvaeError: If it names anything else, or is nested too deeply.
+    """
+    for name in _names(config):
+        if name not in given and not _harmless(name):
+            raise PvaeError(
+                f"{where} names {name}, which is no network, objective, optimiser or distribution "
+                "of pvae, torch or Pyro: to use the config is to run that code. If you trust where "
+                "it comes from, add --trust (in Python trust=True)."
+            )
+
+
+def trusted(config: Any) -> bool:
+    """Whether a config can be used without `--trust`."""
+    try:
+        check_trust(config, "the config")
+    except PvaeError:
+        return False
+    return True
+
+
+def _names(config: Any) -> Iterator[str]:
+    """Yields every text of a config that a class can be imported by, as YAML may quote it."""
+    todo, count = [(config, 0)], 0
+    while todo:
+        value, level = todo.pop()
+        count += 1
+        if level > _MOST_LEVELS or count > _MOST_VALUES:
+            raise PvaeError("the config is nested too deeply, or too large, to be one of pvae")
+        if isinstance(value, dict):
+            todo += [(each, level + 1) for each in value.values()]
+        elif isinstance(value, list | tuple | set):
+            todo += [(each, level + 1) for each in value]
+        elif isinstance(value, str):
+            inner = value
+            with contextlib.suppress(yaml.YAMLError, ValueError, IndexError, RecursionError):
+                inner = yaml.safe_load(value)
+            if inner != value and isinstance(inner, str | dict | list):
+                todo.append((inner, level + 1))
+            elif _importable(value):
+                yield value
+
+
+def _importable(text: str) -> bool:
+    with contextlib.suppress(ValueError):
+        float(text)
+        return False
+    return ".py:" in text or ("." in text and all(text.split(".")))
+
+
+def _harmless(name: str) -> bool:
+    from pyro.infer import ELBO
+    from pyro.optim import PyroOptim
+    from torch import distributions, nn, optim
+
+    root, *parts = name.split(".")
+    if root not in _LIBRARIES or any(part.startswith("_") for part in parts):
+        return False
+    kinds = (nn.Module, ELBO, optim.Optimizer, PyroOptim)
+    kinds += (distributions.Distribution, distributions.Transform)
+    found, path = importlib.import_module(root), root
+    for part in parts:
+        path = f"{path}.{part}"
+        if not hasattr(found, part):
+            try:
+                importlib.import_module(path)
+            except ImportError:
+                return True  # there is nothing of this name, and who imports it says so
+        found = getattr(found, part)
+    return isinstance(found, type) and issubclass(found, kinds)

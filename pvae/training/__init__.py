@@ -1,0 +1,27 @@
+"""Stochastic variational inference: SVI, fit, checkpoints, optimisers.
+
+Imports `objectives`, `importance`, `compile`, `pair`, `nn`, `data`, `distributions`, `runtime`
+and `errors`.
+"""
+
+from pvae.training.checkpoint import read_checkpoint, restore_pair
+from pvae.training.fit import fit
+from pvae.training.initialise import glorot
+from pvae.training.not_finite import what_is_not_finite
+from pvae.training.record import write_config
+from pvae.training.source import FOLDER, beside, keep_source, with_own_source
+from pvae.training.svi import SVI
+
+__all__ = [
+    "FOLDER",
+    "SVI",
+    "beside",
+    "fit",
+    "glorot",
+    "keep_source",
+    "read_checkpoint",
+    "restore_pair",
+    "what_is_not_finite",
+    "with_own_source",
+    "write_config",
+]

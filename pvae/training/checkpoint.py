@@ -1,0 +1,244 @@
+"""Checkpoints: all that a run needs to go on as if it had never stopped."""
+
+import contextlib
+import csv
+import pickle
+import re
+import zipfile
+from collections import Counter, OrderedDict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyro
+import torch
+from pyro.distributions import constraints
+from torch import Tensor
+from torch.nn.parameter import is_lazy
+
+from pvae.errors import PvaeError, first_line
+from pvae.pair import Program, modules, name_of
+from pvae.runtime import atomic, why
+from pvae.training.schema import VERSION, check_checkpoint
+
+__all__ = [
+    "pair_state",
+    "plain",
+    "read_checkpoint",
+    "restore_pair",
+    "write_checkpoint",
+    "write_history",
+]
+
+FORMAT = f"pvae checkpoint {VERSION}"
+
+_CARRIED = (
+    "A checkpoint carries tensors, numbers, strings and plain containers: let the optimiser's "
+    "state, the modules' extra state and the settings hold nothing else."
+)
+
+
+def pair_state(model: Program, guide: Program, stored: set[str]) -> dict[str, Any]:
+    """Copies every weight, buffer and `pyro.param` value of a pair.
+
+    Lazy layers that have not been called have none yet.
+
+    Args:
+        model: Pyro program.
+        guide: Pyro program.
+        stored: Names of the pair's parameters in Pyro's store.
+    """
+    store = pyro.get_param_store()
+    return {
+        "modules": {
+            path: {
+                n: _copy(value) for n, value in module.state_dict().items() if not is_lazy(value)
+            }
+            for path, module in modules(model, guide).items()
+        },
+        "params": {
+            name: {
+                "unconstrained": _copy(store._params[name]),
+                "constraint": _constraint_to_plain(store._constraints[name]),
+            }
+            for name in sorted(stored)
+            if name in store._params
+        },
+    }
+
+
+def restore_pair(model: Program, guide: Program, state: dict[str, Any], where: str) -> None:
+    """Sets every weight, buffer and `pyro.param` value of a pair to a saved state.
+
+    Raises:
+        PvaeError: If the state belongs to another pair; nothing was changed then.
+    """
+    found = modules(model, guide)
+    faults = []
+    for path in sorted(found.keys() ^ state["modules"].keys()):
+        side = "the pair has no" if path in state["modules"] else "the checkpoint has no"
+        faults.append(f"{side} module {path!r}")
+    for path in found.keys() & state["modules"].keys():
+        ours, theirs = found[path].state_dict(), state["modules"][path]
+        # A lazy layer has no shape before its first call, and takes what it is given.
+        lazy = {name for name, value in ours.items() if is_lazy(value)}
+        for name in sorted((ours.keys() - lazy) ^ (theirs.keys() - lazy)):
+            side = "the pair has no" if name in theirs else "the checkpoint has no"
+            faults.append(f"{side} {path}.{name}")
+        faults += [
+            f"{path}.{name} has shape {tuple(theirs[name].shape)} in the checkpoint, "
+            f"{tuple(ours[name].shape)} in the pair"
+            for name in sorted((ours.keys() & theirs.keys()) - lazy)
+            if isinstance(ours[name], Tensor) and ours[name].shape != theirs[name].shape
+        ]
+    if faults:
+        more = f"; and {len(faults) - 3} more" if len(faults) > 3 else ""
+        raise PvaeError(
+            f"The checkpoint in {where} belongs to another pair than {name_of(model)} and "
+            f"{name_of(guide)}: {'; '.join(faults[:3])}{more}. Build the pair with the sizes it "
+            "was trained with."
+        )
+    for path, module in found.items():
+        module.load_state_dict(state["modules"][path], strict=False)
+    store = pyro.get_param_store()
+    for name, param in state["params"].items():
+        if name in store._params and store._params[name].shape == param["unconstrained"].shape:
+            store._params[name].data.copy_(param["unconstrained"])
+            continue
+        constraint = _constraint_from_plain(name, param["constraint"])
+        value = param["unconstrained"].clone()
+        if name in store._params:
+            del store[name]
+        store[name] = value
+        store._constraints[name] = constraint
+
+
+def write_checkpoint(path: Path, contents: dict[str, Any]) -> None:
+    """Writes a checkpoint whole or not at all, as plain values, and reads it back.
+
+    Raises:
+        PvaeError: If it cannot be written or read back; the last good one is left as it was.
+    """
+    with atomic(path) as temporary:
+        try:
+            torch.save(plain({"format": FORMAT, **contents}), temporary)
+        except RuntimeError as error:
+            raise why(temporary, error) from error
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            raise PvaeError(f"{path} was not written: {first_line(error)}. {_CARRIED}") from error
+        try:
+            read_checkpoint(temporary)
+        except PvaeError as error:
+            found = re.search(r"GLOBAL (\S+)", str(error.__cause__))
+            text = f"it would hold a {found[1]}" if found else str(error)
+            raise PvaeError(f"{path} was not written: {text}. {_CARRIED}") from error
+
+
+def plain(value: Any) -> Any:
+    """Returns a value with Python's own numbers and strings in it, in place of NumPy's.
+
+    Example:
+        >>> plain({"lr": np.float64(0.5), "betas": (np.float32(0.5), 1)})
+        {'lr': 0.5, 'betas': (0.5, 1)}
+    """
+    kind = type(value)
+    if kind in (int, float, str, bool) or value is None or isinstance(value, Tensor):
+        return value
+    if isinstance(value, np.generic):
+        return plain(value.item()) if not isinstance(value.item(), np.generic) else value
+    if isinstance(value, np.ndarray) and value.dtype.kind in "biufc":
+        return torch.from_numpy(np.array(value))
+    if isinstance(value, dict):
+        items = {plain(key): plain(item) for key, item in value.items()}
+        return kind(items) if kind in (OrderedDict, Counter) else items
+    if isinstance(value, list | tuple):
+        return (list if isinstance(value, list) else tuple)(map(plain, value))
+    if isinstance(value, str):
+        return str.__str__(value)
+    for each in (int, float):
+        if isinstance(value, each):
+            return each(value)
+    return value
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Reads a checkpoint, running no code that may be in it.
+
+    Raises:
+        PvaeError: If it is missing, truncated, not pvae's, or would run code.
+    """
+    if not path.exists():
+        raise PvaeError(
+            f"{path} does not exist: this run has no checkpoint yet, or {path.parent} is not a "
+            "run folder. `pvae run --resume RUN` trains an unfinished run to its end."
+        )
+    try:
+        if not zipfile.is_zipfile(path):
+            raise EOFError("it is not a whole archive")
+        contents = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise PvaeError(
+            f"{path} holds more than tensors, numbers and strings, and reading it could run code; "
+            "it was not read. pvae never writes such a file."
+        ) from error
+    except (
+        RuntimeError,
+        EOFError,
+        OSError,
+        LookupError,
+        ValueError,
+        TypeError,
+        AttributeError,
+    ) as error:
+        raise PvaeError(
+            f"{path} is truncated or not a checkpoint ({first_line(error)[:120]}). "
+            "Delete it and resume the run, which then starts from its beginning."
+        ) from error
+    return check_checkpoint(contents, path)
+
+
+def write_history(path: Path, history: list[dict[str, float]]) -> None:
+    """Writes one line for each epoch, as CSV."""
+    with atomic(path) as temporary, temporary.open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(history[0]) if history else ["epoch"])
+        writer.writeheader()
+        writer.writerows(history)
+
+
+def _copy(value: Any) -> Any:
+    return value.detach().clone().cpu() if isinstance(value, Tensor) else value
+
+
+def _constraint_to_plain(constraint: Any) -> dict[str, Any] | None:
+    """A constraint as plain containers; `None` where it cannot be said in them."""
+    for name in dir(constraints):
+        if getattr(constraints, name) is constraint:
+            return {"name": name}
+    arguments = {}
+    for name, value in vars(constraint).items():
+        value = value.item() if isinstance(value, np.generic) else value
+        if isinstance(value, constraints.Constraint):
+            value = _constraint_to_plain(value)
+        elif not isinstance(value, int | float | Tensor):
+            return None
+        arguments[name.removeprefix("_")] = value
+    return {"class": type(constraint).__name__, "arguments": arguments}
+
+
+def _constraint_from_plain(name: str, plain: dict[str, Any] | None) -> Any:
+    if plain and "name" in plain:
+        return getattr(constraints, plain["name"])
+    if plain:
+        with contextlib.suppress(AttributeError, TypeError, ValueError):
+            arguments = {
+                k: _constraint_from_plain(name, v) if isinstance(v, dict) else v
+                for k, v in plain["arguments"].items()
+            }
+            public = plain["class"].removeprefix("_")
+            for candidate in (plain["class"], public):
+                with contextlib.suppress(AttributeError):
+                    return getattr(torch.distributions.constraints, candidate)(**arguments)
+    raise PvaeError(
+        f"The constraint of parameter {name!r} is the program's own, so that pvae cannot restore "
+        "it before the program has run. Run the model and the guide once, then load again."
+    )

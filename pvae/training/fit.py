@@ -1,0 +1,411 @@
+"""fit(): trains a pair by stochastic variational inference."""
+
+import inspect
+import math
+import os
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyro
+import torch
+from pyro.infer import ELBO, ReweightedWakeSleep
+from pyro.optim import PyroOptim
+from torch import Tensor
+from torch.optim.lr_scheduler import LRScheduler
+
+from pvae.data import Data, Part
+from pvae.errors import PvaeError
+from pvae.importance import gives_a_point
+from pvae.objectives import Beta_ELBO, LossName, choose_elbo
+from pvae.pair import (
+    Program,
+    Structure,
+    Tensors,
+    alone,
+    at_a_glance,
+    base_distribution,
+    batch_plate,
+    check,
+    check_data,
+    evaluating,
+    given,
+    in_words,
+    latent_sites,
+    move,
+    observed_sites,
+    same_buffers,
+)
+from pvae.runtime import (
+    Precision,
+    check_precision,
+    check_seed,
+    default_device,
+    find_device,
+    is_out_of_memory,
+    locked,
+    number,
+    own_random_state,
+    whole,
+)
+from pvae.training.checkpoint import plain, read_checkpoint
+from pvae.training.loop import Run
+from pvae.training.optimiser import MakeOptimizer, Optimiser
+from pvae.training.record import described, write_config
+from pvae.training.source import keep_source
+from pvae.training.svi import SVI, Mode
+
+__all__ = ["Fit", "fit"]
+
+_STEPS_WORTH_COMPILING = 10_000  # each saves some two milliseconds
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What `fit` did.
+
+    Attributes:
+        history: One dict for each epoch: `epoch`, `elbo` (of the training data under the KL
+            weight of that epoch, nats per datum), `learning_rate` (of its last step),
+            `kl_weight`, and `validation_elbo` where a validation part is held out.
+        loss: Name of the ELBO that was used.
+        num_parameters: Number of trained values.
+        best_epoch: The epoch whose parameters the pair has now.
+        caveat: Why the model's density is not a likelihood of this data, else `None`.
+    """
+
+    history: list[dict[str, float]]
+    loss: str
+    num_parameters: int
+    best_epoch: int
+    caveat: str | None = None
+
+
+@alone
+def fit(
+    model: Program,
+    guide: Program,
+    data: Data | Part | Tensor | tuple[Any, ...],
+    *,
+    epochs: int = 100,
+    batch_size: int = 128,
+    loss: ELBO | LossName = "auto",
+    num_particles: int = 1,
+    optim: MakeOptimizer | PyroOptim | torch.optim.Optimizer | LRScheduler | None = None,
+    lr: float = 1e-3,
+    schedule: Literal["cosine", "constant", "burda"] | Callable[[float], float] = "cosine",
+    clip_norm: float | None = None,
+    kl_warmup: int = 0,
+    patience: int = 10,
+    mode: Mode = "auto",
+    precision: Precision = "float32",
+    plate: str | None = None,
+    device: str = "auto",
+    seed: int = 0,
+    out: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    progress: bool = True,
+    **kwargs: Any,
+) -> Fit:
+    r"""Trains a pair: maximises the ELBO over minibatches.
+
+    .. math:: \max_{\theta, \phi} \; \sum_b E_{q_\phi(z|x_b)}
+        [\log p_\theta(x_b | z)] - \beta \, KL(q_\phi(z|x_b) \| p_\theta(z))
+
+    The gradient is that of the sum over the minibatch, as in Pyro; numbers shown are per
+    datum. The same seed repeats a run on the CPU bit for bit, and leaves torch's, Python's
+    and numpy's global generators as they were. A program's own `pyro.param` lives in Pyro's
+    store: one that is there already starts from its value there.
+
+    Args:
+        model: Pyro program p(z) p(x|z), called as `model(*batch, **kwargs)`.
+        guide: Pyro program q(z|x), called as `guide(*batch, **kwargs)`.
+        data: What `pvae.data.load` returns, one part of it, or the pair's arguments: a tensor
+            of leading size N, or a tuple of such tensors and what else the programs take, as for
+            `pvae.check`.
+        epochs: Passes through the training data.
+        batch_size: B, data in a minibatch (the last one of an epoch may be smaller); all data,
+            if there are fewer.
+        loss: An ELBO of `pyro.infer`, an objective of `pvae.objectives`, or a name; `"auto"`
+            takes the closed-form KL (`TraceMeanField_ELBO`) where it is right, and `Trace_ELBO`
+            elsewhere. `"IWAE_ELBO"` and `"DReG_ELBO"` take K from `num_particles`.
+        num_particles: L or K, samples of z for each datum and step (where `loss` is a name).
+        optim: A class of `torch.optim` (or a `functools.partial` of one), an optimiser of
+            `torch.optim` or `pyro.optim`, or a scheduler of `torch.optim.lr_scheduler`, which is
+            stepped after each epoch; Adam by default.
+        lr: Learning rate, where `optim` does not bring its own.
+        schedule: Factor on the learning rate: `"cosine"` decays to 3 %, `"constant"` keeps it,
+            `"burda"` is 10^(−i/7) for 3^i parts of the run, i = 0 … 7 (Burda et al. 2016, whose
+            run has 3280 epochs), or a function of the finished share of the run in [0, 1). A
+            decay that an optimiser has of its own (`lrd` of Pyro's ClippedAdam) is multiplied
+            with it; a scheduler of `pyro.optim` or torch takes its place.
+        clip_norm: Bound on the global norm of the gradient of the ELBO per datum.
+        kl_warmup: Epochs over which β grows from 0 to 1, step by step.
+        patience: Epochs without a better validation ELBO before training stops and returns
+            to the best epoch, both counted from the first that ends at β = 1; without a
+            validation part it never stops early.
+        mode: `"compiled"`, `"eager"`, or `"auto"`: compiled if the run has 10,000 steps or more,
+            for it takes some ten seconds. A pair that cannot be compiled runs eagerly, and says
+            why. See `pvae.SVI`.
+        precision: `"bf16"` takes matrix products and convolutions of the training steps in
+            bfloat16, where the hardware has it.
+        plate: Name of the batch plate, where it is ambiguous.
+        device: `"auto"` (the GPU where there is one), `"cpu"`, `"cuda"`, `"cuda:1"`, …
+        seed: Seed of minibatch order, observation noise and draws.
+        out: Run folder for `checkpoint.pt` and `history.csv`; and for `config.yaml`, by which the
+            shell can evaluate and report the run, where data come from `pvae.data.load` and the
+            programs can be imported.
+        resume: Whether to go on from the checkpoint in `out`, if there is one. Every setting,
+            and the data, must be those that the run was started with, except for `epochs`: more
+            of them lengthen the run, and stretch its schedule. Device and mode are free.
+        progress: Whether to show a progress bar with the bound in nats per datum.
+        **kwargs: Arguments of the programs by name.
+
+    Returns:
+        The history; model and guide are trained in place.
+
+    Raises:
+        PvaeError: If the pair or an argument is wrong (see `pvae.check`), if the smallest
+            minibatch of an epoch cannot be trained on, if a resumed run was started with other
+            settings, or if a step fails or its loss or gradient is not finite (site, step and
+            batch are named; the last good checkpoint is left).
+        KeyboardInterrupt: After Ctrl-C, once the state is saved.
+
+    Source: Kingma & Welling 2014, *Auto-Encoding Variational Bayes*.
+
+    Example:
+        >>> from pvae import data, fit, guides, models
+        >>> digits = data.load("digits")
+        >>> model, guide = models.VAE((1, 8, 8)), guides.MeanField((1, 8, 8))
+        >>> len(fit(model, guide, digits, epochs=2, progress=False).history)
+        2
+    """
+    options = dict(locals())
+    epochs, batch_size = whole("epochs", epochs), whole("batch_size", batch_size)
+    num_particles = whole("num_particles", num_particles, why="at least one sample of z is needed")
+    patience, seed = whole("patience", patience), check_seed(seed)
+    lr, kl_warmup = number("lr", lr), number("kl_warmup", kl_warmup, zero=True)
+    clip_norm = None if clip_norm is None else number("clip_norm", clip_norm)
+    factor = _schedule(schedule)
+    place = find_device(device)
+    train = data.train if isinstance(data, Data) else data
+    train, (model, guide) = given(train, kwargs, place, model, guide)
+    validation = data.validation if isinstance(data, Data) else None
+    _say_what_has_no_effect(epochs, batch_size, len(train), kl_warmup, patience, validation)
+    batch_size = min(batch_size, len(train))
+    check_precision(precision, place)
+    if mode == "auto":
+        steps = epochs * math.ceil(len(train) / batch_size)
+        mode = "compiled" if steps >= _STEPS_WORTH_COMPILING else "eager"
+    checkpoint = None if out is None else Path(out) / "checkpoint.pt"
+    # Parts are hashed where they were loaded.
+    sources = {} if checkpoint is None else _hashes(train, validation)
+    with (
+        locked(out),
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        own_random_state(seed),
+        default_device(place),
+    ):
+        if checkpoint is not None and checkpoint.exists() and not resume:
+            raise PvaeError(
+                f"{checkpoint} exists: another run was trained there. Say resume=True to go on "
+                "with it, or choose another folder."
+            )
+        move(place, model, guide)
+        validation = validation if validation is None else validation.to(place)
+        first = next(iter(train.batches(batch_size, device=place)))
+        with evaluating(model, guide):
+            structure = check(model, guide, *first)
+            elbo = choose_elbo(loss, structure, num_particles)
+            for text in at_a_glance(structure, model, guide, first, plate):
+                warnings.warn(text, stacklevel=2)
+        if isinstance(elbo, ReweightedWakeSleep):
+            raise PvaeError(
+                "ReweightedWakeSleep has two losses, of the model and of the guide, and fit "
+                "follows one bound. Take its steps with pvae.SVI, which returns both, or train "
+                "with IWAE_ELBO or DReG_ELBO."
+            )
+        _try_smallest(model, guide, first, len(train))
+        caveat, size = structure.caveat, len(first[0])
+        for part, seen in ((train, size), (validation, 0)):
+            if part is not None:
+                found, fault = check_data(model, guide, part, place, size=size, seen=seen)
+                caveat = caveat or found
+                if fault:
+                    warnings.warn(fault, stacklevel=3)
+        pyro.set_rng_seed(seed)
+        run = Run(
+            svi=SVI(model, guide, Optimiser(optim, lr), elbo, mode=mode, precision=precision),
+            # What an objective penalises must not decide when to stop.
+            bound=choose_elbo("auto", structure) if isinstance(loss, Beta_ELBO) else None,
+            train=train,
+            validation=validation,
+            device=place,
+            epochs=epochs,
+            batch_size=batch_size,
+            factor=factor,
+            clip_norm=clip_norm,
+            kl_warmup=kl_warmup,
+            patience=patience,
+            seed=seed,
+            checkpoint=checkpoint,
+            full_size=_full_size(structure, len(first[0]), plate),
+            objective="log p(x, z)" if gives_a_point(structure) else "ELBO",
+        )
+        if caveat:
+            warnings.warn(caveat, stacklevel=3)
+        with pyro.validation_enabled(False):
+            try:
+                run.svi.find_parameters(*first)
+            except Exception as error:
+                if isinstance(error, PvaeError) or is_out_of_memory(error):
+                    raise
+                raise PvaeError(f"{type(elbo).__name__} failed{in_words(error)}") from error
+            run.settings = plain(
+                {
+                    "epochs": epochs, "batch_size": batch_size, "seed": seed,
+                    "kl_warmup": kl_warmup, "num_data": len(train), "precision": precision,
+                    "clip_norm": clip_norm, "plate": plate,
+                    "patience": None if validation is None else patience,
+                    "schedule": schedule if isinstance(schedule, str) else "a function",
+                }
+                | _loss_settings(elbo) | _sites(structure) | run.svi.optim.settings | sources
+            )  # fmt: skip
+            if resume and checkpoint is not None and checkpoint.exists():
+                run.restore(read_checkpoint(checkpoint))
+            if checkpoint is not None and not (checkpoint.parent / "config.yaml").exists():
+                _describe(checkpoint.parent, model, guide, data, options)
+            run.go(progress)
+    return Fit(
+        run.history,
+        type(run.svi.loss).__name__,
+        sum(p.numel() for p in run.svi.optim.parameters),
+        run.best_epoch or len(run.history),
+        caveat,
+    )
+
+
+def _say_what_has_no_effect(
+    epochs: int,
+    batch_size: int,
+    num_data: int,
+    kl_warmup: float,
+    patience: int,
+    validation: Part | None,
+) -> None:
+    said = []
+    if batch_size > num_data:
+        said.append(
+            f"batch_size={batch_size}, and there are {num_data} training data: each epoch is one "
+            "step on all of them."
+        )
+    if kl_warmup > epochs:
+        said.append(
+            f"kl_warmup={kl_warmup:g} is longer than the run of {epochs} epochs: β ends at "
+            f"{epochs / kl_warmup:.2g}, so that the pair is not trained on the ELBO"
+            + (", and never stops early." if validation is not None else ".")
+        )
+    if validation is None and patience != inspect.signature(fit).parameters["patience"].default:
+        said.append(
+            f"patience={patience} has no effect: without a validation part training never stops "
+            "early. Hold one out, as in pvae.data.load(name, validation=1000)."
+        )
+    for text in said:
+        warnings.warn(text, stacklevel=3)
+
+
+def _try_smallest(model: Program, guide: Program, batch: tuple[Tensor, ...], num_data: int) -> None:
+    """Runs the pair, as in training, with as few data as the smallest minibatch of an epoch has.
+
+    Batch normalisation, for one, cannot train on one datum.
+    """
+    size = len(batch[0])
+    rest = num_data % size or size
+    if 1 < rest == size:
+        return
+    try:
+        with same_buffers(model, guide):
+            check(model, guide, *(t[:rest] for t in batch))
+    except PvaeError as error:
+        raise PvaeError(
+            f"The pair cannot train on the last minibatch of an epoch: with {num_data} data and "
+            f"batch_size={size} it has {rest}. {error} Choose another batch_size."
+        ) from error
+
+
+def _hashes(train: Part | Tensors, validation: Part | None) -> dict[str, str | None]:
+    held_out = None if validation is None else validation.hash[:16]
+    return {"data (hash)": train.hash[:16], "validation data (hash)": held_out}
+
+
+def _loss_settings(loss: ELBO) -> dict[str, Any]:
+    """An objective's class and the numbers in its attributes."""
+    how = {"max_plate_nesting", "strict_enumeration_warning", "retain_graph", "ignore_jit_warnings"}
+    options = {
+        f"loss.{name}": value.item() if isinstance(value, Tensor) else value
+        for name, value in vars(loss).items()
+        if not name.startswith("_") and name not in how
+        if isinstance(value, int | float | str | np.generic | None)
+        or (isinstance(value, Tensor) and value.numel() == 1)
+    }
+    return {"loss": type(loss).__name__} | options
+
+
+def _sites(structure: Structure) -> dict[str, str]:
+    """The distribution of each site."""
+    return {
+        f"{role}'s {name}": type(base_distribution(site["fn"])).__name__
+        for role, trace in (("model", structure.model_trace), ("guide", structure.guide_trace))
+        for name, site in {**latent_sites(trace), **observed_sites(trace)}.items()
+    }
+
+
+def _describe(
+    run: Path, model: Program, guide: Program, data: object, options: dict[str, object]
+) -> None:
+    """Writes the run's config, if the pair and the data can be made again from one."""
+    names = inspect.signature(fit).parameters.keys() - {"model", "guide", "data", "out", "resume"}
+    options = {name: value for name, value in options.items() if name in names}
+    if (config := described(model, guide, data, options)) is not None:
+        write_config(run, config)
+        keep_source(run, config)
+
+
+def _schedule(schedule: str | Callable[[float], float]) -> Callable[[float], float]:
+    if callable(schedule):
+        return schedule
+    known = {
+        "cosine": lambda share: 0.03 + 0.97 * (1 + math.cos(math.pi * share)) / 2,
+        "constant": lambda share: 1.0,
+        "burda": _burda,
+    }
+    if schedule not in known:
+        raise PvaeError(
+            f"schedule={schedule!r}: 'cosine', 'constant', 'burda', or a function of [0, 1)."
+        )
+    return known[schedule]
+
+
+def _burda(share: float) -> float:
+    """Rate 10^(−i/7) in epochs (3^i − 1) / 2 to (3^(i+1) − 1) / 2 of 3280, i = 0 … 7."""
+    stage = sum(share * 3280 + 1e-6 >= (3**i - 1) / 2 for i in range(1, 8))
+    return 10 ** (-stage / 7)
+
+
+def _full_size(structure: Structure, size: int, plate: str | None) -> int | None:
+    """The number of data that a subsampling plate scales its sites to, if it does."""
+    try:
+        name, _ = batch_plate(structure, size, plate)
+    except PvaeError:
+        if plate is not None:
+            raise
+        return None
+    for site in structure.model_trace.nodes.values():
+        for frame in site.get("cond_indep_stack", ()):
+            if frame.name == name and frame.full_size not in (None, -1, size):
+                return int(frame.full_size)
+    return None

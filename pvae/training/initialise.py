@@ -1,0 +1,70 @@
+"""Where a pair's parameters start: Glorot's weights, and an output that is the mean of the data."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from pvae.errors import PvaeError
+from pvae.pair import Program, alone, modules
+
+__all__ = ["glorot"]
+
+_LAYERS = (
+    nn.Linear,
+    nn.Conv1d, nn.Conv2d, nn.Conv3d,
+    nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d,
+)  # fmt: skip
+
+
+@torch.no_grad()
+@alone
+def glorot(model: Program, guide: Program, x: Tensor | None = None) -> None:
+    r"""Draws the weights of a pair's networks anew, as Glorot & Bengio do, with zero biases.
+
+    .. math:: W_{ij} \sim \mathrm{Uniform}(-a, a), \qquad
+        a = \sqrt{\frac{6}{n_\text{in} + n_\text{out}}}
+
+    for all linear and convolutional layers that the two programs reach. PyTorch's own start has a
+    third of this variance in a square layer, so that the signal of deep networks of tanh fades.
+    With data, a model that has a method `set_output_bias`, as `VAE` and its kin, lets p(x|z) begin
+    at their mean.
+
+    The draws are torch's: seed them before. In the shell this is `--init glorot`.
+
+    Args:
+        model: Pyro program p(z) p(x|z).
+        guide: Pyro program q(z|x).
+        x: Data [N, *event_shape], or None to leave the output bias at zero.
+
+    Raises:
+        PvaeError: If no linear or convolutional layer is reached, or one is lazy and has no size.
+
+    Source: Glorot & Bengio 2010, *Understanding the difficulty of training deep feedforward
+    neural networks*; Burda, Grosse & Salakhutdinov 2016, *Importance Weighted Autoencoders*.
+
+    Example:
+        >>> from pvae import data, guides, models
+        >>> digits = data.load("digits")
+        >>> model = models.VAE((1, 8, 8), activation="tanh")
+        >>> guide = guides.MeanField((1, 8, 8), activation="tanh")
+        >>> glorot(model, guide, *digits.train.tensors())
+    """
+    found = {
+        f"{path}.{name}".removesuffix("."): layer
+        for path, module in modules(model, guide).items()
+        for name, layer in module.named_modules()
+        if isinstance(layer, _LAYERS)
+    }
+    if not found:
+        raise PvaeError("Neither model nor guide has a linear or convolutional layer.")
+    if lazy := [name for name, layer in found.items() if is_lazy(layer.weight)]:
+        raise PvaeError(
+            f"{lazy[0]} is a lazy layer, which has no size before its first call. Run the pair "
+            "once, as pvae.check(model, guide, x) does, or give the layer its size."
+        )
+    for layer in found.values():
+        nn.init.xavier_uniform_(layer.weight)
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)
+    if x is not None and hasattr(model, "set_output_bias"):
+        model.set_output_bias(x)

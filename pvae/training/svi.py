@@ -1,0 +1,373 @@
+"""SVI: pyro.infer.SVI's interface, with the step compiled and parameters kept in their modules."""
+
+import contextlib
+import math
+import warnings
+from collections.abc import Iterator
+from typing import Any, Literal, NoReturn, get_args
+
+import torch
+from pyro.infer import ELBO
+from pyro.optim import PyroOptim
+from torch import Tensor
+
+from pvae.errors import PvaeError
+from pvae.objectives import LatentScale, plain_elbo
+from pvae.pair import (
+    Bounded,
+    OwnParameters,
+    Program,
+    alone,
+    arose_in_programs,
+    check_tensor,
+    evaluating,
+    look,
+)
+from pvae.runtime import (
+    Precision,
+    check_precision,
+    in_precision,
+    is_out_of_memory,
+    noise_state,
+    restore_noise,
+)
+from pvae.training.compiled_step import CompiledGradient, Gradient
+from pvae.training.not_finite import NotFiniteError, what_is_not_finite
+from pvae.training.optimiser import MakeOptimizer, Optimiser
+
+__all__ = ["SVI", "Mode"]
+
+Mode = Literal["auto", "eager", "compiled"]
+
+_UNWATCHED = 50  # steps on a GPU between two looks at what was not finite
+_EAGER_STEPS = 1000  # of mode "auto", before it compiles: shorter runs would not repay that
+
+
+class SVI:
+    r"""Stochastic variational inference: ascends the ELBO of a pair by its gradient.
+
+    .. math:: \nabla_{\theta, \phi} \; E_{q_\phi(z|x)}
+        [\log p_\theta(x, z) - \log q_\phi(z|x)]
+
+    The interface of `pyro.infer.SVI`, and its steps, with these differences: parameters stay in
+    their modules (see `pvae.pair.OwnParameters`) and are trained from the step on in which a
+    program first registers them; frozen ones stay where they are; torch's own optimisers are
+    welcome; a loss or a gradient that is not finite raises before it reaches the parameters; and
+    steps are compiled.
+
+    A compiled step runs the two programs once, records what they do to tensors, and from then on
+    repeats that alone, without Pyro. Inputs of this graph are the parameters and buffers of the
+    pair, the tensors and floats among the arguments, and `kl_weight`; tensors that are found
+    elsewhere are read where they are. Constant in it are shapes, integers, strings, Python's
+    control flow, and whatever the code of the programs and the loss names: attributes, closures,
+    globals, lists, dicts, modules, hooks, functions, and the objects that they hold. These are
+    looked at before every step (see `pvae.compile.Watch`); where one has been rebound the pair is
+    recorded anew, and a float or a tensor is one more input from then on.
+
+    What is constant unseen is found by comparison: at the first two steps and every 500 steps the
+    gradient is taken both ways from the same random numbers, and the two must agree. That is what
+    programs read from outside (files, clocks, environment variables, settings of libraries but
+    for the default dtype and autocast), the inside of NumPy arrays and of objects written in C,
+    lists and dicts of more than a thousand entries, and what programs leave in attributes at each
+    call, which is that of the last eager call. What cannot be recorded (a decision by a sampled
+    value, values that go from torch to NumPy or a list, random numbers of Python or NumPy, an
+    ELBO without `differentiable_loss`, such as TraceGraph_ELBO with its baselines) runs eagerly,
+    and one warning says why and where.
+
+    Args:
+        model: Pyro program p(z) p(x|z).
+        guide: Pyro program q(z|x).
+        optim: A class of `torch.optim` (or a `functools.partial` of one), an optimiser of
+            `torch.optim` or `pyro.optim`, or `None` for Adam at 1e-3.
+        loss: An ELBO of `pyro.infer` or `pvae.objectives`.
+        clip_norm: Bound on the global norm of the gradient, in the units of the loss.
+        mode: `"compiled"`; `"eager"`, as Pyro does it; or `"auto"`, compiled after a thousand
+            eager steps, for compiling takes some ten seconds. Smaller minibatches than the
+            largest of their kind, such as the last one of an epoch, run eagerly always.
+        precision: `"bf16"` takes the matrix products and convolutions of a step in bfloat16, and
+            all else (densities, sums, the optimiser) in float32.
+
+    Attributes:
+        kl_weight: β, a factor on the latent sites' log densities; None is 1. It may change from
+            step to step.
+        compiled: Whether the last step was compiled.
+
+    Raises:
+        PvaeError: If the loss is no ELBO, or the mode or precision is not known; at the first
+            step, if the hardware has no bfloat16.
+
+    On a GPU a compiled step, from the copy of its minibatch to the optimiser's update, is one
+    CUDA graph, which is compared once with the step that it captured. The optimiser must be one
+    of torch's that is fused and can be captured, such as Adam; with others the gradient alone is
+    compiled.
+
+    Source: Hoffman et al. 2013, *Stochastic Variational Inference*; Kingma & Welling 2014.
+
+    Example:
+        >>> import torch
+        >>> from pyro.infer import Trace_ELBO
+        >>> from pvae import SVI, guides, models
+        >>> model, guide = models.VAE((1, 8, 8)), guides.MeanField((1, 8, 8))
+        >>> svi = SVI(model, guide, torch.optim.Adam, Trace_ELBO())
+        >>> svi.step(torch.zeros(16, 1, 8, 8)) > 0
+        True
+    """
+
+    def __init__(
+        self,
+        model: Program,
+        guide: Program,
+        optim: MakeOptimizer | PyroOptim | torch.optim.Optimizer | None,
+        loss: ELBO,
+        *,
+        clip_norm: float | None = None,
+        mode: Mode = "auto",
+        precision: Precision = "float32",
+    ) -> None:
+        loss = plain_elbo(loss)
+        if mode not in get_args(Mode):
+            raise PvaeError(f"mode={mode!r}: one of {', '.join(get_args(Mode))}.")
+        check_precision(precision)
+        self.model, self.guide, self.loss = model, guide, loss
+        self.optim = optim if isinstance(optim, Optimiser) else Optimiser(optim)
+        self.clip_norm, self.precision = clip_norm, precision
+        self.kl_weight: float | None = None
+        self.own = OwnParameters(model, guide)
+        self.compiled = False
+        self._wait = {"auto": _EAGER_STEPS, "eager": math.inf, "compiled": 0}[mode]
+        self._graphs = self._no_graphs()
+        self._looked_for_strays = False
+        self._taken: list[tuple[Any, ...]] = []
+        self._good: Tensor | None = None
+
+    def _no_graphs(self) -> CompiledGradient:
+        pair = self.model, self.guide, self.loss
+        return CompiledGradient(*pair, self.own, self.optim, self._as_trained, self.precision)
+
+    def _follow(self) -> None:
+        """Starts again where another model, guide, loss, optimiser or precision has been set."""
+        graphs = self._graphs
+        if graphs.model is not self.model or graphs.guide is not self.guide:
+            self.own = OwnParameters(self.model, self.guide)
+        elif (
+            graphs.loss is self.loss
+            and graphs.optim is self.optim
+            and graphs.precision == self.precision
+        ):
+            return
+        self._graphs = self._no_graphs()
+
+    @property
+    def _weight(self) -> float | Tensor | None:
+        """The KL weight, as a float whatever kind of number it is."""
+        weight = self.kl_weight
+        return weight if weight is None or isinstance(weight, Tensor) else float(weight)
+
+    @property
+    def why_eager(self) -> str | None:
+        """Why steps cannot be compiled; None where nothing speaks against it so far."""
+        return self._graphs.why_not
+
+    def find_parameters(self, *args: Any, **kwargs: Any) -> None:
+        """Runs the pair once, without a gradient, and gives its parameters to the optimiser.
+
+        Minibatches smaller than this one will run eagerly.
+        """
+        with evaluating(self.model, self.guide), self.own, torch.no_grad():
+            self.loss.loss(self.model, self.guide, *args, **kwargs)
+        self._take_up_parameters()
+        self._graphs.expect(args, kwargs)
+
+    def compare(self) -> None:
+        """Has the next compiled step compared with the eager one, as every 500 steps."""
+        self._graphs.check_next()
+
+    @alone
+    def step(self, *args: Any, **kwargs: Any) -> float | tuple[float, ...]:
+        """Takes one gradient step on a minibatch and returns its loss, in nats (summed).
+
+        As in Pyro, `ReweightedWakeSleep` has two losses, and a pair is returned. The step is taken
+        inside of `torch.no_grad` and `torch.inference_mode`, too.
+
+        Raises:
+            NotFiniteError: If the loss or its gradient is not finite, naming the site; nothing
+                was updated then. Pyro's own validation, where it is on, may raise first.
+        """
+        loss = self.update(*args, **kwargs)
+        loss = tuple(map(float, loss)) if isinstance(loss, tuple) else float(loss)
+        self.settle()
+        return loss
+
+    def update(self, *args: Any, **kwargs: Any) -> float | Tensor | tuple[float, ...]:
+        """Does what `step` does without waiting for a GPU: the loss stays there.
+
+        There, a fused optimiser leaves the parameters as they are once a loss or a gradient is
+        not finite, until `settle` looks: every 50 steps, or when it is called.
+
+        Raises:
+            NotFiniteError: As `step`, for this minibatch or, on a GPU, for one before it, as its
+                `steps_ago` says. The parameters are those of that step.
+        """
+        if not torch.is_grad_enabled() or any(map(_is_inference, (*args, *kwargs.values()))):
+            with torch.inference_mode(False), torch.enable_grad():
+                args = [a.clone() if _is_inference(a) else a for a in args]
+                kwargs = {k: a.clone() if _is_inference(a) else a for k, a in kwargs.items()}
+                return self.update(*args, **kwargs)
+        self._follow()
+        state, found = noise_state(), None
+        if self._wait > 0:
+            self._wait -= 1
+        elif (replayed := self._replay(args, kwargs)) is not None:
+            return self._note(*replayed, state, args, kwargs)
+        else:
+            eager = lambda: self._gradient(args, kwargs)  # noqa: E731
+            found = self._graphs(eager, self._weight, args, kwargs)
+        self.compiled = found is not None and self.why_eager is None
+        loss, norm = found or self._gradient(args, kwargs)
+        if _on_gpu(loss) and self.optim.can_mask:
+            if self._good is None:
+                self._good = torch.ones((), dtype=torch.bool, device=loss.device)
+            return self._note(*self._finish(loss, norm), state, args, kwargs)
+        losses = loss if isinstance(loss, tuple) else (loss,)
+        if not all(map(math.isfinite, (*losses, norm))):
+            self._refuse(float(sum(losses)), state, args, kwargs)
+        self._descend(norm, None)
+        return loss
+
+    def _descend(self, norm: Tensor, good: Tensor | None) -> None:
+        if self.clip_norm is not None:
+            torch.nn.utils.clip_grads_with_norm_(self.optim.parameters, self.clip_norm, norm)
+        self.optim.fill(self.own.used)
+        self.optim.step(good)
+        self.optim.zero_grad()
+
+    def _finish(self, loss: Tensor, norm: Tensor) -> list[Tensor]:
+        """Ends a step on a GPU, where what is not finite is masked, without waiting for it."""
+        self._good.logical_and_(loss.isfinite() & norm.isfinite())
+        self._descend(norm, self._good)
+        return [loss, self._good.clone()]
+
+    def _replay(self, args: Any, kwargs: Any) -> list[Tensor] | None:
+        """Takes a whole step as one CUDA graph, where there is one or can be."""
+        constants = self.optim.constants if self._good is not None else None
+        if constants is None:
+            return None
+
+        def finish(loss: Tensor, norm: Tensor) -> list[Tensor]:
+            with self.optim.captured():
+                return self._finish(loss, norm)
+
+        self.optim.send_lr()
+        changes = lambda: [self._good, *self.optim.memory]  # noqa: E731
+        constants = constants, self.clip_norm
+        found = self._graphs.replay(finish, changes, constants, self._weight, args, kwargs)
+        self.compiled = self.compiled or found is not None
+        return found
+
+    def _note(self, loss: Tensor, good: Tensor, *step: Any) -> Tensor:
+        self._taken.append((loss, good, *step))
+        if len(self._taken) >= _UNWATCHED:
+            self.settle()
+        return loss
+
+    def settle(self) -> None:
+        """Looks at the steps that a GPU took meanwhile; raises as `update` does."""
+        taken, self._taken = self._taken, []
+        if taken and not self._good:
+            self._good.fill_(True)
+            bad = [not good for good in torch.stack([good for _, good, *_ in taken]).tolist()]
+            loss, _, *step = taken[bad.index(True)]
+            self._refuse(float(loss), *step, steps_ago=len(taken) - 1 - bad.index(True))
+
+    def _refuse(
+        self, loss: float, state: Any, args: Any, kwargs: Any, *, steps_ago: int = 0
+    ) -> NoReturn:
+        self.optim.zero_grad()
+        restore_noise(state)
+        pair = self.model, self.guide, self.own, self.optim
+        error = NotFiniteError(what_is_not_finite(*pair, loss, args, kwargs))
+        error.steps_ago = steps_ago
+        raise error
+
+    @alone
+    def evaluate_loss(self, *args: Any, **kwargs: Any) -> float | tuple[float, ...]:
+        """Returns the loss of a minibatch, in nats (summed), without a gradient."""
+        with self.own, torch.no_grad():
+            loss = self.loss.loss(self.model, self.guide, *args, **kwargs)
+        return tuple(map(float, loss)) if isinstance(loss, tuple) else float(loss)
+
+    @contextlib.contextmanager
+    def _as_trained(self, weight: float | Tensor | None) -> Iterator[None]:
+        scaled = contextlib.nullcontext() if weight is None else LatentScale(weight)
+        with Bounded(), scaled, in_precision(self.precision):
+            yield
+
+    def _gradient(self, args: Any, kwargs: Any) -> Gradient:
+        """Leaves the gradient in the parameters, as Pyro does it; returns loss and norm."""
+        self.own.used = set()
+        with self.own, self._as_trained(self._weight):
+            try:
+                loss = self.loss.loss_and_grads(self.model, self.guide, *args, **kwargs)
+            except Exception as error:
+                self._explain(error, args, kwargs)
+                raise
+        if not all(id(p) in self.optim.names for p in self.own.parameters.values()):
+            self._take_up_parameters()
+        if not self._looked_for_strays:
+            self._looked_for_strays = True
+            self._warn_of_strays()
+        for parameter in self.optim.parameters:
+            # As embeddings with sparse=True leave it: few optimisers take it, the sum is the same.
+            if parameter.grad is not None and parameter.grad.is_sparse:
+                parameter.grad = parameter.grad.to_dense()
+        gradients = [p.grad for p in self.optim.parameters if p.grad is not None]
+        if not gradients:
+            raise PvaeError(
+                "The pair has no parameter that the loss depends on. Make the programs "
+                "PyroModules, call pyro.module(name, network) in them, or use pyro.param."
+            )
+        return loss, torch.nn.utils.get_total_norm(gradients)
+
+    def _explain(self, error: Exception, args: Any, kwargs: Any) -> None:
+        """Raises a PvaeError for a step that failed if what was handed in is the reason.
+
+        What the programs raise themselves is theirs, as in Pyro.
+        """
+        for i, value in enumerate((*args, *kwargs.values())):
+            if isinstance(value, Tensor):
+                check_tensor(f"Argument {i} of the step", value)
+        if arose_in_programs(error) or is_out_of_memory(error) or isinstance(error, PvaeError):
+            return
+        try:
+            look(self.model, self.guide, *args, **kwargs)
+        except PvaeError as found:
+            raise found from error
+
+    def _take_up_parameters(self) -> None:
+        self.optim.add(self.own.parameters)
+        for device in {parameter.device for parameter in self.optim.parameters}:
+            check_precision(self.precision, device)
+
+    def _warn_of_strays(self) -> None:
+        strays = [
+            f"{path}.{name}"
+            for path, module in self.own.modules.items()
+            for name, parameter in module.named_parameters()
+            if parameter.grad is not None and id(parameter) not in self.optim.names
+        ]
+        if strays:
+            warnings.warn(
+                f"{len(strays)} parameters have a gradient but are not trained, as in Pyro, "
+                f"because no program registers them: {', '.join(strays[:3])}, … Call "
+                "pyro.module(name, network) in the program, or make it a PyroModule.",
+                stacklevel=3,
+            )
+
+
+def _is_inference(value: Any) -> bool:
+    """Whether a tensor was made in inference mode, so that no gradient can be taken through it."""
+    return isinstance(value, Tensor) and value.is_inference()
+
+
+def _on_gpu(loss: float | Tensor) -> bool:
+    return isinstance(loss, Tensor) and loss.is_cuda

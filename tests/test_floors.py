@@ -1,0 +1,145 @@
+"""Who imports whom: rooms on floors, arrows that go down, no circles.
+
+`python tests/test_floors.py` prints the rooms with their floors, files, lines and arrows.
+"""
+
+import ast
+import graphlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+FLOORS = {
+    "errors": 0,
+    "version": 0,
+    "runtime": 1,
+    "distributions": 1,
+    "nn": 1,
+    "data": 2,
+    "pair": 2,
+    "models": 2,
+    "guides": 2,
+    "compile": 3,
+    "predictive": 3,
+    "importance": 4,
+    "objectives": 5,
+    "evaluation": 5,
+    "training": 6,
+    "report": 6,
+    "diagnosis": 7,
+    "runs": 7,
+    "face": 8,  # pvae/__init__.py
+    "cli": 9,
+    "__main__": 10,
+}
+SEEN_BY_PAIRS = {"nn", "distributions", "errors"}
+
+
+def _files() -> dict[str, Path]:
+    """Returns the package's files by module name."""
+    found = {}
+    for top in ("pvae", "models", "guides"):
+        for path in sorted((ROOT / top).rglob("*.py")):
+            parts = ["pvae"] * (top != "pvae") + list(path.relative_to(ROOT).with_suffix("").parts)
+            found[".".join(parts).removesuffix(".__init__")] = path
+    return found
+
+
+FILES = _files()
+TREES = {name: ast.parse(path.read_text("utf-8")) for name, path in FILES.items()}
+
+
+def _exported(module: str) -> set[str]:
+    """Returns the names in a face's `__all__`."""
+    for node in TREES[module].body:
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "__all__":
+            return {name.value for name in node.value.elts}
+    return set()
+
+
+FACES = {name: _exported(name) for name, path in FILES.items() if path.name == "__init__.py"}
+
+
+def _imported(module: str) -> Iterator[str]:
+    """Yields the modules that a file imports, at its top, in functions and for type hints."""
+    for node in ast.walk(TREES[module]):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name in FILES)
+        elif isinstance(node, ast.ImportFrom) and node.module in FILES:
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                is_file = whole in FILES and alias.name not in FACES.get(node.module, ())
+                yield whole if is_file else node.module
+
+
+ARROWS = {name: {to for to in _imported(name) if to != name} for name in FILES}
+
+
+def room_of(module: str) -> str:
+    """Returns the room of a module: its second name."""
+    return module.split(".")[1] if "." in module else "face"
+
+
+def _between_rooms() -> Iterator[tuple[str, str]]:
+    for module, targets in ARROWS.items():
+        yield from ((module, to) for to in sorted(targets) if room_of(module) != room_of(to))
+
+
+def test_every_room_has_a_floor():
+    assert {room_of(module) for module in FILES} == set(FLOORS)
+
+
+def test_imports_go_down():
+    up = [f"{a} -> {b}" for a, b in _between_rooms() if FLOORS[room_of(b)] > FLOORS[room_of(a)]]
+    assert not up
+
+
+def test_rooms_are_imported_through_their_faces():
+    past = [f"{a} -> {b}" for a, b in _between_rooms() if b.count(".") > 1 and a != "pvae"]
+    assert not past
+
+
+def test_models_and_guides_see_neither_the_library_nor_each_other():
+    seen = {(room_of(a), room_of(b)) for a, b in _between_rooms()}
+    for pairs in ("models", "guides"):
+        assert {to for room, to in seen if room == pairs} <= SEEN_BY_PAIRS
+        assert {room for room, to in seen if to == pairs} <= {"face", "cli"}
+
+
+def test_there_is_no_circle():
+    sorter = graphlib.TopologicalSorter(ARROWS)
+    try:
+        sorter.prepare()
+    except graphlib.CycleError as error:
+        pytest.fail(f"a circle of imports: {' -> '.join(error.args[1])}")
+
+
+def test_each_face_says_what_its_room_is_for():
+    for module in FACES:
+        text = ast.get_docstring(TREES[module])
+        assert text, module
+        if module.count(".") == 1 and FLOORS[room_of(module)] not in (2, 10):
+            assert "Imports" in text, module
+
+
+def _print() -> None:
+    between = set(_between_rooms())
+    print(f"{'room':<14} floor  files  lines  imports")
+    for room in sorted(FLOORS, key=FLOORS.__getitem__):
+        mine = [module for module in FILES if room_of(module) == room]
+        lines = sum(len(FILES[module].read_text("utf-8").splitlines()) for module in mine)
+        to = sorted({room_of(b) for a, b in between if room_of(a) == room})
+        print(f"{room:<14} {FLOORS[room]:>5} {len(mine):>6} {lines:>6}  {' '.join(to)}")
+    lines = sum(len(path.read_text("utf-8").splitlines()) for path in FILES.values())
+    rooms = {(room_of(a), room_of(b)) for a, b in between}
+    print(
+        f"{len(FILES)} files, {lines:,} lines; {len(rooms)} arrows between rooms, "
+        f"{sum(map(len, ARROWS.values()))} between files"
+    )
+
+
+if __name__ == "__main__":
+    _print()
