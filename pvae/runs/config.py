@@ -17,11 +17,11 @@ from typing import Any, Literal
 
 import yaml
 
-from pvae.runtime import (check_seed, is_out_of_memory)
-from pvae.errors import (PvaeError, first_line, nearest)
-from pvae.pair import (in_words)
-from pvae.training import (FOLDER, beside)
-from pvae.runs.trust import (check_trust)
+from pvae.errors import PvaeError, first_line, nearest
+from pvae.pair import in_words
+from pvae.runs.trust import check_trust
+from pvae.runtime import check_seed, is_out_of_memory
+from pvae.training import FOLDER, beside
 
 __all__ = [
     "build_pair",

@@ -4,11 +4,10 @@ import csv
 import os
 from pathlib import Path
 
-from pvae.training import (read_checkpoint, restore_pair)
-from pvae.runs.config import (build_pair, read_config)
-from pvae.errors import (PvaeError)
-from pvae.pair import (Program)
-from pvae.training import (with_own_source)
+from pvae.errors import PvaeError
+from pvae.pair import Program
+from pvae.runs.config import build_pair, read_config
+from pvae.training import read_checkpoint, restore_pair, with_own_source
 
 __all__ = ["load", "read_history"]
 

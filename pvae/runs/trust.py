@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from pvae.errors import (PvaeError)
+from pvae.errors import PvaeError
 
 __all__ = ["check_trust", "trusted"]
 

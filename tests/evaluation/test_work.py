@@ -10,7 +10,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from test_files import HOLD, take_in_a_thread
+from runtime.test_files import HOLD, take_in_a_thread
 
 import pvae
 from pvae import PvaeError

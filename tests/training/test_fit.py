@@ -86,7 +86,7 @@ def test_two_pairs_in_one_process_equal_two_processes(tmp_path):
             quick_fit(pair, digits, seed=int(seed))
             torch.save(state_of(pair), f"{sys.argv[2]}/{'-'.join(sys.argv[3:])}.{seed}.pt")
     """
-    here = os.path.dirname(__file__)
+    here = os.path.dirname(os.path.dirname(__file__))
     folder = str(tmp_path)
     for seeds in (["0", "1"], ["0"], ["1"]):
         command = [sys.executable, "-c", textwrap.dedent(script), here, folder, *seeds]

@@ -9,9 +9,18 @@ import pyro.distributions as dist
 import pytest
 import torch
 import torch.nn.functional as F
+from objectives.test_importance_weighted import (
+    OneModel,
+    TwoGuide,
+    TwoModel,
+    apply,
+    copies,
+    own,
+    rand,
+    same_mean,
+)
 from pyro import poutine
 from pyro.nn import PyroModule
-from test_multisample import OneModel, TwoGuide, TwoModel, apply, copies, own, rand, same_mean
 from torch import nn
 
 import pvae

@@ -14,7 +14,7 @@ from pvae import PvaeError
 from pvae.cli.main import main
 from pvae.cli.new import new
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
+README = (Path(__file__).parents[1].parent / "README.md").read_text()
 WALK = README[README.index("## Writing one's own") : README.index("## Commands")]
 
 

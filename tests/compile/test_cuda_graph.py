@@ -8,7 +8,7 @@ import pytest
 import torch
 from pyro.infer import Trace_ELBO
 from small import same_state, state_of, take_steps
-from test_compiled import X, _pair
+from training.test_compiled_step import X, _pair
 
 import pvae
 import pvae.training.compiled_step as compiled

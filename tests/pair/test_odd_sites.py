@@ -5,12 +5,12 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro.infer import Trace_ELBO
+from pair.test_odd import X, _calls, _pair
 from torch import nn
 from torch.nn.utils.rnn import PackedSequence, pack_sequence
 
 import pvae
 from pvae import PvaeError
-from tests.test_odd import X, _calls, _pair
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -88,7 +88,12 @@ def test_killed_at_any_moment_and_resumed(digits, tmp_path):
         pvae.training.loop.SECONDS_BETWEEN_CHECKPOINTS = 0.0
         quick_fit(small_pair(), pvae.data.load("digits"), epochs=25, out=sys.argv[2], resume=True)
     """
-    command = [sys.executable, "-c", textwrap.dedent(script), os.path.dirname(__file__)]
+    command = [
+        sys.executable,
+        "-c",
+        textwrap.dedent(script),
+        os.path.dirname(os.path.dirname(__file__)),
+    ]
     whole = small_pair()
     quick_fit(whole, digits, epochs=25)
     out = tmp_path / "run"

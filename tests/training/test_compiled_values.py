@@ -12,8 +12,8 @@ import pytest
 import torch
 from pyro.infer.autoguide import AutoNormal
 from small import Decoder, Encoder
-from test_compiled import Guide, Model, X, _agree, _pair, _steps
 from torch import nn
+from training.test_compiled_step import Guide, Model, X, _agree, _pair, _steps
 
 from pvae import SVI
 from pvae.compile.signature import Recorded
