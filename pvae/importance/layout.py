@@ -162,11 +162,13 @@ def refuse_unbounded(structure: Structure, guide: Program, plate: str, dim: int,
         sizes = [frame.size for frame in site["cond_indep_stack"] if frame.dim == dim]
         if not sizes:
             own = [f.name for f in site["cond_indep_stack"] if f.vectorized and f.size > 1]
-            first = (
-                f" If the plate {own[0]!r} counts the data, put them first: the arguments' "
-                f"leading size, {size}, is taken for their number."
-            ) * bool(own)
-            raise PvaeError(GLOBAL.format(f"outside the batch plate {plate!r}", name) + first)
+            fault = GLOBAL.format(f"outside the batch plate {plate!r}", name)
+            for plate in own[:1]:
+                fault += (
+                    f" If the plate {plate!r} counts the data, put them first: the arguments' "
+                    f"leading size, {size}, is taken for their number."
+                )
+            raise PvaeError(fault)
         if sizes[0] not in (-1, size):
             there = f"in a plate of size {sizes[0]} in place of the batch plate {plate!r}"
             raise PvaeError(GLOBAL.format(there, name))
