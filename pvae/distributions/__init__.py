@@ -9,6 +9,7 @@ from pvae.distributions.levels import (
     Levels,
     MixtureOfDiscretizedLogistics,
 )
+from pvae.distributions.mixture import DiagonalMixture
 from pvae.distributions.support import (
     contains,
     inside,
@@ -23,6 +24,7 @@ from pvae.distributions.support import (
 
 __all__ = [
     "BinomialProportion",
+    "DiagonalMixture",
     "DiscretizedLogistic",
     "Levels",
     "MixtureOfDiscretizedLogistics",

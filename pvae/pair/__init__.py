@@ -9,24 +9,8 @@ from pvae.pair.arguments import Arguments, check_tensor
 from pvae.pair.bounded import Bounded, in_free_memory
 from pvae.pair.check import check, look
 from pvae.pair.glance import at_a_glance, plate_sizes
-from pvae.pair.program import (
-    OwnParameters,
-    Program,
-    arose_in_programs,
-    evaluating,
-    in_words,
-    latent_sites,
-    modules,
-    move,
-    name_of,
-    observed_sites,
-    same_buffers,
-    trace_guide,
-    trace_model,
-    trace_of,
-    trace_program,
-    with_densities,
-)
+from pvae.pair.parameters import OwnParameters
+from pvae.pair.program import Program, evaluating, modules, move, name_of, same_buffers
 from pvae.pair.reach import PLAIN, Reached, attributes, reach, slots, variables
 from pvae.pair.structure import (
     Structure,
@@ -39,6 +23,17 @@ from pvae.pair.structure import (
 )
 from pvae.pair.tensors import Tensors, given
 from pvae.pair.together import runs_together
+from pvae.pair.traces import (
+    arose_in_programs,
+    in_words,
+    latent_sites,
+    observed_sites,
+    trace_guide,
+    trace_model,
+    trace_of,
+    trace_program,
+    with_densities,
+)
 
 __all__ = [
     "PLAIN",

@@ -22,9 +22,11 @@ from pvae.distributions import (
     support_of,
 )
 from pvae.errors import PvaeError
-from pvae.pair.program import OwnParameters, Program, evaluating, latent_sites, observed_sites
+from pvae.pair.parameters import OwnParameters
+from pvae.pair.program import Program, evaluating
 from pvae.pair.structure import base_distribution, mask_of
 from pvae.pair.together import trace_pair
+from pvae.pair.traces import latent_sites, observed_sites
 
 if TYPE_CHECKING:
     from pvae.data import Part

@@ -13,7 +13,8 @@ from torch._subclasses import FakeTensor
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from pvae.errors import PvaeError, first_line
-from pvae.pair.program import OwnParameters, Program, evaluating
+from pvae.pair.parameters import OwnParameters
+from pvae.pair.program import Program, evaluating
 from pvae.runtime import free_memory, is_out_of_memory
 
 __all__ = ["Arguments", "check_tensor"]

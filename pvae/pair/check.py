@@ -23,17 +23,11 @@ from pvae.pair.admission import (
 from pvae.pair.alone import alone
 from pvae.pair.arguments import Arguments, check_tensor
 from pvae.pair.bounded import in_free_memory
-from pvae.pair.program import (
-    OwnParameters,
-    Program,
-    latent_sites,
-    name_of,
-    observed_sites,
-    refuse_meta,
-    trace_guide,
-)
+from pvae.pair.parameters import OwnParameters
+from pvae.pair.program import Program, name_of, refuse_meta
 from pvae.pair.structure import Structure, base_distribution, listed, plates_in_words
 from pvae.pair.together import trace_pair
+from pvae.pair.traces import latent_sites, observed_sites, trace_guide
 from pvae.runtime import is_out_of_memory
 
 __all__ = ["check", "look"]

@@ -5,8 +5,10 @@ import torch
 from torch import Tensor
 
 from pvae.errors import PvaeError
-from pvae.pair.program import OwnParameters, Program, latent_sites, observed_sites, trace_guide
+from pvae.pair.parameters import OwnParameters
+from pvae.pair.program import Program
 from pvae.pair.structure import Structure, batch_plate
+from pvae.pair.traces import latent_sites, observed_sites, trace_guide
 
 __all__ = ["at_a_glance", "plate_sizes"]
 

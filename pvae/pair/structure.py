@@ -9,7 +9,7 @@ from pyro.poutine import Trace
 from torch import Tensor
 
 from pvae.errors import PvaeError
-from pvae.pair.program import latent_sites, observed_sites
+from pvae.pair.traces import latent_sites, observed_sites
 
 __all__ = [
     "Structure",

@@ -10,7 +10,8 @@ from pyro.poutine import Trace
 from torch import Tensor
 
 from pvae.errors import PvaeError
-from pvae.pair.program import Program, latent_sites, trace_guide, trace_model, trace_program
+from pvae.pair.program import Program
+from pvae.pair.traces import latent_sites, trace_guide, trace_model, trace_program
 
 __all__ = ["runs_together", "trace_pair"]
 

@@ -3,7 +3,8 @@
 Imports `pair`, `data`, `distributions`, `runtime` and `errors`.
 """
 
-from pvae.predictive.encode import decode, encode, generate, reconstruct
+from pvae.predictive.encode import encode
+from pvae.predictive.generate import decode, generate, reconstruct
 from pvae.predictive.probe import Probes, probe
 from pvae.predictive.traverse import ACTIVE, Traversal, interpolate, traverse
 

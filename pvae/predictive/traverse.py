@@ -10,7 +10,8 @@ from torch import Tensor
 
 from pvae.errors import PvaeError
 from pvae.pair import Arguments, Program, Tensors, alone, name_of
-from pvae.predictive.encode import decode, draw_codes, encode, prior_sites
+from pvae.predictive.encode import draw_codes, encode
+from pvae.predictive.generate import decode, prior_sites
 
 if TYPE_CHECKING:
     from pvae.data import Data, Part

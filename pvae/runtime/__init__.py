@@ -4,23 +4,25 @@ Imports `errors` alone.
 """
 
 from pvae.runtime.device import (
-    check_seed,
     default_device,
     find_device,
     free_memory,
     is_out_of_memory,
-    noise_state,
-    own_random_state,
     processes,
-    random_state,
-    restore_noise,
-    restore_random_state,
 )
 from pvae.runtime.files import LOCK, atomic, locked, why
 from pvae.runtime.memory import Chunks, LiveBytes, check_memory, keep_freed_memory
 from pvae.runtime.numbers import number, weight, whole
 from pvae.runtime.precision import Precision, check_precision, in_precision, rounding
 from pvae.runtime.progress import tqdm
+from pvae.runtime.seeds import (
+    check_seed,
+    noise_state,
+    own_random_state,
+    random_state,
+    restore_noise,
+    restore_random_state,
+)
 
 __all__ = [
     "LOCK",

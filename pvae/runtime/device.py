@@ -1,31 +1,14 @@
-"""Where a computation runs: its device, and the random state that it has to itself."""
+"""Where a computation runs: its device, the memory there, and which process this is."""
 
 import contextlib
-import operator
 import os
-import random
-from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
-import pyro
 import torch
 
 from pvae.errors import PvaeError, first_line, text_of
 
-__all__ = [
-    "check_seed",
-    "default_device",
-    "find_device",
-    "free_memory",
-    "is_out_of_memory",
-    "noise_state",
-    "own_random_state",
-    "processes",
-    "random_state",
-    "restore_noise",
-    "restore_random_state",
-]
+__all__ = ["default_device", "find_device", "free_memory", "is_out_of_memory", "processes"]
 
 
 def find_device(device: str) -> torch.device:
@@ -96,71 +79,6 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def noise_state() -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """Returns the state of torch's own generators, which a step's noise comes from."""
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
-    return torch.get_rng_state(), cuda
-
-
-def restore_noise(state: tuple[torch.Tensor, list[torch.Tensor]]) -> None:
-    """Sets torch's generators to what `noise_state` returned."""
-    torch.set_rng_state(state[0])
-    if state[1]:
-        torch.cuda.set_rng_state_all(state[1])
-
-
 def default_device(device: torch.device) -> contextlib.AbstractContextManager[Any]:
     """Makes a device that of new tensors, for programs that make theirs without naming one."""
     return contextlib.nullcontext() if device.type == "cpu" else device
-
-
-@contextlib.contextmanager
-def own_random_state(seed: int) -> Iterator[None]:
-    """Seeds the global generators for the block, and leaves them as they were before it.
-
-    Raises:
-        PvaeError: If the seed is no integer from 0 to 2^32 - 1.
-    """
-    seed, before = check_seed(seed), random_state()
-    pyro.set_rng_seed(seed)
-    try:
-        yield
-    finally:
-        restore_random_state(before)
-
-
-def check_seed(seed: int) -> int:
-    """Returns a seed as a plain integer, after a look at whether every generator takes it.
-
-    Raises:
-        PvaeError: If the seed is no integer from 0 to 2^32 - 1.
-    """
-    try:
-        if 0 <= operator.index(seed) < 2**32:
-            return operator.index(seed)
-    except TypeError:
-        pass
-    raise PvaeError(f"seed={seed!r}: a seed is an integer from 0 to {2**32 - 1:,}.")
-
-
-def random_state() -> dict[str, Any]:
-    """Returns the state of torch's, Python's and numpy's global generators."""
-    version, inner, gauss = random.getstate()
-    name, keys, position, has_gauss, cached = np.random.get_state()
-    return {
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        "python": [version, list(inner), gauss],
-        "numpy": [name, keys.tolist(), position, has_gauss, cached],
-    }
-
-
-def restore_random_state(state: dict[str, Any]) -> None:
-    """Sets the generators to what `random_state` returned."""
-    torch.set_rng_state(state["torch"])
-    if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(state["cuda"])
-    version, inner, gauss = state["python"]
-    random.setstate((version, tuple(inner), gauss))
-    name, keys, position, has_gauss, cached = state["numpy"]
-    np.random.set_state((name, np.array(keys, dtype=np.uint32), position, has_gauss, cached))

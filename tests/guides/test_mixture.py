@@ -4,10 +4,10 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pvae.guides import MixtureOfGaussians
-from pvae.guides.mixture import DiagonalMixture
 from pyro import poutine
 
 from pvae import PvaeError
+from pvae.distributions.mixture import DiagonalMixture
 
 F64 = {"dtype": torch.float64}
 

@@ -10,7 +10,7 @@ from pyro.nn import PyroModule
 
 import pvae
 from pvae import PvaeError
-from pvae.pair.program import OwnParameters
+from pvae.pair.parameters import OwnParameters
 
 SHAPE = (1, 8, 8)
 

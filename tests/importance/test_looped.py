@@ -15,7 +15,7 @@ import pvae
 from pvae import PvaeError
 from pvae.importance.sampler import Sampler
 from pvae.importance.terms import add_up, sum_out
-from pvae.pair.program import trace_of
+from pvae.pair.traces import trace_of
 
 NUM = 3  # labels
 GIVEN = ("model concatenates", "model is wrong", "guide concatenates")

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 import pvae
 from pvae import PvaeError
-from pvae.pair.program import trace_guide, trace_model
+from pvae.pair.traces import trace_guide, trace_model
 
 
 @pytest.fixture(autouse=True)

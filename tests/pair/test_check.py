@@ -194,7 +194,7 @@ def test_an_error_in_a_users_program_names_its_line():
     def model(x):
         raise ZeroDivisionError("oops")
 
-    with pytest.raises(PvaeError, match=r"test_checking.py:\d+\): ZeroDivisionError: oops"):
+    with pytest.raises(PvaeError, match=r"test_check.py:\d+\): ZeroDivisionError: oops"):
         check(model, _guide, SIDE)
 
 

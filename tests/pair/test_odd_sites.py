@@ -4,8 +4,8 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from pyro.infer import Trace_ELBO
 from pair.test_odd import X, _calls, _pair
+from pyro.infer import Trace_ELBO
 from torch import nn
 from torch.nn.utils.rnn import PackedSequence, pack_sequence
 

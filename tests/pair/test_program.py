@@ -14,7 +14,8 @@ from torch import nn
 from torch.distributions import constraints
 
 import pvae
-from pvae.pair.program import OwnParameters, evaluating, modules, name_of
+from pvae.pair.parameters import OwnParameters
+from pvae.pair.program import evaluating, modules, name_of
 
 GLOBAL_NET = nn.Linear(1, 1)
 

@@ -7,13 +7,8 @@ import pytest
 import torch
 
 from pvae import PvaeError
-from pvae.runtime.device import (
-    default_device,
-    find_device,
-    own_random_state,
-    random_state,
-    restore_random_state,
-)
+from pvae.runtime.device import default_device, find_device
+from pvae.runtime.seeds import own_random_state, random_state, restore_random_state
 
 
 def _draw():

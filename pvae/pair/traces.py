@@ -1,0 +1,177 @@
+"""One call of a program, recorded site by site."""
+
+import re
+import traceback
+from collections.abc import Mapping
+from typing import Any
+
+from pyro import poutine
+from pyro.poutine import Trace
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor
+
+from pvae.errors import PvaeError, text_of
+from pvae.pair.bounded import Bounded
+from pvae.pair.program import Program, name_of
+from pvae.runtime import is_out_of_memory
+
+__all__ = [
+    "arose_in_programs",
+    "in_words",
+    "latent_sites",
+    "observed_sites",
+    "trace_guide",
+    "trace_model",
+    "trace_of",
+    "trace_program",
+    "with_densities",
+]
+
+
+def trace_guide(guide: Program, *batch: Tensor) -> Trace:
+    """Runs the guide once on a batch, recorded site by site."""
+    return trace_program("guide", guide, guide, batch)
+
+
+def trace_model(model: Program, guide_trace: Trace, *batch: Tensor) -> Trace:
+    """Runs the model once on a batch with the guide's draws in place of its own."""
+    replayed = poutine.replay(model, trace=guide_trace)
+    return trace_program("model", model, replayed, batch)
+
+
+def trace_program(role: str, program: Program, run: Program, batch: tuple[Tensor, ...]) -> Trace:
+    """Records one call of a program, perhaps wrapped by handlers as `run`.
+
+    Raises:
+        PvaeError: If it fails, naming the last site and the line of the user's own code.
+    """
+    tracer = poutine.trace(Bounded()(run))
+    try:
+        return with_densities(tracer.get_trace(*batch))
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        shapes = ", ".join(str(tuple(getattr(b, "shape", ()))) for b in batch)
+        sites = [n for n, s in tracer.trace.nodes.items() if s["type"] == "sample"]
+        # Pyro raises a failure anew, with a table of shapes.
+        notes = [n for e in (error, error.__cause__) for n in getattr(e, "__notes__", ())]
+        after = f" after site {sites[-1]!r}" if sites else ""
+        raise PvaeError(
+            f"The {role} {name_of(program)} failed{after} when called with a batch of shapes "
+            f"{' '.join([shapes + in_words(error), *notes])}"
+        ) from error
+
+
+def with_densities(trace: Trace) -> Trace:
+    """Returns a trace all of whose sites have a density of a tensor.
+
+    Raises:
+        PvaeError: If a site has a value of another kind, or is drawn by a function.
+    """
+    for name, site in trace.nodes.items():
+        if site["type"] != "sample":
+            continue
+        if not hasattr(site["fn"], "log_prob"):
+            raise PvaeError(
+                f"site {name!r} is drawn by {name_of(site['fn'])}, which has no density. Give "
+                "pyro.sample a distribution of pyro.distributions."
+            )
+        if not isinstance(site["value"], Tensor):
+            verb = "observes" if site["is_observed"] else "has"
+            raise PvaeError(
+                f"site {name!r} {verb} a {type(site['value']).__name__} where a density needs a "
+                "tensor. Write torch.as_tensor(value)."
+            )
+    return trace
+
+
+def in_words(error: Exception) -> str:
+    """Returns where in the user's own code an error arose, and what it says."""
+    return f"{_where(error)}: {_in_words(error)}"
+
+
+def arose_in_programs(error: Exception) -> bool:
+    """Whether an error came through code that is neither a library's nor ours."""
+    return bool(_where(error))
+
+
+def _where(error: Exception) -> str:
+    """Returns the innermost line of the user's own code that an error came through."""
+    libraries = ("/pyro/", "/torch/", "/pvae/", "/lib/python", "<frozen")
+    frames = [
+        f"{frame.filename}:{frame.lineno}"
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not any(part in frame.filename for part in libraries)
+    ]
+    return f" (at {frames[-1]})" if frames else ""
+
+
+def _in_words(error: Exception) -> str:
+    # Pyro appends a table of shapes to whatever passes through it.
+    text = " ".join(text_of(error).partition("Trace Shapes:")[0].split())
+    clash = re.search(r"inside plate\('(.+)'\) at site (.+) dim (-\d+), (\d+) vs (\d+)", text)
+    if clash:
+        plate, site, dim, size, ours = clash.groups()
+        return (
+            f"site {site!r} has size {ours} at dim {dim} of its batch shape, where the plate "
+            f"{plate!r} counts {size} data. If that dimension is part of one datum, write "
+            ".to_event(n) to count the last n dimensions to the event."
+        )
+    pattern = r"Expected parameter (\w+) .*?of distribution (\w+)\(.*constraint (.+), but"
+    wrong = re.search(pattern, text)
+    if wrong:
+        parameter, kind, constraint = wrong.groups()
+        if kind == "Unit":
+            return (
+                "the log density that is given to pyro.factor is NaN or infinite. Keep "
+                "probabilities off 0 and 1, and logarithms off zero."
+            )
+        positive = "GreaterThan" in constraint
+        return (
+            f"the {parameter} of a {kind} has values outside of {constraint}, or NaN. "
+            + (f"Make it positive: {parameter} = softplus(…) + 1e-6, or exp(…)." if positive else
+               "Transform what the network gives to where the parameter may be.")
+        )  # fmt: skip
+    if twice := re.search(r"Multiple sample sites named '(.+)'", text):
+        return f"two sites are called {twice[1]!r}. Give each a name of its own."
+    if "up to 64 dims" in text:
+        return (
+            "a tensor would have more than 64 dimensions, PyTorch's limit: each plate and each "
+            "site that is summed out takes one. Sum out fewer sites, about 60 at most (a chain of "
+            "discrete states: dist.DiscreteHMM is one site)."
+        )
+    text = text if len(text) < 500 else text[:500] + " …"
+    if re.search(r"same dtype|scalar type", text):
+        text += ". Give the data the type of the parameters: x.float()."
+    if "shapes cannot be multiplied" in text:
+        text += ". Make the layer's in_features the size of the last dimension of what it is given."
+    return text if isinstance(error, PvaeError) else f"{type(error).__name__}: {text}"
+
+
+def latent_sites(trace: Trace) -> dict[str, dict[str, Any]]:
+    """Returns the sample sites of a trace that are not observed, by name."""
+    return {
+        name: site
+        for name, site in trace.nodes.items()
+        if site["type"] == "sample" and not site["is_observed"] and not site_is_subsample(site)
+    }
+
+
+def observed_sites(trace: Trace) -> dict[str, dict[str, Any]]:
+    """Returns the observed sample sites of a trace (`pyro.factor` among them), by name."""
+    return {
+        name: site
+        for name, site in trace.nodes.items()
+        if site["type"] == "sample"
+        and site["is_observed"]
+        and not site["infer"].get("_deterministic")
+    }
+
+
+def trace_of(values: Mapping[str, Tensor], infer: Mapping[str, Any] | None = None) -> Trace:
+    """Returns a trace to replay: of latent sites with given values."""
+    trace = Trace()
+    for name, value in values.items():
+        node = {"type": "sample", "name": name, "value": value, "is_observed": False}
+        trace.add_node(name, **node, infer=dict((infer or {}).get(name, {})))
+    return trace
