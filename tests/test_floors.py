@@ -31,7 +31,7 @@ FLOORS = {
     "report": 6,
     "diagnosis": 7,
     "runs": 7,
-    "face": 8,  # pvae/__init__.py
+    "face": 8,  # pvae/__init__.pyi
     "cli": 9,
     "__main__": 10,
 }
@@ -49,6 +49,7 @@ def _files() -> dict[str, Path]:
 
 
 FILES = _files()
+FILES["pvae"] = ROOT / "pvae" / "__init__.pyi"  # the table of what is loaded on first use
 TREES = {name: ast.parse(path.read_text("utf-8")) for name, path in FILES.items()}
 
 
@@ -60,7 +61,7 @@ def _exported(module: str) -> set[str]:
     return set()
 
 
-FACES = {name: _exported(name) for name, path in FILES.items() if path.name == "__init__.py"}
+FACES = {name: _exported(name) for name, path in FILES.items() if path.stem == "__init__"}
 
 
 def _imported(module: str) -> Iterator[str]:
@@ -68,11 +69,13 @@ def _imported(module: str) -> Iterator[str]:
     for node in ast.walk(TREES[module]):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name in FILES)
-        elif isinstance(node, ast.ImportFrom) and node.module in FILES:
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join(["pvae"] * node.level + [node.module] * bool(node.module))
             for alias in node.names:
-                whole = f"{node.module}.{alias.name}"
-                is_file = whole in FILES and alias.name not in FACES.get(node.module, ())
-                yield whole if is_file else node.module
+                whole = f"{base}.{alias.name}"
+                is_file = whole in FILES and (node.level or alias.name not in FACES.get(base, ()))
+                if is_file or base in FILES:
+                    yield whole if is_file else base
 
 
 ARROWS = {name: {to for to in _imported(name) if to != name} for name in FILES}
@@ -118,7 +121,7 @@ def test_there_is_no_circle():
 
 
 def test_each_face_says_what_its_room_is_for():
-    for module in FACES:
+    for module in FACES.keys() - {"pvae"}:
         text = ast.get_docstring(TREES[module])
         assert text, module
         if module.count(".") == 1 and FLOORS[room_of(module)] not in (2, 10):

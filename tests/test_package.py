@@ -1,8 +1,13 @@
 """The package as such: lazy, documented names, no change to Pyro or torch on import."""
 
+import ast
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
+
+import pyro
+import pytest
 
 import pvae
 
@@ -16,6 +21,16 @@ def test_every_public_name_is_there():
     for name in pvae.__all__:
         assert getattr(pvae, name) is not None
     assert callable(pvae.write_report)
+    assert set(pvae.__all__) <= set(dir(pvae))
+    assert issubclass(pvae.objectives.IWAE_ELBO, pyro.infer.ELBO)
+    with pytest.raises(AttributeError, match="no_such_name"):
+        pvae.no_such_name  # noqa: B018
+
+
+def test_the_table_for_editors_is_the_one_that_names_are_loaded_from():
+    tree = ast.parse(Path(pvae.__file__).with_suffix(".pyi").read_text("utf-8"))
+    (listed,) = (node.value for node in tree.body if isinstance(node, ast.Assign))
+    assert sorted(ast.literal_eval(listed)) == sorted(pvae.__all__)
 
 
 def test_import_is_lazy_and_changes_nothing_in_pyro_or_torch():

@@ -1,0 +1,72 @@
+from . import (
+    data,
+    diagnosis,
+    distributions,
+    evaluation,
+    guides,
+    importance,
+    models,
+    nn,
+    objectives,
+    pair,
+    predictive,
+    report,
+    runs,
+    training,
+)
+from .diagnosis import Diagnosis, diagnose
+from .errors import PvaeError
+from .evaluation import Evaluation, compare, evaluate
+from .importance import log_weights
+from .pair import check
+from .predictive import (
+    decode,
+    encode,
+    generate,
+    interpolate,
+    probe,
+    reconstruct,
+    traverse,
+)
+from .report import write_report
+from .runs import load
+from .training import SVI, fit, glorot
+from .version import __version__
+
+__all__ = [
+    "SVI",
+    "Diagnosis",
+    "Evaluation",
+    "PvaeError",
+    "__version__",
+    "check",
+    "compare",
+    "data",
+    "decode",
+    "diagnose",
+    "diagnosis",
+    "distributions",
+    "encode",
+    "evaluate",
+    "evaluation",
+    "fit",
+    "generate",
+    "glorot",
+    "guides",
+    "importance",
+    "interpolate",
+    "load",
+    "log_weights",
+    "models",
+    "nn",
+    "objectives",
+    "pair",
+    "predictive",
+    "probe",
+    "reconstruct",
+    "report",
+    "runs",
+    "training",
+    "traverse",
+    "write_report",
+]
