@@ -37,6 +37,7 @@ GIVEN = {"model": {"event_shape"}, "guide": {"event_shape", "model"}}
 """Parameters of constructors that the pair's own making fills in."""
 
 _FILE = "pvae_file_"
+_MOVED = {"pvae.multisample": "pvae.objectives"}  # modules that older configs name
 
 Program = Callable[..., Any]
 Home = Literal["models", "guides"]
@@ -421,4 +422,18 @@ def load_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise PvaeError(f"{file} is damaged or no config: {' '.join(f'{error}'.split())}") from None
     if not isinstance(config, dict) or not all(isinstance(key, str) for key in config):
         raise PvaeError(f"{file} is not a config of pvae")
-    return config
+    return _named_as_today(config)
+
+
+def _named_as_today(part: Any) -> Any:
+    """Returns a config whose class paths are those of today."""
+    if isinstance(part, list):
+        return [_named_as_today(each) for each in part]
+    if not isinstance(part, dict):
+        return part
+    part = {key: _named_as_today(value) for key, value in part.items()}
+    path = part.get("class_path")
+    if isinstance(path, str):
+        module, dot, name = path.rpartition(".")
+        part["class_path"] = f"{_MOVED.get(module, module)}{dot}{name}"
+    return part
