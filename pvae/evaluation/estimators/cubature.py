@@ -1,5 +1,6 @@
 """Adaptive quadrature in one or two dimensions, in cells that must explain what draws have seen."""
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -22,11 +23,13 @@ def integrate(
 ) -> tuple[Tensor, Tensor]:
     r"""Integrates exp(log f) over the box of each datum, and returns logarithm and error in nats.
 
-    Cells are halved, in two dimensions quartered, where their error is large. That is the
+    Cells are halved where their error is large, along the side along which log f varies most: a
+    peak may be as wide as the box on one side and very narrow on the other. The error is the
     difference of Clenshaw-Curtis rules of 17 and 9 points in each dimension, and, if it is
     larger, the volume of the cell times how far the rule's polynomial is from f at draws that
     lie in it: a peak that the points of a cell step over shows in the draws that fell on it.
-    Neighbours of a cell that matters are at most twice as wide, lest they step over its flank.
+    Neighbours of a cell that matters are at most twice as wide, lest they step over its flank;
+    where there are too many cells for that, nothing is known.
     In each round the new cells of all data are evaluated together.
 
     Args:
@@ -38,7 +41,7 @@ def integrate(
         tolerance: Relative error at which a datum is done, [B].
 
     Returns:
-        Log of the integrals, nats, [B], and their errors, [B].
+        Log of the integrals, nats, [B], and their errors, [B]; inf where nothing is known.
 
     Source: Clenshaw & Curtis 1960; Berrut & Trefethen 2004, *Barycentric Lagrange interpolation*.
     """
@@ -47,14 +50,15 @@ def integrate(
     nodes, fine, coarse = (t.to(device) for t in _rule())
     grid = torch.cartesian_prod(*[nodes] * dim).reshape(-1, 1, dim)
     both = torch.stack([_product(weights, dim) for weights in (fine, coarse)])
-    halves = torch.cartesian_prod(*[torch.arange(2.0, device=device)] * dim).reshape(-1, dim)
+    sides = torch.eye(dim, dtype=low.dtype, device=device)
     data, top = torch.arange(size, device=device), known.amax(0)
 
     owner = data[top.isfinite()]
     corners, sizes = low[owner], (high - low)[owner]
     # Lower corner, size, integral and error of each cell; the latter relative to exp(top).
-    cells, owners = low.new_zeros(0, 2 * dim + 2), data[:0]
+    cells, owners, along = low.new_zeros(0, 2 * dim + 2), data[:0], data[:0]
     total = share = low.new_zeros(size)
+    unknown = torch.zeros_like(data, dtype=torch.bool)
     while len(owner):
         values = log_f(corners + grid * sizes, owner)
         highest = top.scatter_reduce(0, owner, values.amax(0), "amax")
@@ -72,41 +76,59 @@ def integrate(
         error = error.scatter_reduce(0, at, missed, "amax")
         found = torch.cat([corners, sizes, integral[:, None], error[:, None]], -1)
         cells, owners = torch.cat([cells, found]), torch.cat([owners, owner])
+        along = torch.cat([along, _ranges(values, dim).argmax(-1)])
 
         of = owners == data[:, None]
         count, (total, share) = of.sum(-1), (of.to(cells.dtype) @ cells[:, -2:]).T
         least = tolerance * total.clamp(min=1e-300)
         # Those that may stay add up to less than the tolerance.
         split = (cells[:, -1] > (least / count)[owners]) & (share > least)[owners]
+        side = along.clone()
         for i in owner.unique().tolist():
-            if share[i] <= least[i]:
-                split[of[i]] = _ungraded(cells[of[i]], dim, least[i])
-        split &= cells[:, dim] > (high - low)[owners, 0] * 2.0**-_DEEP
+            if share[i] <= least[i] or count[i] == _CELLS:
+                widest, split[of[i]] = _ungraded(cells[of[i]], dim, least[i])
+                side[of[i]] = torch.where(split[of[i]], widest, side[of[i]])
+                unknown[i] = (count[i] == _CELLS) & split[of[i]].any()
+        width = cells[:, dim : 2 * dim].gather(1, side[:, None])[:, 0]
+        split &= width > (high - low)[owners, side] * 2.0**-_DEEP
         split = split.nonzero()[:, 0]
         split = split[cells[split, -1].argsort(descending=True)]
-        room = ((_CELLS - count) // (2**dim - 1)).clamp(max=_AT_ONCE)
+        room = (_CELLS - count).clamp(max=_AT_ONCE)
         rank = (owners[split] == data[:, None]).cumsum(-1)
         split = split[(rank <= room[:, None]).gather(0, owners[split][None])[0]]
         keep = torch.ones_like(owners, dtype=torch.bool)
         keep[split] = False
-        half = cells[split, None, dim : 2 * dim] / 2
-        corners = (cells[split, None, :dim] + halves * half).reshape(-1, dim)
-        sizes = half.expand(-1, 2**dim, -1).reshape(-1, dim)
-        owner = owners[split].repeat_interleave(2**dim)
-        cells, owners = cells[keep], owners[keep]
-    share = torch.where(total > 0, share / total, 1.0).clamp(max=1)
+        corners, sizes = cells[split, :dim], cells[split, dim : 2 * dim]
+        half = sizes * sides[side[split]] / 2
+        corners, sizes = torch.cat([corners, corners + half]), (sizes - half).repeat(2, 1)
+        owner = owners[split].repeat(2)
+        cells, owners, along = cells[keep], owners[keep], along[keep]
+    share = torch.where((total > 0) & ~unknown, share / total, 1.0).clamp(max=1)
     return total.log() + top, -torch.log1p(-share)
 
 
-def _ungraded(cells: Tensor, dim: int, least: Tensor) -> Tensor:
-    """Which cells are more than twice as wide as a neighbour whose integral is above `least`."""
+def _ranges(values: Tensor, dim: int) -> Tensor:
+    """How much log f, [G^D, n], varies along each side of cells, in the mean of lines, [n, D]."""
+    lowest = torch.where(values.isfinite(), values, math.inf).amin(0)
+    grid = values.clamp(min=lowest).reshape(*[_ORDER + 1] * dim, -1)
+    ranges = [grid.amax(d) - grid.amin(d) for d in range(dim)]
+    return torch.stack([r.reshape(-1, r.shape[-1]).mean(0) for r in ranges], -1)
+
+
+def _ungraded(cells: Tensor, dim: int, least: Tensor) -> tuple[Tensor, Tensor]:
+    """Compares cells with their neighbours whose integrals are above `least`.
+
+    Returns the side along which a cell is widest beside one of them, and whether it is more than
+    twice as wide, each [n].
+    """
     sizes = cells[:, dim : 2 * dim]
     middles = cells[:, :dim] + sizes / 2
     matter = cells[:, -2] > least
     far = (middles[:, None] - middles[matter]).abs()
-    near = (far <= 0.5001 * (sizes[:, None] + sizes[matter])).all(-1)
-    wide = sizes[:, None, 0] > 2.01 * sizes[matter, 0]
-    return (near & wide).any(-1)
+    near = (far <= 0.5001 * (sizes[:, None] + sizes[matter])).all(-1, keepdim=True)
+    wide = torch.where(near, sizes[:, None] / sizes[matter], 0.0).amax(1)
+    ratio, side = wide.max(-1)
+    return side, ratio > 2.01
 
 
 def _rule() -> tuple[Tensor, Tensor, Tensor]:

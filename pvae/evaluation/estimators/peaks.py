@@ -6,16 +6,17 @@ from torch.nn.functional import max_pool1d, max_pool2d
 
 from pvae.evaluation.estimators.cubature import LogF
 
-__all__ = ["find_peaks"]
+__all__ = ["find_peaks", "reach"]
 
 _PEAKS = 16  # of a datum, at most
 _HALVINGS = 40
+_BISECTIONS = 4
 _RESOLVED = 1.0  # nats between a maximum and its neighbours on a grid that resolves it
 
 
 def find_peaks(
     log_f: LogF, low: Tensor, high: Tensor, values: Tensor, data: Tensor
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """Climbs from the local maxima of a grid in one or two dimensions, where it is too coarse.
 
     Far from a narrow peak f is nothing, but log f still rises towards it: between the points of
@@ -30,7 +31,8 @@ def find_peaks(
         data: Numbers of the data, [B].
 
     Returns:
-        Points [k, B, D], and log f there [k, B]; -inf where there are no more peaks.
+        Points [k, B, D]; log f there [k, B], -inf where there are no more peaks; and the sizes of
+        the last grids, [k, B, D].
     """
     size, dim = low.shape
     points = round(len(values) ** (1 / dim))
@@ -43,8 +45,7 @@ def find_peaks(
     step = ((high - low) / (points - 1)).expand(_PEAKS, -1, -1).clone()
     t = low + torch.stack(torch.unravel_index(at, (points,) * dim), -1) * step
 
-    axis = torch.linspace(-1, 1, 5, dtype=low.dtype, device=low.device)
-    around = torch.cartesian_prod(*[axis] * dim).reshape(-1, 1, dim)
+    around = _around(low)
     coarse = (heights - lowest.gather(0, at) > _RESOLVED).nonzero()
     for _ in range(_HALVINGS):
         if not len(coarse):
@@ -56,4 +57,47 @@ def find_peaks(
         t[where] = near[best, torch.arange(len(best), device=best.device)]
         step[where] = step[where] / 2
         coarse = coarse[heights[where] - f.amin(0) > _RESOLVED]
-    return t, heights
+    return t, heights, step
+
+
+def reach(
+    log_f: LogF, peaks: Tensor, heights: Tensor, sizes: Tensor, depth: float, data: Tensor
+) -> Tensor:
+    """How far peaks reach to either side of each dimension until they have fallen, [n, D].
+
+    A grid around each is doubled on the sides that end too high, and halves of that are tried.
+
+    Args:
+        log_f: Log density.
+        peaks: Points, [n, D].
+        heights: Log f there, [n].
+        sizes: Of the first grids, [n, D].
+        depth: How much lower log f is where a peak ends, nats.
+        data: Numbers of the data, [n].
+    """
+    around = _around(peaks)
+
+    def ends_high(sizes: Tensor, which: Tensor) -> Tensor:
+        f = log_f(peaks[which] + around * sizes, data[which])
+        high = (f >= heights[which] - depth)[..., None]
+        return ((around.abs() == 1) & high).any(0)
+
+    most, everything = sizes.clone(), torch.arange(len(peaks), device=peaks.device)
+    which = everything
+    for _ in range(2 * _HALVINGS):
+        if not len(which):
+            break
+        wider = ends_high(most[which], which)
+        most[which] = torch.where(wider, 2 * most[which], most[which])
+        which = which[wider.any(-1)]
+    least = most / 2
+    for _ in range(_BISECTIONS if len(peaks) else 0):
+        middle = (least + most) / 2
+        wider = ends_high(middle, everything)
+        least, most = torch.where(wider, middle, least), torch.where(wider, most, middle)
+    return most
+
+
+def _around(like: Tensor) -> Tensor:
+    axis = torch.linspace(-1, 1, 5, dtype=like.dtype, device=like.device)
+    return torch.cartesian_prod(*[axis] * like.shape[-1]).reshape(-1, 1, like.shape[-1])

@@ -10,7 +10,7 @@ from torch import Tensor
 from pvae.data import Part
 from pvae.errors import PvaeError
 from pvae.evaluation.estimators.cubature import LogF, integrate
-from pvae.evaluation.estimators.peaks import find_peaks
+from pvae.evaluation.estimators.peaks import find_peaks, reach
 from pvae.evaluation.finding import Finding
 from pvae.evaluation.work import Work, in_blocks, take
 from pvae.importance import Density, replaced, seed_unit
@@ -22,6 +22,7 @@ _TAG = 0x51
 _BLOCK = 16  # data whose grids are evaluated together
 _DRAWS = 128  # of the prior and of the guide each, to begin with
 _DEPTH = 40.0  # nats below the maximum where the grid ends
+_OPEN = 30.0  # nats below the maximum where nothing may be seen beyond it
 _SEARCH = {1: 129, 2: 65}  # grid points of each dimension while the box is looked for
 _MOST = {1: 2**16 + 1, 2: 2**10 + 1}  # and when it is refined
 _MOVES = 50  # of a box, at most
@@ -44,9 +45,10 @@ class Quadrature(Finding):
         log_px: log p(x), [n], nats; NaN where `error` is inf.
         error: Its numerical error, [n], nats: how far it is from the same on a grid twice as
             coarse, or what an adaptive rule says, or the rounding error if that is larger; inf
-            where no box was found that holds the mass, or where some of the mass is so near to
-            the edge of a site's support that floating point cannot tell it from the edge, or
-            where the guide's importance weights have seen more mass than the rule.
+            where no box was found that holds the mass, or the box cuts a peak, or where some of
+            the mass is so near to the edge of a site's support that floating point cannot tell it
+            from the edge, or where the guide's importance weights have seen more mass than the
+            rule.
     """
 
     log_px: np.ndarray
@@ -169,6 +171,9 @@ def _integrate(density: Density, batch: tuple[Tensor, ...]) -> tuple[Tensor, Ten
     points, active = _SEARCH[dim], everything
     nodes = _nodes(low, high, points)
     first = log_f(nodes, everything)
+    if _hold_peaks(log_f, low, high, first):
+        nodes = _nodes(low, high, points)
+        first = log_f(nodes, everything)
     used = torch.full_like(log_px, points)
     while len(active) and points <= _MOST[dim]:
         used[active] = points
@@ -215,9 +220,16 @@ def _against_draws(
     t = torch.linalg.solve(a, (u.double() - origin)[..., None])[..., 0]
     inside = ((t >= low) & (t < high)).all(-1)
     everything = torch.arange(size, device=u.device)
-    known = torch.where(inside, log_f(t, everything), -math.inf)
-    peaks, heights = find_peaks(log_f, low, high, first, everything)
-    t, known = torch.cat([t, peaks]), torch.cat([known, heights])
+    known = log_f(t, everything)
+    peaks, heights, _ = find_peaks(log_f, low, high, first, everything)
+    # What is seen outside of the box, or on its faces next to a peak, says that it is too small.
+    side = torch.eye(dim, dtype=torch.bool, device=u.device).reshape(dim, 1, 1, dim)
+    faces = torch.cat([torch.where(side, end, peaks).flatten(0, 1) for end in (low, high)])
+    beyond = torch.where(inside, -math.inf, known).amax(0)
+    beyond = torch.maximum(beyond, log_f(faces, everything).amax(0))
+    known = torch.cat([torch.where(inside, known, -math.inf), heights])
+    t = torch.cat([t, peaks])
+    error = torch.where(beyond > known.amax(0) - _OPEN, math.inf, error)
     log_w = torch.cat([d.log_w for d in density.sampler.stream(batch, _SEEN)]).double()
     seen = log_w.logsumexp(0) - math.log(len(log_w))
     weights = (log_w - log_w.amax(0)).exp()
@@ -271,7 +283,7 @@ def _moments(log_f: LogF, low: Tensor, high: Tensor) -> tuple[Tensor, ...]:
     factor = torch.linalg.cholesky(covariance)
     variance = covariance.diagonal(dim1=-2, dim2=-1)
     slanted = covariance.det() / variance.prod(-1) < 0.3  # 1 - ρ²
-    peaks, heights = find_peaks(log_f, low, high, values, data)
+    peaks, heights, _ = find_peaks(log_f, low, high, values, data)
     t = torch.linalg.solve(factor, (peaks - mean)[..., None])
     t = torch.where(heights[..., None] >= heights.amax(0)[:, None] - _DEPTH, t[..., 0], 0.0)
     return mean, factor, slanted, (t.amin(0) - 1).clamp(max=-10), (t.amax(0) + 1).clamp(min=10)
@@ -289,7 +301,7 @@ def _search(
         values = log_f(_nodes(low[data], high[data], points), data)
         top = torch.maximum(values.amax(0), known[:, data].amax(0))
         # What draws and peaks know counts as well: the mass may be between the points.
-        peaks, heights = find_peaks(log_f, low[data], high[data], values, data)
+        peaks, heights, _ = find_peaks(log_f, low[data], high[data], values, data)
         near = torch.cat([draws[:, data], peaks])
         height = torch.cat([known[:, data], heights])
         good = height >= torch.maximum(top, heights.amax(0)) - _DEPTH
@@ -320,6 +332,22 @@ def _search(
             high[data, d] = torch.where(moved, new_high, end)
             done &= ~moved
         stable[data] = done
+
+
+def _hold_peaks(log_f: LogF, low: Tensor, high: Tensor, values: Tensor) -> bool:
+    """Widens boxes [B, D], in place, to the flanks of peaks that the grid steps over."""
+    points, data = _SEARCH[low.shape[1]], torch.arange(len(low), device=low.device)
+    peaks, heights, sizes = find_peaks(log_f, low, high, values, data)
+    climbed = (sizes < (high - low) / (points - 1)).any(-1) & (heights >= heights.amax(0) - _DEPTH)
+    which, of = climbed.nonzero(as_tuple=True)
+    if not len(of):
+        return False
+    peaks = peaks[which, of]
+    wide = reach(log_f, peaks, heights[which, of], sizes[which, of], _DEPTH, of)
+    at = of[:, None].expand_as(peaks)
+    low.scatter_reduce_(0, at, peaks - wide, "amin")
+    high.scatter_reduce_(0, at, peaks + wide, "amax")
+    return True
 
 
 def _hopeful(profile: Tensor) -> Tensor:

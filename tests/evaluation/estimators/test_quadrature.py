@@ -11,6 +11,7 @@ import torch
 
 import pvae
 from pvae.errors import PvaeError
+from pvae.evaluation.estimators import cubature
 from pvae.evaluation.estimators import quadrature as module
 from pvae.evaluation.estimators.quadrature import Quadrature, quadrature
 from pvae.evaluation.work import Work
@@ -386,10 +387,35 @@ def both(noise, apart, seen):
 
 @pytest.mark.parametrize(
     ("noise", "apart", "seen"),
-    [(1e-5, [0.8], 0), (1e-4, [0.8], 1), (3e-3, [1.0, -0.7], 0), (1e-3, [1.0, -0.7], 1)],
+    [
+        (1e-5, [0.8], 0),
+        (1e-4, [0.8], 1),
+        (3e-3, [1.0, -0.7], 0),
+        (1e-3, [1.0, -0.7], 1),
+        (1e-3, [0.0, 2.0], 0),  # along an axis: the box is 100 times as long as wide
+        (1e-4, [0.0, 2.0], 0),
+        (1e-4, [2.0, 0.0], 1),
+    ],
 )
 def test_a_narrow_peak_that_nothing_drew(noise, apart, seen):
     run(*both(noise, apart, seen), size=2, tolerance=2e-6)
+
+
+def test_too_few_cells_are_told(monkeypatch):
+    pair = both(1e-3, [0.0, 2.0], 0)
+    monkeypatch.setattr(cubature, "_CELLS", 100)
+    found = run(*pair[:3])
+    error = np.abs(found.log_px - pair[3].numpy())
+    assert (np.isnan(error) | (error <= found.error)).all()
+    assert np.isnan(error).any()
+
+
+def test_a_box_that_cuts_a_peak_is_told(monkeypatch):
+    pair = both(1e-4, [0.0, 2.0], 0)
+    monkeypatch.setattr(module, "reach", lambda log_f, peaks, *_: torch.zeros_like(peaks))
+    error = np.abs(run(*pair[:3]).log_px - pair[3].numpy())
+    assert (np.isnan(error) | (error < 2e-6)).all()
+    assert np.isnan(error).any()
 
 
 def test_cells_of_a_datum_do_not_depend_on_the_others():
