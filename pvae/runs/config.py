@@ -422,18 +422,20 @@ def load_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise PvaeError(f"{file} is damaged or no config: {' '.join(f'{error}'.split())}") from None
     if not isinstance(config, dict) or not all(isinstance(key, str) for key in config):
         raise PvaeError(f"{file} is not a config of pvae")
-    return _named_as_today(config)
+    _name_as_today(config)
+    return config
 
 
-def _named_as_today(part: Any) -> Any:
-    """Returns a config whose class paths are those of today."""
-    if isinstance(part, list):
-        return [_named_as_today(each) for each in part]
-    if not isinstance(part, dict):
-        return part
-    part = {key: _named_as_today(value) for key, value in part.items()}
-    path = part.get("class_path")
-    if isinstance(path, str):
-        module, dot, name = path.rpartition(".")
-        part["class_path"] = f"{_MOVED.get(module, module)}{dot}{name}"
-    return part
+def _name_as_today(config: dict[str, Any]) -> None:
+    """Gives class paths of moved modules the names of today; parts may stand in it twice."""
+    seen, todo = set(), [config]
+    while todo:
+        part = todo.pop()
+        if id(part) in seen or not isinstance(part, dict | list):
+            continue
+        seen.add(id(part))
+        todo += part.values() if isinstance(part, dict) else part
+        path = part.get("class_path") if isinstance(part, dict) else None
+        if isinstance(path, str):
+            module, dot, name = path.rpartition(".")
+            part["class_path"] = f"{_MOVED.get(module, module)}{dot}{name}"

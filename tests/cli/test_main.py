@@ -448,14 +448,12 @@ def test_an_interrupted_run_is_resumed_to_the_same_numbers(here):
 
 
 def test_an_interrupted_evaluation_says_how_to_go_on(here, monkeypatch, capsys):
-    evaluate = pvae.evaluation.evaluate
-
-    @functools.wraps(evaluate)
+    @functools.wraps(pvae.evaluate)
     def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(pvae.evaluation, "evaluate", interrupted)
+        patch.setattr(pvae, "evaluate", interrupted)
         assert main(["run", *SMALL, *QUICK, "--out", "run"]) == 130
     said = capsys.readouterr().err
     assert "`pvae evaluate run`, then `pvae report run`" in said
