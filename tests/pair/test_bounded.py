@@ -7,13 +7,13 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro.infer import Trace_ELBO
+from small import quick_fit
 from torch import nn
 
 import pvae
 from pvae import PvaeError
 from pvae.pair.bounded import in_free_memory
 from pvae.runtime.memory import LiveBytes
-from tests.small import quick_fit
 
 X = torch.linspace(-1, 1, 24).reshape(6, 4)
 

@@ -6,13 +6,13 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro.infer import Trace_ELBO
+from small import quick_fit
 from torch import nn
 
 import pvae
 from pvae import PvaeError
 from pvae.pair.tensors import Tensors
 from pvae.training.optimiser import Optimiser
-from tests.small import quick_fit
 
 X = torch.linspace(-1, 1, 24).reshape(6, 4)
 

@@ -84,7 +84,8 @@ def quadrature(
     its local maxima, or the importance-weighted estimate from the guide's draws is above its value
     by more than both errors, or it did not converge, the box is integrated adaptively, in cells
     that are made smaller until they explain these points. What the guide's draws still contradict
-    then is not known.
+    then is not known. Two narrow peaks between the same points of the first grid, of which the
+    draws saw one, look like one peak: the other is missed, and the error does not tell.
 
     Args:
         density: The pair's density with D = 1 or 2 coordinates.
