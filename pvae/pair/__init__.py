@@ -10,8 +10,8 @@ from pvae.pair.bounded import Bounded, in_free_memory
 from pvae.pair.check import check, look
 from pvae.pair.glance import at_a_glance, plate_sizes
 from pvae.pair.parameters import OwnParameters
-from pvae.pair.program import Program, evaluating, modules, move, name_of, same_buffers
-from pvae.pair.reach import PLAIN, Reached, attributes, reach, slots, variables
+from pvae.pair.program import Program, evaluating, move, name_of, same_buffers
+from pvae.pair.reach import PLAIN, Reached, attributes, modules, reach, slots, variables
 from pvae.pair.structure import (
     Structure,
     base_distribution,

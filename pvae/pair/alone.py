@@ -15,7 +15,7 @@ from pyro.nn import PyroModule
 from pyro.poutine.runtime import _DIM_ALLOCATOR, _ENUM_ALLOCATOR, _PYRO_STACK
 from torch import nn
 
-from pvae.pair.program import modules
+from pvae.pair.reach import modules
 
 __all__ = ["alone"]
 

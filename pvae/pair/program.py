@@ -18,7 +18,6 @@ __all__ = [
     "Program",
     "check_programs",
     "evaluating",
-    "modules",
     "move",
     "name_of",
     "refuse_meta",

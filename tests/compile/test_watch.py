@@ -17,7 +17,8 @@ from torch import nn
 import pvae
 from pvae.compile.watch import Watch
 from pvae.objectives.regularised import Beta_ELBO
-from pvae.pair.program import evaluating, modules
+from pvae.pair.program import evaluating
+from pvae.pair.reach import modules
 
 FACTOR = 1.0
 TENSOR = torch.tensor(1.0)

@@ -19,7 +19,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from pvae import PvaeError, log_weights
 from pvae.objectives.importance_weighted import IWAE_ELBO, STL_ELBO, DReG_ELBO
 from pvae.objectives.regularised import Beta_ELBO, FreeBits_ELBO, InfoVAE_ELBO, LatentScale
-from pvae.pair.program import modules
+from pvae.pair.reach import modules
 
 OBJECTIVES = [
     IWAE_ELBO(4),

@@ -15,7 +15,8 @@ from torch.distributions import constraints
 
 import pvae
 from pvae.pair.parameters import OwnParameters
-from pvae.pair.program import evaluating, modules, name_of
+from pvae.pair.program import evaluating, name_of
+from pvae.pair.reach import modules
 
 GLOBAL_NET = nn.Linear(1, 1)
 
