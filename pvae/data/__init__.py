@@ -12,10 +12,10 @@ Example:
     (torch.Size([100, 1, 8, 8]), tensor([0., 1.]))
 """
 
-from pvae.data.dataset import Data, Part
+from pvae.data.dataset import Data, Split
 from pvae.data.loading import load
 from pvae.data.observation import BINARY
 from pvae.data.sources import names
 from pvae.data.vision import SETS
 
-__all__ = ["BINARY", "SETS", "Data", "Part", "load", "names"]
+__all__ = ["BINARY", "SETS", "Data", "Split", "load", "names"]

@@ -17,14 +17,14 @@ from pvae.data import storage
 from pvae.data.observation import observe
 from pvae.errors import PvaeError
 
-__all__ = ["Data", "Part"]
+__all__ = ["Data", "Split"]
 
 Rows = Callable[[Sequence[Tensor]], Sequence[Tensor]]
 Capture = Callable[[Rows, Sequence[Tensor]], Rows]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Part:
+class Split:
     """The train, validation or test part of a dataset.
 
     A part is *fresh* if its observation is drawn anew for each minibatch, from the global random
@@ -44,7 +44,7 @@ class Part:
         >>> import pvae
         >>> test = pvae.data.load("digits").test
         >>> test
-        Part(297 × [1, 8, 8], drawn once)
+        Split(297 × [1, 8, 8], drawn once)
         >>> test.x.shape
         torch.Size([297, 1, 8, 8])
     """
@@ -61,7 +61,7 @@ class Part:
 
     def __repr__(self) -> str:
         how = f"{self.observation} for each minibatch" if self.fresh else "drawn once"
-        return f"Part({len(self)} × {list(self.raw.shape[1:])}, {how})"
+        return f"Split({len(self)} × {list(self.raw.shape[1:])}, {how})"
 
     @property
     def fresh(self) -> bool:
@@ -129,7 +129,7 @@ class Part:
             digest.update(np.ascontiguousarray(self.y.cpu().numpy().astype("<i8")))
         return digest.hexdigest()
 
-    def take(self, positions: np.ndarray) -> "Part":
+    def take(self, positions: np.ndarray) -> "Split":
         """Returns the part that has these rows alone."""
         index = torch.from_numpy(positions)
         y = None if self.y is None else self.y[index]
@@ -137,7 +137,7 @@ class Part:
             return replace(self, raw=self.raw[index], y=y)
         return replace(self, rows=index if self.rows is None else self.rows[index], y=y)
 
-    def to(self, device: str | torch.device) -> "Part":
+    def to(self, device: str | torch.device) -> "Split":
         """Returns the part with `raw` and `y` on a device, if it fits.
 
         It fits if `raw` takes less than half of the free memory there. Otherwise the part comes
@@ -229,7 +229,7 @@ class Part:
 class _Minibatches(Dataset):
     """Stored minibatches by their index tensors."""
 
-    def __init__(self, part: Part) -> None:
+    def __init__(self, part: Split) -> None:
         self.part = part
 
     def __getitem__(self, index: Tensor) -> tuple[Tensor, ...]:
@@ -261,9 +261,9 @@ class Data:
     levels: int | None
     event_shape: tuple[int, ...]
     support: Literal["binary", "unit_interval", "counts", "real"]
-    train: Part
-    validation: Part | None
-    test: Part
+    train: Split
+    validation: Split | None
+    test: Split
     source: str | None = None
     asked_levels: int | None = None
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pvae.data import files, storage
 from pvae.data.arrays import Source, from_arrays
-from pvae.data.dataset import Data, Part
+from pvae.data.dataset import Data, Split
 from pvae.data.observation import BINARY, OBSERVATIONS, Observation, draw, stream
 from pvae.data.sources import canonical, from_name, names, root_folder
 from pvae.errors import PvaeError, nearest
@@ -66,7 +66,7 @@ def load(
     Example:
         >>> data = load("digits", validation=200, labels=True)
         >>> data.train, data.validation
-        (Part(1300 × [1, 8, 8], dynamic for each minibatch), Part(200 × [1, 8, 8], drawn once))
+        (Split(1300 × [1, 8, 8], dynamic for each minibatch), Split(200 × [1, 8, 8], drawn once))
         >>> x, y = next(data.train.batches(64, shuffle=True))
         >>> x.shape, y.shape, data.support
         (torch.Size([64, 1, 8, 8]), torch.Size([64]), 'binary')
@@ -82,13 +82,13 @@ def load(
     _check(name, found, observation, labels)
 
     how = {"observation": observation, "levels": found.levels, "labels": labels}
-    train = Part(found.train.raw, found.y_train, **how)
+    train = Split(found.train.raw, found.y_train, **how)
     if found.test is None:
         order = torch.randperm(len(train), generator=stream(seed, "test split"))
         tenth = max(1, len(train) // 10)
         train, test = _subset(train, order[tenth:]), _subset(train, order[:tenth])
     else:
-        test = Part(found.test.raw, found.y_test, **how)
+        test = Split(found.test.raw, found.y_test, **how)
     if not 0 <= validation < len(train):
         raise PvaeError(
             f"validation is {validation}, but {name} has {len(train)} training data. Choose 0 to "
@@ -183,12 +183,12 @@ def _support(found: Source, observation: str) -> str:
     return "unit_interval" if unit else "real"
 
 
-def _subset(part: Part, index: Tensor) -> Part:
+def _subset(part: Split, index: Tensor) -> Split:
     raw, rows = storage.select(part.raw, part.rows, index)
     return replace(part, raw=raw, rows=rows, y=None if part.y is None else part.y[index])
 
 
-def _drawn(part: Part, generator: torch.Generator, where: str) -> Part:
+def _drawn(part: Split, generator: torch.Generator, where: str) -> Split:
     """Returns the part with its one draw in the place of `raw`, if there is noise to draw."""
     if part.observation not in ("dynamic", "fixed", "dequantize"):
         return part

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pvae.data import Data, Part
+from pvae.data import Data, Split
 from pvae.errors import PvaeError, reason_of
 from pvae.evaluation.cost import expected_time
 from pvae.evaluation.estimators import annealed
@@ -28,7 +28,7 @@ from pvae.evaluation.identity import check_counts, choose, describe, discretised
 from pvae.evaluation.result import Evaluation
 from pvae.evaluation.work import Whole, Work, take
 from pvae.importance import Density, Sampler, Strategy
-from pvae.pair import Program, Tensors, alone, check_data, given, move, name_of
+from pvae.pair import Program, TensorSplit, alone, check_data, given, move, name_of
 from pvae.runtime import check_seed, default_device, find_device, own_random_state
 
 __all__ = ["evaluate"]
@@ -49,7 +49,7 @@ _WORDS = {
 def evaluate(
     model: Program,
     guide: Program,
-    data: Data | Part | Tensor | tuple[Any, ...],
+    data: Data | Split | Tensor | tuple[Any, ...],
     *,
     num_samples: int | list[int] = 5000,
     num_data: int | None = None,
@@ -369,7 +369,7 @@ def _no_gap(*_: Any, **__: Any) -> NoReturn:
     raise PvaeError("A guide that gives a point has no bound, and so no gap below log p(x).")
 
 
-def _quadrature(sampler: Sampler, part: Part | Tensors, positions: np.ndarray, **options: Any):
+def _quadrature(sampler: Sampler, part: Split | TensorSplit, positions: np.ndarray, **options: Any):
     del options["seed"]  # nothing is drawn but the box to start from
     density = Density(sampler, take(part, positions[:64], options["device"]))
     return quadrature_of(density, part, positions, **options)

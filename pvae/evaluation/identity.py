@@ -10,12 +10,12 @@ import numpy as np
 import pyro
 from torch import Tensor
 
-from pvae.data import BINARY, Data, Part
+from pvae.data import BINARY, Data, Split
 from pvae.distributions import is_discrete
 from pvae.errors import PvaeError
 from pvae.evaluation.work import fingerprint
 from pvae.importance import Sampler, seed_unit
-from pvae.pair import Structure, Tensors, modules
+from pvae.pair import Structure, TensorSplit, modules
 
 __all__ = ["check_counts", "choose", "describe", "discretised", "fingerprint_of"]
 
@@ -64,7 +64,7 @@ def choose(size: int, num_data: int | None) -> np.ndarray | None:
     return np.sort(np.random.default_rng(0).permutation(size)[:num_data])
 
 
-def describe(data: Any, part: Part | Tensors) -> dict[str, Any]:
+def describe(data: Any, part: Split | TensorSplit) -> dict[str, Any]:
     """Says which data these are."""
     described: dict[str, Any] = {"name": "tensor", "observation": "as given", "hash": part.hash}
     if isinstance(data, Data):

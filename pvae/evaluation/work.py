@@ -18,9 +18,9 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
-from pvae.data import Part
+from pvae.data import Split
 from pvae.errors import PvaeError, first_line
-from pvae.pair import Program, Tensors, name_of
+from pvae.pair import Program, TensorSplit, name_of
 from pvae.runtime import atomic, locked, processes, tqdm
 
 __all__ = ["FOLDER", "Whole", "Work", "fingerprint", "half_done", "in_blocks", "take"]
@@ -266,7 +266,7 @@ class Whole:
         PvaeError: If these are not all of them.
     """
 
-    def __init__(self, part: Part | Tensors, size: int, guide: Program) -> None:
+    def __init__(self, part: Split | TensorSplit, size: int, guide: Program) -> None:
         if size != len(part):
             raise PvaeError(
                 f"The pair runs with {size} data together and not with fewer: a plate has a fixed "
@@ -283,7 +283,9 @@ class Whole:
         return self._part.observe(slice(0, len(self)))
 
 
-def take(part: Part | Tensors, positions: np.ndarray, device: torch.device) -> tuple[Tensor, ...]:
+def take(
+    part: Split | TensorSplit, positions: np.ndarray, device: torch.device
+) -> tuple[Tensor, ...]:
     """Returns a batch: the data at these positions, on a device."""
     first, last = int(positions[0]), int(positions[-1]) + 1
     rows = slice(first, last) if last - first == len(positions) else torch.from_numpy(positions)

@@ -21,7 +21,7 @@ from pvae.pair.structure import (
     plates_in_words,
     unmasked,
 )
-from pvae.pair.tensors import Tensors, given
+from pvae.pair.tensors import TensorSplit, given
 from pvae.pair.together import runs_together
 from pvae.pair.traces import (
     arose_in_programs,
@@ -43,7 +43,7 @@ __all__ = [
     "Program",
     "Reached",
     "Structure",
-    "Tensors",
+    "TensorSplit",
     "alone",
     "arose_in_programs",
     "at_a_glance",

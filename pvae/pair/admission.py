@@ -29,8 +29,8 @@ from pvae.pair.together import trace_pair
 from pvae.pair.traces import latent_sites, observed_sites
 
 if TYPE_CHECKING:
-    from pvae.data import Part
-    from pvae.pair.tensors import Tensors
+    from pvae.data import Split
+    from pvae.pair.tensors import TensorSplit
 
 __all__ = [
     "bounded_sites",
@@ -196,7 +196,7 @@ def check_observed(
 def check_data(
     model: Program,
     guide: Program,
-    part: "Part | Tensors",
+    part: "Split | TensorSplit",
     device: torch.device,
     *,
     size: int,
@@ -248,7 +248,7 @@ def check_data(
 def _calls(
     model: Program,
     guide: Program,
-    part: "Part | Tensors",
+    part: "Split | TensorSplit",
     device: torch.device,
     size: int,
     seen: int,

@@ -10,15 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pvae.data import Part
+from pvae.data import Split
 from pvae.errors import PvaeError
 from pvae.pair.arguments import Arguments
 from pvae.pair.program import Program
 
-__all__ = ["Tensors", "given"]
+__all__ = ["TensorSplit", "given"]
 
 
-class Tensors:
+class TensorSplit:
     """A part of data that observes nothing: minibatches are rows of the tensors given.
 
     Args:
@@ -31,7 +31,7 @@ class Tensors:
 
     Example:
         >>> import torch
-        >>> part = Tensors((torch.zeros(10, 3), torch.arange(10)))
+        >>> part = TensorSplit((torch.zeros(10, 3), torch.arange(10)))
         >>> [len(x) for x, y in part.batches(4)]
         [4, 4, 2]
     """
@@ -93,7 +93,7 @@ class Tensors:
         """Returns the rows of these positions."""
         return tuple(tensor[index] for tensor in self.tensors())
 
-    def take(self, positions: np.ndarray) -> "Tensors":
+    def take(self, positions: np.ndarray) -> "TensorSplit":
         """Returns the part that has these rows alone."""
         taken = copy.copy(self)
         taken._arguments = Arguments(self.observe(torch.from_numpy(positions)))
@@ -104,7 +104,7 @@ class Tensors:
         """Where the tensors are."""
         return self.tensors()[0].device
 
-    def to(self, device: str | torch.device) -> "Tensors":
+    def to(self, device: str | torch.device) -> "TensorSplit":
         """Returns the part with its tensors on a device."""
         moved = copy.copy(self)
         moved._arguments = self._arguments.to(device)
@@ -118,7 +118,7 @@ class Tensors:
         shuffle: bool = False,
         generator: torch.Generator | None = None,
     ) -> Iterator[tuple[Tensor, ...]]:
-        """Yields minibatches of one epoch; the last may be smaller. See `Part.batches`."""
+        """Yields minibatches of one epoch; the last may be smaller. See `Split.batches`."""
         place = self.device
         order = None
         if shuffle:
@@ -153,7 +153,7 @@ def _bytes(tensor: Tensor) -> np.ndarray:
 
 def given(
     data: Any, kwargs: dict[str, Any], device: str | torch.device, *programs: Program
-) -> tuple[Part | Tensors, tuple[Program, ...]]:
+) -> tuple[Split | TensorSplit, tuple[Program, ...]]:
     """Returns data as a part on a device, and programs that its minibatches are enough for.
 
     Args:
@@ -163,12 +163,12 @@ def given(
         *programs: The pair, or one of it.
 
     Raises:
-        PvaeError: As `Tensors`.
+        PvaeError: As `TensorSplit`.
     """
-    if not isinstance(data, Part | Tensors):
-        part = Tensors(data, kwargs).to(device)
+    if not isinstance(data, Split | TensorSplit):
+        part = TensorSplit(data, kwargs).to(device)
         return part, part.bind(*programs)
     if kwargs:
         programs = tuple(functools.partial(program, **kwargs) for program in programs)
     part = data.to(device)
-    return part, part.bind(*programs) if isinstance(part, Tensors) else programs
+    return part, part.bind(*programs) if isinstance(part, TensorSplit) else programs

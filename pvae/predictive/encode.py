@@ -19,7 +19,7 @@ from pvae.predictive.at_means import given_to, quiet, trace_at_means
 from pvae.runtime import own_random_state
 
 if TYPE_CHECKING:
-    from pvae.data import Data, Part
+    from pvae.data import Data, Split
 
 __all__ = ["Codes", "draw_codes", "encode"]
 
@@ -43,7 +43,7 @@ class Codes(dict[str, NDArray[Any]]):
 
 
 @overload
-def encode(guide: Program, data: "Data | Part", /, **kwargs: Any) -> Codes: ...
+def encode(guide: Program, data: "Data | Split", /, **kwargs: Any) -> Codes: ...
 @overload
 def encode(guide: Program, *batch: Any, **kwargs: Any) -> dict[str, Tensor]: ...
 @alone
@@ -112,7 +112,7 @@ def _codes_of_data(guide: Program, batch: tuple[Tensor, ...]) -> dict[str, NDArr
     return {name: code.cpu().numpy() for name, code in codes.items()}
 
 
-def draw_codes(guide: Program, part: "Part") -> dict[str, NDArray[Any]]:
+def draw_codes(guide: Program, part: "Split") -> dict[str, NDArray[Any]]:
     """Returns a draw from q(z|x) for each datum of a part: for each site, an array [N, *event]."""
     found = []
     with own_random_state(0):

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from pvae.errors import PvaeError
-from pvae.pair import Program, Tensors, alone, name_of
+from pvae.pair import Program, TensorSplit, alone, name_of
 from pvae.predictive.encode import encode
 from pvae.runtime import own_random_state
 
@@ -133,7 +133,7 @@ def probe(
     return Probes(tuple(rows), len(y), len(y_test), num_neighbors)
 
 
-def _drawn(data: "Data", name: str, size: int) -> tuple[Tensors, Array]:
+def _drawn(data: "Data", name: str, size: int) -> tuple[TensorSplit, Array]:
     part = getattr(data, name, None)
     y = getattr(part, "y", None)
     if y is None:
@@ -144,7 +144,7 @@ def _drawn(data: "Data", name: str, size: int) -> tuple[Tensors, Array]:
     rows = torch.arange(len(y))
     if len(y) > size:
         rows = torch.randperm(len(y))[:size].sort().values
-    return Tensors(part.observe(rows)), y[rows.to(y.device)].cpu().numpy()
+    return TensorSplit(part.observe(rows)), y[rows.to(y.device)].cpu().numpy()
 
 
 def _features(train: dict[str, Array], test: dict[str, Array]) -> dict[str, tuple[Array, Array]]:

@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pvae.errors import PvaeError
-from pvae.pair import Arguments, Program, Tensors, alone, name_of
+from pvae.pair import Arguments, Program, TensorSplit, alone, name_of
 from pvae.predictive.encode import draw_codes, encode
 from pvae.predictive.generate import decode, prior_sites
 
 if TYPE_CHECKING:
-    from pvae.data import Data, Part
+    from pvae.data import Data, Split
 
 __all__ = ["Traversal", "interpolate", "traverse"]
 
@@ -110,7 +110,7 @@ class Traversal(NamedTuple):
 def traverse(
     model: Program,
     guide: Program,
-    data: "Data | Part | Tensor | Sequence[Tensor]",
+    data: "Data | Split | Tensor | Sequence[Tensor]",
     *,
     index: int = 0,
     site: str | None = None,
@@ -158,8 +158,8 @@ def traverse(
         (torch.Size([2, 7, 1, 8, 8]), 'z')
     """
     part = getattr(data, "test", data)
-    part = part if hasattr(part, "batches") else Tensors(part)
-    if isinstance(part, Tensors):
+    part = part if hasattr(part, "batches") else TensorSplit(part)
+    if isinstance(part, TensorSplit):
         model, guide = part.bind(model, guide)
     size = len(part)
     if size < 2 or not 0 <= index < size or min(num_dims, steps) < 1 or not span > 0:

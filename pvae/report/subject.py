@@ -51,10 +51,10 @@ class Subject:
 
     @functools.cached_property
     def _part(self) -> Any:
-        from pvae.pair import Tensors
+        from pvae.pair import TensorSplit
 
         part = getattr(self.data, "test", self.data)
-        return part if hasattr(part, "observe") else Tensors(part)
+        return part if hasattr(part, "observe") else TensorSplit(part)
 
     @property
     def _pair(self) -> "tuple[Program, Program]":

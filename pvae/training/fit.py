@@ -17,14 +17,14 @@ from pyro.optim import PyroOptim
 from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 
-from pvae.data import Data, Part
+from pvae.data import Data, Split
 from pvae.errors import PvaeError
 from pvae.importance import gives_a_point
 from pvae.objectives import Beta_ELBO, LossName, choose_elbo
 from pvae.pair import (
     Program,
     Structure,
-    Tensors,
+    TensorSplit,
     alone,
     at_a_glance,
     base_distribution,
@@ -88,7 +88,7 @@ class Fit:
 def fit(
     model: Program,
     guide: Program,
-    data: Data | Part | Tensor | tuple[Any, ...],
+    data: Data | Split | Tensor | tuple[Any, ...],
     *,
     epochs: int = 100,
     batch_size: int = 128,
@@ -201,7 +201,7 @@ def fit(
         steps = epochs * math.ceil(len(train) / batch_size)
         mode = "compiled" if steps >= _STEPS_WORTH_COMPILING else "eager"
     checkpoint = None if out is None else Path(out) / "checkpoint.pt"
-    # Parts are hashed where they were loaded.
+    # Splits are hashed where they were loaded.
     sources = {} if checkpoint is None else _hashes(train, validation)
     with (
         locked(out),
@@ -295,7 +295,7 @@ def _say_what_has_no_effect(
     num_data: int,
     kl_warmup: float,
     patience: int,
-    validation: Part | None,
+    validation: Split | None,
 ) -> None:
     said = []
     if batch_size > num_data:
@@ -337,7 +337,7 @@ def _try_smallest(model: Program, guide: Program, batch: tuple[Tensor, ...], num
         ) from error
 
 
-def _hashes(train: Part | Tensors, validation: Part | None) -> dict[str, str | None]:
+def _hashes(train: Split | TensorSplit, validation: Split | None) -> dict[str, str | None]:
     held_out = None if validation is None else validation.hash[:16]
     return {"data (hash)": train.hash[:16], "validation data (hash)": held_out}
 

@@ -16,9 +16,9 @@ from pyro.infer import ELBO
 from torch import Tensor
 
 from pvae.compile import Replay, can_replay
-from pvae.data import Part
+from pvae.data import Split
 from pvae.errors import PvaeError
-from pvae.pair import Tensors, evaluating, in_words, name_of
+from pvae.pair import TensorSplit, evaluating, in_words, name_of
 from pvae.runtime import (
     is_out_of_memory,
     own_random_state,
@@ -40,8 +40,8 @@ class Run:
 
     svi: SVI
     bound: ELBO | None
-    train: Part | Tensors
-    validation: Part | Tensors | None
+    train: Split | TensorSplit
+    validation: Split | TensorSplit | None
     device: torch.device
     epochs: int
     batch_size: int
@@ -114,7 +114,7 @@ class Run:
         place = self.train.device
         order = torch.Generator(place).manual_seed(_mix(self.seed, self.epoch))
         how = {"device": self.device, "shuffle": True, "generator": order}
-        if isinstance(self.train, Part) and can_replay(place):
+        if isinstance(self.train, Split) and can_replay(place):
             how["capture"] = Replay
         batches = iter(self.train.batches(self.batch_size, **how))
         if self.step:  # the minibatches before the checkpoint draw their noise once more

@@ -1,4 +1,4 @@
-"""Part: fresh draws, batches, hashes, and streaming from disk beside memory."""
+"""Split: fresh draws, batches, hashes, and streaming from disk beside memory."""
 
 import hashlib
 from dataclasses import replace
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from pvae.data import Part, load, storage
+from pvae.data import Split, load, storage
 from pvae.errors import PvaeError
 
 
@@ -125,7 +125,7 @@ def test_hash_is_of_shape_and_observed_values():
     digest = hashlib.sha256(b"[297, 1, 8, 8] observed")
     digest.update(test.x.numpy().astype("<f4").tobytes())
     assert test.hash == digest.hexdigest()
-    flat = Part(test.raw.flatten(1), test.y, "grey", 2)
+    flat = Split(test.raw.flatten(1), test.y, "grey", 2)
     assert flat.hash != test.hash
     changed = test.raw.clone()
     changed[-1, -1, -1, -1] = 1 - changed[-1, -1, -1, -1]
@@ -251,5 +251,5 @@ def test_a_part_on_disk_that_must_be_drawn_once_is_refused(disk):
 
 
 def test_part_says_what_it_is():
-    assert repr(load().train) == "Part(1500 × [1, 8, 8], dynamic for each minibatch)"
+    assert repr(load().train) == "Split(1500 × [1, 8, 8], dynamic for each minibatch)"
     assert len(repr(load())) < 400

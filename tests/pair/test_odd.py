@@ -11,7 +11,7 @@ from torch import nn
 
 import pvae
 from pvae import PvaeError
-from pvae.pair.tensors import Tensors
+from pvae.pair.tensors import TensorSplit
 from pvae.training.optimiser import Optimiser
 
 X = torch.linspace(-1, 1, 24).reshape(6, 4)
@@ -112,21 +112,21 @@ def test_odd_and_right_tensors_work_and_give_the_same_numbers():
 
 def test_the_hash_of_data_is_that_of_their_bytes():
     half = X.bfloat16()
-    assert Tensors(half).hash == Tensors(half.clone()).hash != Tensors(half + 1).hash
-    assert Tensors(X).hash == Tensors(X.T.contiguous().T).hash
+    assert TensorSplit(half).hash == TensorSplit(half.clone()).hash != TensorSplit(half + 1).hash
+    assert TensorSplit(X).hash == TensorSplit(X.T.contiguous().T).hash
     a, b = torch.eye(3).to_sparse(), 2 * torch.eye(3).to_sparse()
-    assert Tensors((X, a)).hash == Tensors((X, a.clone())).hash != Tensors((X, b)).hash
+    assert TensorSplit((X, a)).hash == TensorSplit((X, a.clone())).hash != TensorSplit((X, b)).hash
 
 
 def test_arrays_of_any_order_are_read_and_those_of_no_numbers_refused():
     x = X.numpy()
     for same in (x[::-1].copy()[::-1], x.astype(">f4"), x.T.copy().T):
-        assert torch.equal(Tensors(same).tensors()[0], X)
+        assert torch.equal(TensorSplit(same).tensors()[0], X)
     for odd in (x.astype(object), x.astype(str), x.astype("datetime64[D]")):
         with pytest.raises(PvaeError, match=r"Argument 0 of the data is an array of dtype.*astype"):
-            Tensors(odd)
+            TensorSplit(odd)
     with pytest.raises(PvaeError, match="Argument 1 of the data"):
-        Tensors((X, x.astype(np.str_)))
+        TensorSplit((X, x.astype(np.str_)))
 
 
 def test_a_container_that_is_in_itself_has_no_end():

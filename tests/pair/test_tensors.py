@@ -1,16 +1,16 @@
-"""Tensors: a pair's own arguments, used as they are."""
+"""TensorSplit: a pair's own arguments, used as they are."""
 
 import numpy as np
 import pytest
 import torch
 
 from pvae import PvaeError
-from pvae.pair.tensors import Tensors
+from pvae.pair.tensors import TensorSplit
 
 
 def test_rows_stay_together_and_every_one_comes_once():
     x, y = torch.arange(10.0)[:, None], torch.arange(10)
-    part = Tensors((x, y))
+    part = TensorSplit((x, y))
     order = torch.Generator().manual_seed(0)
     seen = list(part.batches(4, shuffle=True, generator=order))
     assert [len(b) for b, _ in seen] == [4, 4, 2]
@@ -26,24 +26,24 @@ def test_rows_stay_together_and_every_one_comes_once():
 def test_hash_depends_on_values_type_and_shape():
     x = torch.arange(6.0)
     hashes = {
-        Tensors(t).hash
+        TensorSplit(t).hash
         for t in (x, x + 1, x.double(), x.reshape(6, 1), x.reshape(3, 2), (x, x), x.numpy())
     }
     assert len(hashes) == 6  # the array is the same as the tensor
-    assert Tensors(x).to("cpu").hash == Tensors(np.arange(6, dtype=np.float32)).hash
+    assert TensorSplit(x).to("cpu").hash == TensorSplit(np.arange(6, dtype=np.float32)).hash
 
 
 def test_hash_depends_on_what_is_passed_through():
     x = torch.arange(6.0)
     hashes = {
-        Tensors((x, *rest), kwargs).hash
+        TensorSplit((x, *rest), kwargs).hash
         for rest, kwargs in (
             ((), {}), ((0.5,), {}), ((0.7,), {}), ((), {"name": "a"}), ((), {"name": "b"}),
             ((torch.zeros(2),), {}), ((torch.ones(2),), {}),
         )
     }  # fmt: skip
     assert len(hashes) == 7
-    assert Tensors((x, torch.zeros(2))).to("cpu").hash in hashes
+    assert TensorSplit((x, torch.zeros(2))).to("cpu").hash in hashes
 
 
 @pytest.mark.parametrize(
@@ -59,11 +59,11 @@ def test_hash_depends_on_what_is_passed_through():
 )
 def test_bad_data(tensors, said):
     with pytest.raises(PvaeError, match=said):
-        Tensors(tensors)
+        TensorSplit(tensors)
 
 
 def test_nan_is_found_beyond_the_first_slab():
     x = torch.zeros(5000, 3)
     x[4500, 1] = torch.nan
     with pytest.raises(PvaeError, match=r"in 1 of 5000 rows, the first of them row 4500\."):
-        Tensors(x)
+        TensorSplit(x)

@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pvae.data import Part
+from pvae.data import Split
 from pvae.errors import PvaeError, first_line
 from pvae.evaluation.finding import Finding
 from pvae.evaluation.work import Work, in_blocks, take
 from pvae.importance import Particles, Sampler, seed_unit, sum_out
-from pvae.pair import Tensors, latent_sites, mask_of
+from pvae.pair import TensorSplit, latent_sites, mask_of
 from pvae.runtime import is_out_of_memory
 
 __all__ = ["Surgery", "surgery"]
@@ -99,7 +99,7 @@ class Surgery(Finding):
 
 def surgery(
     sampler: Sampler,
-    part: Part | Tensors,
+    part: Split | TensorSplit,
     positions: np.ndarray,
     work: Work,
     device: torch.device,
@@ -201,7 +201,7 @@ def _refuse_other_sites(sampler: Sampler, batch: tuple[Tensor, ...]) -> None:
 def _against_all(
     log_q: LogQ,
     values: dict[str, Tensor],
-    part: Part | Tensors,
+    part: Split | TensorSplit,
     block: np.ndarray,
     device: torch.device,
     rows: int,

@@ -9,14 +9,14 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from pvae.data import Part
+from pvae.data import Split
 from pvae.errors import PvaeError
 from pvae.evaluation.estimators.bounds import effective_sample_size, log_mean_exp, log_px_se
 from pvae.evaluation.estimators.hmc import anneal, anneal_back, schedule, tune
 from pvae.evaluation.finding import Finding
 from pvae.evaluation.work import Work, in_blocks, take
 from pvae.importance import Density, Sampler, replaced, seed_unit
-from pvae.pair import Tensors, latent_sites, trace_program
+from pvae.pair import TensorSplit, latent_sites, trace_program
 
 __all__ = ["Annealed", "Sandwich", "ais", "bdmc"]
 
@@ -85,7 +85,7 @@ class Sandwich(Finding):
 
 def ais(
     sampler: Sampler,
-    part: Part | Tensors,
+    part: Split | TensorSplit,
     positions: np.ndarray,
     work: Work,
     device: torch.device,
@@ -147,7 +147,7 @@ def ais(
 
 def bdmc(
     sampler: Sampler,
-    part: Part | Tensors,
+    part: Split | TensorSplit,
     positions: np.ndarray,
     work: Work,
     device: torch.device,

@@ -7,14 +7,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pvae.data import Part
+from pvae.data import Split
 from pvae.errors import PvaeError
 from pvae.evaluation.estimators.ascent import ascend
 from pvae.evaluation.estimators.local_family import MeanField, OwnFamily, elbo_terms, find_family
 from pvae.evaluation.finding import Finding
 from pvae.evaluation.work import Work, in_blocks, take
 from pvae.importance import Sampler, seed_unit
-from pvae.pair import Tensors
+from pvae.pair import TensorSplit
 
 __all__ = ["Gap", "gap"]
 
@@ -87,7 +87,7 @@ class Gap(Finding):
 
 def gap(
     sampler: Sampler,
-    part: Part | Tensors,
+    part: Split | TensorSplit,
     positions: np.ndarray,
     log_px: np.ndarray | None,
     work: Work,

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pvae.data import Part
+from pvae.data import Split
 from pvae.errors import reason_of
 from pvae.evaluation.estimators.active_units import ActiveUnits, active_units, variances
 from pvae.evaluation.estimators.bounds import bounds, cubo, effective_sample_size
@@ -16,7 +16,7 @@ from pvae.evaluation.estimators.pareto import psis, rounding_error
 from pvae.evaluation.estimators.posterior import SiteKL, site_kl
 from pvae.evaluation.work import Work, in_blocks, take
 from pvae.importance import Sampler, seed_unit
-from pvae.pair import Tensors
+from pvae.pair import TensorSplit
 from pvae.runtime import is_out_of_memory
 
 __all__ = ["CUBO_KHAT", "from_weights"]
@@ -29,7 +29,7 @@ CUBO_KHAT = 0.25  # the k̂ from which w² has no variance
 
 def from_weights(
     sampler: Sampler,
-    part: Part | Tensors,
+    part: Split | TensorSplit,
     ks: list[int],
     work: Work,
     device: torch.device,

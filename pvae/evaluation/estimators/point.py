@@ -10,7 +10,7 @@ from pyro import poutine
 from pyro.poutine import Trace
 from torch import Tensor
 
-from pvae.data import Part
+from pvae.data import Split
 from pvae.errors import PvaeError
 from pvae.evaluation.estimators.active_units import active_units, variances
 from pvae.evaluation.finding import Finding
@@ -19,7 +19,7 @@ from pvae.importance import Particles, Sampler, gives_a_point, sum_out
 from pvae.pair import (
     OwnParameters,
     Program,
-    Tensors,
+    TensorSplit,
     evaluating,
     latent_sites,
     look,
@@ -101,7 +101,7 @@ def is_code(model: Program, guide: Program, *batch: Tensor) -> bool:
 
 def from_code(
     sampler: Sampler,
-    part: Part | Tensors,
+    part: Split | TensorSplit,
     guide: Program,
     work: Work,
     device: torch.device,

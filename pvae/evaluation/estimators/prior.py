@@ -8,13 +8,13 @@ import torch
 from pyro.poutine import Trace
 from torch import Tensor
 
-from pvae.data import Part
+from pvae.data import Split
 from pvae.errors import PvaeError
 from pvae.evaluation.estimators.bounds import effective_sample_size, log_mean_exp, log_px_se
 from pvae.evaluation.finding import Finding
 from pvae.evaluation.work import Work, in_blocks, take
 from pvae.importance import Sampler, log_terms, seed_unit, sum_out
-from pvae.pair import Tensors, latent_sites, observed_sites
+from pvae.pair import TensorSplit, latent_sites, observed_sites
 from pvae.runtime import is_out_of_memory
 
 __all__ = ["NUM_SAMPLES", "FromPrior", "from_prior"]
@@ -48,7 +48,7 @@ class FromPrior(Finding):
 
 def from_prior(
     sampler: Sampler,
-    part: Part | Tensors,
+    part: Split | TensorSplit,
     positions: np.ndarray,
     work: Work,
     device: torch.device,

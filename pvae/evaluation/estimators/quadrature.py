@@ -7,14 +7,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pvae.data import Part
+from pvae.data import Split
 from pvae.errors import PvaeError
 from pvae.evaluation.estimators.cubature import LogF, integrate
 from pvae.evaluation.estimators.peaks import find_peaks, reach
 from pvae.evaluation.finding import Finding
 from pvae.evaluation.work import Work, in_blocks, take
 from pvae.importance import Density, replaced, seed_unit
-from pvae.pair import Tensors
+from pvae.pair import TensorSplit
 
 __all__ = ["Quadrature", "quadrature"]
 
@@ -57,7 +57,7 @@ class Quadrature(Finding):
 
 def quadrature(
     density: Density,
-    part: Part | Tensors,
+    part: Split | TensorSplit,
     positions: np.ndarray,
     work: Work,
     device: torch.device,

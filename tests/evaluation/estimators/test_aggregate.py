@@ -17,7 +17,7 @@ from pvae.evaluation.estimators import aggregate as module
 from pvae.evaluation.estimators.aggregate import Surgery, surgery
 from pvae.evaluation.work import Work
 from pvae.importance.sampler import Sampler
-from pvae.pair.tensors import Tensors
+from pvae.pair.tensors import TensorSplit
 
 CPU = torch.device("cpu")
 
@@ -37,7 +37,7 @@ def run(model, guide, *batch, positions=None, seed=0, strategy="auto", drawn=Non
 
         sampler.posterior = posterior
     with sampler:
-        return surgery(sampler, Tensors(batch), positions, Work(None, {}, False), CPU, seed)
+        return surgery(sampler, TensorSplit(batch), positions, Work(None, {}, False), CPU, seed)
 
 
 def collected(drawn: list[dict], name: str) -> torch.Tensor:

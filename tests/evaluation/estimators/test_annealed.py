@@ -14,7 +14,7 @@ from pvae.evaluation.estimators.annealed import ais, bdmc, simulate
 from pvae.evaluation.work import Work
 from pvae.importance.density import Density
 from pvae.importance.sampler import Sampler
-from pvae.pair.tensors import Tensors
+from pvae.pair.tensors import TensorSplit
 
 CPU = torch.device("cpu")
 CONTINUOUS = [name for name in ORACLES if name != "categorical_sampled"]
@@ -27,7 +27,7 @@ def _estimate(function, pair, num=30, **options):
     with Sampler(model, guide, *batch) as sampler:
         positions = np.arange(min(num, len(batch[0])))
         work = Work(None, {}, False)
-        found = function(sampler, Tensors(batch), positions, work, CPU, **options)
+        found = function(sampler, TensorSplit(batch), positions, work, CPU, **options)
     return found, exact.numpy()[positions]
 
 
@@ -59,7 +59,7 @@ def test_bidirectional_monte_carlo_holds_the_exact_value(name):
 
         density = Density(sampler, batch)
         seed_unit(0, 0, 4)
-        simulated, _ = simulate(sampler, density, take(Tensors(batch), np.arange(40), CPU))
+        simulated, _ = simulate(sampler, density, take(TensorSplit(batch), np.arange(40), CPU))
     again = pvae.log_weights(model, guide, *simulated, num_samples=20_000)
     truth = (again.logsumexp(0) - np.log(20_000)).numpy()
     for side, sign in ((found.lower, 1), (found.upper, -1)):
@@ -175,7 +175,7 @@ def test_annealing_is_cut_so_that_processes_can_share_it():
     options = {"start": "prior", "num_chains": 16, "num_temperatures": 5, "num_leapfrog": 2}
     with Sampler(model, guide, *batch) as sampler:
         work = Recording(None, {}, False)
-        ais(sampler, Tensors(batch), np.arange(100), work, CPU, **options, seed=0)
+        ais(sampler, TensorSplit(batch), np.arange(100), work, CPU, **options, seed=0)
     assert sizes == [[64, 36]]
 
 

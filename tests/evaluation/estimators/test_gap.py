@@ -17,7 +17,7 @@ from pvae.evaluation.estimators.ascent import Best
 from pvae.evaluation.estimators.gap import Gap, gap
 from pvae.evaluation.work import Work
 from pvae.importance.sampler import Sampler
-from pvae.pair.tensors import Tensors
+from pvae.pair.tensors import TensorSplit
 
 CPU = torch.device("cpu")
 FAST = {"num_steps": 150, "num_samples": 400}
@@ -32,7 +32,7 @@ def run(model, guide, x, exact=None, *, rows=None, strategy="auto", positions=No
     work = Work(None, {}, False)
     with sampler:
         options = {"seed": 0, **FAST, **options}
-        return gap(sampler, Tensors(x), positions, log_px, work, CPU, **options)
+        return gap(sampler, TensorSplit(x), positions, log_px, work, CPU, **options)
 
 
 class Linear:
@@ -556,7 +556,7 @@ def test_what_is_masked_in_both_programs_is_left_alone(kind, strategy):
     sampler = Sampler(model, guide, x, n, strategy=strategy)
     with sampler:
         found = gap(
-            sampler, Tensors((x, n)), np.arange(4), exact.numpy(), Work(None, {}, False), CPU,
+            sampler, TensorSplit((x, n)), np.arange(4), exact.numpy(), Work(None, {}, False), CPU,
             seed=0, num_samples=1000,
         )  # fmt: skip
     assert found.own_family == (kind != "hierarchy")

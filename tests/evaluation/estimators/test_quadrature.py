@@ -17,7 +17,7 @@ from pvae.evaluation.estimators.quadrature import Quadrature, quadrature
 from pvae.evaluation.work import Work
 from pvae.importance.density import Density
 from pvae.importance.sampler import Sampler
-from pvae.pair.tensors import Tensors
+from pvae.pair.tensors import TensorSplit
 
 CPU = torch.device("cpu")
 DOUBLE = {"dtype": torch.float64}
@@ -30,7 +30,7 @@ def run(model, guide, batch, exact=None, *, size=20, tolerance=1e-9, positions=N
     sampler = Sampler(model, guide, *batch, **options)
     with sampler:
         density = Density(sampler, batch)
-        found = quadrature(density, Tensors(batch), positions, Work(None, {}, False), CPU)
+        found = quadrature(density, TensorSplit(batch), positions, Work(None, {}, False), CPU)
     assert found.log_px.dtype == found.error.dtype == np.float64
     if exact is not None:
         error = np.abs(found.log_px - exact[:size].double().numpy()[positions])
