@@ -28,7 +28,7 @@ from pyro.infer import JitTrace_ELBO, RenyiELBO, TraceMeanField_ELBO
 from torch import Tensor, nn
 
 import pvae
-from pvae.objectives.regularised import IWAE_ELBO
+from pvae.objectives import IWAE_ELBO
 from pvae.runtime.device import find_device
 from pvae.runtime.precision import check_precision
 

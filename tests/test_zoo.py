@@ -8,7 +8,7 @@ from zoo import ZOO, make
 
 import pvae
 from pvae import guides, models
-from pvae.objectives.regularised import choose_elbo
+from pvae.objectives import choose_elbo
 
 POINTS = [name for name in ZOO if "autoencoder" in name]
 EXACT = ["Gaussian mixture"]  # the label is summed out, and nothing is left to draw

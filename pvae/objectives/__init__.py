@@ -3,16 +3,10 @@
 Imports `importance`, `pair`, `distributions`, `runtime` and `errors`.
 """
 
+from pvae.objectives.choose import LossName, choose_elbo, plain_elbo
 from pvae.objectives.importance_weighted import IWAE_ELBO, STL_ELBO, DReG_ELBO
-from pvae.objectives.regularised import (
-    Beta_ELBO,
-    FreeBits_ELBO,
-    InfoVAE_ELBO,
-    LatentScale,
-    LossName,
-    choose_elbo,
-    plain_elbo,
-)
+from pvae.objectives.kl_weight import LatentScale
+from pvae.objectives.regularised import Beta_ELBO, FreeBits_ELBO, InfoVAE_ELBO
 
 __all__ = [
     "IWAE_ELBO",

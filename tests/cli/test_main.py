@@ -13,7 +13,7 @@ import pvae
 import pvae.evaluation
 from pvae.cli import options
 from pvae.cli.main import RUN_FILES, main
-from pvae.objectives.regularised import IWAE_ELBO
+from pvae.objectives import IWAE_ELBO
 
 SMALL = ["--model.hidden_dims", "[16]", "--guide.hidden_dims", "[16]", "--model.latent_dim", "3"]
 QUICK = ["--epochs", "2", "--num_samples", "20", "--progress", "false"]

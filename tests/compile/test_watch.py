@@ -16,7 +16,7 @@ from torch import nn
 
 import pvae
 from pvae.compile.watch import Watch
-from pvae.objectives.regularised import Beta_ELBO
+from pvae.objectives import Beta_ELBO
 from pvae.pair.program import evaluating
 from pvae.pair.reach import modules
 

@@ -21,7 +21,7 @@ from pvae import PvaeError, check, evaluate, log_weights
 from pvae.distributions.support import inside, log_prob
 from pvae.importance.density import Density
 from pvae.importance.sampler import Sampler
-from pvae.objectives.regularised import IWAE_ELBO, DReG_ELBO
+from pvae.objectives import IWAE_ELBO, DReG_ELBO
 from pvae.pair.check import look
 
 X = torch.tensor([-0.6, 0.4, 1.3], dtype=torch.double)

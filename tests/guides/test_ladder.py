@@ -13,7 +13,7 @@ from pyro.infer import Trace_ELBO
 import pvae
 from pvae import PvaeError
 from pvae.cli.main import main
-from pvae.objectives.regularised import FreeBits_ELBO
+from pvae.objectives import FreeBits_ELBO
 
 SHAPE = (1, 8, 8)
 

@@ -13,7 +13,7 @@ from torch import nn
 import pvae
 from pvae import PvaeError, log_weights
 from pvae.importance.mixing import _splits
-from pvae.objectives.regularised import IWAE_ELBO
+from pvae.objectives import IWAE_ELBO
 
 N = 8
 X = torch.randn(N, generator=torch.Generator().manual_seed(0))

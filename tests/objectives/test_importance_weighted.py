@@ -17,8 +17,15 @@ from torch.distributions import constraints
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from pvae import PvaeError, log_weights
-from pvae.objectives.importance_weighted import IWAE_ELBO, STL_ELBO, DReG_ELBO
-from pvae.objectives.regularised import Beta_ELBO, FreeBits_ELBO, InfoVAE_ELBO, LatentScale
+from pvae.objectives import (
+    IWAE_ELBO,
+    STL_ELBO,
+    Beta_ELBO,
+    DReG_ELBO,
+    FreeBits_ELBO,
+    InfoVAE_ELBO,
+    LatentScale,
+)
 from pvae.pair.reach import modules
 
 OBJECTIVES = [

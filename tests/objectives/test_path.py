@@ -24,7 +24,7 @@ from pyro.nn import PyroModule
 from torch import nn
 
 import pvae
-from pvae.objectives.importance_weighted import IWAE_ELBO, STL_ELBO, DReG_ELBO
+from pvae.objectives import IWAE_ELBO, STL_ELBO, DReG_ELBO
 from pvae.objectives.path import Cut, along
 
 

@@ -15,7 +15,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 import pvae
 from pvae import PvaeError
-from pvae.objectives.regularised import IWAE_ELBO
+from pvae.objectives import IWAE_ELBO
 from pvae.pair.arguments import Arguments
 
 SCALE = 0.6

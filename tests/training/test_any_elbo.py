@@ -25,7 +25,7 @@ from torch import nn
 
 import pvae
 from pvae import PvaeError
-from pvae.objectives.regularised import Beta_ELBO, FreeBits_ELBO, InfoVAE_ELBO, LatentScale
+from pvae.objectives import Beta_ELBO, FreeBits_ELBO, InfoVAE_ELBO, LatentScale
 
 
 class Model(PyroModule):

@@ -17,7 +17,7 @@ from training.test_compiled_step import Guide, Model, X, _agree, _pair, _steps
 
 from pvae import SVI
 from pvae.compile.signature import Recorded
-from pvae.objectives.regularised import Beta_ELBO, InfoVAE_ELBO
+from pvae.objectives import Beta_ELBO, InfoVAE_ELBO
 from pvae.pair.reach import modules
 
 

@@ -136,7 +136,7 @@ def test_learning_rate_decays_to_three_per_cent(digits):
 def test_kl_warmup_scales_both_programs_alike():
     """With β = 0 the prior has no pull: the loss is the reconstruction alone."""
     model, guide, x, _ = linear_gaussian()
-    from pvae.objectives.regularised import LatentScale
+    from pvae.objectives import LatentScale
 
     plain = pvae.evaluate(model, guide, x, num_samples=2000, progress=False)
     torch.manual_seed(0)
@@ -302,7 +302,7 @@ def test_objectives_by_name(loss, digits):
 
 
 def test_a_penalty_does_not_decide_when_to_stop():
-    from pvae.objectives.regularised import FreeBits_ELBO
+    from pvae.objectives import FreeBits_ELBO
 
     data = pvae.data.load("digits", validation=200)
     pair = small_pair()

@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import ExponentialLR, LambdaLR
 
 import pvae
 from pvae import PvaeError
-from pvae.objectives.regularised import Beta_ELBO, FreeBits_ELBO
+from pvae.objectives import Beta_ELBO, FreeBits_ELBO
 from pvae.runs.folder import read_history
 from pvae.training.checkpoint import FORMAT, read_checkpoint
 

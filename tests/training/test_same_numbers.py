@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.functional import softplus
 
 import pvae
-from pvae.objectives.regularised import IWAE_ELBO
+from pvae.objectives import IWAE_ELBO
 
 SHAPE = (1, 8, 8)
 

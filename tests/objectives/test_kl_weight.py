@@ -12,7 +12,7 @@ from torch import nn
 
 import pvae
 from pvae import PvaeError
-from pvae.objectives.regularised import LatentScale
+from pvae.objectives import LatentScale
 
 SUM = {"enumerate": "parallel"}
 PROBS, MEANS = torch.tensor([0.2, 0.8]), torch.tensor([-1.0, 2.0])

@@ -1,0 +1,126 @@
+"""Chooses the ELBO that a pair is trained with."""
+
+import copy
+from typing import Literal
+
+from pyro.infer import (
+    ELBO,
+    Trace_ELBO,
+    TraceEnum_ELBO,
+    TraceMeanField_ELBO,
+    TraceTailAdaptive_ELBO,
+)
+
+from pvae.errors import PvaeError, nearest
+from pvae.objectives.importance_weighted import IWAE_ELBO, STL_ELBO, DReG_ELBO
+from pvae.pair import Structure, latent_sites
+from pvae.runtime import whole
+
+__all__ = ["LossName", "choose_elbo", "plain_elbo"]
+
+
+LossName = Literal[
+    "auto", "Trace_ELBO", "TraceMeanField_ELBO", "IWAE_ELBO", "DReG_ELBO", "STL_ELBO"
+]
+
+
+_ELBOS = {
+    "Trace_ELBO": Trace_ELBO,
+    "TraceMeanField_ELBO": TraceMeanField_ELBO,
+    "IWAE_ELBO": IWAE_ELBO,
+    "DReG_ELBO": DReG_ELBO,
+    "STL_ELBO": STL_ELBO,
+}
+
+
+def choose_elbo(
+    loss: ELBO | LossName,
+    structure: Structure,
+    num_particles: int = 1,
+) -> ELBO:
+    r"""Returns the ELBO to train a pair with.
+
+    `"auto"` takes the closed-form KL (`TraceMeanField_ELBO`) where it is known to be right:
+    every latent site is reparameterised, and model and guide have them in the same order;
+    `TraceEnum_ELBO` where a site is enumerated in parallel; else `Trace_ELBO`.
+
+    Args:
+        loss: An ELBO of `pyro.infer`, an objective from here, or one of the names.
+        structure: What `pvae.check` found.
+        num_particles: L, the number of samples of :math:`z \sim q(z|x)` in each step.
+
+    Raises:
+        PvaeError: If the name is unknown, num_particles is below one, or not that of an ELBO, if
+            it is 1 for an objective that weighs particles, or if the closed-form KL is asked for
+            and Pyro's cannot take the guide.
+    """
+    num_particles = whole("num_particles", num_particles, why="at least one sample of z is needed")
+    if isinstance(loss, ELBO):
+        loss = plain_elbo(loss)
+        if num_particles not in (1, loss.num_particles):
+            raise PvaeError(
+                f"num_particles={num_particles}, and the loss is a {type(loss).__name__} with "
+                f"num_particles={loss.num_particles}: give the number to the loss alone."
+            )
+        return _that_fits(loss, structure)
+    if loss == "auto":
+        if structure.enumerated:
+            return TraceEnum_ELBO(num_particles, max_plate_nesting=structure.max_plate_nesting)
+        loss = "TraceMeanField_ELBO" if _mean_field(structure) else "Trace_ELBO"
+    if loss not in _ELBOS:
+        raise PvaeError(f"loss={loss!r} is not known. {nearest(str(loss), ['auto', *_ELBOS])}")
+    return _that_fits(_ELBOS[loss](num_particles), structure)
+
+
+def plain_elbo(loss: ELBO) -> ELBO:
+    """Returns an ELBO whose steps can be taken and judged.
+
+    Of an ELBO with Pyro's `Jit` in its name this is the same ELBO without it: PyTorch's old
+    tracer cannot see parameters that stay in their modules, and `pvae.SVI` compiles by itself.
+
+    Raises:
+        PvaeError: If it is no ELBO, or one that gives no value of its loss.
+    """
+    if not isinstance(loss, ELBO):
+        raise PvaeError(f"loss={loss!r}: expected an ELBO such as pyro.infer.Trace_ELBO().")
+    if isinstance(loss, TraceTailAdaptive_ELBO):
+        raise PvaeError(
+            f"{type(loss).__name__} has a gradient and no value (Pyro returns infinity), so that "
+            "no step can be judged by its loss. Use DReG_ELBO or IWAE_ELBO, which weigh several "
+            "samples as well, or take its steps with pyro.infer.SVI."
+        )
+    kind = type(loss)
+    if kind.__module__.startswith("pyro.infer.") and kind.__name__.startswith("Jit"):
+        loss = copy.copy(loss)
+        loss.__class__ = kind.__base__
+    return loss
+
+
+def _that_fits(loss: ELBO, structure: Structure) -> ELBO:
+    extra = _observed_in_guide(structure)
+    if isinstance(loss, TraceMeanField_ELBO) and extra:
+        raise PvaeError(
+            f"TraceMeanField_ELBO cannot take a guide with the site {extra[0]!r}, a "
+            "pyro.deterministic or pyro.factor. Use loss='auto' or Trace_ELBO, or leave the site "
+            "out of the guide."
+        )
+    if isinstance(loss, IWAE_ELBO | DReG_ELBO) and loss.num_particles == 1:
+        raise PvaeError(
+            f"{type(loss).__name__} weighs several samples of z against each other, and with "
+            "num_particles=1 there is one: it would be the ELBO. Give it num_particles=5 or more, "
+            "or take loss='auto'."
+        )
+    return loss
+
+
+def _mean_field(structure: Structure) -> bool:
+    guide = latent_sites(structure.guide_trace)
+    same = list(guide) == list(latent_sites(structure.model_trace))
+    known = not _observed_in_guide(structure)
+    return same and known and all(site["fn"].has_rsample for site in guide.values())
+
+
+def _observed_in_guide(structure: Structure) -> list[str]:
+    """Names of a guide's `pyro.deterministic` and `pyro.factor` sites."""
+    nodes = structure.guide_trace.nodes.items()
+    return [n for n, s in nodes if s["type"] == "sample" and s["is_observed"]]

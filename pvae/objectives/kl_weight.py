@@ -1,0 +1,103 @@
+"""A weight on the KL divergence, for any objective."""
+
+from typing import Any
+
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.replay_messenger import ReplayMessenger
+from pyro.poutine.runtime import _PYRO_STACK
+from pyro.poutine.trace_messenger import TraceMessenger
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor
+
+from pvae.errors import PvaeError
+from pvae.pair import listed
+from pvae.runtime import number
+
+__all__ = ["LatentScale"]
+
+
+class LatentScale(Messenger):
+    r"""Scales the latent sites of every program in its context: a KL weight.
+
+    With both programs' latent sites scaled by :math:`\beta`, Pyro's ELBO becomes
+    :math:`E_q[\log p(x|z)] - \beta \, KL(q(z|x) \| p(z))`.
+
+    A site y that the model alone has, and sums out, belongs to
+    :math:`p(x|z) = \sum_y p(y) \, p(x|z, y)` and keeps its scale; where it is behind the prior,
+    :math:`p(z) = \sum_y p(y) \, p(z|y)`, it is scaled as z is.
+
+    Args:
+        weight: β, a number or a tensor of one number.
+
+    Raises:
+        PvaeError: If the number is negative, which would reward the KL, or NaN; in use, if the
+            model's sums hold terms of both log p(z) and log p(x|z).
+
+    Source: Bowman et al. 2016, *Generating Sentences from a Continuous Space* (warm-up);
+    Higgins et al. 2017, *β-VAE*.
+    """
+
+    def __init__(self, weight: float | Tensor) -> None:
+        super().__init__()
+        # A tensor may be an input of a recording, whose value is not known.
+        unknown = isinstance(weight, Tensor)
+        self.weight = weight if unknown else number("weight", weight, zero=True)
+        self._fault: str | None = None
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        fault, self._fault = self._fault, None
+        if fault is not None:
+            raise PvaeError(fault) from None
+
+    def _pyro_sample(self, msg: dict[str, Any]) -> None:
+        if msg["is_observed"] or site_is_subsample(msg):
+            return
+        sums, dependent = _summed_by_model(msg)
+        if msg["name"] not in sums or any(not site["is_observed"] for site in dependent):
+            msg["scale"] = msg["scale"] * self.weight
+
+    def _pyro_post_sample(self, msg: dict[str, Any]) -> None:
+        sums, dependent = _summed_by_model(msg)
+        if not any(site is msg for site in dependent):
+            return
+        likelihood = [site["name"] for site in dependent if site["is_observed"]]
+        prior = [site["name"] for site in dependent if not site["is_observed"]]
+        if likelihood and prior and (isinstance(self.weight, Tensor) or self.weight != 1):
+            self._fault = (  # raised at the end: Pyro appends a table to what passes through it
+                f"A KL weight (kl_warmup, LatentScale) is on log p(z) alone, and the model's sum "
+                f"over {listed(sums)} holds both log p of {listed(prior)} and that of "
+                f"{listed(likelihood)}: it cannot be weighed in part. Let the guide have "
+                f"{listed(sums)} and sum it out there, or train without a KL weight."
+            )
+        if prior == [msg["name"]]:
+            for site in sums.values():
+                site["scale"] = site["scale"] * self.weight
+
+
+def _summed_by_model(msg: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Finds the sites that only the model has and sums out, and those that depend on them.
+
+    Both are of the program that runs now, up to and with the message. In a guide, whose draws are
+    not replayed, there are none.
+    """
+    replays = [h.trace for h in _PYRO_STACK if isinstance(h, ReplayMessenger)]
+    traces = [h.trace for h in _PYRO_STACK if isinstance(h, TraceMessenger)]
+    if not replays or not traces:
+        return {}, []
+    nodes = {**traces[-1].nodes, msg["name"]: msg}
+    sites = {name: site for name, site in nodes.items() if site["type"] == "sample"}
+    sums = {
+        name: site
+        for name, site in sites.items()
+        if "_enumerate_dim" in site["infer"] and name not in (replays[-1] or ())
+    }
+    dims = [site["infer"]["_enumerate_dim"] for site in sums.values()]
+    dependent = [
+        site
+        for name, site in sites.items()
+        if name not in sums and not site["infer"].get("_deterministic")
+        for shape in [getattr(site["fn"], "batch_shape", ())]
+        if any(len(shape) >= -dim and shape[dim] > 1 for dim in dims)
+    ]
+    return sums, dependent
