@@ -40,9 +40,9 @@ def choose_elbo(
 ) -> ELBO:
     r"""Returns the ELBO to train a pair with.
 
-    `"auto"` takes the closed-form KL (`TraceMeanField_ELBO`) where it is known to be right:
-    every latent site is reparameterised, and model and guide have them in the same order;
-    `TraceEnum_ELBO` where a site is enumerated in parallel; else `Trace_ELBO`.
+    `"auto"` is `TraceEnum_ELBO` if a site is enumerated in parallel, `TraceMeanField_ELBO` (KL in
+    closed form) if every latent site is reparameterised and both programs have the sites in the
+    same order, and `Trace_ELBO` otherwise.
 
     Args:
         loss: An ELBO of `pyro.infer`, an objective from here, or one of the names.
@@ -50,9 +50,9 @@ def choose_elbo(
         num_particles: L, the number of samples of :math:`z \sim q(z|x)` in each step.
 
     Raises:
-        PvaeError: If the name is unknown, num_particles is below one, or not that of an ELBO, if
-            it is 1 for an objective that weighs particles, or if the closed-form KL is asked for
-            and Pyro's cannot take the guide.
+        PvaeError: If the name is unknown; if num_particles is below one, contradicts that of the
+            ELBO, or is 1 for an objective that weighs particles; or if TraceMeanField_ELBO cannot
+            take the guide.
     """
     num_particles = whole("num_particles", num_particles, why="at least one sample of z is needed")
     if isinstance(loss, ELBO):
@@ -73,13 +73,13 @@ def choose_elbo(
 
 
 def plain_elbo(loss: ELBO) -> ELBO:
-    """Returns an ELBO whose steps can be taken and judged.
+    """Returns the ELBO, or for one of Pyro's `Jit…_ELBO` classes the same ELBO without `Jit`.
 
-    Of an ELBO with Pyro's `Jit` in its name this is the same ELBO without it: PyTorch's old
-    tracer cannot see parameters that stay in their modules, and `pvae.SVI` compiles by itself.
+    PyTorch's old tracer does not see parameters that stay in their modules, and `pvae.SVI`
+    compiles by itself.
 
     Raises:
-        PvaeError: If it is no ELBO, or one that gives no value of its loss.
+        PvaeError: If it is not an ELBO, or an ELBO without a value of its loss.
     """
     if not isinstance(loss, ELBO):
         raise PvaeError(f"loss={loss!r}: expected an ELBO such as pyro.infer.Trace_ELBO().")

@@ -1,4 +1,4 @@
-"""Objectives of several samples: the importance-weighted bound, and gradients by the path."""
+"""Objectives of K samples: the importance-weighted bound, DReG and sticking the landing."""
 
 import math
 from typing import Any
@@ -14,7 +14,7 @@ __all__ = ["IWAE_ELBO", "STL_ELBO", "DReG_ELBO"]
 
 
 class IWAE_ELBO(ParticleELBO):
-    r"""The importance-weighted bound, taken datum by datum and then summed.
+    r"""The importance-weighted bound: a logarithm for each datum, summed over the minibatch.
 
     .. math:: L_K = \sum_b \log \frac1K \sum_{k=1}^K w_{kb}, \qquad
         w_{kb} = \frac{p_\theta(x_b, z_{kb})}{q_\phi(z_{kb} | x_b)}, \quad
@@ -33,8 +33,9 @@ class IWAE_ELBO(ParticleELBO):
     Raises:
         PvaeError: As `ParticleELBO`.
 
-    Source: Burda, Grosse & Salakhutdinov 2016, *Importance Weighted Autoencoders*; Mnih &
-    Rezende 2016, *Variational Inference for Monte Carlo Objectives*; pyro issue 3104.
+    Source: Burda, Grosse & Salakhutdinov 2016, *Importance Weighted Autoencoders*
+    (arXiv:1509.00519); Mnih & Rezende 2016, *Variational Inference for Monte Carlo Objectives*
+    (arXiv:1602.06725); pyro issue 3104.
 
     Example:
         >>> import torch
@@ -61,20 +62,15 @@ class IWAE_ELBO(ParticleELBO):
 
 
 class _PathELBO(ParticleELBO):
-    """With φ held in log q, its gradient reaches φ along the path of z alone."""
+    """An objective whose gradient reaches φ along the path of z alone: φ is held in log q."""
 
     def _terms(
         self, model: Program, guide: Program, args: Any, kwargs: Any, shares: list[Tensor] | None
     ) -> tuple[Call, Tensor, Tensor]:
         """Returns a call, log w with φ held in log q, and the guide's penalty, each [K, B].
 
-        Args:
-            model: Pyro program.
-            guide: Pyro program.
-            args: Of the programs.
-            kwargs: Of the programs.
-            shares: Where the normalised weights will be when the gradient is computed, whose
-                second factor it then gets; None leaves it out.
+        With `shares`, the gradient is multiplied by the normalised weights that the caller puts
+        into this list before it is computed.
         """
         call, cut = self._call(model, guide, args, kwargs), Cut()
         with cut:
@@ -114,9 +110,9 @@ class DReG_ELBO(_PathELBO):
     gradient falls. For a site of the guide under a KL weight β, :math:`\tilde w_k^2` is
     :math:`\tilde w_k (1 - \beta + \beta \tilde w_k)`.
 
-    What is held is whatever q depends on but its draws, wherever the guide keeps it. A parameter
+    Everything that q depends on except its draws is held, wherever the guide keeps it. A parameter
     that model and guide share is still trained by the model's terms. A normalising flow in the
-    guide needs an inverse.
+    guide must have an inverse.
 
     Args:
         num_particles: K, samples of z for each datum.
@@ -126,7 +122,7 @@ class DReG_ELBO(_PathELBO):
         PvaeError: As `ParticleELBO`, and if a latent site has no rsample.
 
     Source: Tucker, Lawson, Gu & Maddison 2019, *Doubly Reparameterized Gradient Estimators for
-    Monte Carlo Objectives*.
+    Monte Carlo Objectives* (arXiv:1810.04152).
 
     Example:
         >>> import torch
@@ -144,7 +140,7 @@ class DReG_ELBO(_PathELBO):
         shares: list[Tensor] = []
         call, log_w, penalty = self._terms(model, guide, args, kwargs, shares)
         shares.append(log_w.detach().softmax(0))
-        # The gradient of this logarithm brings the first factor of w̃².
+        # The gradient of the logarithm brings the first factor of w̃².
         return -call.scale * (_log_mean(log_w) - penalty.mean(0)).sum()
 
 
@@ -155,12 +151,12 @@ class STL_ELBO(_PathELBO):
         [\log p_\theta(x_b, z_{kb}) - \log q_\phi(z_{kb} | x_b)]}{\partial z_{kb}}
         \frac{\partial z_{kb}}{\partial \phi}
 
-    with φ held in log q: the score, whose mean is zero, is left out, so that the noise vanishes
-    where q is the posterior. θ's gradient is the usual one.
+    with φ held in log q. This leaves out the score, whose mean is zero, so that the gradient has no
+    noise where q is the posterior. θ's gradient is the usual one.
 
-    What is held is whatever q depends on but its draws, wherever the guide keeps it. A parameter
+    Everything that q depends on except its draws is held, wherever the guide keeps it. A parameter
     that model and guide share is still trained by the model's terms. A normalising flow in the
-    guide needs an inverse.
+    guide must have an inverse.
 
     Args:
         num_particles: K, samples of z for each datum.
@@ -169,7 +165,7 @@ class STL_ELBO(_PathELBO):
     Raises:
         PvaeError: As `ParticleELBO`, and if a latent site has no rsample.
 
-    Source: Roeder, Wu & Duvenaud 2017, *Sticking the Landing*.
+    Source: Roeder, Wu & Duvenaud 2017, *Sticking the Landing* (arXiv:1703.09194).
 
     Example:
         >>> import torch
@@ -194,7 +190,7 @@ def _log_mean(log_w: Tensor) -> Tensor:
 
 
 def _vimco(log_w: Tensor) -> Tensor:
-    """Returns the signal of each particle, [K, B]: the bound less the one that leaves it out."""
+    """Returns each particle's signal, [K, B]: the bound minus the bound without the particle."""
     num = len(log_w)
     bound = _log_mean(log_w)
     if num == 1:

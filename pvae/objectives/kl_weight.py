@@ -17,14 +17,14 @@ __all__ = ["LatentScale"]
 
 
 class LatentScale(Messenger):
-    r"""Scales the latent sites of every program in its context: a KL weight.
+    r"""A KL weight: scales the latent sites of every program in its context.
 
     With both programs' latent sites scaled by :math:`\beta`, Pyro's ELBO becomes
     :math:`E_q[\log p(x|z)] - \beta \, KL(q(z|x) \| p(z))`.
 
-    A site y that the model alone has, and sums out, belongs to
-    :math:`p(x|z) = \sum_y p(y) \, p(x|z, y)` and keeps its scale; where it is behind the prior,
-    :math:`p(z) = \sum_y p(y) \, p(z|y)`, it is scaled as z is.
+    A site y that only the model has, and sums out, is part of the likelihood,
+    :math:`p(x|z) = \sum_y p(y) \, p(x|z, y)`, and keeps its scale. If it is part of the prior,
+    :math:`p(z) = \sum_y p(y) \, p(z|y)`, it is scaled like z.
 
     Args:
         weight: β, a number or a tensor of one number.
@@ -33,13 +33,13 @@ class LatentScale(Messenger):
         PvaeError: If the number is negative, which would reward the KL, or NaN; in use, if the
             model's sums hold terms of both log p(z) and log p(x|z).
 
-    Source: Bowman et al. 2016, *Generating Sentences from a Continuous Space* (warm-up);
-    Higgins et al. 2017, *β-VAE*.
+    Source: Bowman et al. 2016, *Generating Sentences from a Continuous Space*
+    (arXiv:1511.06349; warm-up); Higgins et al. 2017, *β-VAE*.
     """
 
     def __init__(self, weight: float | Tensor) -> None:
         super().__init__()
-        # A tensor may be an input of a recording, whose value is not known.
+        # A tensor may be an input of a recording; its value is unknown then.
         unknown = isinstance(weight, Tensor)
         self.weight = weight if unknown else number("weight", weight, zero=True)
         self._fault: str | None = None
@@ -64,10 +64,11 @@ class LatentScale(Messenger):
         likelihood = [site["name"] for site in dependent if site["is_observed"]]
         prior = [site["name"] for site in dependent if not site["is_observed"]]
         if likelihood and prior and (isinstance(self.weight, Tensor) or self.weight != 1):
-            self._fault = (  # raised at the end: Pyro appends a table to what passes through it
+            # Raised at the end: Pyro appends a table to errors that pass through its handlers.
+            self._fault = (
                 f"A KL weight (kl_warmup, LatentScale) is on log p(z) alone, and the model's sum "
                 f"over {listed(sums)} holds both log p of {listed(prior)} and that of "
-                f"{listed(likelihood)}: it cannot be weighed in part. Let the guide have "
+                f"{listed(likelihood)}: a part of a sum cannot be weighed. Let the guide have "
                 f"{listed(sums)} and sum it out there, or train without a KL weight."
             )
         if prior == [msg["name"]]:
@@ -76,11 +77,7 @@ class LatentScale(Messenger):
 
 
 def _summed_by_model(msg: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Finds the sites that only the model has and sums out, and those that depend on them.
-
-    Both are of the program that runs now, up to and with the message. In a guide, whose draws are
-    not replayed, there are none.
-    """
+    """Finds the sites that only the model has and sums out, and the sites that depend on them."""
     replays = [h.trace for h in _PYRO_STACK if isinstance(h, ReplayMessenger)]
     traces = [h.trace for h in _PYRO_STACK if isinstance(h, TraceMessenger)]
     if not replays or not traces:

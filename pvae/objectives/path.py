@@ -1,4 +1,4 @@
-"""Gradients along the paths of a program's draws, with everything else held constant."""
+"""Gradients along the paths of a program's draws; everything else is held constant."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,14 +12,14 @@ __all__ = ["Cut", "along"]
 
 
 class Cut(Messenger):
-    """Gives a program its draws as constants, and keeps the draws themselves.
+    """Replaces a program's draws by constants of the same values, and keeps the draws.
 
-    Densities under the program then depend on parameters, and on the constants; each draw
-    depends on parameters, and on the constants of the draws before it.
+    Densities under the program then depend on parameters and on the constants. Each draw depends
+    on parameters and on the constants of earlier draws.
 
     Attributes:
-        draws: By site, in order: the draws that have a gradient.
-        points: The constants of the same values, leaves that a gradient can be asked for.
+        draws: The draws that have a gradient, by site, in order.
+        points: The constants in their place: leaves of the autograd graph.
     """
 
     def __init__(self) -> None:
@@ -37,16 +37,16 @@ class Cut(Messenger):
 def along(
     inner: Tensor, cut: Cut, weigh: Callable[[str, Tensor], Tensor] | None = None
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    r"""Returns a function of the draws, and the draws, whose gradients follow the paths alone.
+    r"""Returns `inner` and the draws, with gradients that follow only the paths of the draws.
 
-    Parameters that `inner` depends on are held, wherever the program keeps them: its gradient
-    reaches them as :math:`\sum_i \frac{d\,inner}{dz_i} \frac{\partial z_i}{\partial \phi}` only.
+    Parameters that `inner` depends on directly are held. Its gradient reaches them only as
+    :math:`\sum_i \frac{d\,inner}{dz_i} \frac{\partial z_i}{\partial \phi}`.
 
     Args:
-        inner: A tensor that was computed from the constants of `cut`.
-        cut: What the program's draws were cut by.
-        weigh: Changes, for a site's name, the gradient in its draw on the way to the parameters,
-            once it is known; not the part that a draw before it gets.
+        inner: A tensor computed from the constants of `cut`.
+        cut: The handler that replaced the draws.
+        weigh: Maps a site's name and the gradient in its draw to the gradient that the parameters
+            get. Earlier draws get the unchanged gradient.
     """
     if not cut.draws:
         return inner.detach(), {}
@@ -85,7 +85,7 @@ class _Along(torch.autograd.Function):
 def _add(
     totals: list[Tensor | None], output: Tensor, points: Sequence[Tensor], grad: Tensor | None
 ) -> None:
-    """Adds a gradient of an output to those of the points that it depends on."""
+    """Adds the gradient of `output` to the totals of the points that it depends on."""
     if grad is None or not output.requires_grad:
         return
     found = torch.autograd.grad(output, points, grad, retain_graph=True, allow_unused=True)

@@ -23,20 +23,21 @@ class Beta_ELBO(ParticleELBO):
         KL_{ib} = E_{q_\phi(z|x_b)} \left[ \log
         \frac{q_\phi(z_i | \cdot, x_b)}{p_\theta(z_i | \cdot)} \right]
 
-    The expectations are means over the particles' draws, also where a KL has a closed form. A
-    guide's site without rsample takes the score function, with the mean of the other
-    particles as its baseline.
+    The expectations are means over the particles' draws, also where a KL has a closed form. Sites
+    of the guide without rsample use the score function, with the mean of the other particles as
+    baseline.
 
     Args:
         num_particles: K, samples of z for each datum.
-        beta: β, a number or a tensor of one number. The attribute may be changed between steps;
-            `LatentScale` is a β around any objective.
+        beta: β, a number or a tensor of one number. The attribute may be changed between steps.
+            `LatentScale` puts a β around any objective.
         plate: Name of the batch plate, where it is ambiguous.
 
     Raises:
         PvaeError: As `ParticleELBO`, and if beta is negative, which would reward the KL, or NaN.
 
-    Source: Higgins et al. 2017, *β-VAE*.
+    Source: Higgins et al. 2017, *β-VAE: Learning Basic Visual Concepts with a Constrained
+    Variational Framework*, ICLR.
 
     Example:
         >>> import torch
@@ -79,14 +80,14 @@ class Beta_ELBO(ParticleELBO):
 
 
 class FreeBits_ELBO(Beta_ELBO):
-    r"""The ELBO in which each latent site may cost a few nats for free.
+    r"""The ELBO with a few nats of KL free of charge for each latent site.
 
     .. math:: L = B \left( \overline{\log p} - \beta \sum_i
         \max(\lambda, \overline{KL_i}) \right)
 
-    with bars for means over the minibatch of B data and over particles, and one KL for each
-    latent *site*: where groups of dimensions are to be free each, make each group a site. A
-    site below λ has no gradient from its KL.
+    A bar is a mean over the minibatch of B data and over particles. There is one KL for each latent
+    *site*: to give each group of dimensions its own free bits, make each group a site. A site whose
+    KL is below λ has no gradient from it.
 
     Args:
         num_particles: K, samples of z for each datum.
@@ -98,7 +99,7 @@ class FreeBits_ELBO(Beta_ELBO):
         PvaeError: As `ParticleELBO`, and if free_bits or beta is negative or NaN.
 
     Source: Kingma et al. 2016, *Improving Variational Inference with Inverse Autoregressive
-    Flow*, equation 15.
+    Flow*, equation 15 (arXiv:1606.04934).
 
     Example:
         >>> import torch
@@ -125,7 +126,7 @@ class FreeBits_ELBO(Beta_ELBO):
 
 
 class InfoVAE_ELBO(Beta_ELBO):
-    r"""InfoVAE: the ELBO with its KL exchanged, in part, for a divergence of q(z) from p(z).
+    r"""InfoVAE: part of the KL is replaced by a divergence between q(z) and p(z).
 
     .. math:: L = \sum_b \left( E_{q_\phi(z|x_b)} [\log p_\theta(x_b | z)]
         - (1 - \alpha) KL_b \right) - B \, (\alpha + \lambda - 1) \, MMD(q_\phi(z), p_\theta(z))
@@ -136,9 +137,9 @@ class InfoVAE_ELBO(Beta_ELBO):
         - 2 E_{z \sim q, z' \sim p}[k(z, z')], \qquad
         k(z, z') = e^{- \| z - z' \|^2 / 2 h^2}
 
-    estimated without bias (so that it may fall below zero) from one draw of q(z|x) for each
-    datum and as many of p(z), and averaged over the particles. All latent sites count as one
-    vector of Z dimensions. A minibatch of one datum has no pairs, and keeps the last term alone.
+    The estimate of the MMD uses one draw of q(z|x) for each datum and as many draws of p(z), and is
+    averaged over the particles. It is unbiased, so it may be negative. All latent sites count as
+    one vector of Z dimensions. A minibatch of one datum has no pairs and keeps only the last term.
 
     Args:
         num_particles: K, samples of z for each datum.
@@ -151,8 +152,8 @@ class InfoVAE_ELBO(Beta_ELBO):
         PvaeError: As `ParticleELBO`, if a latent site has no rsample, if beta or mmd_weight is
             negative or NaN, or if bandwidth is not positive.
 
-    Source: Zhao, Song & Ermon 2017, *InfoVAE: Information Maximizing Variational Autoencoders*;
-    Gretton et al. 2012, *A Kernel Two-Sample Test* (the estimator).
+    Source: Zhao, Song & Ermon 2017, *InfoVAE: Information Maximizing Variational Autoencoders*
+    (arXiv:1706.02262); Gretton et al. 2012, *A Kernel Two-Sample Test* (the estimator).
 
     Example:
         >>> import torch
@@ -184,7 +185,7 @@ class InfoVAE_ELBO(Beta_ELBO):
 
 
 def _mmd(z: Tensor, other: Tensor, width: float) -> Tensor:
-    """Returns the unbiased estimate of the MMD of two samples [K, B, Z], meaned over K."""
+    """Returns the unbiased estimate of the MMD of two samples [K, B, Z], averaged over K."""
     off = 1 - torch.eye(z.shape[1], dtype=z.dtype, device=z.device)
     pairs = max(z.shape[1] * (z.shape[1] - 1), 1)
 
