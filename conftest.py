@@ -6,6 +6,9 @@ import sys
 
 import pytest
 
+# Child processes import this checkout as well, whichever one is installed.
+os.environ["PYTHONPATH"] = os.path.dirname(os.path.abspath(__file__))
+
 if "PYTEST_XDIST_WORKER" in os.environ:
     # One thread each: on two cores, two processes of two threads are far slower.
     os.environ["OMP_NUM_THREADS"] = "1"

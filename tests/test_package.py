@@ -6,10 +6,13 @@ import sys
 import textwrap
 from pathlib import Path
 
+import lazy_loader
 import pyro
 import pytest
 
 import pvae
+
+ROOT = Path(__file__).parents[1]
 
 
 def _run(script: str) -> str:
@@ -58,3 +61,20 @@ def test_models_and_guides_install_inside_the_package():
     assert pvae.models.VAE.__module__ == "pvae.models.vae"
     script = "import os; os.chdir('/'); import pvae.models, pvae.guides; print('ok')"
     assert _run(script) == "ok"
+
+
+def test_a_checkout_holds_all_of_pvae_whatever_is_installed():
+    names = ("pvae", "pvae.models", "pvae.guides")
+    libraries = Path(lazy_loader.__file__).parents[1]
+    script = f"""
+        import sys
+        from importlib.util import find_spec
+        sys.path[:0], sys.path[-1:] = [{str(ROOT)!r}], [{str(libraries)!r}]
+        print(*(find_spec(name).origin for name in {names}), sep="\\n")
+    """
+    command = [sys.executable, "-S", "-c", textwrap.dedent(script)]
+    found = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+    assert [Path(path).parent for path in found] == [ROOT.joinpath(*n.split(".")) for n in names]
+    assert [Path(sys.modules[name].__file__).resolve() for name in names] == [
+        Path(path).resolve() for path in found
+    ]

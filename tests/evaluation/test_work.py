@@ -273,8 +273,9 @@ for name, options in cases.items():
 
 
 def test_processes_share_out_one_evaluation_or_refuse(tmp_path):
-    env = os.environ | {"WORLD_SIZE": "2", "PYTHONPATH": os.path.dirname(__file__)}
-    env["PYTHONPATH"] += os.pathsep + os.path.dirname(os.path.dirname(__file__))
+    env = os.environ | {"WORLD_SIZE": "2"}
+    here = os.path.dirname(__file__)
+    env["PYTHONPATH"] += os.pathsep + os.pathsep.join([here, os.path.dirname(here)])
     ranks = [
         subprocess.Popen(
             [sys.executable, "-c", RANKS, str(rank), tmp_path],
