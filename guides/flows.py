@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import pyro
@@ -12,7 +13,7 @@ from pyro.nn import ConditionalAutoRegressiveNN, PyroModule
 from torch import Tensor, nn
 
 from pvae.errors import PvaeError
-from pvae.nn import MLP, AutoregressiveAffine, SplineCoupling, make_encoder
+from pvae.nn import MLP, SplineCoupling, affine_autoregressive, make_encoder
 
 __all__ = ["IAF", "SplineFlow"]
 
@@ -97,19 +98,12 @@ class IAF(PyroModule):
     def forward(self, x: Tensor) -> Tensor:
         loc, raw, h = self.encoder(x).split(self.sizes, -1)
         start = dist.Normal(loc, F.softplus(raw) + 1e-6).to_event(1)
-        steps = zip(self.networks, self.orders, strict=True)
-        steps = [AutoregressiveAffine(_gated(network, h), order) for network, order in steps]
+        steps = [
+            affine_autoregressive(partial(network, context=h), order, h.dtype, stable=True)
+            for network, order in zip(self.networks, self.orders, strict=True)
+        ]
         with pyro.plate("data", len(x)):
             return pyro.sample("z", dist.TransformedDistribution(start, steps))
-
-
-def _gated(network: nn.Module, h: Tensor) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
-    def shift_and_scale(z: Tensor) -> tuple[Tensor, Tensor]:
-        m, s = network(z, context=h)
-        gate = torch.sigmoid(s + 2)
-        return (1 - gate) * m, F.logsigmoid(s + 2)
-
-    return shift_and_scale
 
 
 class SplineFlow(PyroModule):

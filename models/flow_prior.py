@@ -10,7 +10,7 @@ from pyro.nn import AutoRegressiveNN
 from torch import Tensor, nn
 
 from pvae.errors import PvaeError
-from pvae.nn import AutoregressiveAffine
+from pvae.nn import affine_autoregressive
 
 __all__ = ["FlowPriorVAE"]
 
@@ -78,12 +78,13 @@ class FlowPriorVAE(VAE):
         """Returns p(z), batch shape [] and event shape [Z]."""
         noise = dist.Normal(self.zeros, 1.0).to_event(1)
         steps = zip(self.networks, self.orders, strict=True)
-        return dist.TransformedDistribution(noise, [_step(*step).inv for step in steps])
+        steps = [_step(network, order, noise.mean.dtype).inv for network, order in steps]
+        return dist.TransformedDistribution(noise, steps)
 
 
-def _step(network: nn.Module, order: list[int]) -> AutoregressiveAffine:
-    def shift_and_scale(z: Tensor) -> tuple[Tensor, Tensor]:
+def _step(network: nn.Module, order: list[int], dtype: torch.dtype) -> dist.transforms.Transform:
+    def shift_and_log_scale(z: Tensor) -> tuple[Tensor, Tensor]:
         loc, raw = network(z)
         return loc, 3 * (raw / 3).tanh()  # scales from e^-3 to e^3
 
-    return AutoregressiveAffine(shift_and_scale, order)
+    return affine_autoregressive(shift_and_log_scale, order, dtype)

@@ -3,17 +3,17 @@
 Imports `errors` alone.
 """
 
-from pvae.nn.flows import AutoregressiveAffine, SplineCoupling, rational_quadratic
+from pvae.nn.flows import SplineCoupling, affine_autoregressive, rational_quadratic
 from pvae.nn.made_from import arguments, remember
 from pvae.nn.networks import MLP, ConvDecoder, ConvEncoder, ScaleTril, make_encoder
 
 __all__ = [
     "MLP",
-    "AutoregressiveAffine",
     "ConvDecoder",
     "ConvEncoder",
     "ScaleTril",
     "SplineCoupling",
+    "affine_autoregressive",
     "arguments",
     "make_encoder",
     "rational_quadratic",
