@@ -1,11 +1,10 @@
 """Autoencoders as the models of MAP pairs: the code is a point, its penalty a prior."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any
 
 import pyro.distributions as dist
 from pvae.models.vae import VAE
-from torch import nn
 
 from pvae.errors import PvaeError
 
@@ -100,28 +99,14 @@ class SparseAutoencoder(VAE):
         event_shape: Sequence[int],
         latent_dim: int = 20,
         penalty: float = 1.0,
-        network: Literal["dense", "conv"] = "dense",
-        hidden_dims: Sequence[int] = (400,),
-        channels: Sequence[int] = (64, 32),
-        likelihood: Literal["bernoulli", "continuous_bernoulli", "gaussian"] = "bernoulli",
-        scale: float | Literal["learned", "network"] = 1.0,
-        decoder: nn.Module | None = None,
+        **options: Any,
     ) -> None:
         if not penalty > 0:
             raise PvaeError(
                 f"penalty={penalty}: the weight of the L1 norm is positive (it is one over the "
                 "scale of the Laplace prior)."
             )
-        super().__init__(
-            event_shape,
-            latent_dim,
-            network=network,
-            hidden_dims=hidden_dims,
-            channels=channels,
-            likelihood=likelihood,
-            scale=scale,
-            decoder=decoder,
-        )
+        super().__init__(event_shape, latent_dim, **options)
         self.penalty = penalty
 
     def prior(self) -> dist.Distribution:

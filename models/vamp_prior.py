@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from pvae.models.vae import VAE
 from torch import Tensor, nn
+from torch.distributions import constraints
 
 from pvae.errors import PvaeError
 from pvae.nn import make_encoder
@@ -72,6 +73,7 @@ class VampPriorVAE(VAE):
         super().__init__(
             event_shape, latent_dim, network, hidden_dims, channels, activation, **options
         )
+        self._real = self.head.support is constraints.real
         if num_pseudo_inputs < 1:
             raise PvaeError(
                 f"num_pseudo_inputs={num_pseudo_inputs}: a mixture has at least one component."
@@ -96,14 +98,14 @@ class VampPriorVAE(VAE):
             )
         some = x[torch.randperm(len(x), device=x.device)[:num]]
         # Where the sigmoid is flat they could not move any more.
-        some = some if self.kind == "gaussian" else some.clamp(0.05, 0.95).logit()
+        some = some if self._real else some.clamp(0.05, 0.95).logit()
         self.pseudo["logits"].data.copy_(some)
 
     @property
     def pseudo_inputs(self) -> Tensor:
         """u, [K, *event_shape]: in [0, 1], or, for a Gaussian likelihood, real."""
         raw = self.pseudo["logits"]
-        return raw if self.kind == "gaussian" else raw.sigmoid()
+        return raw if self._real else raw.sigmoid()
 
     def prior(self) -> dist.Distribution:
         """Returns p(z), batch shape [] and event shape [Z]."""

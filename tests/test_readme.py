@@ -19,7 +19,7 @@ def blocks():
 def test_the_first_pair_trains_as_the_readme_says(blocks, tmp_path, monkeypatch, capsys):
     from pvae.cli.main import main
 
-    file, script, steps = (code for language, code in blocks if language == "python")
+    file, script, _, steps = (code for language, code in blocks if language == "python")
     (tmp_path / "first.py").write_text(file)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
@@ -35,6 +35,21 @@ def test_the_first_pair_trains_as_the_readme_says(blocks, tmp_path, monkeypatch,
     argv[argv.index("--epochs") + 1] = "2"
     assert main([*argv, "--num_samples", "20", "--progress", "false"]) == 0
     assert (tmp_path / "runs" / "digits-Model-1" / "report.html").exists()
+
+
+def test_the_likelihoods_train_as_the_readme_says(blocks, tmp_path, monkeypatch):
+    from pvae.cli.main import main
+
+    head = next(code for _, code in blocks if "class Laplace(Head)" in code)
+    (tmp_path / "laplace.py").write_text(head)
+    monkeypatch.chdir(tmp_path)
+    commands = next(
+        code for _, code in blocks if "laplace.py:Laplace" in code and "pvae run" in code
+    )
+    for i, command in enumerate(commands.splitlines()):
+        argv = command.replace("pvae run", "train").split()
+        assert main([*argv, "--epochs", "1", "--out", f"{i}", "--progress", "false"]) == 0
+    assert i == 1
 
 
 def test_every_option_is_one(tmp_path, monkeypatch):

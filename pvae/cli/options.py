@@ -41,7 +41,7 @@ def parse(command: str, argv: list[str]) -> tuple[dict[str, Any], argparse.Names
     import pyro
     import yaml
 
-    from pvae.runs import resolve, shared
+    from pvae.runs import from_file, in_file, renamed, resolve, shared
 
     # jsonargparse can type the rest only once the classes are known.
     early, rest = _early(argv)
@@ -67,7 +67,8 @@ def parse(command: str, argv: list[str]) -> tuple[dict[str, Any], argparse.Names
     parser = _run_parser(command, targets)
     base = {key: value for key, value in (config | init_args).items() if value != {}}
     _drop_replaced(base, rest)
-    found = values(parser, ["--config", yaml.safe_dump(base), *rest])
+    start = yaml.safe_dump(renamed(base, from_file))
+    found = renamed(values(parser, ["--config", start, *_from_files(rest)]), in_file)
     for side in SIDES:
         config[side]["init_args"] = found.pop(side, None) or {}
         if shape := getattr(early, f"{side}.event_shape") or shapes[side]:
@@ -244,6 +245,14 @@ def _drop_replaced(base: dict[str, Any], rest: list[str]) -> None:
             node = node.get(parent) if isinstance(node, dict) else None
         if argument.startswith("--") and isinstance(node, dict) and isinstance(node.get(key), dict):
             del node[key]
+
+
+def _from_files(argv: list[str]) -> list[str]:
+    """Replaces classes of files by names that jsonargparse can import."""
+    from pvae.runs import from_file
+
+    parts = (a.partition("=") if a.startswith("--") else ("", "", a) for a in argv)
+    return [f"{option}{sign}{from_file(value)}" for option, sign, value in parts]
 
 
 def _underscored(argv: list[str]) -> list[str]:

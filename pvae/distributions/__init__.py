@@ -1,8 +1,12 @@
-"""What Pyro lacks: distributions of values in levels, and where a density is zero.
+"""What Pyro lacks: distributions of levels, likelihood heads, and where a density is zero.
 
-Imports `errors` alone.
+`heads` turns a network's output into p(x|z).
+
+Imports `errors` and `nn`.
 """
 
+from pvae.distributions import heads
+from pvae.distributions.heads import Head, Likelihood, make_head
 from pvae.distributions.levels import (
     BinomialProportion,
     DiscretizedLogistic,
@@ -26,13 +30,17 @@ __all__ = [
     "BinomialProportion",
     "DiagonalMixture",
     "DiscretizedLogistic",
+    "Head",
     "Levels",
+    "Likelihood",
     "MixtureOfDiscretizedLogistics",
     "contains",
+    "heads",
     "inside",
     "is_discrete",
     "is_image",
     "log_prob",
+    "make_head",
     "peeled",
     "pull_back",
     "same_support",

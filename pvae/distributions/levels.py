@@ -21,7 +21,7 @@ class Levels(constraints.Constraint):
     is_discrete = True
 
     def __init__(self, levels: int) -> None:
-        self.levels = levels
+        self.levels = _at_least_two(levels)
 
     def check(self, value: Tensor) -> Tensor:
         k = value * (self.levels - 1)

@@ -5,7 +5,15 @@ Imports `errors` alone.
 
 from pvae.nn.flows import SplineCoupling, affine_autoregressive, rational_quadratic
 from pvae.nn.made_from import arguments, remember
-from pvae.nn.networks import MLP, ConvDecoder, ConvEncoder, ScaleTril, make_encoder
+from pvae.nn.networks import (
+    MLP,
+    ConvDecoder,
+    ConvEncoder,
+    ScaleTril,
+    at_least_one,
+    make_decoder,
+    make_encoder,
+)
 
 __all__ = [
     "MLP",
@@ -15,6 +23,8 @@ __all__ = [
     "SplineCoupling",
     "affine_autoregressive",
     "arguments",
+    "at_least_one",
+    "make_decoder",
     "make_encoder",
     "rational_quadratic",
     "remember",

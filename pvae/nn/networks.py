@@ -10,7 +10,15 @@ from torch import Tensor, nn
 
 from pvae.errors import PvaeError
 
-__all__ = ["MLP", "ConvDecoder", "ConvEncoder", "ScaleTril", "make_encoder"]
+__all__ = [
+    "MLP",
+    "ConvDecoder",
+    "ConvEncoder",
+    "ScaleTril",
+    "at_least_one",
+    "make_decoder",
+    "make_encoder",
+]
 
 _ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh}
 
@@ -68,6 +76,12 @@ class MLP(nn.Module):
         batch = _batch_shape(x, self.in_shape)
         return self.layers(x.reshape(*batch, -1)).reshape(*batch, *self.out_shape)
 
+    @torch.no_grad()
+    def set_bias(self, value: Tensor) -> None:
+        """Sets the first entries of the last layer's bias."""
+        bias = self.layers[-1].bias
+        bias[: value.numel()] = value.flatten().to(bias)
+
 
 class ConvEncoder(nn.Module):
     """Strided convolutions, each halving height and width, then a linear layer.
@@ -119,11 +133,12 @@ class ConvDecoder(nn.Module):
 
     Args:
         in_shape: Event shape of the input.
-        out_shape: Event shape (C, H, W) of the output, at least 8×8.
+        out_shape: Event shape (C, H, W) of the output, at least 8×8. Several dimensions in place
+            of C are channels too, (K, C, H, W).
         channels: Channels before each transposed convolution (kernel 4, stride 2, padding 1).
 
     Shape:
-        [..., *in_shape] to [..., C, H, W].
+        [..., *in_shape] to [..., *out_shape].
 
     Example:
         >>> import torch
@@ -139,14 +154,17 @@ class ConvDecoder(nn.Module):
     ) -> None:
         super().__init__()
         self.in_shape, self.out_shape = tuple(in_shape), tuple(out_shape)
-        sizes = _pyramid(self.out_shape, channels)[::-1]
+        flat = self.out_shape
+        if len(flat) > 3:
+            flat = (math.prod(flat[:-2]), *flat[-2:])
+        sizes = _pyramid(flat, channels)[::-1]
         small = (channels[0], *sizes[0])
         layers: list[nn.Module] = [
             nn.Linear(math.prod(in_shape), math.prod(small)),
             nn.ReLU(),
             nn.Unflatten(-1, small),
         ]
-        widths = [*channels, out_shape[0]]
+        widths = [*channels, flat[0]]
         for i, (before, after) in enumerate(itertools.pairwise(widths)):
             padding = tuple(big % 2 for big in sizes[i + 1])
             layers += [
@@ -160,6 +178,12 @@ class ConvDecoder(nn.Module):
         y = self.layers(z.reshape(-1, math.prod(self.in_shape)))
         return y.reshape(*batch, *self.out_shape)
 
+    @torch.no_grad()
+    def set_bias(self, value: Tensor) -> None:
+        """Sets the bias of the first channels to the mean of `value` [..., H, W] over pixels."""
+        bias, value = self.layers[-1].bias, value.mean((-2, -1))
+        bias[: value.numel()] = value.flatten().to(bias)
+
 
 def make_encoder(
     in_shape: Sequence[int],
@@ -169,7 +193,7 @@ def make_encoder(
     channels: Sequence[int] = (32, 64),
     activation: Literal["relu", "tanh"] = "relu",
 ) -> nn.Module:
-    """Makes one of the built-in encoders, as guides have them.
+    """Makes one of the built-in encoders, as guides use them.
 
     Args:
         in_shape: Shape of one datum, (C, H, W) or (D,).
@@ -195,6 +219,53 @@ def make_encoder(
     if network == "conv":
         return ConvEncoder(in_shape, out_shape, channels)
     raise PvaeError(f"network={network!r}: known are dense, conv.")
+
+
+def make_decoder(
+    in_shape: Sequence[int],
+    out_shape: Sequence[int],
+    network: Literal["dense", "conv"] = "dense",
+    hidden_dims: Sequence[int] = (400,),
+    channels: Sequence[int] = (64, 32),
+    activation: Literal["relu", "tanh"] = "relu",
+) -> nn.Module:
+    """Makes one of the built-in decoders, as models use them.
+
+    Args:
+        in_shape: Shape of the code.
+        out_shape: Shape of the output for one datum, a head's `out_shape`.
+        network: `"dense"`, one hidden layer by default, or `"conv"`, transposed convolutions.
+        hidden_dims: Widths of the dense network's hidden layers.
+        channels: Channels of the convolutions, from the code to the image.
+        activation: Nonlinearity of the dense network.
+
+    Returns:
+        A network from [..., *in_shape] to [..., *out_shape].
+
+    Raises:
+        PvaeError: If the network is not one of these, or a size does not fit.
+
+    Example:
+        >>> import torch
+        >>> make_decoder((20,), (2, 1, 8, 8), "conv")(torch.zeros(5, 20)).shape
+        torch.Size([5, 2, 1, 8, 8])
+    """
+    if network == "dense":
+        return MLP(in_shape, out_shape, hidden_dims, activation)
+    if network == "conv":
+        return ConvDecoder(in_shape, out_shape, channels)
+    raise PvaeError(f"network={network!r}: known are dense, conv.")
+
+
+def at_least_one(**sizes: int) -> None:
+    """Raises a PvaeError that names the first size below one.
+
+    Example:
+        >>> at_least_one(latent_dim=20, num_steps=2)
+    """
+    for name, value in sizes.items():
+        if value < 1:
+            raise PvaeError(f"{name}={value}: it must be at least 1.")
 
 
 def _batch_shape(x: Tensor, event_shape: tuple[int, ...]) -> torch.Size:

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import copy
 import hashlib
 import importlib
 import importlib.util
@@ -21,14 +22,17 @@ from pvae.errors import PvaeError, first_line, nearest
 from pvae.pair import in_words
 from pvae.runs.trust import check_trust
 from pvae.runtime import check_seed, is_out_of_memory
-from pvae.training import FOLDER, beside
+from pvae.training import FOLDER, beside, with_class
 
 __all__ = [
     "build_pair",
+    "from_file",
     "full_name",
+    "in_file",
     "load_yaml",
     "names_of",
     "read_config",
+    "renamed",
     "resolve",
     "shared",
 ]
@@ -37,6 +41,7 @@ GIVEN = {"model": {"event_shape"}, "guide": {"event_shape", "model"}}
 """Parameters of constructors that the pair's own making fills in."""
 
 _FILE = "pvae_file_"
+_PATHS: dict[str, str] = {}  # of the modules of files, as they were typed
 _MOVED = {"pvae.multisample": "pvae.objectives"}  # modules that older configs name
 
 Program = Callable[..., Any]
@@ -305,7 +310,8 @@ def typed(
     """
     parser = _parser(target, set(skip))
     try:
-        arguments = parser.instantiate(parser.parse_object(values)).as_dict()
+        values = parser.parse_object(renamed(values, from_file))
+        arguments = parser.instantiate(values).as_dict()
     except PvaeError:
         raise
     except argparse.ArgumentError as error:
@@ -351,6 +357,7 @@ def one_line(error: Exception, prefix: str = "") -> str:
     text = re.sub(r"a typing\.Literal\[(.*?)\]", r"one of \1", text)
     text = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", text)
     text = text.replace("Expected a int", "Expected an int")
+    text = re.sub(rf"\b{_FILE}\w+\.\w+", lambda found: in_file(found[0]), text)
     text = re.sub(r"Expected a dot import path string: (\S+)", r"there is no class \1", text)
     text = re.sub(r"Type .* expects a function or a callable class: (.*)\. Got .*", r"\1", text)
     key = re.match(r'Parser key "([^"]+)":', text)
@@ -395,6 +402,36 @@ def read_config(run: str | os.PathLike[str], *, trust: bool = False) -> dict[str
     return config
 
 
+def from_file(name: str) -> str:
+    """Returns the dotted name that `path/to/file.py:Name` is imported by, and runs the file.
+
+    Other names are returned unchanged.
+    """
+    path, colon, attribute = name.rpartition(":")
+    if not (colon and path.endswith(".py") and attribute.isidentifier()):
+        return name
+    module = _load_file(Path(path))
+    if not hasattr(module, attribute):
+        hint = nearest(attribute, _programs(module))
+        raise PvaeError(f"there is no {attribute} in {path}. {hint}")
+    _PATHS[module.__name__] = path
+    return f"{module.__name__}.{attribute}"
+
+
+def in_file(name: str) -> str:
+    """Returns the name of a file's class as it was typed: the inverse of `from_file`."""
+    module, _, attribute = name.partition(".")
+    return f"{_PATHS[module]}:{attribute}" if module in _PATHS else name
+
+
+def renamed(config: Any, rule: Callable[[str], str]) -> Any:
+    """Returns a copy of plain values in which a rule has changed every class path."""
+    config = copy.deepcopy(config)
+    for part in with_class(config):
+        part["class_path"] = rule(part["class_path"])
+    return config
+
+
 def names_of(config: dict[str, Any]) -> dict[str, Any]:
     """Returns what of a config can name code, with the full names of model and guide."""
     sides = {
@@ -427,15 +464,7 @@ def load_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def _name_as_today(config: dict[str, Any]) -> None:
-    """Gives class paths of moved modules the names of today; parts may stand in it twice."""
-    seen, todo = set(), [config]
-    while todo:
-        part = todo.pop()
-        if id(part) in seen or not isinstance(part, dict | list):
-            continue
-        seen.add(id(part))
-        todo += part.values() if isinstance(part, dict) else part
-        path = part.get("class_path") if isinstance(part, dict) else None
-        if isinstance(path, str):
-            module, dot, name = path.rpartition(".")
-            part["class_path"] = f"{_MOVED.get(module, module)}{dot}{name}"
+    """Gives class paths of moved modules the names of today."""
+    for part in with_class(config):
+        module, dot, name = part["class_path"].rpartition(".")
+        part["class_path"] = f"{_MOVED.get(module, module)}{dot}{name}"

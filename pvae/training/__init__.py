@@ -9,7 +9,7 @@ from pvae.training.fit import fit
 from pvae.training.initialise import glorot
 from pvae.training.not_finite import what_is_not_finite
 from pvae.training.record import write_config
-from pvae.training.source import FOLDER, beside, keep_source, with_own_source
+from pvae.training.source import FOLDER, beside, keep_source, with_class, with_own_source
 from pvae.training.svi import SVI
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "read_checkpoint",
     "restore_pair",
     "what_is_not_finite",
+    "with_class",
     "with_own_source",
     "write_config",
 ]

@@ -6,6 +6,7 @@ import pickle
 import re
 import zipfile
 from collections import Counter, OrderedDict
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ __all__ = [
 
 FORMAT = f"pvae checkpoint {VERSION}"
 
+_IN_HEAD = ("log_scale", "fixed_scale", "log_total_count")
 _CARRIED = (
     "A checkpoint carries tensors, numbers, strings and plain containers: let the optimiser's "
     "state, the modules' extra state and the settings hold nothing else."
@@ -74,12 +76,16 @@ def restore_pair(model: Program, guide: Program, state: dict[str, Any], where: s
         PvaeError: If the state belongs to another pair; nothing was changed then.
     """
     found = modules(model, guide)
+    saved = {
+        path: _with_head(values, found[path].state_dict().keys()) if path in found else values
+        for path, values in state["modules"].items()
+    }
     faults = []
-    for path in sorted(found.keys() ^ state["modules"].keys()):
-        side = "the pair has no" if path in state["modules"] else "the checkpoint has no"
+    for path in sorted(found.keys() ^ saved.keys()):
+        side = "the pair has no" if path in saved else "the checkpoint has no"
         faults.append(f"{side} module {path!r}")
-    for path in found.keys() & state["modules"].keys():
-        ours, theirs = found[path].state_dict(), state["modules"][path]
+    for path in found.keys() & saved.keys():
+        ours, theirs = found[path].state_dict(), saved[path]
         # A lazy layer has no shape before its first call, and takes what it is given.
         lazy = {name for name, value in ours.items() if is_lazy(value)}
         for name in sorted((ours.keys() - lazy) ^ (theirs.keys() - lazy)):
@@ -99,7 +105,7 @@ def restore_pair(model: Program, guide: Program, state: dict[str, Any], where: s
             "was trained with."
         )
     for path, module in found.items():
-        module.load_state_dict(state["modules"][path], strict=False)
+        module.load_state_dict(saved[path], strict=False)
     store = pyro.get_param_store()
     for name, param in state["params"].items():
         if name in store._params and store._params[name].shape == param["unconstrained"].shape:
@@ -111,6 +117,17 @@ def restore_pair(model: Program, guide: Program, state: dict[str, Any], where: s
             del store[name]
         store[name] = value
         store._constraints[name] = constraint
+
+
+def _with_head(saved: dict[str, Any], ours: Collection[str]) -> dict[str, Any]:
+    """Names what models held before they had likelihood heads as it is called today."""
+    named = {}
+    for name, value in saved.items():
+        owner, dot, last = name.rpartition(".")
+        new = f"{owner}{dot}head.{last}"
+        moved = last in _IN_HEAD and name not in ours and new in ours and new not in saved
+        named[new if moved else name] = value
+    return named
 
 
 def write_checkpoint(path: Path, contents: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from pvae.data import Data
+from pvae.distributions import Head
 from pvae.nn import arguments
 from pvae.pair import Program
 from pvae.runtime import atomic
@@ -92,7 +93,9 @@ def _program(program: Program) -> dict[str, Any] | None:
 
 
 def _plain(value: Any) -> Any:
-    """Returns numbers, strings and lists of them; None for anything else."""
+    """Returns numbers, strings, lists of them, and what makes a head; None for anything else."""
+    if isinstance(value, Head):
+        return _program(value)
     if isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, tuple | list):

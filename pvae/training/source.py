@@ -13,17 +13,15 @@ from typing import Any
 
 from pvae.errors import PvaeError
 
-__all__ = ["FOLDER", "beside", "keep_source", "with_own_source"]
+__all__ = ["FOLDER", "beside", "keep_source", "with_class", "with_own_source"]
 
 FOLDER = "source"
-
-_SIDES = ("model", "guide")
 
 
 def keep_source(run: Path, config: dict[str, Any]) -> None:
     """Copies the files of a pair that is not a package's into the run's folder.
 
-    The files are those that `class_path` names, and the modules that they have imported from
+    The files are those that class paths name, and the modules that they have imported from
     their own folders, so that the run can be evaluated and reported from anywhere.
 
     Args:
@@ -33,8 +31,8 @@ def keep_source(run: Path, config: dict[str, Any]) -> None:
     Raises:
         PvaeError: If two programs' files have one name.
     """
-    for side in _SIDES:
-        for original, relative in _files(config[side]["class_path"]).items():
+    for part in with_class(config):
+        for original, relative in _files(part["class_path"]).items():
             target = run / FOLDER / relative
             if target.exists() and target.read_bytes() != original.read_bytes():
                 raise PvaeError(
@@ -57,10 +55,8 @@ def with_own_source(run: Path, config: dict[str, Any], *, missing: bool = False)
         missing: Whether to take copies of files alone that are not there (any more).
     """
     config, changed = copy.deepcopy(config), {}
-    for side in _SIDES:
-        program = config.get(side)
-        named = program.get("class_path") if isinstance(program, dict) else None
-        path, colon, name = str(named).rpartition(":")
+    for part in with_class(config):
+        path, colon, name = part["class_path"].rpartition(":")
         kept = run / FOLDER / Path(path).name
         if not (colon and path.endswith(".py") and kept.is_file()):
             continue
@@ -70,13 +66,26 @@ def with_own_source(run: Path, config: dict[str, Any], *, missing: bool = False)
                 continue
             if original.read_bytes() != kept.read_bytes():
                 changed[path] = kept
-        config[side]["class_path"] = f"{kept}:{name}"
+        part["class_path"] = f"{kept}:{name}"
     for path, kept in changed.items():
         warnings.warn(
             f"{path} has changed since {run} was trained; the run's own copy {kept} is used",
             stacklevel=2,
         )
     return config
+
+
+def with_class(config: Any) -> Iterator[dict[str, Any]]:
+    """Yields every part of a config that has a class path; a part may stand in it twice."""
+    seen, todo = set(), [config]
+    while todo:
+        part = todo.pop()
+        if id(part) in seen or not isinstance(part, dict | list):
+            continue
+        seen.add(id(part))
+        todo += part.values() if isinstance(part, dict) else part
+        if isinstance(part, dict) and isinstance(part.get("class_path"), str):
+            yield part
 
 
 def _files(name: str) -> dict[Path, Path]:

@@ -88,7 +88,7 @@ def test_holds_the_posterior_of_a_linear_gaussian_model(make):
     layer.bias.data = torch.cat([-gain @ bias, raw, rest])
     guide.double(), model.double()
     log_w = pvae.log_weights(model, guide, x.double(), num_samples=20)
-    exact = linear_gaussian_log_px(x, model.decoder.weight, model.decoder.bias, model.scale)
+    exact = linear_gaussian_log_px(x, model.decoder.weight, model.decoder.bias, model.head.scale)
     torch.testing.assert_close(log_w, exact.expand(20, -1), atol=1e-6, rtol=0)
 
 

@@ -97,7 +97,7 @@ def ladder_posterior():
 @pytest.mark.parametrize("posterior", [bottom_up_posterior, ladder_posterior])
 def test_at_the_posterior_of_a_linear_chain_every_weight_is_the_exact_likelihood(posterior):
     model, guide, x, exact = posterior()
-    assert model.scale == NOISE
+    assert model.head.scale == NOISE
     log_w = pvae.log_weights(model, guide, x, num_samples=3, strategy="plate")
     torch.testing.assert_close(log_w, exact.expand(3, -1), rtol=1e-8, atol=1e-8)
 

@@ -73,7 +73,7 @@ def test_the_discretised_likelihoods_are_those_of_pvae_distributions():
     torch.testing.assert_close(model.likelihood(z).log_prob(x), expected)
 
     model = built("discretized_logistic")
-    loc, raw = model.decoder(z).unflatten(1, (2, 2)).unbind(1)
+    loc, raw = model.decoder(z).unbind(1)
     fn = DiscretizedLogistic(loc, nn.functional.softplus(raw) + 1e-4, 17)
     torch.testing.assert_close(model.likelihood(z).log_prob(x), fn.log_prob(x).sum((1, 2, 3)))
 
@@ -82,7 +82,7 @@ def test_the_discretised_likelihoods_are_those_of_pvae_distributions():
     torch.testing.assert_close(model.likelihood(z).log_prob(x), fn.log_prob(x).sum((1, 2, 3)))
 
     model = built("logistic_mixture", num_mixtures=3)
-    f = model.decoder(z).unflatten(1, (3, 6))  # a logit, 2 locations, 2 scales, 1 coefficient
+    f = model.decoder(z)  # for each of 3 components a logit, 2 locations, 2 scales, 1 coefficient
     fn = MixtureOfDiscretizedLogistics(
         f[:, :, 0],
         f[:, :, 1:3],
@@ -152,7 +152,7 @@ def test_learned_scale_is_learned_and_positive():
     guide = pvae.guides.MeanField((6,), latent_dim=2)
     x = 0.01 * torch.randn(64, 6)
     pvae.fit(model, guide, x, epochs=120, batch_size=16, lr=3e-2, progress=False)
-    assert 0 < model.scale.item() < 0.5
+    assert 0 < model.head.scale.item() < 0.5
 
 
 def test_a_network_of_ones_own():
@@ -173,7 +173,7 @@ def test_a_network_of_ones_own():
         ({"activation": "gelu"}, "activation='gelu': known are relu, tanh"),
         ({"latent_dim": 0}, "latent_dim=0: it must be at least 1"),
         ({"hidden_dims": (8, 0)}, "a layer without units"),
-        ({"likelihood": "binomial", "levels": 1}, "levels=1: it must be at least 2"),
+        ({"likelihood": "binomial", "levels": 1}, "levels=1: x takes one of at least 2 levels"),
         ({"likelihood": "logistic_mixture"}, r"needs images .* not \(6,\)"),
         ({"likelihood": "logistic_mixture", "num_mixtures": 0}, "num_mixtures=0"),
     ],
@@ -211,7 +211,7 @@ def test_counts_have_probabilities_that_add_up_and_the_mean_that_is_shown(kind, 
     size = {"network": network, "hidden_dims": [8], "channels": [4, 4]}
     model = VAE((1, 8, 8), latent_dim=3, likelihood=kind, **size).double()
     if kind.endswith("negative_binomial"):
-        model.log_total_count.data.uniform_(0.5, 2)
+        model.head.log_total_count.data.uniform_(0.5, 2)
     p = model.likelihood(torch.randn(4, 3, dtype=torch.double))
     k = torch.arange(200.0, dtype=torch.double)
     each = p.base_dist.log_prob(k[:, None, None, None, None].expand(200, 4, 1, 8, 8)).exp()

@@ -158,11 +158,11 @@ def test_after_pvae_the_pair_still_works_in_plain_pyro():
     guide = pvae.guides.MeanField((3,), 2, hidden_dims=[4])
     x = torch.randn(8, 3)
     pvae.fit(model, guide, x, epochs=2, batch_size=8, progress=False)
-    trained = model.scale.item()
+    trained = model.head.scale.item()
     svi = pyro.infer.SVI(model, guide, pyro.optim.Adam({"lr": 0.1}), pyro.infer.Trace_ELBO())
     svi.step(x)
-    assert model.scale.item() != trained
-    assert abs(model.scale.item() - trained) < 0.2
+    assert model.head.scale.item() != trained
+    assert abs(model.head.scale.item() - trained) < 0.2
     pyro.clear_param_store()
 
 

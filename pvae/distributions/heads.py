@@ -1,0 +1,455 @@
+"""Likelihood heads: from the output f of a network to the distribution p(x|z) of data."""
+
+import copy
+import inspect
+import math
+from collections.abc import Sequence
+from typing import Any, Literal, Self, get_args
+
+import pyro.distributions as dist
+import torch
+import torch.nn.functional as F
+from pyro.nn import PyroModule
+from torch import Tensor, nn
+from torch.distributions import constraints
+
+from pvae.distributions import levels as of_levels
+from pvae.errors import PvaeError
+from pvae.nn import remember
+
+__all__ = [
+    "Bernoulli",
+    "Binomial",
+    "ContinuousBernoulli",
+    "DiscretizedLogistic",
+    "Gaussian",
+    "Head",
+    "Likelihood",
+    "LogisticMixture",
+    "NegativeBinomial",
+    "Poisson",
+    "ZeroInflatedNegativeBinomial",
+    "ZeroInflatedPoisson",
+    "make_head",
+]
+
+Likelihood = Literal[
+    "bernoulli",
+    "continuous_bernoulli",
+    "gaussian",
+    "binomial",
+    "discretized_logistic",
+    "logistic_mixture",
+    "poisson",
+    "negative_binomial",
+    "zero_inflated_poisson",
+    "zero_inflated_negative_binomial",
+]
+Scale = float | Literal["learned", "network"]
+
+
+class Head(PyroModule):
+    r"""Turns the output f of a decoder into p(x|z). Base class of the heads.
+
+    A head of your own overrides `forward`, and `out_shape`, `support` and `bias` where they differ
+    from those here. Any model with a decoder takes it: `VAE(event_shape, likelihood=MyHead())`, or
+    `--model.likelihood my_file.py:MyHead` in the shell.
+
+    Attributes:
+        event_shape: Shape of one datum; `sized` sets it.
+        support: The values that x can take.
+
+    Example:
+        >>> class Laplace(Head):
+        ...     def forward(self, f):
+        ...         return dist.Laplace(f, 0.5).to_event(self.event_dim)
+        >>> Laplace().sized((1, 8, 8))(torch.zeros(5, 1, 8, 8)).event_shape
+        torch.Size([1, 8, 8])
+    """
+
+    event_shape: tuple[int, ...] = ()
+    support: constraints.Constraint = constraints.real
+
+    def sized(self, event_shape: Sequence[int]) -> Self:
+        """Returns a copy of this head for data of one shape.
+
+        Heads make parameters and networks that depend on the shape here.
+        """
+        head = copy.deepcopy(self)
+        head.event_shape = tuple(event_shape)
+        return head
+
+    @property
+    def event_dim(self) -> int:
+        """Number of dimensions of one datum."""
+        return len(self.event_shape)
+
+    @property
+    def out_shape(self) -> tuple[int, ...]:
+        """Shape of f for one datum."""
+        return self.event_shape
+
+    def forward(self, f: Tensor) -> dist.Distribution:
+        """Returns p(x|z), [...] with events of `event_shape`, for f [..., *out_shape]."""
+        raise NotImplementedError
+
+    def bias(self, x: Tensor) -> Tensor | None:
+        """Returns the f at which the mean of p(x|z) is that of data x [N, *event_shape].
+
+        Of several outputs for each value, this is the first. None leaves the decoder unchanged.
+        """
+        return None
+
+    def shaped(self, f: Tensor, batch_shape: Sequence[int]) -> Tensor:
+        """Returns f as [..., *out_shape], where a decoder has flattened it.
+
+        Raises:
+            PvaeError: If f has another number of values.
+        """
+        if f.shape[max(0, f.ndim - len(self.out_shape)) :] == self.out_shape:
+            return f
+        shape = (*batch_shape, *self.out_shape)
+        if f.numel() != math.prod(shape):
+            raise PvaeError(
+                f"The decoder gives a tensor of shape {tuple(f.shape)}; {type(self).__name__} for "
+                f"data of shape {self.event_shape} takes one of {shape}. Make the decoder's last "
+                f"layer give {self.out_shape} for each datum."
+            )
+        return f.reshape(shape)
+
+
+class Bernoulli(Head):
+    r"""For x of 0 and 1: :math:`x \sim \mathrm{Bernoulli}(\sigma(f))`.
+
+    Example:
+        >>> Bernoulli().sized((3,))(torch.zeros(3)).mean
+        tensor([0.5000, 0.5000, 0.5000])
+    """
+
+    support = constraints.boolean
+
+    def forward(self, f: Tensor) -> dist.Distribution:
+        return dist.Bernoulli(logits=f).to_event(self.event_dim)
+
+    def bias(self, x: Tensor) -> Tensor:
+        r"""Returns :math:`\log (\bar x / (1 - \bar x))`, the mean clamped to [0.001, 0.999]."""
+        return _log_odds(x)
+
+
+class ContinuousBernoulli(Head):
+    r"""For x in [0, 1], a density: :math:`p(x) \propto \lambda^x (1 - \lambda)^{1 - x}`.
+
+    .. math:: \lambda = \sigma(f)
+
+    Source: Loaiza-Ganem & Cunningham 2019, *The continuous Bernoulli: fixing a pervasive error
+    in variational autoencoders*, https://arxiv.org/abs/1907.06845.
+    """
+
+    support = constraints.unit_interval
+
+    def forward(self, f: Tensor) -> dist.Distribution:
+        return dist.ContinuousBernoulli(logits=f).to_event(self.event_dim)
+
+    def bias(self, x: Tensor) -> Tensor:
+        """Returns the log odds of the mean, as `Bernoulli`."""
+        return _log_odds(x)
+
+
+class Binomial(Head):
+    r"""For x of levels k / n, where k counts successes: :math:`k \sim \mathrm{Bin}(n, \sigma(f))`.
+
+    Data with `observation="grey"` have such values.
+
+    Args:
+        levels: n + 1, at least 2; 256 for 8-bit images, 17 for scikit-learn's digits.
+
+    Raises:
+        PvaeError: If there are fewer than two levels.
+    """
+
+    def __init__(self, levels: int = 256) -> None:
+        super().__init__()
+        self.support = of_levels.Levels(levels)
+
+    def forward(self, f: Tensor) -> dist.Distribution:
+        p = of_levels.BinomialProportion(f, self.support.levels)
+        return p.to_event(self.event_dim)
+
+    def bias(self, x: Tensor) -> Tensor:
+        """Returns the log odds of the mean, as `Bernoulli`."""
+        return _log_odds(x)
+
+
+class _LocationScale(Head):
+    """A location for each value, and a scale that is fixed, learned, or the network's."""
+
+    _first = 1.0
+
+    def __init__(self, scale: Scale) -> None:
+        super().__init__()
+        if not (scale in ("learned", "network") or (not isinstance(scale, str) and scale > 0)):
+            raise PvaeError(f"scale={scale!r}: a positive number, 'learned' or 'network'.")
+        self.two_outputs = scale == "network"
+        if scale == "learned":
+            self.log_scale = nn.Parameter(torch.tensor(self._first).log())
+        elif not self.two_outputs:
+            self.register_buffer("fixed_scale", torch.tensor(float(scale)))
+
+    @property
+    def out_shape(self) -> tuple[int, ...]:
+        """`event_shape`; [2, *event_shape] (location, scale before softplus) for "network"."""
+        return (2, *self.event_shape) if self.two_outputs else self.event_shape
+
+    @property
+    def scale(self) -> Tensor | None:
+        """s, a scalar; None where the network gives it."""
+        if self.two_outputs:
+            return None
+        return self.log_scale.exp() if "log_scale" in self._parameters else self.fixed_scale
+
+    def _loc_scale(self, f: Tensor) -> tuple[Tensor, Tensor]:
+        if not self.two_outputs:
+            return f, self.scale
+        loc, raw = f.unbind(-1 - self.event_dim)
+        return loc, F.softplus(raw) + 1e-4
+
+    def bias(self, x: Tensor) -> Tensor:
+        """Returns the mean."""
+        return x.mean(0)
+
+
+class Gaussian(_LocationScale):
+    r"""For real x: :math:`x \sim \mathcal N(f, s^2)`.
+
+    Args:
+        scale: s: a positive number; `"learned"`, one number that starts at 1; or `"network"`, a
+            second output for each value, :math:`s = \mathrm{softplus}(f_2) + 10^{-4}`.
+
+    Raises:
+        PvaeError: If the scale is none of these.
+
+    Example:
+        >>> Gaussian(scale="learned").sized((3,)).scale
+        tensor(1., grad_fn=<ExpBackward0>)
+    """
+
+    def __init__(self, scale: Scale = 1.0) -> None:
+        super().__init__(scale)
+
+    def forward(self, f: Tensor) -> dist.Distribution:
+        return dist.Normal(*self._loc_scale(f)).to_event(self.event_dim)
+
+
+class DiscretizedLogistic(_LocationScale):
+    r"""For x of levels k / n: a logistic of location f and scale s, rounded to the next level.
+
+    Data with `observation="grey"` have such values. See
+    `pvae.distributions.DiscretizedLogistic` for the probabilities.
+
+    Args:
+        levels: n + 1, at least 2; 256 for 8-bit images, 17 for scikit-learn's digits.
+        scale: s, as in `Gaussian`; a learned one starts at 0.1.
+
+    Raises:
+        PvaeError: If the scale is none of these, or there are fewer than two levels.
+
+    Source: Salimans et al. 2017, *PixelCNN++*, https://arxiv.org/abs/1701.05517, section 2.1.
+    """
+
+    _first = 0.1  # a scale as wide as all levels would have hardly a gradient
+
+    def __init__(self, levels: int = 256, scale: Scale = "network") -> None:
+        super().__init__(scale)
+        self.support = of_levels.Levels(levels)
+
+    def forward(self, f: Tensor) -> dist.Distribution:
+        p = of_levels.DiscretizedLogistic(*self._loc_scale(f), self.support.levels)
+        return p.to_event(self.event_dim)
+
+
+class LogisticMixture(Head):
+    r"""For images of levels k / n: a mixture for each pixel, whose channels depend on each other.
+
+    Each pixel's channels share a component of a mixture of discretised logistics; the location of
+    a channel moves with the channels before it. See
+    `pvae.distributions.MixtureOfDiscretizedLogistics`. The network gives
+    [M, 1 + 2C + C(C−1)/2, H, W]: logits, locations, scales before softplus, and coefficients
+    before tanh.
+
+    Args:
+        levels: n + 1, at least 2; 256 for 8-bit images, 17 for scikit-learn's digits.
+        num_mixtures: M, components for each pixel.
+
+    Raises:
+        PvaeError: If a number is too small, or data are not images [C, H, W].
+
+    Source: Salimans et al. 2017, *PixelCNN++*, https://arxiv.org/abs/1701.05517.
+    """
+
+    def __init__(self, levels: int = 256, num_mixtures: int = 5) -> None:
+        super().__init__()
+        if num_mixtures < 1:
+            raise PvaeError(f"num_mixtures={num_mixtures}: it must be at least 1.")
+        self.support, self.num_mixtures = of_levels.Levels(levels), num_mixtures
+
+    def sized(self, event_shape: Sequence[int]) -> Self:
+        if len(event_shape) != 3:
+            raise PvaeError(
+                "likelihood='logistic_mixture' mixes over the channels of a pixel, so it needs "
+                f"images (channels, height, width), not {tuple(event_shape)}. Reshape the data, or "
+                "choose 'discretized_logistic'."
+            )
+        return super().sized(event_shape)
+
+    @property
+    def out_shape(self) -> tuple[int, ...]:
+        """[M, 1 + 2C + C(C−1)/2, H, W]."""
+        c, *size = self.event_shape
+        return (self.num_mixtures, 1 + 2 * c + math.comb(c, 2), *size)
+
+    def forward(self, f: Tensor) -> dist.Distribution:
+        c = self.event_shape[0]
+        logits, loc, raw, r = f.split([1, c, c, math.comb(c, 2)], -3)
+        scale = F.softplus(raw) + 1e-4
+        return of_levels.MixtureOfDiscretizedLogistics(
+            logits.squeeze(-3), loc, scale, r.tanh(), self.support.levels
+        )
+
+
+class Poisson(Head):
+    r"""For counts: :math:`x \sim \mathrm{Poisson}(\mu)`, :math:`\mu = \mathrm{softplus}(f)`.
+
+    Data with `observation="counts"` have such values. (A millionth is added to μ.)
+
+    Example:
+        >>> Poisson().sized((2,))(torch.tensor([-1.0, 3.0])).mean
+        tensor([0.3133, 3.0486])
+    """
+
+    support = constraints.nonnegative_integer
+
+    def forward(self, f: Tensor) -> dist.Distribution:
+        return dist.Poisson(_rate(f)).to_event(self.event_dim)
+
+    def bias(self, x: Tensor) -> Tensor:
+        """Returns the inverse softplus of the mean, which is clamped at 0.001."""
+        mean = x.mean(0).clamp(min=0.001)
+        return mean + (-(-mean).expm1()).log()
+
+
+class ZeroInflatedPoisson(Poisson):
+    r"""For counts with more zeros: a Poisson, but zero with probability :math:`\pi`.
+
+    .. math:: p(x) = \pi [x = 0] + (1 - \pi) \, \mathrm{Poisson}(x; \mathrm{softplus}(f_1)),
+        \qquad \pi = \sigma(f_2)
+
+    The network gives [2, *event_shape].
+    """
+
+    @property
+    def out_shape(self) -> tuple[int, ...]:
+        """[2, *event_shape]: μ before softplus, the logit of π."""
+        return (2, *self.event_shape)
+
+    def forward(self, f: Tensor) -> dist.Distribution:
+        f, gate_logits = f.unbind(-1 - self.event_dim)
+        p = dist.ZeroInflatedPoisson(_rate(f), gate_logits=gate_logits)
+        return p.to_event(self.event_dim)
+
+
+class NegativeBinomial(Poisson):
+    r"""For over-dispersed counts, of mean :math:`\mu` and variance :math:`\mu + \mu^2 / r`.
+
+    .. math:: x \sim \mathrm{NB}(\mu, r), \qquad \mu = \mathrm{softplus}(f)
+
+    with one learned r for each dimension of x, which starts at 1.
+    """
+
+    def sized(self, event_shape: Sequence[int]) -> Self:
+        head = super().sized(event_shape)
+        head.log_total_count = nn.Parameter(torch.zeros(head.event_shape))
+        return head
+
+    def _arguments(self, f: Tensor) -> dict[str, Tensor]:
+        log_r = self.log_total_count
+        return {"total_count": log_r.exp(), "logits": _rate(f).log() - log_r}
+
+    def forward(self, f: Tensor) -> dist.Distribution:
+        return dist.NegativeBinomial(**self._arguments(f)).to_event(self.event_dim)
+
+
+class ZeroInflatedNegativeBinomial(NegativeBinomial):
+    r"""For over-dispersed counts with more zeros, as `ZeroInflatedPoisson`.
+
+    .. math:: p(x) = \pi [x = 0] + (1 - \pi) \, \mathrm{NB}(x; \mathrm{softplus}(f_1), r),
+        \qquad \pi = \sigma(f_2)
+
+    The network gives [2, *event_shape].
+    """
+
+    out_shape = ZeroInflatedPoisson.out_shape
+
+    def forward(self, f: Tensor) -> dist.Distribution:
+        f, gate_logits = f.unbind(-1 - self.event_dim)
+        p = dist.ZeroInflatedNegativeBinomial(**self._arguments(f), gate_logits=gate_logits)
+        return p.to_event(self.event_dim)
+
+
+def make_head(
+    likelihood: Likelihood | Head,
+    event_shape: Sequence[int],
+    scale: Scale | None = None,
+    levels: int | None = None,
+    num_mixtures: int | None = None,
+) -> Head:
+    """Makes the head of a model.
+
+    Args:
+        likelihood: A head, or the name of one, such as `"zero_inflated_poisson"`.
+        event_shape: Shape of one datum.
+        scale: s of a `Gaussian` (default 1) or a `DiscretizedLogistic` (default "network") that
+            is given by name: a number, "learned" or "network". Other heads ignore it.
+        levels: Number of grey levels of a `Binomial`, `DiscretizedLogistic` or `LogisticMixture`
+            that is given by name (default 256). Other heads ignore it.
+        num_mixtures: Components of a `LogisticMixture` that is given by name (default 5). Other
+            heads ignore it.
+
+    Returns:
+        A new head for data of this shape.
+
+    Raises:
+        PvaeError: If the name is not known, an option does not fit, or one is given beside a head.
+
+    Example:
+        >>> make_head("gaussian", (1, 8, 8), scale="network").out_shape
+        (2, 1, 8, 8)
+    """
+    options = {"scale": scale, "levels": levels, "num_mixtures": num_mixtures}
+    given = {name: value for name, value in options.items() if value is not None}
+    if isinstance(likelihood, Head):
+        if given:
+            name, value = next(iter(given.items()))
+            raise PvaeError(
+                f"{name}={value!r} goes with a likelihood that is given by name. Give it to the "
+                f"head itself: likelihood={type(likelihood).__name__}({name}={value!r})."
+            )
+        return likelihood.sized(event_shape)
+    if likelihood not in get_args(Likelihood):
+        raise PvaeError(
+            f"likelihood={likelihood!r}: known are {', '.join(get_args(Likelihood))}. A likelihood "
+            "of your own is an object of a subclass of pvae.distributions.Head."
+        )
+    kind: Any = globals()[likelihood.title().replace("_", "")]
+    taken = inspect.signature(kind).parameters
+    return kind(**{name: given[name] for name in given if name in taken}).sized(event_shape)
+
+
+def _log_odds(x: Tensor) -> Tensor:
+    return x.mean(0).clamp(0.001, 0.999).logit()
+
+
+def _rate(f: Tensor) -> Tensor:
+    return F.softplus(f) + 1e-6
+
+
+remember(*(cls for cls in map(globals().get, __all__) if isinstance(cls, type)))
