@@ -3,7 +3,7 @@
 Imports `compile`, `pair`, `distributions`, `runtime` and `errors`.
 """
 
-from pvae.importance.density import Density, Path, replaced, slopes
+from pvae.importance.density import AnnealingPath, Density, replaced, slopes
 from pvae.importance.layout import (
     find_fault,
     gives_a_point,
@@ -17,9 +17,9 @@ from pvae.importance.sampler import Sampler, Strategy, seed_unit
 from pvae.importance.terms import elbo_of, expect, log_terms, sum_out
 
 __all__ = [
+    "AnnealingPath",
     "Density",
     "Particles",
-    "Path",
     "Sampler",
     "Strategy",
     "elbo_of",

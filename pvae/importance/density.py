@@ -19,9 +19,9 @@ from pvae.importance.terms import sum_out
 from pvae.pair import base_distribution, latent_sites
 from pvae.runtime import Chunks, is_out_of_memory
 
-__all__ = ["Density", "Path", "replaced", "slopes"]
+__all__ = ["AnnealingPath", "Density", "replaced", "slopes"]
 
-Path = Callable[[Tensor], tuple[Tensor, Tensor]]
+AnnealingPath = Callable[[Tensor], tuple[Tensor, Tensor]]
 """What is annealed: z [C, B, D] to (log f_0(z), log f_1(z)), each [C, B], nats.
 
 C chains, B data, D unconstrained coordinates. f_0 is a normalised density that can be drawn from,
@@ -144,7 +144,7 @@ class Density:
         terms = self.sampler.guide_terms(batch, len(u), values)
         return sum_out(terms.values()) + jacobian
 
-    def path(self, batch: tuple[Tensor, ...], start: Literal["prior", "guide"]) -> Path:
+    def path(self, batch: tuple[Tensor, ...], start: Literal["prior", "guide"]) -> AnnealingPath:
         """Returns u -> (log f_0(u), log f_1(u)): from the prior or the guide to p(x, u)."""
 
         def ends(u: Tensor) -> tuple[Tensor, Tensor]:
@@ -255,7 +255,7 @@ class _InChunks(torch.autograd.Function):
     """A path whose gradients are taken a chunk at a time, so that no graph outlives its chunk."""
 
     @staticmethod
-    def forward(ctx: Any, u: Tensor, ends: Path, chunks: Chunks) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, u: Tensor, ends: AnnealingPath, chunks: Chunks) -> tuple[Tensor, Tensor]:
         def run(start: int, stop: int) -> dict[str, Tensor]:
             with torch.enable_grad():
                 part = u[start:stop].detach().requires_grad_()

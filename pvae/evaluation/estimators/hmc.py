@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pvae.errors import PvaeError
-from pvae.importance import Path, slopes
+from pvae.importance import AnnealingPath, slopes
 
 __all__ = ["anneal", "anneal_back", "schedule", "tune"]
 
@@ -42,7 +42,7 @@ def schedule(num_temperatures: int) -> Tensor:
 
 
 def tune(
-    path: Path,
+    path: AnnealingPath,
     z: Tensor,
     betas: Tensor,
     num_leapfrog: int,
@@ -62,7 +62,7 @@ def tune(
     the conditional scale in a correlated one.
 
     Args:
-        path: The two ends, see `Path`.
+        path: The two ends, see `AnnealingPath`.
         z: Draws from f_0 [C, B, D], used for nothing else; 16 chains are enough.
         betas: Inverse temperatures [T + 1].
         num_leapfrog: L, leapfrog steps in a trajectory.
@@ -109,7 +109,7 @@ def tune(
 
 
 def anneal(
-    path: Path,
+    path: AnnealingPath,
     z: Tensor,
     betas: Tensor,
     step_sizes: Tensor,
@@ -129,7 +129,7 @@ def anneal(
     shapes only.
 
     Args:
-        path: The two ends, see `Path`. It is evaluated 1 + (T - 1) L times, with gradients.
+        path: The two ends. It is evaluated 1 + (T - 1) L times, with gradients.
         z: Exact draws from f_0 [C, B, D].
         betas: Inverse temperatures [T + 1], increasing from 0 to 1.
         step_sizes: Leapfrog step sizes [T - 1, B, D], or anything that broadcasts to it from
@@ -171,7 +171,7 @@ def anneal(
 
 
 def anneal_back(
-    path: Path,
+    path: AnnealingPath,
     z: Tensor,
     betas: Tensor,
     step_sizes: Tensor,
@@ -190,7 +190,7 @@ def anneal_back(
     from p(z|x) is known where x itself was drawn from the model, together with z.
 
     Args:
-        path: The two ends, see `Path`. It is evaluated 1 + (T - 1) L times, with gradients.
+        path: The two ends. It is evaluated 1 + (T - 1) L times, with gradients.
         z: Exact draws from p(z|x) [C, B, D]; the chains of a datum may all start at one draw.
         betas: Inverse temperatures [T + 1], increasing from 0 to 1, as in `anneal`.
         step_sizes: Step sizes [T - 1, B, D], in the order of `betas`, as in `anneal`.
@@ -239,7 +239,7 @@ class _State(NamedTuple):
     gradients: Tensor
 
     @classmethod
-    def at(cls, path: Path, z: Tensor) -> "_State":
+    def at(cls, path: AnnealingPath, z: Tensor) -> "_State":
         with torch.enable_grad():
             z = z.detach().requires_grad_()
             log_f = path(z)
@@ -268,7 +268,7 @@ class _State(NamedTuple):
 
 
 def _transition(
-    path: Path, old: _State, beta: float, step: Tensor, num_leapfrog: int
+    path: AnnealingPath, old: _State, beta: float, step: Tensor, num_leapfrog: int
 ) -> tuple[_State, Tensor]:
     """One trajectory that leaves f_β invariant, and its acceptance probability [C, B].
 
