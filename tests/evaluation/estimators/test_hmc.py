@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.distributions import MultivariateNormal, Normal
 
 from pvae.errors import PvaeError
-from pvae.evaluation.estimators.hmc import Path, anneal, anneal_back, schedule, tune
+from pvae.evaluation.estimators.hmc import AnnealingPath, anneal, anneal_back, schedule, tune
 
 GRID = torch.linspace(-12, 12, 48001, dtype=torch.float64)
 C = 1.7
@@ -46,12 +46,12 @@ def curved(z: Tensor) -> tuple[Tensor, Tensor]:
     return standard(z), quartic(z)
 
 
-def gaussian(loc: Tensor, covariance: Tensor) -> tuple[Path, MultivariateNormal]:
+def gaussian(loc: Tensor, covariance: Tensor) -> tuple[AnnealingPath, MultivariateNormal]:
     target = MultivariateNormal(loc, covariance)
     return lambda z: (standard(z), C + target.log_prob(z)), target
 
 
-def badly_scaled() -> tuple[Path, MultivariateNormal]:
+def badly_scaled() -> tuple[AnnealingPath, MultivariateNormal]:
     sd = torch.logspace(0, math.log10(0.05), 10)
     rotation = torch.linalg.qr(torch.eye(10) + 0.1 * torch.randn(10, 10))[0]
     return gaussian(torch.randn(10) * 0.5, rotation @ torch.diag(sd**2) @ rotation.T)
@@ -292,7 +292,7 @@ def test_steps_given_are_the_steps_taken():
 
 
 def test_data_do_not_touch_each_other():
-    def path_to(other: float) -> Path:
+    def path_to(other: float) -> AnnealingPath:
         loc = torch.tensor([[0.5], [other]])
         return lambda z: (standard(z), (-(((z - loc) / 0.2) ** 2)).sum(-1))
 
