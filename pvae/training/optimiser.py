@@ -1,4 +1,4 @@
-"""One face for torch's optimisers and Pyro's, over parameters that appear as they are used."""
+"""One torch optimiser for a pair, whose parameters appear as they are used."""
 
 import contextlib
 import inspect
@@ -26,6 +26,9 @@ _TECHNICAL = {"params", "initial_lr", "fused", "foreach", "capturable", "differe
 class Optimiser:
     """Steps a growing set of named parameters.
 
+    An optimiser of Pyro's is a recipe: one of torch's is made from it, with a group of options for
+    each parameter.
+
     Args:
         optim: A class of `torch.optim` or a `functools.partial` of one (called with the
             parameters), an optimiser of `torch.optim` already made or one of its
@@ -43,22 +46,21 @@ class Optimiser:
     ) -> None:
         self._schedule: LRScheduler | None = None
         optim = self._without_schedule(optim)
-        if not (optim is None or isinstance(optim, PyroOptim | torch.optim.Optimizer)):
-            if not callable(optim):
-                raise PvaeError(
-                    f"optim={optim!r}: expected a class of torch.optim (or a functools.partial of "
-                    "one), an optimiser or a scheduler of torch.optim, or an optimiser of "
-                    "pyro.optim."
-                )
-            if isinstance(optim, type):
-                make = optim
-                optim = lambda parameters: make(parameters, lr=lr, **_fused(make, parameters))  # noqa: E731
+        self._pyro = optim if isinstance(optim, PyroOptim) else None
+        self._torch = optim if isinstance(optim, torch.optim.Optimizer) else None
+        if not (optim is None or self._torch or callable(optim)):
+            raise PvaeError(
+                f"optim={optim!r}: expected a class of torch.optim (or a functools.partial of "
+                "one), an optimiser or a scheduler of torch.optim, or an optimiser of pyro.optim."
+            )
+        if optim is None or isinstance(optim, type):
+            make = optim or torch.optim.Adam
+            optim = lambda parameters: make(parameters, lr=lr, **_fused(make, parameters))  # noqa: E731
         self._optim = optim
-        self._lr = lr
         self.names: dict[int, str] = {}
         self.parameters: list[Tensor] = []
+        self._clipped: list[tuple[Tensor, dict[str, float]]] = []
         self._moved: set[int] = set()
-        self._torch = optim if isinstance(optim, torch.optim.Optimizer) else None
         self._begun = 0
         self._rates: list[Tensor] = []
         self._sent: list[float] = []
@@ -66,7 +68,7 @@ class Optimiser:
     @property
     def scheduled(self) -> bool:
         """Whether the optimiser brings a learning-rate schedule of its own."""
-        return isinstance(self._optim, PyroLRScheduler) or self._schedule is not None
+        return isinstance(self._pyro, PyroLRScheduler) or self._schedule is not None
 
     def _without_schedule(self, optim: Any) -> Any:
         """Returns the optimiser of a scheduler of torch's, which is kept."""
@@ -85,72 +87,69 @@ class Optimiser:
                 f"{made} was made in torch.inference_mode, and such a tensor has no gradient. "
                 "Build the pair outside of it."
             )
-        if isinstance(self._optim, PyroOptim):
-            for name, parameter in new.items():
-                self._add_pyro(name, parameter)
-        elif self._torch is None:
-            self._torch = self._make(list(new.values()))
+        if self._torch is None:
+            self._torch = self._make(new)
         else:
             known = {id(p) for group in self._torch.param_groups for p in group["params"]}
-            rest = [p for p in new.values() if id(p) not in known]
-            if rest and isinstance(self._optim, torch.optim.Optimizer):
-                missing = ", ".join(n for n, p in new.items() if id(p) not in known)
+            rest = {n: p for n, p in new.items() if id(p) not in known}
+            if rest and self._torch is self._optim:
                 raise PvaeError(
-                    f"The optimiser does not hold these parameters of the pair: {missing}. Pass "
-                    "optim=torch.optim.Adam (the class, or a functools.partial of it), and pvae "
-                    "gives it every parameter that the pair uses."
+                    f"The optimiser does not hold these parameters of the pair: {', '.join(rest)}. "
+                    "Pass optim=torch.optim.Adam (the class, or a functools.partial of it), and "
+                    "pvae gives it every parameter that the pair uses."
                 )
-            if rest:
-                self._torch.add_param_group({"params": rest})
+            for group in self._groups_for(rest):
+                self._torch.add_param_group(group)
         self.names.update({id(p): n for n, p in new.items()})
         self.parameters += new.values()
 
-    def _make(self, parameters: list[Tensor]) -> torch.optim.Optimizer:
-        if self._optim is not None:
-            made = self._without_schedule(self._optim(parameters))
-            if isinstance(made, torch.optim.SparseAdam):
-                raise PvaeError(
-                    "SparseAdam takes sparse gradients alone, and the pair's are dense. Use Adam, "
-                    "which updates embeddings with sparse=True as well."
-                )
-            closure = inspect.signature(type(made).step).parameters.get("closure")
-            if closure is not None and closure.default is inspect.Parameter.empty:
-                raise PvaeError(
-                    f"{type(made).__name__} evaluates the loss several times in a step, which "
-                    "makes no sense of a minibatch and its noise. Use Adam, SGD or another "
-                    "first-order optimiser."
-                )
-            return made
-        fused = _fused(torch.optim.Adam, parameters)
-        return torch.optim.Adam(parameters, lr=self._lr, **fused)
+    def _groups_for(self, named: dict[str, Tensor]) -> list[dict[str, Any]]:
+        """Returns the groups for parameters; of Pyro's optimisers, one for each."""
+        if self._pyro is None:
+            return [{"params": list(named.values())}] if named else []
+        self._clipped += [(p, clip) for n, p in named.items() if (clip := self._clip(n))]
+        return [{"params": [p], **self._options(n)} for n, p in named.items()]
 
-    def _add_pyro(self, name: str, parameter: Tensor) -> None:
-        # PyroOptim looks names up in the param store, where a module's parameters are not.
-        optim = self._optim
-        arguments = optim.pt_optim_args
-        clip = optim.pt_clip_args
-        short = normalize_param_name(name)
-        if callable(arguments):
-            pieces = (short,) if optim.pt_optim_args_argc == 1 else _pieces(name)
-            arguments = arguments(*pieces)
-        if callable(clip):
-            clip = clip(*_pieces(name))
-        kept = optim.pt_optim_args
-        optim.pt_optim_args = arguments
-        try:
-            optim.optim_objs[parameter] = optim._get_optim(parameter)
-        finally:
-            optim.pt_optim_args = kept
-        optim.grad_clip[parameter] = (
-            (lambda p, clip=clip: optim._clip_grad(p, **clip)) if clip else None
-        )
+    def _options(self, name: str) -> dict[str, Any]:
+        options = self._pyro.pt_optim_args
+        if not callable(options):
+            return options
+        if self._pyro.pt_optim_args_argc == 1:
+            return options(normalize_param_name(name))
+        return options(*_pieces(name))
+
+    def _clip(self, name: str) -> dict[str, float]:
+        clip = self._pyro.pt_clip_args
+        return clip(*_pieces(name)) if callable(clip) else clip
+
+    def _make(self, named: dict[str, Tensor]) -> torch.optim.Optimizer:
+        if self._pyro is not None:
+            groups = self._groups_for(named)
+            options = {key: value for key, value in groups[0].items() if key != "params"}
+            made = self._pyro.pt_optim_constructor(groups, **options)
+            if self.scheduled:
+                self._schedule = self._pyro.pt_scheduler_constructor(made, **self._pyro.kwargs)
+                # Where the user's own call of its `step` finds it.
+                self._pyro.optim_objs[groups[0]["params"][0]] = self._schedule
+        else:
+            made = self._without_schedule(self._optim(list(named.values())))
+        if isinstance(made, torch.optim.SparseAdam):
+            raise PvaeError(
+                "SparseAdam takes sparse gradients alone, and the pair's are dense. Use Adam, "
+                "which updates embeddings with sparse=True as well."
+            )
+        closure = inspect.signature(type(made).step).parameters.get("closure")
+        if closure is not None and closure.default is inspect.Parameter.empty:
+            raise PvaeError(
+                f"{type(made).__name__} evaluates the loss several times in a step, which "
+                "makes no sense of a minibatch and its noise. Use Adam, SGD or another "
+                "first-order optimiser."
+            )
+        return made
 
     @property
     def groups(self) -> list[dict[str, Any]]:
         """The parameter groups, whose `"lr"` a schedule sets."""
-        if isinstance(self._optim, PyroOptim):
-            objects = self._optim.optim_objs.values()
-            return [g for o in objects for g in getattr(o, "optimizer", o).param_groups]
         return [] if self._torch is None else self._torch.param_groups
 
     @property
@@ -161,20 +160,14 @@ class Optimiser:
         """
         if not self.groups:
             return {}
-        made = self._torch
-        schedule = self._schedule
-        if isinstance(self._optim, PyroOptim):
-            made = next(iter(self._optim.optim_objs.values()))
-            if hasattr(made, "optimizer"):
-                made, schedule = made.optimizer, made
-        found = {"optimiser": type(made).__name__}
+        found = {"optimiser": type(self._torch).__name__}
         for name in self.groups[0].keys() - _TECHNICAL:
             values = [_plain_option(group.get(name)) for group in self.groups]
             same = all(value == values[0] for value in values)
             found[name if name == "lr" else f"optimiser.{name}"] = values[0] if same else values
-        if schedule is not None:
-            found["optimiser.schedule"] = type(schedule).__name__
-            options = {n: v for n, v in _state_of(schedule).items() if not n.startswith("_")}
+        if self._schedule is not None:
+            found["optimiser.schedule"] = type(self._schedule).__name__
+            options = {n: v for n, v in _state_of(self._schedule).items() if n[:1] != "_"}
             found |= {f"optimiser.schedule.{name}": value for name, value in options.items()}
         return found
 
@@ -248,9 +241,10 @@ class Optimiser:
             good: Whether to, a truth value on the parameters' device; only if `can_mask`.
         """
         rates = [(group, group["lr"]) for group in self.groups[: self._begun]]
-        if isinstance(self._optim, PyroOptim):
-            self._optim([p for p in self.parameters if p.grad is not None])
-        elif self._torch is not None:
+        for parameter, clip in self._clipped:
+            if parameter.grad is not None:
+                self._pyro._clip_grad(parameter, **clip)
+        if self._torch is not None:
             # What gradient scalers set where a gradient overflowed.
             self._torch.found_inf = None if good is None else (~good).float()
             self._torch.step()
@@ -264,15 +258,11 @@ class Optimiser:
         Args:
             loss: What a schedule that waits for a plateau looks at; None if it has to wait.
         """
-        if isinstance(self._optim, PyroLRScheduler):
-            schedules = list(self._optim.optim_objs.values())
-        else:
-            schedules = [] if self._schedule is None else [self._schedule]
-        for each in schedules:
-            if not isinstance(each, ReduceLROnPlateau):
-                each.step()
-            elif loss is not None:
-                each.step(loss)
+        if isinstance(self._schedule, ReduceLROnPlateau):
+            if loss is not None:
+                self._schedule.step(loss)
+        elif self._schedule is not None:
+            self._schedule.step()
 
     def fill(self, used: Container[int]) -> None:
         """Gives parameters that a step used without a gradient one of zeros, as Pyro does.
@@ -289,11 +279,7 @@ class Optimiser:
                 parameter.grad = torch.zeros_like(parameter)
 
     def _has_moved(self, parameter: Tensor) -> bool:
-        made = self._torch
-        if isinstance(self._optim, PyroOptim):
-            made = self._optim.optim_objs[parameter]
-            made = getattr(made, "optimizer", made)
-        return id(parameter) in self._moved or bool(made.state.get(parameter))
+        return id(parameter) in self._moved or bool(self._torch.state.get(parameter))
 
     def zero_grad(self) -> None:
         """Drops every gradient."""
@@ -302,8 +288,6 @@ class Optimiser:
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the optimiser's state in plain containers."""
-        if isinstance(self._optim, PyroOptim):
-            return {self.names[id(p)]: _state(o) for p, o in self._optim.optim_objs.items()}
         if self._torch is None:
             return {}
         schedule = {} if self._schedule is None else {"schedule": _state_of(self._schedule)}
@@ -325,18 +309,13 @@ class Optimiser:
         self._begun = len(self.groups) if self._begun else 0
 
     def _load(self, state: dict[str, Any]) -> None:
-        if isinstance(self._optim, PyroOptim):
-            for parameter, each in self._optim.optim_objs.items():
-                saved = state[self.names[id(parameter)]]
-                if hasattr(each, "optimizer"):
-                    _restore(each.optimizer, saved["optimizer"])
-                    each.load_state_dict(saved["scheduler"])
-                else:
-                    _restore(each, saved)
-        elif self._torch is not None:
-            _restore(self._torch, {k: v for k, v in state.items() if k != "schedule"})
-            if self._schedule is not None:
-                self._schedule.load_state_dict(state["schedule"])
+        if self._torch is None:
+            return
+        if "param_groups" not in state:
+            raise ValueError("pvae used to keep one for each parameter of an optimiser of Pyro's")
+        _restore(self._torch, {k: v for k, v in state.items() if k != "schedule"})
+        if self._schedule is not None:
+            self._schedule.load_state_dict(state["schedule"])
 
 
 def _restore(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
@@ -366,12 +345,6 @@ def _fused(make: type[torch.optim.Optimizer], parameters: Iterable[Tensor]) -> d
     """Returns the option to update all parameters in one pass, if there is one."""
     able = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in parameters)
     return {"fused": True} if able and "fused" in inspect.signature(make).parameters else {}
-
-
-def _state(optimizer: Any) -> dict[str, Any]:
-    if not hasattr(optimizer, "optimizer"):
-        return optimizer.state_dict()
-    return {"optimizer": optimizer.optimizer.state_dict(), "scheduler": _state_of(optimizer)}
 
 
 def _state_of(schedule: LRScheduler) -> dict[str, Any]:

@@ -157,6 +157,11 @@ class Sometimes(torch.nn.Module):
         lambda: pyro.optim.Adam({"lr": 0.01}),
         lambda: pyro.optim.SGD({"lr": 1e-3, "momentum": 0.9, "weight_decay": 0.1}),
         lambda: pyro.optim.ClippedAdam({"lr": 0.01, "clip_norm": 1.0}),
+        lambda: pyro.optim.ClippedAdam({"lr": 0.01, "lrd": 0.8}),
+        lambda: pyro.optim.SGD({"lr": 1e-3}, {"clip_norm": 0.1}),
+        lambda: pyro.optim.ExponentialLR(
+            {"optimizer": torch.optim.SGD, "optim_args": {"lr": 1e-3}, "gamma": 0.5}
+        ),
     ],
 )
 def test_parameters_without_a_gradient_now_and_then_move_as_in_pyro(optim, uncompiled):
@@ -165,13 +170,15 @@ def test_parameters_without_a_gradient_now_and_then_move_as_in_pyro(optim, uncom
     for how in ("pyro", "eager", "compiled"):
         pyro.clear_param_store()
         torch.manual_seed(0)
-        both = Sometimes()
+        both, optimiser = Sometimes(), optim()
         if how == "pyro":
-            svi = pyro.infer.SVI(both.model, both.guide, optim(), Trace_ELBO())
+            svi = pyro.infer.SVI(both.model, both.guide, optimiser, Trace_ELBO())
         else:
-            svi = SVI(both.model, both.guide, optim(), Trace_ELBO(), mode=how)
+            svi = SVI(both.model, both.guide, optimiser, Trace_ELBO(), mode=how)
         for i in range(12):
             svi.step(x, y) if i % 3 else svi.step(x, late=i == 3)
+            if hasattr(optimiser, "step") and i % 4 == 3:
+                optimiser.step()
         found[how] = {n: p.detach().clone() for n, p in both.named_parameters()}
     assert svi.compiled, svi.why_eager
     for name, expected in found["pyro"].items():
