@@ -35,7 +35,7 @@ def training_data() -> tuple[Data, str]:
     draw = torch.Generator().manual_seed(0)
     raw = torch.randint(0, 256, (60_000, *SHAPE), generator=draw, dtype=torch.uint8)
     raw *= torch.rand(raw.shape, generator=draw) < 0.2
-    part = Split(raw, None, "dynamic", 256)
+    part = Split({"x": raw}, "dynamic", 256)
     data = Data("synthetic", "dynamic", 0, 256, SHAPE, "binary", part, None, part)
     return data, "synthetic noise of MNIST's size (MNIST is not on this machine)"
 

@@ -126,7 +126,7 @@ def _run(command: str, argv: list[str]) -> None:
 
 
 def _train(command: str, argv: list[str], lock: contextlib.ExitStack) -> None:
-    from pvae.pair import name_of
+    from pvae.pair import bind, name_of
     from pvae.runs import build_pair, parameters, resolve, shared
     from pvae.runtime import locked, processes
     from pvae.training import fit, glorot, keep_source, write_config
@@ -158,9 +158,11 @@ def _train(command: str, argv: list[str], lock: contextlib.ExitStack) -> None:
         _lengthen(Path(early.resume), config)
     if not (early.resume and (Path(early.resume) / "checkpoint.pt").exists()):
         if config.get("init") == "glorot":
-            glorot(model, guide, data.train.tensors()[0])
+            x = data.train.only(["x"]).tensors() if "x" in data.train.fields else ()
+            glorot(model, guide, *x)
         if hasattr(model, "start_from"):
-            model.start_from(*data.train.tensors())
+            part, (start_from,) = bind(data.train, model.start_from)
+            start_from(*part.tensors())
     if early.resume:
         out = Path(early.resume)
     else:

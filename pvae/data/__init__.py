@@ -13,9 +13,9 @@ Example:
 """
 
 from pvae.data.dataset import Data, Split
-from pvae.data.loading import load
+from pvae.data.loading import as_data, load
 from pvae.data.observation import BINARY
 from pvae.data.sources import names
 from pvae.data.vision import SETS
 
-__all__ = ["BINARY", "SETS", "Data", "Split", "load", "names"]
+__all__ = ["BINARY", "SETS", "Data", "Split", "as_data", "load", "names"]

@@ -1,26 +1,36 @@
-"""The user's own arrays: what they hold is checked here, and labels with them."""
+"""Fields from arrays: which there are, what they hold, and how x may be observed."""
 
+import math
+import re
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from pvae.data import storage
+from pvae.data.storage import Column, Streamed
+from pvae.data.torch_data import NUMBERS, Rows, fields_of, is_dataset, named
 from pvae.errors import PvaeError
 
-__all__ = ["Source", "Values", "from_arrays"]
+__all__ = ["Fields", "Range", "Source", "from_arrays", "given_fields", "is_frame"]
+
+Fields = dict[str, Column]
 
 _LAYOUT = "Give images as [N, C, H, W] or [N, H, W] and vectors as [N, D]."
-_KEYS = "x_train and x_test (with y_train, y_test), train and test, x (with y), or one array alone"
+_KEYS = (
+    "x_train and x_test (with y_train, y_test), train and test, x (with y), one array alone, or "
+    "several fields with a row for each datum"
+)
+
+_PART = re.compile("(?:(.+)_)?(train|test)", re.IGNORECASE)
 
 
-class Values(NamedTuple):
-    """Checked values: what they are, and where between 0 and 1 they lie.
+class Range(NamedTuple):
+    """Where the values of x lie.
 
     Attributes:
-        raw: uint8 or float32 [N, *event], or an array on disk of any real dtype.
         integer: Whether they are integers.
         low: The smallest value.
         high: The largest value.
@@ -28,7 +38,6 @@ class Values(NamedTuple):
         byte: Whether integers came as uint8, as 8-bit images do.
     """
 
-    raw: Tensor | np.ndarray
     integer: bool
     low: float
     high: float
@@ -37,61 +46,113 @@ class Values(NamedTuple):
 
 
 class Source(NamedTuple):
-    """What a source hands over, before it is split further and observed."""
+    """What a source hands over, before it is split further and observed.
 
-    train: Values
-    test: Values | None
-    y_train: Tensor | None
-    y_test: Tensor | None
+    Attributes:
+        train: The fields; x, if it is observed, is uint8 or float32.
+        test: The fields of the test part, if there is one.
+        values: Where x lies, over both parts; None where x is not observed.
+        levels: The number of levels of x, if it has levels.
+        observation: How x is observed unless the caller says.
+    """
+
+    train: Fields
+    test: Fields | None
+    values: Range | None
     levels: int | None
     observation: str
 
 
+def given_fields(found: object, where: str) -> Fields:
+    """Returns the fields of a mapping, a data frame, a Dataset or a DataLoader as they are.
+
+    Raises:
+        PvaeError: They hold no numbers, or differ in their number of rows.
+    """
+    found = _with_rows(_named(found, where))
+    if parts := [name for name in found if _PART.fullmatch(name)]:
+        raise PvaeError(
+            f"{where} holds parts, {', '.join(parts)}, and is taken for one. Load it, "
+            "pvae.data.load(source), or give the fields of one part."
+        )
+    fields = {name: _column(a, f"{name} of {where}") for name, a in found.items()}
+    _check_rows(fields, where)
+    return fields
+
+
 def from_arrays(
-    found: object, where: str, levels: int | None = None, *, counts: bool = False
+    found: object, where: str, levels: int | None = None, observation: str | None = None
 ) -> Source:
-    """Returns a source from an array, a pair (x, y) or a mapping of names to arrays.
+    """Returns a source from arrays.
 
     Args:
-        found: An array or tensor, a tuple or list `(x,)` or `(x, y)`, or a mapping.
+        found: An array or tensor; a tuple of them; a mapping of names to arrays; a data frame; a
+            Dataset or a DataLoader.
         where: How messages call it.
         levels: The number of levels of integers, where the caller knows it.
-        counts: Whether the values are counts.
+        observation: How x is to be observed, where the caller says.
 
     Raises:
         PvaeError: What is wrong with it, and what to do; so for integers that may be counts or
             levels, if the caller does not say which.
     """
-    keys = _keys(found, where)
-    train = _values(keys["x_train"], f"{keys['x_name']} of {where}", counts)
-    y_train = _labels(keys.get("y_train"), train, f"y of {where}")
-    test = y_test = None
-    if keys.get("x_test") is not None:
-        test = _values(keys["x_test"], f"the test part of {where}", counts)
-        y_test = _labels(keys.get("y_test"), test, f"y_test of {where}")
-        if test.raw.shape[1:] != train.raw.shape[1:] or test.integer != train.integer:
-            raise PvaeError(
-                f"The parts of {where} differ: train is {_describe(train)}, test is "
-                f"{_describe(test)}. Give both the same shape and dtype."
-            )
-    elif len(train.raw) < 2:
+    parts = _parts(_named(found, where), where)
+    if len(parts[0]) == 1:
+        (only,) = parts[0]
+        parts = [{"x" if n == only else n: a for n, a in part.items()} for part in parts]
+    observed = "x" in parts[0] and observation != "as_given"
+    if not observed and (levels is not None or observation not in (None, "as_given")):
+        raise PvaeError(
+            f"levels and observation say how a field x is observed, and the fields of {where}, "
+            f"{', '.join(parts[0])}, are taken as given. Leave both out."
+        )
+    fields, ranges = [], []
+    for part, what, end in zip(parts, ("x", "the test part"), ("", "_test"), strict=False):
+        columns: Fields = {}
+        if observed:
+            columns["x"], values = _x(part.pop("x"), f"{what} of {where}", observation == "counts")
+            ranges.append(values)
+        for name, value in part.items():
+            called = f"{name}{end} of {where}"
+            column = _labels(value, called) if name == "y" else _column(value, called)
+            columns[name] = _single(column)
+        _check_rows(columns, where, end)
+        fields.append(columns)
+    train, test = [*fields, None][:2]
+    if test is not None:
+        _check_alike(train, test, ranges, where)
+    elif len(next(iter(train.values()))) < 2:
         raise PvaeError(f"{where} has one datum; a test part takes a second.")
-    parts = [part for part in (train, test) if part is not None]
-    binary = all(part.binary for part in parts)
-    if levels is not None and (counts or not train.integer):
+    found = Source(train, test, None, None, "as_given")
+    return _observed(found, ranges, where, levels, observation) if observed else found
+
+
+def _observed(
+    found: Source, ranges: list[Range], where: str, levels: int | None, observation: str | None
+) -> Source:
+    """Returns a source with what x holds, its levels and how it is observed."""
+    values = Range(
+        ranges[0].integer,
+        min(part.low for part in ranges),
+        max(part.high for part in ranges),
+        all(part.binary for part in ranges),
+        all(part.byte for part in ranges),
+    )
+    counts, event = observation == "counts", found.train["x"].shape[1:]
+    if levels is not None and (counts or not values.integer):
         what = "counts have no levels" if counts else f"{where} holds floats, which have no levels"
         raise PvaeError(f"levels={levels}: {what}. Leave levels out.")
     if counts:
-        return Source(train, test, y_train, y_test, None, "counts")
-    levels = _levels(parts, where, levels) if train.integer else None
-    colour = len(train.raw.shape) == 4 and train.raw.shape[1] > 1
-    observation = "grey" if binary or levels is None else "dequantize" if colour else "dynamic"
-    return Source(train, test, y_train, y_test, levels, observation)
+        return found._replace(values=values, observation="counts")
+    levels = _levels(values, event, where, levels) if values.integer else None
+    colour = len(event) > 2 and event[-3] > 1
+    how = "grey" if values.binary or levels is None else "dequantize" if colour else "dynamic"
+    return found._replace(values=values, levels=levels, observation=how)
 
 
-def _levels(parts: list[Values], where: str, levels: int | None) -> int:
+def _levels(values: Range, event: tuple[int, ...], where: str, levels: int | None) -> int:
     """Returns the number of levels of integers, if it is given or plain."""
-    high = int(max(part.high for part in parts))
+    high = int(values.high)
     if levels is not None:
         if not max(high + 1, 2) <= levels <= 256:
             raise PvaeError(
@@ -101,63 +162,133 @@ def _levels(parts: list[Values], where: str, levels: int | None) -> int:
         return levels
     if high <= 1:
         return 2
-    plain = all(part.byte or len(part.raw.shape) == 4 for part in parts)  # bytes, or images
-    if high == 255 or (high > 127 and plain):
+    if high == 255 or (high > 127 and (values.byte or len(event) > 2)):  # bytes, or images
         return 256
     raise PvaeError(
         f"{where} holds integers from 0 to {high}, which may be counts or levels. Say which: "
         f"observation='counts' takes them as they are, for a likelihood of counts; "
         f"levels={high + 1} (or the number that there could be, 256 in 8-bit images) takes k as "
-        f"the grey level k / {high}. In the shell: --data.observation counts, --data.levels "
-        f"{high + 1}."
+        f"the grey level k / {high}; observation='as_given' keeps integers, such as tokens. In the "
+        f"shell: --data.observation counts, --data.levels {high + 1}."
     )
 
 
-def _describe(values: Values) -> str:
-    return f"{'integer' if values.integer else 'float'} {list(values.raw.shape[1:])}"
-
-
-def _keys(found: object, where: str) -> dict:
-    """Returns x_train, x_test, y_train, y_test as far as they are there, and x_train's name."""
-    if isinstance(found, Tensor | np.ndarray):
-        return {"x_train": found, "x_name": "x"}
+def _named(found: Any, where: str) -> dict[str, Any]:
+    """Returns what a source holds by name, x first."""
+    if isinstance(found, Tensor) or (hasattr(found, "__array__") and not is_frame(found)):
+        return {"x": found}
+    if is_frame(found):
+        return _frame(found, where)
     if isinstance(found, tuple | list):
-        if len(found) not in (1, 2) or not all(isinstance(a, Tensor | np.ndarray) for a in found):
+        if not found or not all(isinstance(a, Tensor | np.ndarray) for a in found):
             kinds = ", ".join(type(a).__name__ for a in found[:4])
             raise PvaeError(
                 f"{where} is a {type(found).__name__} of {len(found)} ({kinds}); give (x,) or "
-                "(x, y), each an array or a tensor."
+                "(x, y), each an array or a tensor, or name them in a dict."
             )
-        return {
-            "x_train": found[0],
-            "y_train": found[1] if len(found) == 2 else None,
-            "x_name": "x",
-        }
-    if isinstance(found, Mapping):
-        lower = {str(key).lower(): value for key, value in found.items()}
-        for x, x_test, y, y_test in (
-            ("x_train", "x_test", "y_train", "y_test"),
-            ("train", "test", "y_train", "y_test"),
-            ("x", None, "y", None),
-        ):
-            if x in lower:
-                names = {"x_train": x, "x_test": x_test, "y_train": y, "y_test": y_test}
-                return {k: lower.get(v) for k, v in names.items()} | {"x_name": x}
-        if len(lower) == 1:
-            name, value = next(iter(lower.items()))
-            return {"x_train": value, "x_name": name}
-        listed = ", ".join(map(str, list(found)[:8])) or "nothing"
+        return named(tuple(found))
+    if is_dataset(found):
+        return fields_of(found, where)
+    if not isinstance(found, Mapping):
+        raise PvaeError(
+            f"{where} is a {type(found).__name__}, not an array or a tensor. Give a tensor, a "
+            "NumPy array, (x, y), a dict of arrays, a data frame, a Dataset, or a .npy, .npz or "
+            ".pt file."
+        )
+    return {str(name): value for name, value in found.items()}
+
+
+def is_frame(source: object) -> bool:
+    """Returns whether this is a data frame, of pandas or of another library."""
+    return hasattr(source, "columns") and hasattr(source, "to_numpy")
+
+
+def _frame(frame: Any, where: str) -> dict[str, np.ndarray]:
+    """Returns the columns of a data frame: y is the column of this name, x the others, [N, D]."""
+    columns = {str(name): frame[name].to_numpy() for name in frame.columns}
+    if text := [name for name, values in columns.items() if values.dtype.kind not in "biuf"]:
+        raise PvaeError(
+            f"{where} has columns that are not numbers: {', '.join(text[:8])}. Drop them, "
+            "frame.select_dtypes('number'), or number their values."
+        )
+    y = {name: columns.pop(name) for name in ("y",) if name in columns}
+    if not columns:
+        raise PvaeError(f"{where} has no column for x.")
+    return {"x": np.column_stack(list(columns.values())), **y}
+
+
+def _parts(found: dict[str, Any], where: str) -> list[dict[str, Any]]:
+    """Returns the fields of the training part, x first, and of the test part if there is one."""
+    parts: dict[str, dict[str, Any]] = {"": {}, "train": {}, "test": {}}
+    for name, value in found.items():
+        match = _PART.fullmatch(name)
+        stem, part = (match[1] or "x", match[2].lower()) if match else (name, "")
+        parts[part].setdefault(stem.lower() if stem.lower() in ("x", "y") else stem, value)
+    train = _with_rows(parts["train"] or parts[""])
+    if not train:
+        listed = ", ".join(list(found)[:8]) or "nothing"
         raise PvaeError(f"{where} holds {listed}. Name its arrays {_KEYS}.")
+    test = {name: a for name, a in parts["test"].items() if name in train or name == "y"}
+    return [train, test] if parts["train"] and test.keys() - {"y"} else [train]
+
+
+def _with_rows(part: dict[str, Any]) -> dict[str, Any]:
+    """Drops what is no field: text, and what has no row for each x; x comes first."""
+    part = {name: part[name] for name in sorted(part, key=lambda name: name != "x")}
+    x = part.get("x")
+
+    def is_field(name: str, a: Any) -> bool:
+        if name in ("x", "y") or not hasattr(a, "shape"):
+            return True
+        number = isinstance(a, Tensor) or a.dtype.kind in NUMBERS
+        return number and (x is None or a.shape[:1] == np.shape(x)[:1])
+
+    return {name: a for name, a in part.items() if is_field(name, a)}
+
+
+def _check_rows(fields: Fields, where: str, end: str = "") -> None:
+    """Raises a PvaeError unless all fields have as many rows."""
+    sizes = {name: len(column) for name, column in fields.items()}
+    if len(set(sizes.values())) == 1 and min(sizes.values()):
+        return
+    if "x" in sizes and sizes.get("y", sizes["x"]) != sizes["x"]:
+        raise PvaeError(
+            f"y{end} of {where} has {sizes['y']} labels for {sizes['x']} data; give one for each."
+        )
+    listed = ", ".join(f"{name} {list(column.shape)}" for name, column in fields.items())
     raise PvaeError(
-        f"{where} is a {type(found).__name__}, not an array or a tensor. "
-        "Give a tensor, a NumPy array, (x, y), or a .npy, .npz or .pt file."
+        f"The fields of {where} have different numbers of rows, or none: {listed}. Each takes a "
+        f"row for each datum. Name arrays {_KEYS}."
     )
 
 
-def _numpy(a: object, where: str) -> np.ndarray:
-    if isinstance(a, np.ndarray):
+def _check_alike(train: Fields, test: Fields, ranges: list[Range], where: str) -> None:
+    """Raises a PvaeError unless the test part has the fields of the training part."""
+    for name in train:
+        if name == "y" and "y" not in test:
+            continue
+        if name not in test:
+            raise PvaeError(
+                f"The training part of {where} has a field {name}, and the test part has none."
+            )
+        kinds = [str(part[name].dtype).removeprefix("torch.") for part in (train, test)]
+        if name == "x" and ranges:
+            kinds = ["integer" if values.integer else "float" for values in ranges]
+        shapes = [list(part[name].shape[1:]) for part in (train, test)]
+        if kinds[0] != kinds[1] or shapes[0] != shapes[1]:
+            raise PvaeError(
+                f"The parts of {where} differ in {name}: train is {kinds[0]} {shapes[0]}, test is "
+                f"{kinds[1]} {shapes[1]}. Give both the same shape and dtype."
+            )
+
+
+def _array(a: Any, where: str) -> np.ndarray | Rows:
+    """Returns a source of rows as NumPy has it."""
+    if isinstance(a, np.ndarray | Rows):
         return a
     if not isinstance(a, Tensor):
+        if hasattr(a, "__array__"):
+            return np.asarray(a)
         raise PvaeError(f"{where} is a {type(a).__name__}; give an array or a tensor.")
     try:
         a = a.detach().cpu()
@@ -169,57 +300,82 @@ def _numpy(a: object, where: str) -> np.ndarray:
         ) from error
 
 
-def _values(a: object, where: str, counts: bool) -> Values:
-    """Checks shape, dtype and every value, in slabs; returns images as [N, C, H, W]."""
-    a = _numpy(a, where)
+def _column(a: Any, where: str) -> Column:
+    """Returns a field as it is given; unsigned integers that torch cannot index become int64."""
+    if isinstance(a, Tensor) and a.layout is torch.strided:
+        return a.detach().cpu()
+    a = _array(a, where)
+    if a.dtype.kind not in NUMBERS or not a.ndim:
+        raise PvaeError(
+            f"{where} has dtype {a.dtype} and shape {list(a.shape)}; a field is numbers, with a "
+            "row for each datum."
+        )
+    dtype = np.dtype(np.int64 if a.dtype.kind == "u" and a.dtype.itemsize > 1 else a.dtype)
+    return _stored(a, dtype.newbyteorder("="), a.shape[1:])
+
+
+def _single(column: Column) -> Column:
+    """Returns floats in single precision, as the pairs of pvae compute."""
+    single = not column.dtype.is_floating_point or column.dtype is torch.float32
+    return column if single else column.float()
+
+
+def _stored(a: np.ndarray | Rows, dtype: np.dtype, event: tuple[int, ...]) -> Column:
+    """Returns rows as a tensor, or as rows that are read on demand where they do not fit."""
+    if isinstance(a, Rows | np.memmap):
+        nbytes = len(a) * math.prod(event) * dtype.itemsize
+        if isinstance(a, Rows) or not storage._fits(nbytes, torch.device("cpu")):
+            return Streamed(a, dtype, event)
+        a = np.array(a, dtype)
+    a = np.ascontiguousarray(a.reshape(len(a), *event), dtype)
+    return torch.from_numpy(a if a.flags.writeable else a.copy())
+
+
+def _x(a: Any, where: str, counts: bool) -> tuple[Column, Range]:
+    """Checks shape, dtype and every value of x, in slabs; [N, H, W] becomes [N, 1, H, W]."""
+    a = _array(a, where)
     shape = list(a.shape)
     if a.dtype.kind not in "biuf":
         raise PvaeError(
             f"{where} has dtype {a.dtype}, which is not real numbers. Convert it to uint8 (counts "
             "0..255) or float32."
         )
-    if a.ndim not in (2, 3, 4):
+    if a.ndim < 2:
         hint = " A column of N numbers is x.reshape(-1, 1)." if a.ndim == 1 else ""
         raise PvaeError(f"{where} has shape {shape}. {_LAYOUT}{hint}")
-    if a.size == 0:
+    if 0 in shape:
         raise PvaeError(f"{where} is empty: its shape is {shape}. {_LAYOUT}")
-    if a.ndim == 4 and shape[3] in (1, 3) and shape[1] == shape[2] > 4:
+    if a.ndim > 3 and shape[-1] in (1, 3) and shape[-3] == shape[-2] > 4:
+        axes = *range(a.ndim - 3), a.ndim - 1, a.ndim - 3, a.ndim - 2
         raise PvaeError(
-            f"{where} has shape {shape}, channels last. Give [N, C, H, W]: x.transpose(0, 3, 1, 2) "
-            "in NumPy, x.permute(0, 3, 1, 2) in torch."
+            f"{where} has shape {shape}, channels last. Give [N, C, H, W] or [N, T, C, H, W]: "
+            f"x.transpose{axes} in NumPy, x.permute{axes} in torch."
         )
-    if a.ndim == 3:
-        a = a[:, None]
     byte, floats = a.dtype == np.uint8, a.dtype.kind == "f"
-    scan = (_scan_floats if floats else _scan_integers)(a, where)
+    low, high, binary = (_scan_floats if floats else _scan_integers)(a, where)
     if counts:
-        _check_counts(a, where, scan[0], scan[1])
-    elif not floats and (scan[0] < 0 or scan[1] > 255):
+        _check_counts(a, where, low, high)
+    elif not floats and (low < 0 or high > 255):
         raise PvaeError(
-            f"{where} has {a.dtype} values from {scan[0]} to {scan[1]}; integers are levels "
-            "0..255. Rescale them to uint8, give floats: x.astype('float32'), or, if they are "
-            "counts, say observation='counts'."
+            f"{where} has {a.dtype} values from {low} to {high}; integers are levels 0..255. "
+            "Rescale them to uint8, give floats: x.astype('float32'); or say observation='counts' "
+            "of counts, and observation='as_given' of tokens, which keeps integers."
         )
-    small = not floats and scan[1] <= 255
-    dtype = np.dtype(np.uint8 if small else np.float32)
-    if isinstance(a, np.memmap):
-        if not storage._fits(a.size * dtype.itemsize, torch.device("cpu")):
-            return Values(a, not floats, *scan, byte)
-        a = np.array(a, dtype)
-    a = np.ascontiguousarray(a, dtype)
-    raw = torch.from_numpy(a if a.flags.writeable else a.copy())
-    return Values(raw, not floats, *scan, byte)
+    dtype = np.dtype(np.uint8 if not floats and high <= 255 else np.float32)
+    # Points [N, P, 2] and [N, P, 3] are no pictures.
+    event = (1, *shape[1:]) if a.ndim == 3 and shape[2] > 3 else shape[1:]
+    return _stored(a, dtype, tuple(event)), Range(not floats, low, high, binary, byte)
 
 
-def _check_counts(a: np.ndarray, where: str, low: float, high: float) -> None:
+def _check_counts(a: np.ndarray | Rows, where: str, low: float, high: float) -> None:
     if low < 0 or high > 2**24:
         raise PvaeError(
             f"{where} has values from {low:g} to {high:g}; counts are whole numbers from 0 to "
             f"{2**24:,}."
         )
     if a.dtype.kind == "f":
-        for piece in _pieces(a):
-            broken = a[piece][a[piece] != np.floor(a[piece])]
+        for _, values in _slabs(a):
+            broken = values[values != np.floor(values)]
             if broken.size:
                 raise PvaeError(
                     f"{where} has values that are no whole numbers, such as {broken[0]:g}, and "
@@ -228,20 +384,22 @@ def _check_counts(a: np.ndarray, where: str, low: float, high: float) -> None:
                 )
 
 
-def _pieces(a: np.ndarray) -> Iterator[slice]:
-    return storage.slabs(len(a), a[:1].nbytes)
+def _slabs(a: np.ndarray | Rows) -> Iterator[tuple[int, np.ndarray]]:
+    """Yields rows in pieces, each with the number of its first row."""
+    for piece in storage.slabs(len(a), a.nbytes // len(a)):
+        yield piece.start, np.asarray(a[piece])
 
 
-def _scan_floats(a: np.ndarray, where: str) -> tuple[float, float, bool]:
+def _scan_floats(a: np.ndarray | Rows, where: str) -> tuple[float, float, bool]:
     low, high, binary, bad, first = np.inf, -np.inf, True, 0, None
-    for piece in _pieces(a):
+    for start, values in _slabs(a):
         # Beyond float32's range counts as infinite: that is what a model would see.
         with np.errstate(over="ignore"):
-            values = np.asarray(a[piece], np.float32).reshape(piece.stop - piece.start, -1)
+            values = values.astype(np.float32, copy=False).reshape(len(values), -1)
         rows = np.flatnonzero(~np.isfinite(values).all(1))
         if len(rows):
             bad += len(rows)
-            first = piece.start + int(rows[0]) if first is None else first
+            first = start + int(rows[0]) if first is None else first
             continue
         low, high = min(low, float(values.min())), max(high, float(values.max()))
         binary = binary and bool(((values == 0) | (values == 1)).all())
@@ -249,33 +407,28 @@ def _scan_floats(a: np.ndarray, where: str) -> tuple[float, float, bool]:
         rows = "1 row" if bad == 1 else f"{bad} rows"
         raise PvaeError(
             f"{where} has NaN or infinite values in {rows} of {len(a)}, the first at index "
-            f"{first}. Drop or mend them: x[np.isfinite(x.reshape(len(x), -1)).all(1)]."
+            f"{first}. Drop or replace them: x[np.isfinite(x.reshape(len(x), -1)).all(1)]."
         )
     return low, high, binary
 
 
-def _scan_integers(a: np.ndarray, where: str) -> tuple[float, float, bool]:
+def _scan_integers(a: np.ndarray | Rows, where: str) -> tuple[float, float, bool]:
     low, high = 0, 0
-    for piece in _pieces(a):
-        low, high = min(low, int(a[piece].min())), max(high, int(a[piece].max()))
+    for _, values in _slabs(a):
+        low, high = min(low, int(values.min())), max(high, int(values.max()))
     return low, high, low >= 0 and high <= 1
 
 
-def _labels(y: object, x: Values, where: str) -> Tensor | None:
-    """Returns labels as int64 [N]."""
-    if y is None:
-        return None
-    y = _numpy(y, where)
-    if y.ndim == 2 and y.shape[1] == 1:
-        y = y[:, 0]
-    if y.ndim != 1:
-        hint = " One-hot rows become y.argmax(1)." if y.ndim == 2 else ""
-        raise PvaeError(f"{where} has shape {list(y.shape)}; labels are [N].{hint}")
-    if len(y) != len(x.raw):
-        raise PvaeError(f"{where} has {len(y)} labels for {len(x.raw)} data; give one for each.")
-    if y.dtype.kind not in "biuf" or not (y == np.floor(y)).all():
+def _labels(y: Any, where: str) -> Column:
+    """Returns classes as int64 [N]; other labels, such as vectors or NaN, as they are."""
+    y = _array(y, where)
+    if y.dtype.kind not in "biuf":
         raise PvaeError(
-            f"{where} has {y.dtype} values that are not all integers; number the classes: "
+            f"{where} has {y.dtype} values; number the classes: "
             "np.unique(y, return_inverse=True)[1]."
         )
+    if y.ndim == 2 and y.shape[1] == 1:
+        y = y[:, 0]
+    if isinstance(y, Rows) or y.ndim != 1 or not (y == np.floor(y)).all():
+        return _column(y, where)
     return torch.from_numpy(y.astype(np.int64))

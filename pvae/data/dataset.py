@@ -1,9 +1,9 @@
-"""A dataset's parts: values as stored, observed in minibatches or once and for all."""
+"""A dataset's parts: fields as stored, x observed in minibatches or once and for all."""
 
 import contextlib
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from pvae.data import storage
 from pvae.data.observation import observe
+from pvae.data.storage import Column
 from pvae.errors import PvaeError
 
 __all__ = ["Data", "Split"]
@@ -25,20 +26,18 @@ Capture = Callable[[Rows, Sequence[Tensor]], Rows]
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Split:
-    """The train, validation or test part of a dataset.
+    """The train, validation or test part of a dataset: named fields, a row for each datum.
 
-    A part is *fresh* if its observation is drawn anew for each minibatch, from the global random
-    generator of the device: the training part under "dynamic" and "dequantize". Every other part
-    holds one observation, drawn on the CPU when it was loaded.
+    A part is *fresh* if x is drawn anew for each minibatch, from the global random generator of
+    the device: the training part under "dynamic" and "dequantize". Every other part holds one
+    observation, drawn on the CPU when it was loaded. Fields other than x are never changed.
 
     Args:
-        raw: Stored values [N, *event], uint8 or float32; in a part drawn once, what was drawn. An
-            `np.memmap` where they do not fit into memory.
-        y: Labels, int64 [N], or None.
-        observation: How x comes from `raw`; "grey" where it has been drawn already.
-        levels: The number of integer levels of `raw`, or None for floats.
-        labels: Whether batches are `(x, y)` instead of `(x,)`.
-        rows: Which rows of an `np.memmap` make up the part; None for all.
+        fields: Stored values [N, *event] by name. An observed x is uint8 or float32; in a part
+            drawn once, it is what was drawn. What does not fit in memory is read on demand.
+        observation: How x comes from its field; "grey" where it has been drawn already.
+        levels: The number of integer levels of x, or None.
+        names: The fields of a batch, in order.
 
     Example:
         >>> import pvae
@@ -49,19 +48,54 @@ class Split:
         torch.Size([297, 1, 8, 8])
     """
 
-    raw: Tensor | np.memmap
-    y: Tensor | None
+    fields: Mapping[str, Column]
     observation: str
-    levels: int | None
-    labels: bool = False
-    rows: Tensor | None = None
+    levels: int | None = None
+    names: tuple[str, ...] = ("x",)
 
     def __len__(self) -> int:
-        return len(self.raw) if self.rows is None else len(self.rows)
+        return len(next(iter(self.fields.values())))
 
     def __repr__(self) -> str:
         how = f"{self.observation} for each minibatch" if self.fresh else "drawn once"
-        return f"Split({len(self)} × {list(self.raw.shape[1:])}, {how})"
+        how = "as given" if self.observation == "as_given" else how
+        return f"Split({len(self)} × {self.shape_in_words}, {how})"
+
+    @property
+    def shape_in_words(self) -> str:
+        """The shape of x, where there is nothing else but labels; else the fields."""
+        alone = self._observes("x") and {"x", "y"}.issuperset(self.names)
+        return str(list(self.raw.shape[1:])) if alone else self.in_words
+
+    @property
+    def in_words(self) -> str:
+        """The fields of a batch, the type of each that is taken as given, and its shape."""
+        return ", ".join(
+            f"{name} {'' if self._observes(name) else f'{column.dtype} '}{list(column.shape[1:])}"
+            for name, column in self._batch
+        ).replace("torch.", "")
+
+    @property
+    def _batch(self) -> list[tuple[str, Column]]:
+        return [(name, self.fields[name]) for name in self.names]
+
+    @property
+    def raw(self) -> Column:
+        """The stored values of x."""
+        if "x" not in self.fields:
+            raise PvaeError(f"There is no field x; the fields are {', '.join(self.fields)}.")
+        return self.fields["x"]
+
+    @property
+    def y(self) -> Tensor | None:
+        """The labels, in the batches or not; None where there are none."""
+        y = self.fields.get("y")
+        return y if y is None or isinstance(y, Tensor) else y[:]
+
+    @property
+    def labels(self) -> bool:
+        """Whether y is in the batches."""
+        return "y" in self.names
 
     @property
     def fresh(self) -> bool:
@@ -70,15 +104,15 @@ class Split:
 
     @property
     def device(self) -> torch.device:
-        """Where `raw` is; the CPU for what is on disk."""
-        return self.raw.device if isinstance(self.raw, Tensor) else torch.device("cpu")
+        """Where the fields are; the CPU for what is read on demand."""
+        return next(iter(self.fields.values())).device
 
     @property
     def x(self) -> Tensor:
-        """The observed x, float32 [N, *event], of a part drawn once.
+        """The observed x, [N, *event], of a part drawn once.
 
         Raises:
-            PvaeError: The part is fresh and so has no single x.
+            PvaeError: The part is fresh and so has no single x, or it has no field x.
         """
         if self.fresh:
             raise PvaeError(
@@ -86,14 +120,27 @@ class Split:
                 "single x. Take one draw with tensors(), or load it with observation='fixed' or "
                 "'grey'."
             )
-        return self.observe(slice(None))[0]
+        _ = self.raw
+        return self.only(("x",)).tensors()[0]
 
     def tensors(self) -> tuple[Tensor, ...]:
-        """Returns the whole part observed, `(x,)` or `(x, y)`; of a fresh part, a new draw."""
+        """Returns the whole part observed; of a fresh part, a new draw.
+
+        Raises:
+            PvaeError: It does not fit in memory.
+        """
+        columns = [column for _, column in self._batch]
+        if any(isinstance(column, storage.Streamed) for column in columns):
+            nbytes = sum(len(self) * max(c[:1].nbytes, 4 * c[:1].numel()) for c in columns)
+            if not storage._fits(nbytes, self.device):
+                raise PvaeError(
+                    f"The {len(self)} data, {nbytes / 1e9:.3g} GB, do not fit in memory. Take "
+                    "them in pieces: observe(rows) or batches(batch_size)."
+                )
         return self.observe(slice(None))
 
     def observe(self, index: slice | Tensor | Sequence[int]) -> tuple[Tensor, ...]:
-        """Returns the observed minibatch, `(x,)` or `(x, y)`, of these positions.
+        """Returns the minibatch of these positions: a tensor for each of `names`.
 
         Args:
             index: A slice, or positions [B] within the part.
@@ -111,43 +158,50 @@ class Split:
 
     @cached_property
     def hash(self) -> str:
-        """SHA-256 of shape and values, the same on every platform and device.
+        """SHA-256 of shapes and values of the fields of a batch, the same on every device.
 
-        Of the observed x in a part drawn once; of `raw` and the observation's name in a fresh one.
-        With `labels`, y counts too.
+        Of the observed x in a part drawn once; of its stored values and the observation's name in
+        a fresh one. What is read on demand is read in pieces, all of it, once.
         """
-        how = f"{self.observation} of {self.levels}" if self.fresh else "observed"
-        shape = [len(self), *self.raw.shape[1:]]
-        digest = hashlib.sha256(f"{shape} {how}".encode())
-        for piece in storage.slabs(len(self), 4 * math.prod(shape[1:])):
-            values = storage.take(self.raw, self.rows, piece).cpu()
-            if not self.fresh:
-                values = observe(values, self.observation, self.levels)
-            little = values.numpy().astype(values.numpy().dtype.newbyteorder("<"), copy=False)
-            digest.update(np.ascontiguousarray(little))
-        if self.labels:
-            digest.update(np.ascontiguousarray(self.y.cpu().numpy().astype("<i8")))
+        digest = hashlib.sha256()
+        for name, column in self._batch:
+            observed = self._observes(name)
+            if observed:
+                how = f"{self.observation} of {self.levels}" if self.fresh else "observed"
+                digest.update(f"{list(column.shape)} {how}".encode())
+            elif not (name == "y" and column.dtype == torch.int64 and column.ndim == 1):
+                digest.update(f"{list(column.shape)} {column.dtype}".encode())
+            for piece in storage.slabs(len(self), 4 * math.prod(column.shape[1:])):
+                values = storage.take(column, piece).cpu()
+                if observed and not self.fresh:
+                    values = observe(values, self.observation, self.levels)
+                digest.update(storage.little_endian(values))
         return digest.hexdigest()
 
-    def take(self, positions: np.ndarray) -> "Split":
+    def take(self, positions: np.ndarray | Tensor) -> "Split":
         """Returns the part that has these rows alone."""
-        index = torch.from_numpy(positions)
-        y = None if self.y is None else self.y[index]
-        if isinstance(self.raw, Tensor):
-            return replace(self, raw=self.raw[index], y=y)
-        return replace(self, rows=index if self.rows is None else self.rows[index], y=y)
+        index = torch.as_tensor(positions, device=self.device)
+        return replace(self, fields={n: c.index_select(0, index) for n, c in self.fields.items()})
+
+    def only(self, names: Sequence[str]) -> "Split":
+        """Returns the part with these fields in its batches, in this order."""
+        return self if tuple(names) == self.names else replace(self, names=tuple(names))
 
     def to(self, device: str | torch.device) -> "Split":
-        """Returns the part with `raw` and `y` on a device, if it fits.
+        """Returns the part with its fields on a device, if they fit.
 
-        It fits if `raw` takes less than half of the free memory there. Otherwise the part comes
-        back as it is, and `batches(device=...)` streams it.
+        They fit if each takes less than half of the memory that is free there. Otherwise the part
+        comes back as it is, and `batches(device=...)` streams it.
         """
-        device = torch.device(device)
-        raw = storage.resident(self.raw, self.rows, device)
-        if raw is None or raw is self.raw:
+        device, moved = torch.device(device), {}
+        for name, column in self.fields.items():
+            there = storage.resident(column, device)
+            if there is None:
+                return self
+            moved[name] = there
+        if all(moved[name] is column for name, column in self.fields.items()):
             return self
-        return replace(self, raw=raw, rows=None, y=None if self.y is None else self.y.to(device))
+        return replace(self, fields=moved)
 
     def batches(
         self,
@@ -158,7 +212,7 @@ class Split:
         generator: torch.Generator | None = None,
         capture: Capture | None = None,
     ) -> Iterator[tuple[Tensor, ...]]:
-        """Yields minibatches `(x,)` or `(x, y)` of one epoch; the last may be smaller.
+        """Yields minibatches of one epoch, as `observe` does; the last may be smaller.
 
         Where the part is on the device already, rows are gathered there. Else they are streamed,
         copied, and observed on the device.
@@ -178,20 +232,22 @@ class Split:
         if shuffle:
             place = self.device if generator is None else generator.device
             index = torch.randperm(len(self), generator=generator, device=place).to(self.device)
-        if isinstance(self.raw, Tensor) and storage.same_device(self.device, target):
+        in_memory = all(isinstance(column, Tensor) for _, column in self._batch)
+        if in_memory and storage.same_device(self.device, target):
             return self._gathered(batch_size, index, capture)
         return self._streamed(batch_size, index, target)
 
+    def _observes(self, name: str) -> bool:
+        return name == "x" and self.observation != "as_given"
+
     def _take(self, index: slice | Tensor) -> tuple[Tensor, ...]:
-        raw = storage.take(self.raw, self.rows, index)
-        if isinstance(index, slice) and raw.dtype == torch.float32:
-            # Grey floats are observed as they are, and a slice would share memory with the data.
-            raw = raw.clone()
-        return (raw, self.y[index].clone()) if self.labels else (raw,)
+        return tuple(storage.take(column, index) for _, column in self._batch)
 
     def _observed(self, stored: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        x = observe(stored[0], self.observation, self.levels)
-        return (x, *stored[1:])
+        return tuple(
+            observe(values, self.observation, self.levels) if self._observes(name) else values
+            for name, values in zip(self.names, stored, strict=True)
+        )
 
     def _gathered(
         self, batch_size: int, index: Tensor | None, capture: Capture | None
@@ -242,10 +298,10 @@ class Data:
 
     Args:
         name: The dataset's or the file's name, without its folder.
-        observation: "dynamic", "fixed", "threshold", "grey", "dequantize" or "counts".
+        observation: "dynamic", "fixed", "threshold", "grey", "dequantize", "counts" or "as_given".
         seed: The data seed, of everything drawn once.
-        levels: The number of integer levels of the source, or None for floats.
-        event_shape: The shape of one x, such as (1, 28, 28).
+        levels: The number of integer levels of the source, or None.
+        event_shape: The shape of one x, such as (1, 28, 28); of the first field if there is no x.
         support: What values x takes: "binary" (0 or 1), "unit_interval" (0 to 1), "counts"
             (whole numbers) or "real". A Bernoulli likelihood is a likelihood on the first alone.
         train: The training part.
@@ -279,13 +335,14 @@ class Data:
         p = "the value" if self.levels is None else f"k / {self.levels - 1}"
         binary = self.levels == 2 or self.support == "binary"
         how = {
-            "dynamic": f"x is 1 with probability {p}, else 0, drawn for each training minibatch",
-            "fixed": f"x is 1 with probability {p}, else 0, drawn once",
-            "threshold": f"x is 1 where {p} > 0.5, else 0",
-            "grey": "x is the value itself, 0 or 1" if binary else f"x is {p}",
-            "dequantize": f"x is (k + u) / {self.levels}, u uniform on [0, 1)",
-            "counts": "x is the count itself",
+            "dynamic": f"; x is 1 with probability {p}, else 0, drawn for each training minibatch",
+            "fixed": f"; x is 1 with probability {p}, else 0, drawn once",
+            "threshold": f"; x is 1 where {p} > 0.5, else 0",
+            "grey": "; x is the value itself, 0 or 1" if binary else f"; x is {p}",
+            "dequantize": f"; x is (k + u) / {self.levels}, u uniform on [0, 1)",
+            "counts": "; x is the count itself",
+            "as_given": "",
         }[self.observation]
         held_out = f", {len(self.validation)} validation" if self.validation else ""
         sizes = f"{len(self.train)} training{held_out} and {len(self.test)} test data"
-        return f"{self.name}, {sizes} {list(self.event_shape)}; {how}"
+        return f"{self.name}, {sizes} {self.train.shape_in_words}{how}"

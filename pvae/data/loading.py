@@ -1,26 +1,26 @@
-"""load(): from a name, a file or arrays to observed parts."""
+"""load(): from a name, a file, arrays or a Dataset to observed parts."""
 
 import operator
 import os
-from dataclasses import replace
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from pvae.data import files, storage
-from pvae.data.arrays import Source, from_arrays
+from pvae.data.arrays import Source, from_arrays, given_fields, is_frame
 from pvae.data.dataset import Data, Split
 from pvae.data.observation import BINARY, OBSERVATIONS, Observation, draw, stream
 from pvae.data.sources import canonical, from_name, names, root_folder
+from pvae.data.torch_data import is_dataset
 from pvae.errors import PvaeError, nearest
 
-__all__ = ["load"]
+__all__ = ["as_data", "load"]
 
 
 def load(
-    source: str | os.PathLike | Tensor | np.ndarray | tuple = "digits",
+    source: Any = "digits",
     *,
     root: str | os.PathLike | None = None,
     observation: Observation | None = None,
@@ -31,7 +31,8 @@ def load(
 ) -> Data:
     """Loads a dataset and draws what is observed once.
 
-    With p = raw / (levels − 1) for integers and p = raw for floats, x is
+    A datum has one field or more, tensors with a name. The field x is observed: with
+    p = raw / (levels − 1) for integers and p = raw for floats, it is
 
     - "dynamic": Bernoulli(p), drawn anew for each training minibatch;
     - "fixed": Bernoulli(p), drawn once, for training too;
@@ -39,17 +40,23 @@ def load(
     - "grey": p itself, for integers one of the levels k / (levels − 1), as discretised likelihoods
       take them;
     - "dequantize": (raw + u) / levels, u uniform on [0, 1), anew for each training minibatch;
-    - "counts": raw itself, whole numbers from 0 on, as likelihoods of counts take them.
+    - "counts": raw itself, whole numbers from 0 on, as likelihoods of counts take them;
+    - "as_given": raw itself, of any shape, integers as integers, such as tokens.
 
+    Other fields are taken as given, floats in single precision; NaN and negative numbers may stand
+    for what is missing. A pair receives the fields that its arguments name, or all by position.
     Validation and test are always drawn once, from `seed`, on the CPU; the test part depends
     neither on `validation` nor on the device.
 
     Args:
-        source: A name out of `names()`; a .npy, .npz or .pt file; an array or tensor x, or (x, y).
-            Images are [N, C, H, W] or [N, H, W], vectors [N, D]; integers and booleans become
-            uint8 (counts above 255 float32), floats float32. A file may hold x_train and x_test
-            (y_train, y_test), train and test, x (y), or one array; without a test part, 10 % are
-            held out by `seed`.
+        source: A name out of `names()`; a .npy, .npz or .pt file; an array or tensor x, or (x, y);
+            a dict of arrays, each a field; a data frame, whose column y is y and whose other
+            columns are x [N, D]; a Dataset or DataLoader of tensors, pairs (x, y) or dicts.
+            Images are [N, C, H, W] or [N, H, W], videos [N, T, C, H, W], vectors [N, D], points
+            [N, P, 3]. In x, integers and booleans become uint8 (counts above 255 float32), floats
+            float32. A dict or file may hold x_train and x_test (and so on for each field), train
+            and test, or fields alone; without a test part, 10 % are held out by `seed`. A .npy
+            file or a Dataset that does not fit in memory is read as needed.
         root: The folder of named datasets, in torchvision's layout; else the environment variable
             PVAE_DATA, else the user's cache. What is missing is downloaded there.
         observation: How x is observed. None is "dynamic" for grey images and vectors of integers,
@@ -57,7 +64,7 @@ def load(
         levels: The number of levels of integers, 2 to 256; None where it is plain (0 and 1, 8-bit
             images, a named dataset). Other integers may be levels or counts, and one has to say.
         validation: How many data to hold out of training, from the end of a permutation by `seed`.
-        labels: Whether batches are (x, y).
+        labels: Whether batches hold the field y.
         seed: The data seed.
 
     Raises:
@@ -77,18 +84,18 @@ def load(
         )
     seed, validation = _integer(seed, "seed"), _integer(validation, "validation")
     levels = levels if levels is None else _integer(levels, "levels")
-    name, found = _find(source, root, levels, counts=observation == "counts")
+    name, found = _find(source, root, levels, observation)
     observation = observation or found.observation
     _check(name, found, observation, labels)
 
-    how = {"observation": observation, "levels": found.levels, "labels": labels}
-    train = Split(found.train.raw, found.y_train, **how)
+    batch = tuple(field for field in found.train if field != "y" or labels)
+    train = Split(found.train, observation, found.levels, batch)
     if found.test is None:
         order = torch.randperm(len(train), generator=stream(seed, "test split"))
         tenth = max(1, len(train) // 10)
-        train, test = _subset(train, order[tenth:]), _subset(train, order[:tenth])
+        train, test = train.take(order[tenth:]), train.take(order[:tenth])
     else:
-        test = Split(found.test.raw, found.y_test, **how)
+        test = Split(found.test, observation, found.levels, batch)
     if not 0 <= validation < len(train):
         raise PvaeError(
             f"validation is {validation}, but {name} has {len(train)} training data. Choose 0 to "
@@ -100,15 +107,15 @@ def load(
     held_out = None
     if validation:
         order = torch.randperm(len(train), generator=stream(seed, "validation split"))
-        held_out = _subset(train, order[-validation:])
+        held_out = train.take(order[-validation:])
         held_out = _drawn(held_out, stream(seed, "validation"), f"the validation part of {name}")
-        train = _subset(train, order[:-validation])
+        train = train.take(order[:-validation])
     return Data(
         name=name,
         observation=observation,
         seed=seed,
         levels=found.levels,
-        event_shape=tuple(train.raw.shape[1:]),
+        event_shape=tuple(train.fields[batch[0]].shape[1:]),
         support=_support(found, observation),
         train=train,
         validation=held_out,
@@ -116,6 +123,23 @@ def load(
         source=os.fspath(source) if isinstance(source, str | os.PathLike) else None,
         asked_levels=levels,
     )
+
+
+def as_data(source: Any) -> Any:
+    """Returns what `fit` and its kin take for data: a Data, a Split, or else the source itself.
+
+    A name or a file is loaded, with a test part. A dict of arrays, a data frame, a Dataset or a
+    DataLoader is one part, whole, its fields as they are: nothing is held out or drawn.
+
+    Args:
+        source: Anything.
+    """
+    if isinstance(source, str | os.PathLike):
+        return load(source)
+    if isinstance(source, Mapping) or is_frame(source) or is_dataset(source):
+        fields = given_fields(source, "the data")
+        return Split(fields, "as_given", names=tuple(fields))
+    return source
 
 
 def _integer(value: object, name: str) -> int:
@@ -126,7 +150,7 @@ def _integer(value: object, name: str) -> int:
 
 
 def _find(
-    source: object, root: str | os.PathLike | None, levels: int | None, *, counts: bool
+    source: Any, root: str | os.PathLike | None, levels: int | None, observation: str | None
 ) -> tuple[str, Source]:
     """Returns the source and what to call it, which never includes a folder."""
     if isinstance(source, str):
@@ -135,7 +159,8 @@ def _find(
             found = from_name(name, root_folder(root))
             if levels not in (None, found.levels):
                 raise PvaeError(f"levels={levels}: {name} has {found.levels}. Leave levels out.")
-            return name, found._replace(levels=None) if counts else found
+            plain = observation in ("counts", "as_given")
+            return name, found._replace(levels=None) if plain else found
         path = Path(source).expanduser()
         if path.suffix.lower() not in files.SUFFIXES and not path.exists():
             raise PvaeError(
@@ -145,27 +170,27 @@ def _find(
         source = path
     if isinstance(source, os.PathLike):
         path = Path(source).expanduser()
-        return path.name, from_arrays(files.read(path), path.name, levels, counts=counts)
+        return path.name, from_arrays(files.read(path), path.name, levels, observation)
     where = "the array" if hasattr(source, "shape") else "the source"
-    return "array", from_arrays(source, where, levels, counts=counts)
+    return "array", from_arrays(source, where, levels, observation)
 
 
 def _check(name: str, found: Source, observation: str, labels: bool) -> None:
-    parts = [values for values in (found.train, found.test) if values is not None]
-    if labels and (found.y_train is None or (found.test is not None and found.y_test is None)):
-        part = "the training" if found.y_train is None else "the test"
+    parts = {"training": found.train, "test": found.test}
+    lacks = [part for part, fields in parts.items() if fields is not None and "y" not in fields]
+    if labels and lacks:
         raise PvaeError(
-            f"labels=True, but {part} part of {name} has no labels. Give (x, y), or arrays named "
-            "y_train and y_test, or leave labels out."
+            f"labels=True, but the {lacks[0]} part of {name} has no labels. Give (x, y), or arrays "
+            "named y_train and y_test, or leave labels out."
         )
-    if found.levels is not None or observation == "counts":
+    if found.values is None or found.levels is not None or observation in ("counts", "as_given"):
         return
     if observation == "dequantize":
         raise PvaeError(
             f"{name} holds floats, which have no levels to dequantise. Use observation='grey', or "
             "give the integers 0..255."
         )
-    low, high = min(part.low for part in parts), max(part.high for part in parts)
+    low, high = found.values.low, found.values.high
     if observation in BINARY and (low < 0 or high > 1):
         raise PvaeError(
             f"{name} holds floats from {low:g} to {high:g}; to be binarised ({observation}) they "
@@ -174,25 +199,22 @@ def _check(name: str, found: Source, observation: str, labels: bool) -> None:
 
 
 def _support(found: Source, observation: str) -> str:
-    parts = [values for values in (found.train, found.test) if values is not None]
-    if observation in BINARY or (observation == "grey" and all(part.binary for part in parts)):
+    values = found.values
+    if values is None or observation == "as_given":
+        return "real"
+    if observation in BINARY or (observation == "grey" and values.binary):
         return "binary"
     if observation == "counts":
         return "counts"
-    unit = found.levels is not None or all(part.low >= 0 and part.high <= 1 for part in parts)
+    unit = found.levels is not None or (values.low >= 0 and values.high <= 1)
     return "unit_interval" if unit else "real"
 
 
-def _subset(part: Split, index: Tensor) -> Split:
-    raw, rows = storage.select(part.raw, part.rows, index)
-    return replace(part, raw=raw, rows=rows, y=None if part.y is None else part.y[index])
-
-
 def _drawn(part: Split, generator: torch.Generator, where: str) -> Split:
-    """Returns the part with its one draw in the place of `raw`, if there is noise to draw."""
+    """Returns the part with its one draw in the place of x, if there is noise to draw."""
     if part.observation not in ("dynamic", "fixed", "dequantize"):
         return part
-    raw = storage.resident(part.raw, part.rows, torch.device("cpu"))
+    raw = storage.resident(part.raw, torch.device("cpu"))
     if raw is None:
         raise PvaeError(
             f"Under {part.observation!r}, {where} is drawn once and kept in memory, where it does "
@@ -200,4 +222,4 @@ def _drawn(part: Split, generator: torch.Generator, where: str) -> Split:
         )
     x = draw(raw, part.observation, part.levels, generator)
     levels = 2 if x.dtype == torch.uint8 else None
-    return replace(part, raw=x, rows=None, observation="grey", levels=levels)
+    return Split({**part.fields, "x": x}, "grey", levels, part.names)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 __all__ = ["BINARY", "OBSERVATIONS", "Observation", "draw", "observe", "stream"]
 
-Observation = Literal["dynamic", "fixed", "threshold", "grey", "dequantize", "counts"]
+Observation = Literal["dynamic", "fixed", "threshold", "grey", "dequantize", "counts", "as_given"]
 OBSERVATIONS: tuple[str, ...] = get_args(Observation)
 BINARY = ("dynamic", "fixed", "threshold")
 
@@ -32,7 +32,7 @@ def observe(
     levels: int | None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Returns x, float32, from stored values; noise is drawn on their device.
+    """Returns x, float32 but for "as_given", from stored values; noise is drawn on their device.
 
     With p = raw / (levels − 1) for integers and p = raw for floats, x is
 
@@ -40,7 +40,8 @@ def observe(
     - threshold: 1 where p > 0.5, else 0 (p = 0.5 exactly gives 0);
     - grey: p;
     - dequantize: (raw + u) / levels with u uniform on [0, 1);
-    - counts: raw.
+    - counts: raw;
+    - as_given: raw, of whatever type.
 
     Args:
         raw: Stored values [B, *event], uint8, or float32 where `levels` is None.
@@ -48,6 +49,8 @@ def observe(
         levels: The number of integer levels, or None for floats.
         generator: Where the noise comes from; None is the device's global generator.
     """
+    if observation == "as_given":
+        return raw
     if observation == "threshold":
         return raw.gt(0.5 if levels is None else (levels - 1) / 2).float()
     x = raw.float()

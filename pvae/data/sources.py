@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pvae.data import vision
-from pvae.data.arrays import Source, Values
+from pvae.data.arrays import Range, Source
 
 __all__ = ["canonical", "from_name", "names", "root_folder"]
 
@@ -54,15 +54,8 @@ def from_name(name: str, root: Path) -> Source:
         parts, levels = vision.read(name, root), 256
         observation = vision.SETS[name].observation
     x_train, x_test, y_train, y_test = parts
-    high = levels - 1
-    return Source(
-        Values(x_train, True, 0, high, False),
-        Values(x_test, True, 0, high, False),
-        y_train,
-        y_test,
-        levels,
-        observation,
-    )
+    train, test = {"x": x_train, "y": y_train}, {"x": x_test, "y": y_test}
+    return Source(train, test, Range(True, 0, levels - 1, False), levels, observation)
 
 
 def _digits() -> tuple[Tensor, Tensor]:

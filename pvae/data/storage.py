@@ -1,6 +1,7 @@
-"""Rows of a tensor in memory, or of a memory-mapped file that is too big for it."""
+"""Columns: one field of all data, as a tensor in memory or as rows that are read on demand."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -8,9 +9,61 @@ from torch import Tensor
 
 from pvae.runtime import free_memory
 
-__all__ = ["resident", "same_device", "select", "slabs", "take"]
+__all__ = ["Column", "Streamed", "little_endian", "resident", "same_device", "slabs", "take"]
 
 _SLAB = 1 << 26
+
+
+class Streamed:
+    """A field that does not fit in memory: its rows are read when they are asked for.
+
+    Args:
+        source: An `np.memmap` [N, *], or rows of a Dataset; it is indexed by slices and arrays.
+        dtype: The NumPy type that rows are converted to.
+        event: The shape of a row, where it is not the source's.
+        rows: Which rows of the source there are, int64; None for all.
+    """
+
+    device = torch.device("cpu")
+
+    def __init__(
+        self, source: Any, dtype: Any, event: tuple[int, ...], rows: Tensor | None = None
+    ) -> None:
+        self._source, self._dtype, self._event = source, np.dtype(dtype), tuple(event)
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return len(self._source) if self._rows is None else len(self._rows)
+
+    def __getitem__(self, index: slice | Tensor) -> Tensor:
+        if self._rows is not None:
+            index = self._rows[index]
+        index = index if isinstance(index, slice) else index.cpu().numpy()
+        rows = np.array(self._source[index], self._dtype)
+        return torch.from_numpy(rows.reshape(len(rows), *self._event))
+
+    @property
+    def shape(self) -> torch.Size:
+        """[N, *event]."""
+        return torch.Size((len(self), *self._event))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the rows."""
+        return torch.from_numpy(np.empty(0, self._dtype)).dtype
+
+    def float(self) -> "Streamed":
+        """Returns the rows as float32, still unread."""
+        return Streamed(self._source, np.float32, self._event, self._rows)
+
+    def index_select(self, dim: int, index: Tensor) -> "Streamed":
+        """Returns these rows, still unread; `dim` is 0."""
+        rows = index if self._rows is None else self._rows[index]
+        return Streamed(self._source, self._dtype, self._event, rows)
+
+
+Column = Tensor | Streamed
+"""A field of all data, [N, *event]."""
 
 
 def _fits(nbytes: int, device: torch.device) -> bool:
@@ -26,30 +79,11 @@ def same_device(a: torch.device, b: torch.device) -> bool:
     return (current if a.index is None else a.index) == (current if b.index is None else b.index)
 
 
-def take(raw: Tensor | np.ndarray, rows: Tensor | None, index: slice | Tensor) -> Tensor:
-    """Returns rows [B, *event] as a new or shared tensor: uint8 or float32.
-
-    Args:
-        raw: Values [N, *event]; what is not a tensor is read from disk and converted.
-        rows: Which rows of `raw` make up the part; None for all.
-        index: A slice or int64 positions within the part.
-    """
-    if rows is not None:
-        index = rows[index]
-    if isinstance(raw, Tensor):
-        return raw[index] if isinstance(index, slice) else raw.index_select(0, index)
-    dtype = np.float32 if raw.dtype.kind == "f" else np.uint8
-    index = index if isinstance(index, slice) else index.cpu().numpy()
-    return torch.from_numpy(np.array(raw[index], dtype))
-
-
-def select(
-    raw: Tensor | np.ndarray, rows: Tensor | None, index: Tensor
-) -> tuple[Tensor | np.ndarray, Tensor | None]:
-    """Returns (raw, rows) of a subset: a copy in memory, or an index into the same file."""
-    if isinstance(raw, Tensor):
-        return take(raw, rows, index), None
-    return raw, index if rows is None else rows[index]
+def take(column: Column, index: slice | Tensor) -> Tensor:
+    """Returns rows [B, *event] as a tensor that shares no memory with the column."""
+    if isinstance(column, Streamed):
+        return column[index]
+    return column[index].clone() if isinstance(index, slice) else column.index_select(0, index)
 
 
 def slabs(size: int, row_bytes: int) -> Iterator[slice]:
@@ -58,20 +92,24 @@ def slabs(size: int, row_bytes: int) -> Iterator[slice]:
     return (slice(i, min(i + step, size)) for i in range(0, size, step))
 
 
-def resident(raw: Tensor | np.ndarray, rows: Tensor | None, device: torch.device) -> Tensor | None:
-    """Returns all rows as one tensor on a device, or None where they do not fit.
-
-    Raises nothing for lack of memory: what does not fit stays where it is and is streamed.
-    """
-    if isinstance(raw, Tensor) and rows is None and same_device(raw.device, device):
-        return raw
-    size = len(raw) if rows is None else len(rows)
-    first = take(raw, rows, slice(0, 1))
-    if not _fits(size * first.nbytes, device):
+def resident(column: Column, device: torch.device) -> Tensor | None:
+    """Returns all rows as one tensor on a device, or None where they do not fit."""
+    if isinstance(column, Tensor) and same_device(column.device, device):
+        return column
+    row = column[:1].nbytes
+    if not _fits(len(column) * row, device):
         return None
-    if isinstance(raw, Tensor) and rows is None:
-        return raw.to(device)
-    whole = torch.empty((size, *first.shape[1:]), dtype=first.dtype, device=device)
-    for piece in slabs(size, first.nbytes):
-        whole[piece] = take(raw, rows, piece).to(device)
+    if isinstance(column, Tensor):
+        return column.to(device)
+    whole = torch.empty(column.shape, dtype=column.dtype, device=device)
+    for piece in slabs(len(column), row):
+        whole[piece] = column[piece].to(device)
     return whole
+
+
+def little_endian(tensor: Tensor) -> np.ndarray:
+    """Returns the bytes of a tensor's values, the same on every platform."""
+    if tensor.dtype is torch.bfloat16:  # NumPy has no such type
+        tensor = tensor.view(torch.int16)
+    values = tensor.detach().cpu().contiguous().numpy()
+    return np.ascontiguousarray(values.astype(values.dtype.newbyteorder("<"), copy=False))

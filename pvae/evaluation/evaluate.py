@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pvae.data import Data, Split
+from pvae.data import Data, Split, as_data
 from pvae.errors import PvaeError, reason_of
 from pvae.evaluation.cost import expected_time
 from pvae.evaluation.estimators import annealed
@@ -170,6 +170,7 @@ def evaluate(
     # Some estimators follow gradients, whatever mode they are called in.
     with torch.inference_mode(False), own_random_state(seed), default_device(place):
         move(place, model, guide)
+        data = as_data(data)
         part = data.test if isinstance(data, Data) else data
         part, (model, guide) = given(part, kwargs, place, model, guide)
         rows = choose(len(part), num_data)

@@ -8,6 +8,7 @@ from pvae.pair.alone import alone
 from pvae.pair.arguments import Arguments, check_tensor
 from pvae.pair.bounded import Bounded, in_free_memory
 from pvae.pair.check import check, look
+from pvae.pair.fields import bind, given
 from pvae.pair.glance import at_a_glance, plate_sizes
 from pvae.pair.parameters import OwnParameters
 from pvae.pair.program import Program, evaluating, move, name_of, same_buffers
@@ -21,7 +22,7 @@ from pvae.pair.structure import (
     plates_in_words,
     unmasked,
 )
-from pvae.pair.tensors import TensorSplit, given
+from pvae.pair.tensors import TensorSplit
 from pvae.pair.together import runs_together
 from pvae.pair.traces import (
     arose_in_programs,
@@ -50,6 +51,7 @@ __all__ = [
     "attributes",
     "base_distribution",
     "batch_plate",
+    "bind",
     "check",
     "check_data",
     "check_tensor",

@@ -1,7 +1,6 @@
 """A pair's own arguments: tensors of the same leading size, with what else it takes."""
 
 import copy
-import functools
 import hashlib
 from collections.abc import Iterator
 from typing import Any
@@ -10,12 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pvae.data import Split
 from pvae.errors import PvaeError
 from pvae.pair.arguments import Arguments
 from pvae.pair.program import Program
 
-__all__ = ["TensorSplit", "given"]
+__all__ = ["TensorSplit"]
 
 
 class TensorSplit:
@@ -149,26 +147,3 @@ def _bytes(tensor: Tensor) -> np.ndarray:
     tensor = tensor.dequantize() if tensor.is_quantized else tensor.detach().to_dense()
     tensor = tensor.cpu().resolve_conj().resolve_neg().contiguous()
     return tensor.reshape(-1).view(torch.uint8).numpy()
-
-
-def given(
-    data: Any, kwargs: dict[str, Any], device: str | torch.device, *programs: Program
-) -> tuple[Split | TensorSplit, tuple[Program, ...]]:
-    """Returns data as a part on a device, and programs that its minibatches are enough for.
-
-    Args:
-        data: A part, or positional arguments of the programs.
-        kwargs: Arguments by name.
-        device: Where to put the data.
-        *programs: The pair, or one of it.
-
-    Raises:
-        PvaeError: As `TensorSplit`.
-    """
-    if not isinstance(data, Split | TensorSplit):
-        part = TensorSplit(data, kwargs).to(device)
-        return part, part.bind(*programs)
-    if kwargs:
-        programs = tuple(functools.partial(program, **kwargs) for program in programs)
-    part = data.to(device)
-    return part, part.bind(*programs) if isinstance(part, TensorSplit) else programs

@@ -10,7 +10,9 @@ from torch import Tensor
 from pvae.errors import PvaeError
 from pvae.pair import (
     Program,
+    TensorSplit,
     alone,
+    bind,
     latent_sites,
     name_of,
     trace_guide,
@@ -83,6 +85,8 @@ def encode(guide: Program, *batch: Any, **kwargs: Any) -> Codes | dict[str, Tens
     part = getattr(batch[0], "test", batch[0]) if len(batch) == 1 else None
     if hasattr(part, "batches"):
         guide = functools.partial(guide, **kwargs) if kwargs else guide
+        if not isinstance(part, TensorSplit):  # whose guide is a program of its minibatches
+            part, (guide,) = bind(part, guide)
         with own_random_state(0):
             found = [_codes_of_data(guide, minibatch) for minibatch in part.batches(_BATCH)]
         sites = {name: np.concatenate([codes[name] for codes in found]) for name in found[0]}

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from pvae.errors import PvaeError
-from pvae.pair import Program, TensorSplit, alone, name_of
+from pvae.pair import Program, TensorSplit, alone, bind, name_of
 from pvae.predictive.encode import encode
 from pvae.runtime import own_random_state
 
@@ -108,15 +108,15 @@ def probe(
         if value < 2:
             raise PvaeError(f"{name}={value}: it must be at least 2.")
     with own_random_state(seed):
-        train, y = _drawn(data, "train", num_train)
-        test, y_test = _drawn(data, "test", num_test)
+        train, y, bound = _drawn(guide, data, "train", num_train)
+        test, y_test, _ = _drawn(guide, data, "test", num_test)
     if not 1 <= num_neighbors <= len(y):
         raise PvaeError(
             f"num_neighbors={num_neighbors}: it must be from 1 to the {len(y)} training data."
         )
     if len(np.unique(y)) < 2:
         raise PvaeError("The training data have labels of one class only: nothing to tell apart.")
-    sites = _features(encode(guide, train), encode(guide, test))
+    sites = _features(encode(bound, train), encode(bound, test))
     if not sites:
         raise PvaeError(f"The guide {name_of(guide)} has no latent site, so there are no codes.")
     if len(sites) > 1:
@@ -133,7 +133,10 @@ def probe(
     return Probes(tuple(rows), len(y), len(y_test), num_neighbors)
 
 
-def _drawn(data: "Data", name: str, size: int) -> tuple[TensorSplit, Array]:
+def _drawn(
+    guide: Program, data: "Data", name: str, size: int
+) -> tuple[TensorSplit, Array, Program]:
+    """Draws data of a part, with their labels, and binds the guide to them."""
     part = getattr(data, name, None)
     y = getattr(part, "y", None)
     if y is None:
@@ -141,10 +144,16 @@ def _drawn(data: "Data", name: str, size: int) -> tuple[TensorSplit, Array]:
             f"A probe needs labels, and the {name} part of the data has none. Hand in a dataset "
             "with labels, such as pvae.data.load('digits')."
         )
+    if y.ndim != 1 or y.is_floating_point():
+        raise PvaeError(
+            f"A probe needs classes, integers [N], and the labels of the {name} part are "
+            f"{y.dtype} {list(y.shape)}."
+        )
     rows = torch.arange(len(y))
     if len(y) > size:
         rows = torch.randperm(len(y))[:size].sort().values
-    return TensorSplit(part.observe(rows)), y[rows.to(y.device)].cpu().numpy()
+    part, (guide,) = bind(part, guide)
+    return TensorSplit(part.observe(rows)), y[rows.to(y.device)].cpu().numpy(), guide
 
 
 def _features(train: dict[str, Array], test: dict[str, Array]) -> dict[str, tuple[Array, Array]]:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pvae.errors import PvaeError
-from pvae.pair import Arguments, Program, TensorSplit, alone, name_of
+from pvae.pair import Arguments, Program, TensorSplit, alone, bind, name_of
 from pvae.predictive.encode import draw_codes, encode
 from pvae.predictive.generate import decode, prior_sites
 
@@ -159,8 +159,7 @@ def traverse(
     """
     part = getattr(data, "test", data)
     part = part if hasattr(part, "batches") else TensorSplit(part)
-    if isinstance(part, TensorSplit):
-        model, guide = part.bind(model, guide)
+    part, (model, guide) = bind(part, model, guide)
     size = len(part)
     if size < 2 or not 0 <= index < size or min(num_dims, steps) < 1 or not span > 0:
         raise PvaeError(

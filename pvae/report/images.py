@@ -19,11 +19,15 @@ _WIDTH = 720
 def is_image(event: tuple[int, ...]) -> bool:
     """Returns whether an event shape is a picture: [C, H, W] with one or three channels, or [H, W].
 
+    Points [P, 2] and [P, 3] are none.
+
     Example:
-        >>> is_image((1, 28, 28)), is_image((3, 64, 64)), is_image((784,)), is_image((12, 8, 8))
+        >>> is_image((1, 28, 28)), is_image((28, 28)), is_image((784,)), is_image((100, 3))
         (True, True, False, False)
     """
-    return len(event) == 2 or (len(event) == 3 and event[0] in (1, 3))
+    if len(event) == 2:
+        return event[1] > 3
+    return len(event) == 3 and event[0] in (1, 3)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -50,17 +50,26 @@ class Subject:
         return tuple(self.x([0]).shape[1:]) if self.size else ()
 
     @functools.cached_property
-    def _part(self) -> Any:
-        from pvae.pair import TensorSplit
+    def _bound(self) -> "tuple[Any, tuple[Program | None, Program | None]]":
+        """The test data as the pair receives them, and the pair as programs of their batches."""
+        from pvae.data import as_data
+        from pvae.pair import TensorSplit, bind
 
-        part = getattr(self.data, "test", self.data)
-        return part if hasattr(part, "observe") else TensorSplit(part)
+        part = as_data(self.data)
+        part = getattr(part, "test", part)
+        part = part if hasattr(part, "observe") else TensorSplit(part)
+        pair = (self.model, self.guide)
+        part, programs = bind(part, *(p for p in pair if p is not None))
+        rest = iter(programs)
+        return part, tuple(p if p is None else next(rest) for p in pair)
+
+    @property
+    def _part(self) -> Any:
+        return self._bound[0]
 
     @property
     def _pair(self) -> "tuple[Program, Program]":
-        """Model and guide as programs of a batch of the data alone."""
-        pair = self.model, self.guide
-        return self._part.bind(*pair) if hasattr(self._part, "bind") else pair
+        return self._bound[1]
 
     def batch(self, index: slice | Sequence[int] | Array) -> tuple[Tensor, ...]:
         """Returns the test data of these positions as the pair is called with them."""
@@ -70,22 +79,23 @@ class Subject:
         """Returns observed values [n, *event]."""
         from pvae.pair import observed_sites
 
-        x = self.batch(index)[0]
-        if self.site is not None and None not in (self.model, self.guide):
+        names = getattr(self._part, "names", ("x",))
+        x = self.batch(index)[names.index("x") if "x" in names else 0]
+        if (self.site or "x" not in names) and None not in (self.model, self.guide):
             sites = observed_sites(self._trace(index))
-            if self.site not in sites:
+            site = self.site or max(sites, key=lambda name: sites[name]["value"].numel())
+            if site not in sites:
                 raise PvaeError(
-                    f"The model observes no site {self.site!r}; it observes {', '.join(sites)}."
+                    f"The model observes no site {site!r}; it observes {', '.join(sites)}."
                 )
-            x = sites[self.site]["value"]
+            x = sites[site]["value"]
         return x.detach().float().cpu().numpy()
 
     def labels(self, index: slice) -> Array | None:
         """Returns classes [n], where the data have them."""
-        y = getattr(self._part, "y", None)
-        if hasattr(self._part, "bind"):
-            y = next(iter(self._part.tensors()[1:]), None)
-        if y is None or y.ndim != 1:
+        part = self._part
+        y = part.y if hasattr(part, "y") else next(iter(part.tensors()[1:]), None)
+        if y is None or y.ndim != 1 or y.is_floating_point():
             return None
         return y[index].cpu().numpy()
 

@@ -17,7 +17,7 @@ from pyro.optim import PyroOptim
 from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 
-from pvae.data import Data, Split
+from pvae.data import Data, Split, as_data
 from pvae.errors import PvaeError
 from pvae.importance import gives_a_point
 from pvae.objectives import Beta_ELBO, LossName, choose_elbo
@@ -191,9 +191,11 @@ def fit(
     clip_norm = None if clip_norm is None else number("clip_norm", clip_norm)
     factor = _schedule(schedule)
     place = find_device(device)
+    data = as_data(data)
     train = data.train if isinstance(data, Data) else data
     train, (model, guide) = given(train, kwargs, place, model, guide)
     validation = data.validation if isinstance(data, Data) else None
+    validation = validation if validation is None else validation.only(train.names)
     _say_what_has_no_effect(epochs, batch_size, len(train), kl_warmup, patience, validation)
     batch_size = min(batch_size, len(train))
     check_precision(precision, place)

@@ -125,11 +125,11 @@ def test_hash_is_of_shape_and_observed_values():
     digest = hashlib.sha256(b"[297, 1, 8, 8] observed")
     digest.update(test.x.numpy().astype("<f4").tobytes())
     assert test.hash == digest.hexdigest()
-    flat = Split(test.raw.flatten(1), test.y, "grey", 2)
+    flat = Split({"x": test.raw.flatten(1)}, "grey", 2)
     assert flat.hash != test.hash
     changed = test.raw.clone()
     changed[-1, -1, -1, -1] = 1 - changed[-1, -1, -1, -1]
-    assert replace(test, raw=changed).hash != test.hash
+    assert replace(test, fields={"x": changed}).hash != test.hash
 
 
 def test_hash_of_digits_is_the_same_on_every_machine():
@@ -143,8 +143,8 @@ def test_hash_includes_labels_only_where_batches_do():
     assert plain.hash != labelled.hash
     y = labelled.y.clone()
     y[0] = 9 - y[0]
-    assert replace(labelled, y=y).hash != labelled.hash
-    assert replace(plain, y=y).hash == plain.hash
+    assert replace(labelled, fields={**labelled.fields, "y": y}).hash != labelled.hash
+    assert replace(plain, fields={**plain.fields, "y": y}).hash == plain.hash
 
 
 def test_hash_of_a_fresh_part_is_of_what_it_draws_from():
@@ -204,7 +204,7 @@ def test_streaming_from_disk_equals_batches_from_memory(disk, monkeypatch, obser
     on_disk = load(path, observation=observation, validation=20)
     monkeypatch.setattr(storage, "_fits", lambda nbytes, device: True)
     in_memory = load(path, observation=observation, validation=20)
-    assert isinstance(on_disk.train.raw, np.memmap)
+    assert isinstance(on_disk.train.raw, storage.Streamed)
     assert isinstance(in_memory.train.raw, torch.Tensor)
     assert len(on_disk.train) == 160
 
@@ -235,7 +235,7 @@ def test_streamed_values_are_converted(tmp_path, monkeypatch, dtype):
     on_disk = load(tmp_path / "x.npy", observation="grey")
     monkeypatch.undo()
     in_memory = load(x, observation="grey")
-    assert isinstance(on_disk.train.raw, np.memmap)
+    assert isinstance(on_disk.train.raw, storage.Streamed)
     assert on_disk.support == in_memory.support
     streamed = torch.cat([b for (b,) in on_disk.train.batches(9)])
     assert torch.equal(streamed, in_memory.train.x)

@@ -1,0 +1,203 @@
+"""Torch Datasets and DataLoaders as named arrays."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils import data as torch_data
+
+from pvae.data import storage
+from pvae.errors import PvaeError
+
+__all__ = ["NUMBERS", "Rows", "fields_of", "is_dataset", "named"]
+
+NUMBERS = "biufc"
+"""NumPy's kinds of numbers."""
+
+_CPU = torch.device("cpu")
+_BATCH = 256
+
+
+class Rows:
+    """One field of a map-style Dataset, indexed by a slice or an array of positions.
+
+    Attributes:
+        shape: [N, *event].
+        dtype: Of the rows.
+    """
+
+    def __init__(self, items: "_Items", name: str) -> None:
+        self._items, self._name = items, name
+        first = items.first[name]
+        self.shape, self.dtype = (len(items), *first.shape), first.dtype
+        self.ndim, self.nbytes = len(self.shape), len(items) * first.nbytes
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: slice | np.ndarray) -> np.ndarray:
+        rows = range(*index.indices(len(self))) if isinstance(index, slice) else index.tolist()
+        return self._items.streamed_rows(rows)[self._name]
+
+
+def is_dataset(source: object) -> bool:
+    """Returns whether this is a Dataset or a DataLoader, or is indexed as a Dataset is."""
+    if isinstance(source, torch_data.Dataset | torch_data.DataLoader):
+        return True
+    return (
+        hasattr(source, "__getitem__")
+        and hasattr(source, "__len__")
+        and not isinstance(source, Mapping | Sequence)
+        and not hasattr(source, "__array__")
+        and not hasattr(source, "columns")
+    )
+
+
+def fields_of(source: Any, where: str) -> dict[str, Any]:
+    """Returns the fields of a Dataset or a DataLoader: tensors, or `Rows` of what does not fit.
+
+    A map-style Dataset is read once, in its order; a field that does not fit in memory is read
+    again whenever it is needed. An iterable one has to fit.
+    """
+    if isinstance(source, torch_data.DataLoader):
+        return _of_loader(source, where)
+    if isinstance(source, torch_data.TensorDataset):
+        return named(source.tensors)
+    if isinstance(source, torch_data.IterableDataset):
+        return _collected(torch_data.DataLoader(source, batch_size=_BATCH), where)
+    items = _Items(source, where)
+    used = 0
+    for name, row in sorted(items.first.items(), key=lambda item: item[1].nbytes):
+        used += len(items) * row.nbytes
+        if not storage._fits(used, _CPU):
+            items.streamed.append(name)
+    whole = [name for name in items.first if name not in items.streamed]
+    read = items.read(range(len(items)), whole) if whole else {}
+    return {name: read[name] if name in read else Rows(items, name) for name in items.first}
+
+
+def named(item: Any) -> dict[str, Any]:
+    """Names what an item or a batch holds: x; x and y; 0, 1, 2 … of three or more."""
+    if hasattr(item, "_asdict"):
+        return item._asdict()
+    if isinstance(item, Mapping):
+        return {str(name): value for name, value in item.items()}
+    values = item if isinstance(item, tuple | list) else (item,)
+    names = ("x", "y") if len(values) <= 2 else map(str, range(len(values)))
+    return dict(zip(names, values, strict=False))
+
+
+def _plain(value: Any) -> np.ndarray | None:
+    """Returns numbers as an array, and None for what is no number, such as text."""
+    if isinstance(value, Tensor):
+        value = value.detach().cpu()
+        return (value.float() if value.dtype is torch.bfloat16 else value).numpy()
+    array = np.asarray(value)
+    if hasattr(value, "getbands") and array.ndim < 4:  # a picture of Pillow, [H, W] or [H, W, C]
+        array = array[None] if array.ndim == 2 else np.moveaxis(array, -1, 0)
+    return array if array.dtype.kind in NUMBERS else None
+
+
+def _of_loader(loader: torch_data.DataLoader, where: str) -> dict[str, Any]:
+    dataset, batches = loader.dataset, loader.batch_sampler
+    if isinstance(dataset, torch_data.IterableDataset):
+        return _collected(loader, where)
+    sampler = loader.sampler if batches is None else getattr(batches, "sampler", None)
+    in_turn = torch_data.SequentialSampler, torch_data.RandomSampler
+    if (
+        type(batches) not in (torch_data.BatchSampler, type(None))
+        or type(sampler) not in in_turn
+        or getattr(sampler, "replacement", False)
+        or len(sampler) != len(dataset)
+    ):
+        raise PvaeError(
+            f"{where} chooses its data with a sampler of its own, and pvae orders and shuffles "
+            "them itself. Give the dataset, or torch.utils.data.Subset(dataset, indices)."
+        )
+    if loader.collate_fn in (torch_data.default_collate, torch_data.default_convert):
+        return fields_of(dataset, where)
+    size = loader.batch_size or 1
+    rows = (range(i, min(i + size, len(dataset))) for i in range(0, len(dataset), size))
+    return _collected((loader.collate_fn([dataset[j] for j in piece]) for piece in rows), where)
+
+
+def _collected(batches: Iterable[Any], where: str) -> dict[str, np.ndarray]:
+    """Reads all batches into memory."""
+    parts: dict[str, list[np.ndarray]] = {}
+    used = 0
+    for batch in batches:
+        for name, value in _numbers(batch).items():
+            parts.setdefault(name, []).append(value)
+            used += value.nbytes
+        if not storage._fits(used, _CPU):
+            raise PvaeError(
+                f"{where} is read in one go, and does not fit in memory. Save it as .npy files, or "
+                "give a Dataset with __len__ and __getitem__, whose rows are read as needed."
+            )
+    if not parts:
+        raise PvaeError(f"{where} is empty; give at least two data.")
+    for name, pieces in parts.items():
+        shapes = {piece.shape[1:]: None for piece in pieces}
+        if len(shapes) > 1:
+            raise _ragged(name, *list(shapes)[:2], where)
+    return {name: np.concatenate(pieces) for name, pieces in parts.items()}
+
+
+def _numbers(item: Any) -> dict[str, np.ndarray]:
+    found = {name: _plain(value) for name, value in named(item).items()}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _ragged(name: str, a: tuple[int, ...], b: tuple[int, ...], where: str) -> PvaeError:
+    return PvaeError(
+        f"The field {name} of {where} has data of shape {list(a)} and of shape {list(b)}. Pad them "
+        "to one shape, and add a field with their lengths."
+    )
+
+
+class _Items:
+    """The items of a map-style Dataset as named arrays."""
+
+    def __init__(self, dataset: Any, where: str) -> None:
+        self._dataset, self._where = dataset, where
+        try:
+            self._size = len(dataset)
+        except TypeError as error:
+            raise PvaeError(
+                f"{where} has no length. Give it __len__, or make it an IterableDataset."
+            ) from error
+        if not self._size:
+            raise PvaeError(f"{where} is empty; give at least two data.")
+        self.first = _numbers(dataset[0])
+        if not self.first:
+            raise PvaeError(f"{where} has items without numbers. Give arrays or tensors.")
+        self.streamed: list[str] = []
+        self._last: tuple[list[int], dict[str, np.ndarray]] = ([], {})
+
+    def __len__(self) -> int:
+        return self._size
+
+    def streamed_rows(self, rows: Sequence[int]) -> dict[str, np.ndarray]:
+        """Returns rows of the fields that are not in memory; asked twice, it reads once."""
+        rows = list(rows)
+        if rows != self._last[0]:
+            self._last = rows, self.read(rows, self.streamed)
+        return self._last[1]
+
+    def read(self, rows: Sequence[int], names: Sequence[str]) -> dict[str, np.ndarray]:
+        """Returns rows [B, *event] of these fields."""
+        found = {n: np.empty((len(rows), *(a := self.first[n]).shape), a.dtype) for n in names}
+        for i, row in enumerate(rows):
+            item = _numbers(self._dataset[row])
+            for name in names:
+                value, shape = item.get(name), self.first[name].shape
+                if value is None:
+                    raise PvaeError(
+                        f"Item {row} of {self._where} has no field {name}, and item 0 has."
+                    )
+                if value.shape != shape:
+                    raise _ragged(name, shape, value.shape, self._where)
+                found[name][i] = value
+        return found

@@ -1,0 +1,173 @@
+"""How the fields of a minibatch reach the arguments of a program: by name, or by position."""
+
+import functools
+import inspect
+import re
+import warnings
+from inspect import Parameter
+from itertools import takewhile
+from typing import Any, NamedTuple
+
+import torch
+from pyro.infer.autoguide import AutoGuide
+from pyro.poutine.messenger import Messenger
+from torch import Tensor, nn
+
+from pvae.data import Split
+from pvae.errors import PvaeError
+from pvae.pair.program import Program, name_of
+from pvae.pair.tensors import TensorSplit
+
+__all__ = ["bind", "given"]
+
+
+def given(
+    data: Any, kwargs: dict[str, Any], device: str | torch.device, *programs: Program
+) -> tuple[Split | TensorSplit, tuple[Program, ...]]:
+    """Returns data as a part on a device, and programs that its minibatches are enough for.
+
+    Args:
+        data: A part, or positional arguments of the programs.
+        kwargs: Arguments by name.
+        device: Where to put the data.
+        *programs: The pair, or one of it.
+
+    Raises:
+        PvaeError: As `TensorSplit`; the data have fields that the programs do not fit.
+    """
+    if not isinstance(data, Split | TensorSplit):
+        data, kwargs = TensorSplit(data, kwargs), {}
+    if kwargs:
+        programs = tuple(functools.partial(program, **kwargs) for program in programs)
+    return bind(data.to(device), *programs)
+
+
+def bind(
+    part: Split | TensorSplit, *programs: Program
+) -> tuple[Split | TensorSplit, tuple[Program, ...]]:
+    """Returns the fields of a part that programs receive, and programs of its minibatches.
+
+    A program that needs no argument beside the fields of the data receives those that it names.
+    Any other receives all fields by position.
+
+    Args:
+        part: A part of data.
+        *programs: The pair, or one of it.
+
+    Raises:
+        PvaeError: The arguments of a program neither name the fields nor are as many.
+    """
+    if isinstance(part, TensorSplit):
+        return part, part.bind(*programs)
+    if part.names == ("x",):  # one argument, whatever it is called
+        return part, programs
+    calls = [_Call.of(program, part) for program in programs]
+    used = {name for call in calls for name in call.names}
+    names = tuple(name for name in part.names if name in used)
+    if len(names) < len(part.names) and any(call.has_room for call in calls):
+        unused = ", ".join(name for name in part.names if name not in used)
+        warnings.warn(
+            f"The pair does not receive {unused}: no argument of "
+            f"{' or '.join(map(_shown, programs))} has this name. The data have the fields "
+            f"{part.in_words}.",
+            stacklevel=4,
+        )
+    return part.only(names), tuple(
+        program
+        if call.by_position and call.names == names
+        else functools.partial(_call, names, call.names, program)
+        for program, call in zip(programs, calls, strict=True)
+    )
+
+
+def _call(
+    names: tuple[str, ...], taken: tuple[str, ...], program: Program, *batch: Tensor, **kwargs: Any
+) -> Any:
+    if not batch:  # a model that draws its data
+        return program(**kwargs)
+    rows = dict(zip(names, batch, strict=True))
+    return program(**{name: rows[name] for name in taken}, **kwargs)
+
+
+class _Call(NamedTuple):
+    """Which fields a program receives, in their order.
+
+    Attributes:
+        names: The fields.
+        by_position: Whether they may be handed over by position.
+        has_room: Whether an argument that could take another field is left at None.
+    """
+
+    names: tuple[str, ...]
+    by_position: bool
+    has_room: bool = False
+
+    @classmethod
+    def of(cls, program: Program, part: Split) -> "_Call":
+        """Reads it off the program's signature."""
+        names, signature = part.names, _signature(program)
+        if signature is None:
+            return cls(names, True)
+        parameters = signature.parameters.values()
+        kinds = {p.kind for p in parameters}
+        listed = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+        needed = {p.name for p in listed if p.default is p.empty}
+        in_turn = takewhile(_is_open, (p for p in listed if p.kind is not p.KEYWORD_ONLY))
+        in_turn = [p.name for p in in_turn]
+        fits = (
+            needed <= set(in_turn[: len(names)])
+            and (len(in_turn) >= len(names) or Parameter.VAR_POSITIONAL in kinds)
+            and all(a == b or b not in part.fields for a, b in zip(names, in_turn, strict=False))
+        )
+        if fits and (Parameter.VAR_POSITIONAL in kinds or names == ("x", "y")):
+            return cls(names, True)
+        known = {p.name for p in listed if p.kind is not p.POSITIONAL_ONLY}
+        if Parameter.VAR_KEYWORD in kinds and not listed:
+            known = set(names)
+        taken = tuple(name for name in names if name in known)
+        if taken and needed <= set(taken):
+            room = any(_is_open(p) and p.name not in taken for p in listed)
+            return cls(taken, taken == tuple(in_turn[: len(taken)]), room)
+        if fits:
+            return cls(names, True)
+        aside = part.fields.keys() - set(names)
+        raise PvaeError(
+            f"{_shown(program)} cannot be called with the fields of the data, {part.in_words}. Let "
+            "its arguments have the names of the fields that it takes, or take all fields in this "
+            "order." + (" With labels=True the labels y are among them." if "y" in aside else "")
+        )
+
+
+def _is_open(parameter: Parameter) -> bool:
+    """Returns whether an argument may be data: neither an option nor the size of a draw."""
+    needed = parameter.default is parameter.empty
+    return (needed or parameter.default is None) and parameter.name != "size"
+
+
+def _inner(program: Program) -> Program:
+    """Returns the program that one of Pyro's handlers wraps."""
+    while isinstance(program, functools.partial):
+        wrapped = [a for a in program.args if callable(a) and not isinstance(a, Messenger)]
+        if not any(isinstance(a, Messenger) for a in program.args) or not wrapped:
+            break
+        program = wrapped[-1]
+    return program
+
+
+def _signature(program: Program) -> inspect.Signature | None:
+    program = _inner(program)
+    if isinstance(program, functools.partial) and isinstance(program.func, nn.Module):
+        program = functools.partial(program.func.forward, *program.args, **program.keywords)
+    elif isinstance(program, AutoGuide):
+        return _signature(program.model)
+    elif isinstance(program, nn.Module):
+        program = program.forward
+    try:
+        return inspect.signature(program)
+    except (TypeError, ValueError):  # of a builtin nothing is known
+        return None
+
+
+def _shown(program: Program) -> str:
+    parameters = str(_signature(_inner(program)) or "(…)")
+    return f"{name_of(program)}{re.sub(r' -> .*$', '', parameters)}"

@@ -1,0 +1,259 @@
+"""Pairs of several fields: what each program receives, from training to the report."""
+
+import json
+import math
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro import poutine
+from pyro.infer.autoguide import AutoNormal
+from torch import nn
+from torch.utils import data as torch_data
+
+import pvae
+from pvae import PvaeError
+from pvae.cli.main import main
+from pvae.data import as_data
+from pvae.pair import bind, name_of
+from pvae.report import write_report
+
+N, T, V = 60, 6, 300
+RNG = np.random.default_rng(0)
+LENGTHS = RNG.integers(1, T + 1, N)
+TOKENS = RNG.integers(0, V // 2, (N, T)) + RNG.integers(0, 2, (N, 1)) * V // 2
+TOKENS[np.arange(T) >= LENGTHS[:, None]] = -1
+PAIR = '''
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro.nn import PyroModule
+from torch import nn
+
+
+class Topics(PyroModule):
+    """p(z) Π_t p(tokens_t | z), over the first `lengths` tokens."""
+
+    def __init__(self):
+        super().__init__()
+        self.prior, self.words = nn.Parameter(torch.zeros(3)), nn.Embedding(3, 300)
+
+    def forward(self, lengths, tokens=None):
+        with pyro.plate("data", len(lengths), dim=-2):
+            z = pyro.sample("z", dist.Categorical(logits=self.prior))
+            known = torch.arange(6) < lengths[:, None]
+            with pyro.plate("time", 6, dim=-1), pyro.poutine.mask(mask=known):
+                obs = None if tokens is None else tokens.clamp(min=0)
+                pyro.sample("tokens", dist.Categorical(logits=self.words(z)), obs=obs)
+
+
+class Reader(PyroModule):
+    """q(z | tokens)."""
+
+    def __init__(self):
+        super().__init__()
+        self.scores = nn.Embedding(301, 3)
+
+    def forward(self, tokens):
+        with pyro.plate("data", len(tokens), dim=-2):
+            logits = self.scores(tokens + 1).mean(-2).unsqueeze(-2)
+            pyro.sample("z", dist.Categorical(logits=logits))
+'''
+
+
+def topics():
+    torch.manual_seed(0)
+    names = {}
+    exec(PAIR, names)
+    return names["Topics"](), names["Reader"]()
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Returns the folder of a run in the shell, with the data and the pair beside it."""
+    folder = tmp_path_factory.mktemp("sentences")
+    np.savez(folder / "tokens.npz", tokens=TOKENS, lengths=LENGTHS)
+    (folder / "pair.py").write_text(PAIR)
+    pair = ["--model", f"{folder}/pair.py:Topics", "--guide", f"{folder}/pair.py:Reader"]
+    options = ["--epochs", "20", "--lr", "0.05", "--batch_size", "16", "--num_samples", "20"]
+    options += ["--data.validation", "10", "--out", f"{folder}/run", "--progress", "false"]
+    assert main(["run", "--data", f"{folder}/tokens.npz", *pair, *options]) == 0
+    return folder
+
+
+def test_sentences_run_in_the_shell(run):
+    found = json.loads((run / "run" / "evaluation.json").read_text())
+    assert found["data"]["name"] == "tokens.npz"
+    data = pvae.data.load(run / "tokens.npz", validation=10)
+    assert found["data"]["hash"] == data.test.hash
+    history = (run / "run" / "history.csv").read_text().splitlines()
+    first, last = (float(line.split(",")[1]) for line in (history[1], history[-1]))
+    assert last > first + 1
+    page = (run / "run" / "report.html").read_text()
+    assert "as_given" in page
+
+
+def test_log_weights_of_sentences_are_those_computed_by_hand():
+    model, guide = topics()
+    data = pvae.data.load({"tokens": TOKENS, "lengths": LENGTHS})
+    part, pair = bind(data.train, model, guide)
+    assert part.names == ("tokens", "lengths")
+    tokens, lengths = part.tensors()
+    found = pvae.log_weights(*pair, tokens, lengths, num_samples=200)
+    with torch.no_grad():
+        words = model.words.weight.log_softmax(-1)[:, tokens.clamp(min=0)]  # [z, N, T]
+        log_x = torch.where(torch.arange(T) < lengths[:, None], words, 0.0).sum(-1)
+        log_z = model.prior.log_softmax(-1)[:, None]
+        log_q = guide.scores(tokens + 1).mean(-2).log_softmax(-1).T
+    by_hand = log_x + log_z - log_q  # [z, N]
+    distance = (found - by_hand[:, None]).abs()
+    assert distance.amin(0).max() < 1e-4
+    drawn = distance.argmin(0)
+    share = torch.stack([(drawn == z).float().mean(0) for z in range(3)])
+    assert (share - log_q.exp()).abs().max() < 5 * math.sqrt(0.25 / 200)
+    evaluation = pvae.evaluate(model, guide, data.train, num_samples=400, progress=False)
+    exact = torch.logsumexp(log_x + log_z, 0)
+    error = np.abs(evaluation.log_px - exact.numpy())
+    assert error.mean() < 0.05
+
+
+class Flat(nn.Module):
+    """p(z) p(x|z) and q(z|x) of anything that can be flattened."""
+
+    def __init__(self, shape):
+        super().__init__()
+        self.shape, size = shape, math.prod(shape)
+        self.decoder, self.encoder = nn.Linear(2, size), nn.Linear(size, 4)
+
+    def model(self, x=None, size=1):
+        pyro.module("flat", self)
+        n = size if x is None else len(x)
+        with pyro.plate("data", n):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            loc = self.decoder(z).unflatten(-1, self.shape)
+            pyro.sample("x", dist.Normal(loc, 1.0).to_event(len(self.shape)), obs=x)
+
+    def guide(self, x):
+        pyro.module("flat", self)
+        loc, raw = self.encoder(x.flatten(x.ndim - len(self.shape))).chunk(2, -1)
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(loc, nn.functional.softplus(raw)).to_event(1))
+
+
+@pytest.mark.parametrize("shape", [(3, 1, 4, 4), (5, 3)])
+def test_videos_and_points_from_training_to_the_report(tmp_path, shape):
+    x = torch.randn(40, *shape)
+    data = pvae.data.load({"x_train": x, "x_test": x[:20]})
+    torch.manual_seed(0)
+    pair = Flat(shape)
+    history = pvae.fit(pair.model, pair.guide, data, epochs=2, progress=False).history
+    evaluation = pvae.evaluate(pair.model, pair.guide, data, num_samples=10, progress=False)
+    assert pvae.generate(pair.model, 3).shape == (3, *shape)
+    assert pvae.reconstruct(pair.model, pair.guide, x[:4]).shape == (4, *shape)
+    page = tmp_path / "report.html"
+    write_report(page, evaluation, model=pair.model, guide=pair.guide, data=data, history=history)
+    shown = " × ".join(map(str, shape))
+    assert f"Data of shape {shown} are neither images nor vectors" in page.read_text()
+
+
+def reads_all(imgs, seq_mask):
+    with pyro.plate("data", len(imgs)):
+        z = pyro.sample("z", dist.Normal(torch.zeros(len(imgs)), 1.0))
+        weight = seq_mask.float()
+        pyro.sample("obs", dist.Normal(z[:, None] * weight, 1.0).to_event(1), obs=imgs)
+
+
+def writes_all(imgs, seq_mask):
+    with pyro.plate("data", len(imgs)):
+        pyro.sample("z", dist.Normal((imgs * seq_mask).mean(-1), 1.0))
+
+
+def test_a_third_partys_pair_gets_all_fields_by_position():
+    x, mask = torch.randn(30, 4), torch.rand(30, 4) < 0.5
+    evaluate = {"num_samples": 20, "progress": False, "prior_samples": 0}
+    want = pvae.evaluate(reads_all, writes_all, (x, mask), **evaluate)
+    dataset = torch_data.TensorDataset(x, mask)
+    sources = {"a": x, "b": mask}, dataset, torch_data.DataLoader(dataset, batch_size=7)
+    for source in sources:
+        found = pvae.evaluate(reads_all, writes_all, source, **evaluate)
+        assert np.array_equal(found.log_px, want.log_px)
+        assert found.data["hash"] == want.data["hash"]
+
+
+def takes(*names, **more):
+    """Returns a program with these arguments, which returns what it was given."""
+    names = [*names, *(f"{name}={value!r}" for name, value in more.items())]
+    made = {}
+    exec(f"def program({', '.join(names)}): return locals()", made)
+    return made["program"]
+
+
+XYZ = {name: torch.full((3,), float(i)) for i, name in enumerate(("x", "mask", "tokens"))}
+LABELLED = {"x": torch.zeros(3), "y": torch.ones(3)}
+OF_XYZ = [
+    (takes("tokens", "x"), {"tokens", "x"}),
+    (takes("x", size=1), {"x"}),
+    (takes(x=None, tokens=None, size=None), {"x", "tokens"}),
+    (takes("x", "*", "mask"), {"x", "mask"}),
+    (takes("x", beta=0.1), {"x"}),
+    (takes("**fields"), {"fields"}),
+    (poutine.scale(takes("mask"), 2.0), {"mask"}),
+    (AutoNormal(takes("mask", "x")), {"mask", "x"}),
+]
+
+
+@pytest.mark.parametrize("program", [takes("a", "b", "c"), takes("*batch"), takes("x", "*rest"),
+                                     takes("a", "b", "c", d=None)])  # fmt: skip
+def test_other_names_are_filled_by_position(program):
+    part, (same,) = bind(as_data(XYZ), program)
+    assert same is program
+    assert part.names == ("x", "mask", "tokens")
+
+
+@pytest.mark.parametrize(("program", "taken"), OF_XYZ)
+def test_a_program_gets_the_fields_that_it_names(program, taken):
+    part, (bound,) = bind(as_data(XYZ), program)
+    if isinstance(program, AutoNormal):
+        assert set(part.names) == taken
+        return
+    got = bound(*part.tensors())
+    got = got if taken != {"fields"} else got["fields"]
+    fields = {name: value for name, value in got.items() if isinstance(value, torch.Tensor)}
+    assert fields.keys() == (XYZ.keys() if taken == {"fields"} else taken)
+    assert all(torch.equal(value, XYZ[name]) for name, value in fields.items())
+    assert name_of(bound) == name_of(program)
+
+
+def test_what_neither_names_is_neither_read_nor_hashed():
+    part, (model, _) = bind(as_data(XYZ), takes("x", size=1), takes("x"))
+    assert part.names == ("x",)
+    assert part.hash == as_data({"x": XYZ["x"]}).hash
+    assert not hasattr(model, "func")  # nothing stands between the loop and the program
+
+
+def test_labels_go_where_the_second_argument_is_and_only_there():
+    _, (model, guide) = bind(as_data(LABELLED), takes("x", labels=None), takes("x"))
+    assert torch.equal(model(*LABELLED.values())["labels"], LABELLED["y"])
+    assert guide(*LABELLED.values()).keys() == {"x"}
+
+
+def test_a_field_that_might_have_been_meant_is_named():
+    with pytest.warns(UserWarning, match=r"does not receive mask, tokens.*program\(x, m=None\)"):
+        bind(as_data(XYZ), takes("x", m=None), takes("x"))
+
+
+@pytest.mark.parametrize(
+    "program", [takes("a", "b"), takes("x", "b"), takes("tokens", "b", "c"), takes(*"abcd")]
+)
+def test_what_is_ambiguous_is_refused(program):
+    fields = r"x torch.float32 \[\], mask .*, tokens".replace("torch.", "")
+    with pytest.raises(PvaeError, match=rf"program\(.*fields of the data, {fields}"):
+        bind(as_data(XYZ), program)
+
+
+def test_labels_that_are_not_handed_over_are_mentioned():
+    data = pvae.data.load({"x": np.zeros((9, 2)), "m": np.zeros(9), "y": np.zeros(9)})
+    with pytest.raises(PvaeError, match="With labels=True the labels y are among them"):
+        bind(data.test, takes("x", "y"))
