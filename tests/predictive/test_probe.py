@@ -110,12 +110,13 @@ def test_a_class_is_probed_as_one_column_for_each():
 
 
 def test_probes_say_what_they_need(digits):
-    unlabelled = dataclasses.replace(digits.train, y=None)
+    unlabelled = dataclasses.replace(digits.train, fields={"x": digits.train.raw})
     with pytest.raises(PvaeError, match="the train part of the data has none"):
         pvae.probe(Half(), dataclasses.replace(digits, train=unlabelled))
     with pytest.raises(PvaeError, match="needs labels"):
         pvae.probe(Half(), torch.zeros(5, 1, 8, 8))
-    same = dataclasses.replace(digits.train, y=torch.zeros(1500, dtype=torch.long))
+    fields = {"x": digits.train.raw, "y": torch.zeros(1500, dtype=torch.long)}
+    same = dataclasses.replace(digits.train, fields=fields)
     with pytest.raises(PvaeError, match="one class only"):
         pvae.probe(Half(), dataclasses.replace(digits, train=same))
     with pytest.raises(PvaeError, match="num_train=1"):
