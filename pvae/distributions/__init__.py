@@ -24,6 +24,7 @@ from pvae.distributions.support import (
     pull_back,
     same_support,
     support_of,
+    unvalidated,
 )
 
 __all__ = [
@@ -45,4 +46,5 @@ __all__ = [
     "pull_back",
     "same_support",
     "support_of",
+    "unvalidated",
 ]

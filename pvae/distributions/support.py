@@ -33,6 +33,7 @@ __all__ = [
     "pull_back",
     "same_support",
     "support_of",
+    "unvalidated",
 ]
 
 _ANGLES = (VonMises, SineBivariateVonMises)
@@ -155,6 +156,20 @@ def log_prob(fn: Any, value: Tensor, *args: Any, observed: bool = False, **kwarg
     if replaced and (there := _a_value(fn, value)) is not None:
         value = torch.where(within[(..., *(None,) * fn.event_dim)], value, there)
     return torch.where(within, fn.log_prob(value, *args, **kwargs), -math.inf)
+
+
+def unvalidated(fn: Any) -> Any:
+    """Returns a copy of a distribution that computes densities of any value, valid or not."""
+    if not isinstance(fn, torch.distributions.Distribution):
+        return fn
+    fn = copy.copy(fn)
+    for name, part in vars(fn).items():
+        if isinstance(part, torch.distributions.Distribution):
+            vars(fn)[name] = unvalidated(part)
+        elif type(part) in (list, tuple):
+            vars(fn)[name] = type(part)(map(unvalidated, part))
+    fn._validate_args = False
+    return fn
 
 
 def peeled(fn: Any) -> Any:

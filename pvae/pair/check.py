@@ -11,7 +11,7 @@ from pyro.infer.autoguide import AutoGuide
 from pyro.poutine import Trace
 from torch import Tensor
 
-from pvae.distributions import is_discrete, log_prob
+from pvae.distributions import is_discrete, log_prob, unvalidated
 from pvae.errors import PvaeError, first_line
 from pvae.pair.admission import (
     bounded_sites,
@@ -79,15 +79,14 @@ def look(model: Program, guide: Program, *batch: Any, **kwargs: Any) -> Structur
     model, guide = arguments.bind(model, guide)
     batch = arguments.batch
     own = OwnParameters(model, guide)
-    with torch.random.fork_rng(_devices(batch)), own:
-        with pyro.validation_enabled(True):
-            traces = _traces(model, guide, batch)[:2]
-            _check_tensors(own, *traces)
-            _check_sites(model, guide, *traces)
-        # Once more without the distributions' own validation, which cannot be told to let
-        # grey values pass under a Bernoulli.
-        with pyro.validation_enabled(False):
-            guide_trace, model_trace, together_only = _traces(model, guide, batch)
+    with torch.random.fork_rng(_devices(batch)), own, pyro.validation_enabled(True):
+        guide_trace, model_trace, together_only = _traces(model, guide, batch)
+        _check_tensors(own, guide_trace, model_trace)
+        _check_sites(model, guide, guide_trace, model_trace)
+    # Grey values under a Bernoulli are told of later, where validation would refuse them.
+    for site in (s for t in (guide_trace, model_trace) for s in t.nodes.values()):
+        if site["type"] == "sample":
+            site["fn"] = unvalidated(site["fn"])
     for role, trace in (("guide", guide_trace), ("model", model_trace)):
         for name, site in {**latent_sites(trace), **observed_sites(trace)}.items():
             _check_shape(role, name, site)
