@@ -18,7 +18,7 @@ from .diagnosis import Diagnosis, diagnose
 from .errors import PvaeError
 from .evaluation import Evaluation, compare, evaluate
 from .importance import log_weights
-from .pair import check
+from .pair import Inspection, check, inspect
 from .predictive import (
     decode,
     encode,
@@ -37,6 +37,7 @@ __all__ = [
     "SVI",
     "Diagnosis",
     "Evaluation",
+    "Inspection",
     "PvaeError",
     "__version__",
     "check",
@@ -54,6 +55,7 @@ __all__ = [
     "glorot",
     "guides",
     "importance",
+    "inspect",
     "interpolate",
     "load",
     "log_weights",

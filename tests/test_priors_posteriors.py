@@ -106,7 +106,7 @@ def test_has_an_inference_gap(name, x):
 def test_terms_are_the_same_however_samples_are_laid_out(pair, x, strategy):
     def terms(how):
         torch.manual_seed(1)
-        with pvae.importance.sampler.Sampler(*pair, x, strategy=how) as sampler:
+        with pvae.importance.sampler.Sampler(pvae.pair.inspect(*pair, x), strategy=how) as sampler:
             values = sampler.posterior((x,), 3) if how == "plate" else drawn
             p, q = sampler.terms((x,), 3, values), sampler.guide_terms((x,), 3, values)
             return values, [*p.values(), *q.values()]

@@ -13,8 +13,17 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from pvae.errors import PvaeError
-from pvae.importance import Density, Sampler, gives_a_point
-from pvae.pair import OwnParameters, Program, Structure, latent_sites, mask_of, observed_sites
+from pvae.importance import Density, Sampler
+from pvae.pair import (
+    Inspection,
+    OwnParameters,
+    Program,
+    Structure,
+    gives_a_point,
+    latent_sites,
+    mask_of,
+    observed_sites,
+)
 
 __all__ = ["compare_bounds"]
 
@@ -26,12 +35,7 @@ _SATURATED = 0.05  # share of draws without coordinates beyond which the others 
 
 
 def compare_bounds(
-    structure: Structure,
-    model: Program,
-    guide: Program,
-    elbo: ELBO,
-    batch: tuple[Tensor, ...],
-    few: tuple[Tensor, ...],
+    inspection: Inspection, elbo: ELBO, few: tuple[Tensor, ...]
 ) -> tuple[list[str], list[str], list[str]]:
     r"""Draws weights, and compares densities with the draws they should be those of.
 
@@ -40,12 +44,9 @@ def compare_bounds(
     every bound wrong: see `_excess` for what of this can be seen.
 
     Args:
-        structure: What `pvae.check` found.
-        model: Pyro program.
-        guide: Pyro program.
-        elbo: What is to train them.
-        batch: Some 64 data.
-        few: Some of them, for which densities are looked at closely.
+        inspection: The pair, on some 64 data.
+        elbo: What is to train it.
+        few: Some of the data, for which densities are looked at closely.
 
     Returns:
         Facts, notes and faults.
@@ -53,6 +54,7 @@ def compare_bounds(
     Raises:
         PvaeError: If the pair has no weights, and why.
     """
+    structure, batch = inspection.structure, inspection.batch
     if gives_a_point(structure):
         note = (
             "The guide gives a point, which has no density: there is no bound on log p(x). "
@@ -60,7 +62,7 @@ def compare_bounds(
             "(MeanField) has a bound."
         )
         return [], [note], []
-    sampler = Sampler(model, guide, *batch)
+    sampler = Sampler(inspection)
     facts = [f"particles: by {sampler.strategy}, data counted by {sampler.plate!r}"]
     with sampler:
         start = time.perf_counter()
@@ -81,7 +83,7 @@ def compare_bounds(
     facts += [f"densities were not compared with their draws: {why_not}"] if why_not else []
     weighed, notes, wrong = _scales(structure)
     if not faults + wrong:
-        wrong = _above(elbo, model, guide, batch, log_w, l_50)
+        wrong = _above(elbo, inspection.model, inspection.guide, batch, log_w, l_50)
     return facts + weighed, notes, faults + wrong
 
 

@@ -21,12 +21,11 @@ from pvae.pair import (
     alone,
     base_distribution,
     in_free_memory,
+    inspect,
     latent_sites,
     listed,
     look,
-    observed_sites,
     plate_sizes,
-    plates_in_words,
     same_buffers,
 )
 from pvae.runtime import is_out_of_memory, own_random_state
@@ -115,8 +114,9 @@ def diagnose(
             arguments = Arguments(batch, kwargs)
             model, guide = arguments.bind(model, guide)
             batch = arguments.batch
-            structure = look(model, guide, *batch)
-            found.facts += _sites(structure)
+            inspection = inspect(model, guide, *batch)
+            structure = inspection.structure
+            found.facts += str(inspection).splitlines()
             elbo = choose_elbo(loss, structure, num_particles)
         except PvaeError as error:
             found.faults.append(str(error))
@@ -143,7 +143,7 @@ def diagnose(
         structural = len(found.faults)
         for closer in (
             lambda: check_gradients(model, guide, elbo, batch),
-            lambda: compare_bounds(structure, model, guide, elbo, batch, few),
+            lambda: compare_bounds(inspection, elbo, few),
         ):
             try:
                 found.add(*closer())
@@ -159,18 +159,6 @@ def diagnose(
                 where.append(f"{'not checked further: ' * bool(structural or short)}{text}")
         found.faults = list(dict.fromkeys(found.faults))  # a refusal may repeat a remark
     return found
-
-
-def _sites(structure: Structure) -> list[str]:
-    lines = []
-    for role, trace in (("guide", structure.guide_trace), ("model", structure.model_trace)):
-        for name, site in {**latent_sites(trace), **observed_sites(trace)}.items():
-            fn, what = site["fn"], "observed " if site["is_observed"] else ""
-            lines.append(
-                f"{role}: {what}{name} ~ {type(base_distribution(fn)).__name__}, event "
-                f"{tuple(fn.event_shape)}, plates {plates_in_words(site['cond_indep_stack'])}"
-            )
-    return lines
 
 
 def _order(

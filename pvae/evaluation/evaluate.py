@@ -28,7 +28,7 @@ from pvae.evaluation.identity import check_counts, choose, describe, discretised
 from pvae.evaluation.result import Evaluation
 from pvae.evaluation.work import Whole, Work, take
 from pvae.importance import Density, Sampler, Strategy
-from pvae.pair import Program, TensorSplit, alone, check_data, given, move, name_of
+from pvae.pair import Program, TensorSplit, alone, check_data, given, inspect, move, name_of
 from pvae.runtime import check_seed, default_device, find_device, own_random_state
 
 __all__ = ["evaluate"]
@@ -180,9 +180,12 @@ def evaluate(
         everything = np.arange(len(part))
         order = np.random.default_rng(seed).permutation(len(part))
         batch = take(part, everything[:64], place)
-        code = is_code(model, guide, *batch)
-        drawn_by = prior_of(model, guide) if code else guide
-        sampler = Sampler(model, drawn_by, *batch, strategy=strategy, plate=plate, memory=memory)
+        found = inspect(model, guide, *batch, plate=plate)
+        code, drawn_by = is_code(found), guide
+        if code:
+            drawn_by = prior_of(model, guide)
+            found = inspect(model, drawn_by, *batch, plate=plate)
+        sampler = Sampler(found, strategy=strategy, memory=memory)
         if sampler.bound:  # all data together, or not at all
             part = Whole(part, len(batch[0]), guide)
             ais, bdmc, gap, quadrature = (

@@ -4,16 +4,12 @@ Imports `compile`, `pair`, `distributions`, `runtime` and `errors`.
 """
 
 from pvae.importance.density import AnnealingPath, Density, replaced, slopes
-from pvae.importance.layout import (
-    find_fault,
-    gives_a_point,
-    refuse_other_jacobian,
-    refuse_unbounded,
-)
+from pvae.importance.jacobian import refuse_other_jacobian
+from pvae.importance.layout import Strategy, find_fault
 from pvae.importance.log_weights import log_weights
 from pvae.importance.mixing import refuse_global
 from pvae.importance.particles import Particles
-from pvae.importance.sampler import Sampler, Strategy, seed_unit
+from pvae.importance.sampler import Sampler, seed_unit
 from pvae.importance.terms import elbo_of, expect, log_terms, sum_out
 
 __all__ = [
@@ -25,12 +21,10 @@ __all__ = [
     "elbo_of",
     "expect",
     "find_fault",
-    "gives_a_point",
     "log_terms",
     "log_weights",
     "refuse_global",
     "refuse_other_jacobian",
-    "refuse_unbounded",
     "replaced",
     "seed_unit",
     "slopes",

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from pvae.errors import PvaeError
-from pvae.importance.sampler import Sampler, Strategy
-from pvae.pair import Arguments, Program, alone
+from pvae.importance.layout import Strategy
+from pvae.importance.sampler import Sampler
+from pvae.pair import Program, alone, inspect
 
 __all__ = ["log_weights"]
 
@@ -63,7 +64,6 @@ def log_weights(
     """
     if num_samples < 1:
         raise PvaeError(f"num_samples={num_samples}: at least one sample is needed.")
-    arguments = Arguments(batch, kwargs)
-    pair, batch = arguments.bind(model, guide), arguments.batch
-    with Sampler(*pair, *batch, strategy=strategy, plate=plate) as sampler:
-        return torch.cat([draws.log_w for draws in sampler.stream(batch, num_samples)])
+    found = inspect(model, guide, *batch, plate=plate, **kwargs)
+    with Sampler(found, strategy=strategy) as sampler:
+        return torch.cat([draws.log_w for draws in sampler.stream(found.batch, num_samples)])

@@ -11,14 +11,12 @@ from pyro.poutine import Trace
 from torch import Tensor
 
 from pvae.errors import PvaeError, first_line
-from pvae.importance.layout import GLOBAL, agree, terms_of
+from pvae.importance.compared import FAILURES, agree, rows_at, terms_of
 from pvae.importance.particles import Particles, with_noise
-from pvae.pair import latent_sites, observed_sites, trace_of
+from pvae.pair import GLOBAL, latent_sites, observed_sites, plates_at, trace_of
 from pvae.runtime import is_out_of_memory
 
 __all__ = ["refuse_global", "refuse_mixing"]
-
-_FAILURES = (PvaeError, RuntimeError, IndexError)
 
 
 def refuse_global(single: Particles, batch: tuple[Tensor, ...]) -> None:
@@ -30,18 +28,12 @@ def refuse_global(single: Particles, batch: tuple[Tensor, ...]) -> None:
         single: Runs the pair for one sample.
         batch: B data.
     """
-    num, trace = len(batch[0]) // 2, single.structure.model_trace
-    names = {
-        frame.name
-        for site in {**latent_sites(trace), **observed_sites(trace)}.values()
-        for frame in site["cond_indep_stack"]
-        if frame.dim == single.dim
-    }
-    if len(names) == 1:
+    if len(plates_at(single.structure.model_trace, single.dim)) == 1:
         return  # one plate for all
+    num = len(batch[0]) // 2
     try:
-        trace = single.prior(_rows(batch, torch.arange(num, device=batch[0].device)), 1)
-    except _FAILURES as error:
+        trace = single.prior(rows_at(batch, torch.arange(num, device=batch[0].device)), 1)
+    except FAILURES as error:
         _raise_if_out_of_memory(error)
         return  # bound to the size of its batch
 
@@ -85,7 +77,7 @@ def refuse_mixing(single: Particles, batch: tuple[Tensor, ...]) -> None:
             values[name] = with_noise(
                 site["value"], lambda t, axis=axis: t.index_select(axis, index)
             )
-        found, _ = terms_of(single, _rows(batch, index), 1, trace_of(values))
+        found, _ = terms_of(single, rows_at(batch, index), 1, trace_of(values))
         for name, value in found.items():
             if not agree(value[..., kept], terms[name][..., kept]):
                 return _fault(single, batch, trace, terms, name)
@@ -103,7 +95,7 @@ def refuse_mixing(single: Particles, batch: tuple[Tensor, ...]) -> None:
                     if fault := compare(at, at):  # without the others
                         return fault
                     continue
-                except _FAILURES as error:  # it does not run with so few
+                except FAILURES as error:  # it does not run with so few
                     _raise_if_out_of_memory(error)
             if fault := compare(torch.where(kept, everything, everything.roll(-1)), at):
                 return fault
@@ -111,7 +103,7 @@ def refuse_mixing(single: Particles, batch: tuple[Tensor, ...]) -> None:
 
     try:
         fault = compare_all()
-    except _FAILURES as error:
+    except FAILURES as error:
         _raise_if_out_of_memory(error)
         warnings.warn(
             "Whether a module mixes data across the batch could not be checked "
@@ -141,17 +133,13 @@ def _splits(size: int) -> Iterator[Tensor]:
             yield kept
 
 
-def _rows(batch: tuple[Tensor, ...], index: Tensor) -> tuple[Tensor, ...]:
-    return tuple(t.index_select(0, index) for t in batch)
-
-
 def _same_draws(single: Particles, batch: tuple[Tensor, ...], index: Tensor, kept: Tensor) -> bool:
     """Whether the guide's draws of what is kept, and their densities, follow from the same noise.
 
     For a guide whose density cannot be evaluated at draws that are given.
     """
     devices, found = [batch[0].device] if batch[0].is_cuda else [], []
-    for data in (batch, _rows(batch, index)):
+    for data in (batch, rows_at(batch, index)):
         with torch.random.fork_rng(devices):
             torch.manual_seed(0)
             trace = single.guide(data, 1)

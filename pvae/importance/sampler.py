@@ -1,50 +1,32 @@
 """Sampler: draws of a pair, unit by unit, in chunks that fit into memory."""
 
 import contextlib
-import dataclasses
+import functools
 import warnings
 from collections.abc import Iterator
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
-import pyro
 import torch
 from torch import Tensor
 
-from pvae.errors import PvaeError
 from pvae.importance.chunks import ChunkedModel, bytes_per_row, fastest
-from pvae.importance.layout import (
-    broadcasts_given,
-    find_enumeration_fault,
-    find_fault,
-    refuse_other_jacobian,
-    refuse_other_measure,
-    refuse_unbounded,
-)
-from pvae.importance.mixing import refuse_mixing
+from pvae.importance.layout import Layout, Strategy, lay_out
 from pvae.importance.particles import Particles
 from pvae.importance.terms import Draws, add_up, sum_out
 from pvae.pair import (
-    OwnParameters,
-    Program,
-    batch_plate,
-    evaluating,
+    Inspection,
     latent_sites,
-    listed,
-    look,
     observed_sites,
+    quiet,
+    refuse_other_measure,
+    refuse_unbounded,
 )
 from pvae.runtime import Chunks, check_memory, keep_freed_memory
 
-__all__ = ["Sampler", "Strategy", "seed_unit"]
-
-Strategy = Literal["auto", "plate", "tile", "loop"]
+__all__ = ["Sampler", "seed_unit"]
 
 MIB = 2**20
-_TRIED = {
-    "plate": "a particle plate left of the batch plate",
-    "tile": "a batch that repeats each datum",
-}
 _PIECE = 1024  # rows of one draw from the prior
 
 
@@ -76,63 +58,44 @@ class Sampler:
     `rows` rows (samples times data), which only memory and speed decide.
 
     Args:
-        model: Pyro program p(z) p(x|z).
-        guide: Pyro program q(z|x).
-        *batch: Some data, to check the pair with: tensors of leading size B.
+        inspection: The pair, on some data that it is checked with.
         strategy: See `log_weights`.
-        plate: Name of the batch plate, where it is ambiguous.
         memory: MiB for the weights and activations of a chunk; the default is 64 on a CPU.
 
     Attributes:
         strategy: `"plate"`, `"tile"` or `"loop"`.
-        structure: What `check` found.
+        structure: That of the pair.
         bound: Whether the pair runs with as many data as it was checked with, and no fewer.
         usual_rows: Rows of a chunk where `memory` is not given, for what is drawn in chunks.
-        gradient_rows: Rows of a chunk where gradients are kept, which takes more memory for
-            each; `memory` does not change it.
         chunks: Runs the model in chunks.
-        gradient_chunks: Runs it in chunks of `gradient_rows`.
     """
 
     def __init__(
-        self,
-        model: Program,
-        guide: Program,
-        *batch: Tensor,
-        strategy: Strategy = "auto",
-        plate: str | None = None,
-        memory: float | None = None,
+        self, inspection: Inspection, *, strategy: Strategy = "auto", memory: float | None = None
     ) -> None:
-        if strategy not in get_args(Strategy):
-            raise PvaeError(f"strategy={strategy!r}: one of {', '.join(get_args(Strategy))}.")
         check_memory(memory)
-        self.model, self.guide = model, guide
-        size = len(batch[0]) if batch else 0
-        with self._scope():
-            self.structure = look(model, guide, *batch)
-            self.plate, self.dim = batch_plate(self.structure, size, plate)
-            refuse_unbounded(self.structure, guide, self.plate, self.dim, size)
-            refuse_other_measure(self.structure)
-            for remark in self.structure.remarks:
-                warnings.warn(remark, stacklevel=3)
-            with torch.random.fork_rng([batch[0].device] if batch[0].is_cuda else []):
-                small = self._small(batch)
-                self.strategy = self._choose(small, strategy)
-                self.particles = self._particles(self.strategy)
-                self._set_chunks(batch[0].device, size, memory, small)
-
-    @contextlib.contextmanager
-    def _scope(self) -> Iterator[None]:
+        self.model, self.guide = inspection.model, inspection.guide
+        self.plate, self.dim = inspection.plate, inspection.dim
+        self._checked, device = inspection.size, inspection.batch[0].device
+        refuse_unbounded(inspection)
+        refuse_other_measure(inspection.structure)
+        for remark in inspection.structure.remarks:
+            warnings.warn(remark, stacklevel=3)
         with (
-            evaluating(self.model, self.guide),
-            OwnParameters(self.model, self.guide),
-            pyro.validation_enabled(False),
-            torch.no_grad(),
+            quiet(self.model, self.guide),
+            torch.random.fork_rng([device] if device.type == "cuda" else []),
         ):
-            yield
+            layout = lay_out(inspection, strategy)
+            self.strategy, self.structure, self.bound = layout.how, layout.structure, layout.bound
+            self.particles = self.particles_by(self.strategy)
+            self._set_chunks(layout, device, memory)
+
+    def particles_by(self, how: str) -> Particles:
+        """Returns what runs the pair in a layout."""
+        return Particles(self.model, self.guide, self.structure, self.dim, how)
 
     def __enter__(self) -> "Sampler":
-        self._entered = self._scope()
+        self._entered = quiet(self.model, self.guide)
         self._entered.__enter__()
         return self
 
@@ -308,37 +271,56 @@ class Sampler:
             means[name] = rows.reshape(num, size, -1)
         return add_up(p, q, self.structure.enumerated, means, first)
 
-    def _set_chunks(
-        self, device: torch.device, size: int, memory: float | None, batch: tuple[Tensor, ...]
-    ) -> None:
-        live, made = bytes_per_row(self.particles, batch)
+    def _set_chunks(self, layout: Layout, device: torch.device, memory: float | None) -> None:
+        self._small = layout.small
         # Some 16 MiB for the largest site on a CPU, where chunks that leave the cache are several
         # times slower and small ones pay for their handlers; 256 MiB on a GPU, which wants to be
         # filled.
         traces = (self.structure.guide_trace, self.structure.model_trace)
         sites = [s for t in traces for s in {**latent_sites(t), **observed_sites(t)}.values()]
-        numel = max(1, max(site["value"].numel() for site in sites) // size)
+        numel = max(1, max(site["value"].numel() for site in sites) // self._checked)
         self._on_cpu = on_cpu = device.type == "cpu"
         if on_cpu:
             keep_freed_memory()
-        floats, most = (2**22, 2**13) if on_cpu else (2**26, 2**18)
-        usual = min(max(floats // numel, 64), most)
-        budget = MIB * (64 if on_cpu else 4096)
-        self.usual_rows = usual = max(1, min(usual, budget // live))
-        rows = usual if memory is None else max(1, min(most, int(memory * MIB) // live))
+        floats, self._most = (2**22, 2**13) if on_cpu else (2**26, 2**18)
+        usual = min(max(floats // numel, 64), self._most)
+        self._budget = MIB * (64 if on_cpu else 4096)
+        if layout.most is None or self._budget // layout.most < usual:
+            usual = max(1, min(usual, self._budget // self._bytes_per_row[0]))
+        self.usual_rows = rows = usual
+        if memory is not None:
+            rows = max(1, min(self._most, int(memory * MIB) // self._bytes_per_row[0]))
         self.chunks = Chunks(rows)
         self._model = ChunkedModel(self.particles, self.chunks)
         # Without handlers small chunks cost nothing: 4 MiB for the largest site stay in the cache.
-        self._cached_rows = max(2**20 // numel, 64) if on_cpu else most
-        # Gradients of convolutions are not the same bit for bit in chunks of another size.
-        self.gradient_rows = max(1, min(most, budget // made))
-        self.gradient_chunks = Chunks(self.gradient_rows)
-        if on_cpu and not self._same_bits(batch, rows, usual):
+        self._cached_rows = max(2**20 // numel, 64) if on_cpu else self._most
+        if on_cpu and not self._same_bits(layout.small, rows, usual):
             warnings.warn(
                 "on this machine the last digits depend on the size of a chunk: with "
                 f"memory={memory} they differ from those of the default",
                 stacklevel=4,
             )
+
+    @functools.cached_property
+    def _bytes_per_row(self) -> tuple[int, int]:
+        with (
+            quiet(self.model, self.guide),
+            torch.random.fork_rng([] if self._on_cpu else [self._small[0].device]),
+        ):
+            return bytes_per_row(self.particles, self._small)
+
+    @functools.cached_property
+    def gradient_rows(self) -> int:
+        """Rows of a chunk where gradients are kept; `memory` does not change it.
+
+        Gradients of convolutions are not the same bit for bit in chunks of another size.
+        """
+        return max(1, min(self._most, self._budget // self._bytes_per_row[1]))
+
+    @functools.cached_property
+    def gradient_chunks(self) -> Chunks:
+        """Runs the model in chunks of `gradient_rows`."""
+        return Chunks(self.gradient_rows)
 
     def _same_bits(self, batch: tuple[Tensor, ...], *rows: int) -> bool:
         """Whether chunks of one size give the same bits as chunks of another."""
@@ -350,70 +332,3 @@ class Sampler:
         chunked = (ChunkedModel(self.particles, Chunks(n)) for n in rows)
         ours, theirs = (model.terms(trace, batch, num) for model in chunked)
         return all(torch.equal(ours[name], theirs[name]) for name in ours)
-
-    def _particles(self, how: str) -> Particles:
-        return Particles(self.model, self.guide, self.structure, self.dim, how)
-
-    def _small(self, batch: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        self._checked, self.bound = len(batch[0]), False
-        small = tuple(_take(t, 6) for t in batch)
-        structures = [self.structure]
-        if self.structure.enumerated and not self.structure.together_only:
-            structures.append(dataclasses.replace(self.structure, one_by_one=True))
-        for structure in structures:
-            single = Particles(self.model, self.guide, structure, self.dim, "loop")
-            try:
-                self._run(single, small)
-                if len(small[0]) == self._checked:  # too few to have been cut
-                    self._run(single, tuple(torch.cat([t, t]) for t in batch))
-            except PvaeError:
-                continue
-            return small
-        self.bound = True  # to the size of its batch
-        return batch
-
-    def _run(self, single: Particles, batch: tuple[Tensor, ...]) -> None:
-        guide_trace, size = single.guide(batch, 1), len(batch[0])
-        single.log_terms(guide_trace, 1, size, observed=False)
-        single.log_terms(single.model(batch, 1, guide_trace), 1, size)
-
-    def _choose_enumeration(self, small: tuple[Tensor, ...]) -> None:
-        """Sums discrete sites out one value at a time where a program does not broadcast."""
-        if not self.structure.enumerated or self.structure.together_only:
-            return
-        parallel = self._particles("loop")
-        looped = dataclasses.replace(self.structure, one_by_one=True)
-        one_by_one = Particles(self.model, self.guide, looped, self.dim, "loop")
-        fault = find_enumeration_fault(parallel, one_by_one, small)
-        if fault is not None:
-            self.structure = looped
-            names = listed(self.structure.enumerated)
-            warnings.warn(
-                f"{names}: summed out one value at a time, because {fault}. Let the networks take "
-                'labels with more dimensions, or mark the site "sequential" in the guide.',
-                stacklevel=5,
-            )
-        elif not broadcasts_given(parallel, one_by_one, small):
-            self.structure = dataclasses.replace(self.structure, one_by_one_given=True)
-
-    def _choose(self, small: tuple[Tensor, ...], wanted: Strategy) -> str:
-        self._choose_enumeration(small)
-        single = self._particles("loop")
-        refuse_mixing(single, small)
-        refuse_other_jacobian(single, small)
-        faults = []
-        for how in ("plate", "tile", "loop"):
-            if wanted not in ("auto", how):
-                continue
-            fault = None if how == "loop" else find_fault(self._particles(how), single, small)
-            if fault is None:
-                if faults:
-                    warnings.warn(f"log_weights uses a {how}: {'; '.join(faults)}.", stacklevel=4)
-                return how
-            faults.append(f"{_TRIED[how]} {fault}")
-        raise PvaeError(f"strategy={wanted!r} is not right for this pair: {faults[0]}.")
-
-
-def _take(tensor: Tensor, most: int) -> Tensor:
-    """The first few data; a lone datum would broadcast, so that fewer than four are repeated."""
-    return tensor[:most] if len(tensor) >= 4 else torch.cat([tensor] * 4)[:4]

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import pyro
 import torch
 from pyro import poutine
 from pyro.infer import ELBO
@@ -11,24 +10,17 @@ from pyro.util import warn_if_nan
 from torch import Tensor
 
 from pvae.errors import PvaeError
-from pvae.importance import (
-    Particles,
-    find_fault,
-    refuse_global,
-    refuse_other_jacobian,
-    refuse_unbounded,
-)
+from pvae.importance import Particles, find_fault, refuse_global, refuse_other_jacobian
 from pvae.pair import (
     Arguments,
-    OwnParameters,
     Program,
     Structure,
     base_distribution,
-    batch_plate,
-    evaluating,
+    inspect,
     latent_sites,
-    look,
     observed_sites,
+    quiet,
+    refuse_unbounded,
 )
 from pvae.runtime import whole
 
@@ -114,31 +106,24 @@ class ParticleELBO(ELBO):
     ) -> tuple[Structure, int, str]:
         """Finds a pair's structure, its batch plate's dimension, and how to lay particles out."""
         devices = [tensor.device for tensor in batch[:1] if tensor.is_cuda]
-        with (
-            poutine.block(),
-            evaluating(model, guide),
-            OwnParameters(model, guide),
-            pyro.validation_enabled(False),
-            torch.no_grad(),
-            torch.random.fork_rng(devices),
-        ):
-            structure = look(model, guide, *batch)
-            name, dim = batch_plate(structure, len(batch[0]), self.plate)
-            refuse_unbounded(structure, guide, name, dim, len(batch[0]))
-            if structure.enumerated:
+        with poutine.block(), quiet(model, guide), torch.random.fork_rng(devices):
+            found = inspect(model, guide, *batch, plate=self.plate)
+            refuse_unbounded(found)
+            pair = model, guide, found.structure, found.dim
+            if enumerated := found.structure.enumerated:
                 raise PvaeError(
-                    f"Site {structure.enumerated[0]!r} is enumerated in parallel, and "
+                    f"Site {enumerated[0]!r} is enumerated in parallel, and "
                     f"{type(self).__name__} takes samples. Leave out "
                     'infer={"enumerate": "parallel"} to sample it, or use TraceEnum_ELBO.'
                 )
-            single = Particles(model, guide, structure, dim, "loop")
+            single = Particles(*pair, "loop")
             refuse_global(single, batch)
             refuse_other_jacobian(single, batch)
             faults = []
             for how in ("plate", "tile"):
-                fault = find_fault(Particles(model, guide, structure, dim, how), single, batch)
+                fault = find_fault(Particles(*pair, how), single, batch)
                 if fault is None:
-                    return structure, dim, how
+                    return found.structure, found.dim, how
                 faults.append(f"a {how} {fault}")
         raise PvaeError(
             f"{type(self).__name__} cannot compute the particles of this pair together: "

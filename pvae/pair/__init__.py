@@ -3,22 +3,31 @@
 Imports `data`, `distributions`, `runtime` and `errors`.
 """
 
-from pvae.pair.admission import check_data, other_mask, other_measure
+from pvae.pair.admission import check_data
 from pvae.pair.alone import alone
 from pvae.pair.arguments import Arguments, check_tensor
 from pvae.pair.bounded import Bounded, in_free_memory
 from pvae.pair.check import check, look
 from pvae.pair.fields import bind, given
 from pvae.pair.glance import at_a_glance, plate_sizes
-from pvae.pair.parameters import OwnParameters
+from pvae.pair.inspect import inspect
+from pvae.pair.measures import (
+    GLOBAL,
+    gives_a_point,
+    refuse_other_measure,
+    refuse_unbounded,
+)
+from pvae.pair.parameters import OwnParameters, quiet
 from pvae.pair.program import Program, evaluating, move, name_of, same_buffers
 from pvae.pair.reach import PLAIN, Reached, attributes, modules, reach, slots, variables
 from pvae.pair.structure import (
+    Inspection,
     Structure,
     base_distribution,
     batch_plate,
     listed,
     mask_of,
+    plates_at,
     plates_in_words,
     unmasked,
 )
@@ -37,9 +46,11 @@ from pvae.pair.traces import (
 )
 
 __all__ = [
+    "GLOBAL",
     "PLAIN",
     "Arguments",
     "Bounded",
+    "Inspection",
     "OwnParameters",
     "Program",
     "Reached",
@@ -57,8 +68,10 @@ __all__ = [
     "check_tensor",
     "evaluating",
     "given",
+    "gives_a_point",
     "in_free_memory",
     "in_words",
+    "inspect",
     "latent_sites",
     "listed",
     "look",
@@ -67,11 +80,13 @@ __all__ = [
     "move",
     "name_of",
     "observed_sites",
-    "other_mask",
-    "other_measure",
     "plate_sizes",
+    "plates_at",
     "plates_in_words",
+    "quiet",
     "reach",
+    "refuse_other_measure",
+    "refuse_unbounded",
     "runs_together",
     "same_buffers",
     "slots",

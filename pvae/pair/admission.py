@@ -1,13 +1,11 @@
 """Which values a pair admits: data in their support, latents and masks that both programs share."""
 
-import contextlib
 import math
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-import pyro
 import torch
-from pyro.distributions import Bernoulli, Delta
+from pyro.distributions import Bernoulli
 from pyro.poutine import Trace
 from torch import Tensor
 from torch.distributions.constraints import Constraint
@@ -15,16 +13,16 @@ from torch.distributions.constraints import Constraint
 from pvae.distributions import (
     Levels,
     inside,
-    is_discrete,
     is_image,
     peeled,
     same_support,
     support_of,
 )
 from pvae.errors import PvaeError
-from pvae.pair.parameters import OwnParameters
-from pvae.pair.program import Program, evaluating
-from pvae.pair.structure import base_distribution, mask_of
+from pvae.pair.measures import other_mask, other_measure
+from pvae.pair.parameters import quiet
+from pvae.pair.program import Program
+from pvae.pair.structure import base_distribution
 from pvae.pair.together import trace_pair
 from pvae.pair.traces import latent_sites, observed_sites
 
@@ -36,9 +34,6 @@ __all__ = [
     "bounded_sites",
     "check_data",
     "check_observed",
-    "other_mask",
-    "other_measure",
-    "outside_draws",
 ]
 
 Sites = dict[str, dict[str, Any]]
@@ -72,69 +67,6 @@ def bounded_sites(guide_trace: Trace, model_trace: Trace, batch: tuple[Tensor, .
         if moves or value.untyped_storage().data_ptr() not in given:
             found.add(name)
     return found
-
-
-def other_measure(name: str, ours: dict[str, Any], theirs: dict[str, Any]) -> str | None:
-    """Says so if a guide has a density where the model has probabilities, or the reverse."""
-    q, p = base_distribution(ours["fn"]), base_distribution(theirs["fn"])
-    if is_discrete(q) == is_discrete(p) or isinstance(q, Delta):
-        return None
-    kinds = type(q).__name__, type(p).__name__
-    has = ("a density", "probabilities") if is_discrete(p) else ("probabilities", "a density")
-    return (
-        f"Site {name!r}: the guide's {kinds[0]} has {has[0]}, the model's {kinds[1]} has {has[1]}, "
-        "and a ratio of the two bounds nothing. "
-        + (
-            "A relaxed guide may train the pair; to evaluate it, give the guide the discrete "
-            f'distribution itself ({kinds[1]}, with infer={{"enumerate": "parallel"}} to sum it '
-            "out), or make the model's site relaxed too."
-            if is_discrete(p)
-            else "Give both a distribution of the same kind."
-        )
-    )
-
-
-def outside_draws(name: str, ours: dict[str, Any], theirs: dict[str, Any]) -> str | None:
-    """Says so if a guide draws where the model has no density."""
-    fn, value = ours["fn"], ours["value"]
-    if inside(theirs["fn"], value) is None:
-        return None
-    draws, count = [value], max(1, min(100, 2**18 // max(1, value.numel())))
-    with contextlib.suppress(NotImplementedError, RuntimeError, TypeError):
-        draws.append(fn.sample(torch.Size([count])))
-    share = 0.0
-    for each in draws:
-        outside = ~inside(theirs["fn"], each)
-        if theirs["mask"] is not None:
-            outside = outside & torch.as_tensor(theirs["mask"], device=outside.device)
-        share = max(share, float(outside.double().mean()))
-    if not share:
-        return None
-    kinds = [type(base_distribution(f)).__name__ for f in (fn, theirs["fn"])]
-    return (
-        f"Site {name!r}: the guide's {kinds[0]} draws outside the support of the model's "
-        f"{kinds[1]} ({support_of(theirs['fn'])}), where the model has no density: "
-        f"{100 * share:.0f} % of its draws. Their weights are zero, and the ELBO is -inf. Give the "
-        "guide a distribution of the same support, or transform its draws to it "
-        "(TransformedDistribution)."
-    )
-
-
-def other_mask(name: str, ours: dict[str, Any], theirs: dict[str, Any]) -> str | None:
-    """Says so if a site is masked in one program and not in the other."""
-    a, b = mask_of(ours), mask_of(theirs)
-    if a is None and b is None:
-        return None
-    try:
-        same = bool((torch.as_tensor(True) if b is None else b).eq(True if a is None else a).all())
-    except RuntimeError:
-        same = False
-    if same:
-        return None
-    return (
-        f"Site {name!r} is masked otherwise in the guide than in the model: where only one of them "
-        "counts its density, the weights bound nothing. Use the same mask in both."
-    )
 
 
 def check_observed(
@@ -192,7 +124,6 @@ def check_observed(
     )
 
 
-@torch.no_grad()
 def check_data(
     model: Program,
     guide: Program,
@@ -223,12 +154,7 @@ def check_data(
     """
     caveat = fault = None
     devices = [device] if device.type == "cuda" else []
-    with (
-        evaluating(model, guide),
-        OwnParameters(model, guide),
-        pyro.validation_enabled(False),
-        torch.random.fork_rng(devices),
-    ):
+    with quiet(model, guide), torch.random.fork_rng(devices):
         where = part, device, size, seen
         for first, batch, (guide_trace, model_trace) in _calls(model, guide, *where):
 

@@ -13,16 +13,11 @@ from torch import Tensor
 
 from pvae.distributions import is_discrete, log_prob, unvalidated
 from pvae.errors import PvaeError, first_line
-from pvae.pair.admission import (
-    bounded_sites,
-    check_observed,
-    other_mask,
-    other_measure,
-    outside_draws,
-)
+from pvae.pair.admission import bounded_sites, check_observed
 from pvae.pair.alone import alone
 from pvae.pair.arguments import Arguments, check_tensor
 from pvae.pair.bounded import in_free_memory
+from pvae.pair.measures import other_mask, other_measure, outside_draws
 from pvae.pair.parameters import OwnParameters
 from pvae.pair.program import Program, name_of, refuse_meta
 from pvae.pair.structure import Structure, base_distribution, listed, plates_in_words

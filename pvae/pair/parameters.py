@@ -1,18 +1,21 @@
 """The parameters of a pair, which live in its modules."""
 
+import contextlib
 import itertools
+from collections.abc import Iterator
 from typing import Any
 
 import pyro
+import torch
 from pyro.nn import PyroModule
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import _PYRO_STACK
 from torch import Tensor, nn
 
-from pvae.pair.program import Program, check_programs
+from pvae.pair.program import Program, check_programs, evaluating
 from pvae.pair.reach import modules
 
-__all__ = ["OwnParameters"]
+__all__ = ["OwnParameters", "quiet"]
 
 
 class OwnParameters(Messenger):
@@ -125,3 +128,15 @@ class OwnParameters(Messenger):
     def _keep(self, name: str, leaf: Tensor) -> None:
         self._used[id(leaf)] = name
         self.parameters[name] = leaf
+
+
+@contextlib.contextmanager
+def quiet(model: Program, guide: Program) -> Iterator[None]:
+    """Runs a pair in eval mode, with its own parameters, without validation and gradients."""
+    with (
+        evaluating(model, guide),
+        OwnParameters(model, guide),
+        pyro.validation_enabled(False),
+        torch.no_grad(),
+    ):
+        yield

@@ -1,5 +1,6 @@
 """The structure of a pair: its sites, and the plate that counts the data."""
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,14 +10,17 @@ from pyro.poutine import Trace
 from torch import Tensor
 
 from pvae.errors import PvaeError
+from pvae.pair.program import Program
 from pvae.pair.traces import latent_sites, observed_sites
 
 __all__ = [
+    "Inspection",
     "Structure",
     "base_distribution",
     "batch_plate",
     "listed",
     "mask_of",
+    "plates_at",
     "plates_in_words",
     "unmasked",
 ]
@@ -57,6 +61,56 @@ class Structure:
     one_by_one: bool = False
     one_by_one_given: bool = False
     together_only: bool = False
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What one run of a pair on a batch shows: `print` it to see its sites.
+
+    Attributes:
+        model: The model, called as `model(*batch)`.
+        guide: The guide, called as `guide(*batch)`.
+        batch: The data, tensors of leading size B.
+        structure: The sites of both programs.
+        wanted: The batch plate's name, where the caller knows it.
+    """
+
+    model: Program
+    guide: Program
+    batch: tuple[Tensor, ...]
+    structure: Structure
+    wanted: str | None = None
+
+    @property
+    def size(self) -> int:
+        """B, the number of data."""
+        return len(self.batch[0])
+
+    @property
+    def plate(self) -> str:
+        """The batch plate's name. Raises a PvaeError as `batch_plate`."""
+        return self._plate[0]
+
+    @property
+    def dim(self) -> int:
+        """The batch plate's dimension (negative). Raises a PvaeError as `batch_plate`."""
+        return self._plate[1]
+
+    @functools.cached_property
+    def _plate(self) -> tuple[str, int]:
+        return batch_plate(self.structure, self.size, self.wanted)
+
+    def __str__(self) -> str:
+        lines = []
+        traces = ("guide", self.structure.guide_trace), ("model", self.structure.model_trace)
+        for role, trace in traces:
+            for name, site in {**latent_sites(trace), **observed_sites(trace)}.items():
+                fn, what = site["fn"], "observed " if site["is_observed"] else ""
+                lines.append(
+                    f"{role}: {what}{name} ~ {type(base_distribution(fn)).__name__}, event "
+                    f"{tuple(fn.event_shape)}, plates {plates_in_words(site['cond_indep_stack'])}"
+                )
+        return "\n".join(lines)
 
 
 def batch_plate(structure: Structure, size: int, plate: str | None = None) -> tuple[str, int]:
@@ -162,6 +216,12 @@ def mask_of(site: dict[str, Any]) -> Tensor | None:
 def listed(names: Any) -> str:
     """Returns names in quotes, separated by commas, for a message."""
     return ", ".join(repr(name) for name in names) or "none"
+
+
+def plates_at(trace: Trace, dim: int) -> set[str]:
+    """Returns the names of the plates at a dimension."""
+    sites = {**latent_sites(trace), **observed_sites(trace)}.values()
+    return {f.name for site in sites for f in site["cond_indep_stack"] if f.dim == dim}
 
 
 def plates_in_words(stack: Any) -> str:

@@ -101,6 +101,10 @@ class LiveBytes(TorchDispatchMode):
         self.peak = self.total = self._now = 0
         self._alive: dict[int, list[int]] = {}
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # to skip it would import it, which takes seconds
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:

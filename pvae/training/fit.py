@@ -19,7 +19,6 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from pvae.data import Data, Split, as_data
 from pvae.errors import PvaeError
-from pvae.importance import gives_a_point
 from pvae.objectives import Beta_ELBO, LossName, choose_elbo
 from pvae.pair import (
     Program,
@@ -33,6 +32,7 @@ from pvae.pair import (
     check_data,
     evaluating,
     given,
+    gives_a_point,
     in_words,
     latent_sites,
     move,

@@ -22,6 +22,7 @@ from pvae.distributions.support import inside, log_prob
 from pvae.importance.density import Density
 from pvae.importance.sampler import Sampler
 from pvae.objectives import IWAE_ELBO, DReG_ELBO
+from pvae.pair import inspect
 from pvae.pair.check import look
 
 X = torch.tensor([-0.6, 0.4, 1.3], dtype=torch.double)
@@ -177,7 +178,7 @@ def test_coordinates_reach_the_support_and_nothing_else(name):
     prior, posterior, (low, high) = CASES[name]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        sampler = Sampler(*pair(prior, posterior), X)
+        sampler = Sampler(inspect(*pair(prior, posterior), X))
     with sampler:
         density = Density(sampler, (X,))
         u = torch.linspace(-9, 3, 100, dtype=torch.double)[:, None, None].expand(100, 3, 1)

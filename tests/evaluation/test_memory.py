@@ -8,6 +8,7 @@ import torch
 import pvae
 from pvae.importance.density import Density
 from pvae.importance.sampler import Sampler
+from pvae.pair import inspect
 
 FULL = "[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"
 
@@ -56,7 +57,7 @@ def test_a_plate_that_does_not_fit_is_no_reason_for_a_tile(parts, recwarn):
 @pytest.mark.filterwarnings("ignore:AIS from the prior was left out")
 def test_a_guide_that_does_not_fit_is_not_one_without_a_density(monkeypatch):
     model, guide, x = pair(lambda z: z)
-    with Sampler(model, guide, x) as sampler:
+    with Sampler(inspect(model, guide, x)) as sampler:
         assert Density(sampler, (x,)).no_guide is None
         monkeypatch.setattr(Density, "log_guide", raising)
         with pytest.raises(RuntimeError, match="DefaultCPUAllocator"):

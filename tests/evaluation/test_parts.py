@@ -17,6 +17,7 @@ from pvae.evaluation.estimators import importance as weights
 from pvae.evaluation.estimators.gap import gap
 from pvae.evaluation.estimators.quadrature import Quadrature
 from pvae.importance.sampler import Sampler
+from pvae.pair import inspect
 
 module = sys.modules["pvae.evaluation.evaluate"]  # its name is that of the function
 FEW = {"num_samples": 20, "prior_samples": 0, "surgery": False, "progress": False}
@@ -230,7 +231,7 @@ def test_in_other_modes(mode, monkeypatch):
 
 def test_the_time_is_said_before_it_is_spent(monkeypatch, capsys):
     model, guide = linear()
-    sampler = Sampler(model, guide, X)
+    sampler = Sampler(inspect(model, guide, X))
     with sampler:
         before = torch.get_rng_state()
         asked = {"bounds": (10**6, {"num_samples": 10**4}), "gap": (10**6, {})}

@@ -19,6 +19,7 @@ import pvae
 from pvae import Evaluation, PvaeError
 from pvae.evaluation.work import FOLDER, Work, half_done
 from pvae.importance.sampler import Sampler
+from pvae.pair import inspect
 from pvae.runtime.memory import Chunks, LiveBytes
 
 SCRIPT = textwrap.dedent(
@@ -159,7 +160,7 @@ def test_small_and_large_chunks(network):
     peaks = []
     for memory in (0.1, 1, 1000):
         _same(pvae.evaluate(model, guide, x, memory=memory, **options), usual)
-        with Sampler(model, guide, x[:32], memory=memory) as sampler, LiveBytes() as made:
+        with Sampler(inspect(model, guide, x[:32]), memory=memory) as sampler, LiveBytes() as made:
             next(sampler.stream((x[:32],), 200))
         peaks.append(made.peak / 2**20)
     assert peaks[0] < peaks[1] < peaks[2]  # the chunks did differ
@@ -352,7 +353,7 @@ def test_bits_per_dimension():
 def test_every_unit_has_draws_of_its_own():
     model, guide, x, _ = linear_gaussian()
     x = x[:32]
-    with Sampler(model, guide, x) as sampler:
+    with Sampler(inspect(model, guide, x)) as sampler:
         assert sampler.unit((x,)) < 1100
         log_w = torch.cat([d.log_w for d in sampler.stream((x,), 2500, seed=0)])
         again = torch.cat([d.log_w for d in sampler.stream((x,), 2500, seed=0)])

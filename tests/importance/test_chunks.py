@@ -15,6 +15,7 @@ from small import small_pair
 import pvae
 from pvae.importance.chunks import ChunkedModel, CompiledModel, fastest
 from pvae.importance.sampler import Sampler
+from pvae.pair import inspect
 from pvae.runtime.memory import Chunks
 
 
@@ -25,7 +26,7 @@ def _compiling(sampler, num_samples, rows=None):
 
 
 def _weights(pair, batch, num_samples, rows=None, compiled=True):
-    with Sampler(*pair, *batch) as sampler:
+    with Sampler(inspect(*pair, *batch)) as sampler:
         if compiled:
             _compiling(sampler, num_samples, rows)
         elif rows is not None:
@@ -64,7 +65,7 @@ def test_the_last_chunk_is_compiled_too(uncompiled):
     pair, calls = small_pair(), []
     x = pvae.data.load("digits").test.tensors()[0][:32]
     expected, _ = _weights(pair, (x,), 90, compiled=False)
-    with Sampler(*pair, x) as sampler:
+    with Sampler(inspect(*pair, x)) as sampler:
         _compiling(sampler, 90, 32 * 20)
         hook = pair[0].decoder.register_forward_hook(lambda *_: calls.append(1))
         found = torch.cat([d.log_w for d in sampler.stream((x,), 90, seed=0)])
@@ -76,7 +77,7 @@ def test_the_last_chunk_is_compiled_too(uncompiled):
 def test_parameters_are_read_at_every_call(uncompiled):
     pair = small_pair()
     x = pvae.data.load("digits").test.tensors()[0][:32]
-    with Sampler(*pair, x) as sampler:
+    with Sampler(inspect(*pair, x)) as sampler:
         _compiling(sampler, 50)
         first = next(sampler.stream((x,), 50, seed=0)).log_w
         pair[0].decoder.layers[-1].bias += 1.0
@@ -228,7 +229,7 @@ def test_no_larger_chunks_are_tried_where_memory_was_short(monkeypatch):
 def test_tuning_leaves_draws_and_chunks_as_they_were():
     pair = small_pair()
     x = pvae.data.load("digits").test.tensors()[0][:32]
-    with Sampler(*pair, x) as sampler:
+    with Sampler(inspect(*pair, x)) as sampler:
         before, state = sampler.chunks.rows, torch.get_rng_state()
         with sampler.tuned((x,), 3000, compiled=False):
             assert torch.equal(torch.get_rng_state(), state)

@@ -11,6 +11,7 @@ from pyro.infer import TraceEnum_ELBO
 
 import pvae
 from pvae.importance.sampler import Sampler
+from pvae.pair import inspect
 
 SUM = {"enumerate": "parallel"}
 SEVERAL = {"num_samples": 2000, "prior_samples": 0, "surgery": False, "progress": False}
@@ -207,7 +208,7 @@ def test_several_sites_of_the_guide_and_one_that_depends_on_some(chain, multivar
     # What is left to the draws is E[log p(x|z)].
     assert abs(found.elbo_analytic - elbo.numpy()).max() < 0.2
     assert abs(found.elbo - elbo.numpy()).max() < 0.2
-    with Sampler(model, guide, *batch) as sampler:
+    with Sampler(inspect(model, guide, *batch)) as sampler:
         draws = next(sampler.stream(batch, 2000))
     close(draws.kl["y_2"], kl_2.expand(2000, size))
     assert (draws.kl["z"].mean(0) - kl_z).abs().max() < 0.2

@@ -15,6 +15,7 @@ import pvae
 from pvae import PvaeError
 from pvae.importance.sampler import Sampler
 from pvae.importance.terms import add_up, sum_out
+from pvae.pair import inspect
 from pvae.pair.traces import trace_of
 
 NUM = 3  # labels
@@ -101,7 +102,7 @@ def test_labels_are_summed_out_whether_or_not_the_networks_broadcast(style, mark
     pair = Pair(style, mark)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        sampler = Sampler(pair.model, pair.guide, pair.x)
+        sampler = Sampler(inspect(pair.model, pair.guide, pair.x))
     assert sampler.structure.one_by_one == (style != "broadcasts")
     said = [str(w.message) for w in said if "one value at a time" in str(w.message)]
     assert len(said) == sampler.structure.one_by_one
@@ -117,7 +118,7 @@ def test_one_label_at_a_time_in_every_layout(strategy):
 def test_numbers_of_a_loop_over_labels_are_those_of_all_at_once():
     """The same z, and so the same weights, ELBO and KLs to the last digits."""
     pair, found = Pair("broadcasts"), []
-    with Sampler(pair.model, pair.guide, pair.x, strategy="tile") as sampler:
+    with Sampler(inspect(pair.model, pair.guide, pair.x), strategy="tile") as sampler:
         batch, particles = (pair.x,), sampler.particles
         z = particles.guide(batch, 5).nodes["z"]["value"]
         for one_by_one in (False, True):
@@ -136,7 +137,7 @@ def test_labels_are_summed_out_where_latents_that_are_given_do_not_broadcast(sty
     pair = Pair(style)
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # the weights are drawn together, as ever
-        sampler = Sampler(pair.model, pair.guide, pair.x, strategy="tile")
+        sampler = Sampler(inspect(pair.model, pair.guide, pair.x), strategy="tile")
     assert not sampler.structure.one_by_one
     assert sampler.structure.one_by_one_given
     weights_are_right(pair)
@@ -156,7 +157,7 @@ def test_labels_are_summed_out_where_latents_that_are_given_do_not_broadcast(sty
 
 def test_labels_that_broadcast_everywhere_are_summed_out_together():
     pair = Pair("broadcasts")
-    assert not Sampler(pair.model, pair.guide, pair.x).structure.one_by_one_given
+    assert not Sampler(inspect(pair.model, pair.guide, pair.x)).structure.one_by_one_given
 
 
 @pytest.mark.parametrize("style", ["one at a time", "all at once", *GIVEN])

@@ -54,6 +54,8 @@ MIXERS = {
     "later data": lambda x: x.flip(-1).cumsum(-1).flip(-1),
     "pairs": pairwise,
     "the last one": _last,
+    "the largest": lambda x: x / x.amax(-1, keepdim=True),
+    "the smallest": lambda x: x / x.amin(-1, keepdim=True),
     "the mean": lambda x: x - x.mean(-1, keepdim=True),
     "batch normalisation": lambda x: x / x.std(-1, keepdim=True),
     "the number of data": lambda x: x / x.shape[-1],

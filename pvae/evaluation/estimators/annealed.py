@@ -238,7 +238,7 @@ def simulate(
             )
         new[at[0]] = value.expand(old.shape).reshape(batch[at[0]].shape).to(batch[at[0]].dtype)
     simulated = tuple(new)
-    single = sampler._particles("loop")
+    single = sampler.particles_by("loop")
     rows = {
         name: single.rows(site["value"], site["fn"].event_dim, 1, size)
         for name, site in drawn.items()

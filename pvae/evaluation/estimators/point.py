@@ -15,16 +15,16 @@ from pvae.errors import PvaeError
 from pvae.evaluation.estimators.active_units import active_units, variances
 from pvae.evaluation.finding import Finding
 from pvae.evaluation.work import Work, in_blocks, take
-from pvae.importance import Particles, Sampler, gives_a_point, sum_out
+from pvae.importance import Particles, Sampler, sum_out
 from pvae.pair import (
-    OwnParameters,
+    Inspection,
     Program,
     TensorSplit,
-    evaluating,
+    gives_a_point,
     latent_sites,
-    look,
     name_of,
     observed_sites,
+    quiet,
     trace_guide,
 )
 
@@ -72,22 +72,21 @@ def _draw_prior(guide: Program, model: Program, *batch: Tensor) -> None:
     poutine.block(model, hide_fn=observed)(*batch)
 
 
-@torch.no_grad()
-def is_code(model: Program, guide: Program, *batch: Tensor) -> bool:
+def is_code(inspection: Inspection) -> bool:
     """Whether a pair's guide gives a point, the same one each time.
 
     Raises:
-        PvaeError: As `pvae.check`; if the point changes from call to call.
+        PvaeError: If the point changes from call to call.
     """
+    structure, guide = inspection.structure, inspection.guide
+    if not gives_a_point(structure):
+        return False
+    device = inspection.batch[0].device
     with (
-        evaluating(model, guide),
-        OwnParameters(model, guide),
-        torch.random.fork_rng([batch[0].device] if batch[0].is_cuda else []),
+        quiet(inspection.model, guide),
+        torch.random.fork_rng([device] if device.type == "cuda" else []),
     ):
-        structure = look(model, guide, *batch)
-        if not gives_a_point(structure):
-            return False
-        again = latent_sites(trace_guide(guide, *batch))
+        again = latent_sites(trace_guide(guide, *inspection.batch))
     for name, site in latent_sites(structure.guide_trace).items():
         if not torch.equal(site["value"], again[name]["value"]):
             raise PvaeError(
@@ -119,7 +118,7 @@ def from_code(
         The fields of `Evaluation` that `from_weights` returns. What would be a bound, or would
         tell of weights, is NaN or empty.
     """
-    single = sampler._particles("loop")
+    single = sampler.particles_by("loop")
 
     def compute(block: np.ndarray) -> dict[str, np.ndarray]:
         batch = take(part, block, device)
@@ -158,7 +157,7 @@ def from_code(
 def fingerprint_of_code(sampler: Sampler, guide: Program, batch: tuple[Tensor, ...]) -> str:
     """Returns what a pair makes of some data, which shows constants of the guide too."""
     with sampler:
-        found = _block(sampler._particles("loop"), guide, batch)
+        found = _block(sampler.particles_by("loop"), guide, batch)
     return f"{found['log_joint'].sum():.5g}"
 
 

@@ -17,6 +17,7 @@ from pvae.evaluation.estimators import aggregate as module
 from pvae.evaluation.estimators.aggregate import Surgery, surgery
 from pvae.evaluation.work import Work
 from pvae.importance.sampler import Sampler
+from pvae.pair import inspect
 from pvae.pair.tensors import TensorSplit
 
 CPU = torch.device("cpu")
@@ -24,7 +25,7 @@ CPU = torch.device("cpu")
 
 def run(model, guide, *batch, positions=None, seed=0, strategy="auto", drawn=None) -> Surgery:
     """The surgery; `drawn` receives the draws, as rows."""
-    sampler = Sampler(model, guide, *batch, strategy=strategy)
+    sampler = Sampler(inspect(model, guide, *batch), strategy=strategy)
     positions = np.arange(len(batch[0])) if positions is None else positions
     if drawn is not None:
         original = sampler.posterior

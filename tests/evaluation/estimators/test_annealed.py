@@ -14,6 +14,7 @@ from pvae.evaluation.estimators.annealed import ais, bdmc, simulate
 from pvae.evaluation.work import Work
 from pvae.importance.density import Density
 from pvae.importance.sampler import Sampler
+from pvae.pair import inspect
 from pvae.pair.tensors import TensorSplit
 
 CPU = torch.device("cpu")
@@ -24,7 +25,7 @@ def _estimate(function, pair, num=30, **options):
     model, guide, batch, exact = pair
     options = {"start": "prior", "num_chains": 20, "num_temperatures": 40, "num_leapfrog": 4,
                "seed": 0, **options}  # fmt: skip
-    with Sampler(model, guide, *batch) as sampler:
+    with Sampler(inspect(model, guide, *batch)) as sampler:
         positions = np.arange(min(num, len(batch[0])))
         work = Work(None, {}, False)
         found = function(sampler, TensorSplit(batch), positions, work, CPU, **options)
@@ -53,7 +54,7 @@ def test_bidirectional_monte_carlo_holds_the_exact_value(name):
     found, _ = _estimate(bdmc, pair, num=40)
     assert found.gap > -3 * found.gap_se
     assert found.gap < 2
-    with Sampler(model, guide, *batch) as sampler:
+    with Sampler(inspect(model, guide, *batch)) as sampler:
         from pvae.evaluation.work import take
         from pvae.importance.sampler import seed_unit
 
@@ -173,7 +174,7 @@ def test_annealing_is_cut_so_that_processes_can_share_it():
             return super().map(name, blocks, compute)
 
     options = {"start": "prior", "num_chains": 16, "num_temperatures": 5, "num_leapfrog": 2}
-    with Sampler(model, guide, *batch) as sampler:
+    with Sampler(inspect(model, guide, *batch)) as sampler:
         work = Recording(None, {}, False)
         ais(sampler, TensorSplit(batch), np.arange(100), work, CPU, **options, seed=0)
     assert sizes == [[64, 36]]
@@ -244,7 +245,7 @@ def test_data_are_simulated_around_what_is_deterministic():
 def test_coordinates_go_round():
     for name in CONTINUOUS:
         model, guide, batch, _ = ORACLES[name]()
-        with Sampler(model, guide, *batch) as sampler:
+        with Sampler(inspect(model, guide, *batch)) as sampler:
             density = Density(sampler, batch)
             u = density.posterior(batch, 3)
             values, _ = density.constrain(u)
@@ -257,7 +258,7 @@ def test_gradients_in_chunks_are_the_whole_gradients():
     batch = tuple(t[:10] for t in batch)
     found = []
     for rows in (10_000, 30):
-        with Sampler(model, guide, *batch) as sampler:
+        with Sampler(inspect(model, guide, *batch)) as sampler:
             sampler.gradient_chunks.rows = rows
             density = Density(sampler, batch)
             torch.manual_seed(0)

@@ -17,6 +17,7 @@ from pvae.evaluation.estimators.ascent import Best
 from pvae.evaluation.estimators.gap import Gap, gap
 from pvae.evaluation.work import Work
 from pvae.importance.sampler import Sampler
+from pvae.pair import inspect
 from pvae.pair.tensors import TensorSplit
 
 CPU = torch.device("cpu")
@@ -24,7 +25,7 @@ FAST = {"num_steps": 150, "num_samples": 400}
 
 
 def run(model, guide, x, exact=None, *, rows=None, strategy="auto", positions=None, **options):
-    sampler = Sampler(model, guide, x, strategy=strategy)
+    sampler = Sampler(inspect(model, guide, x), strategy=strategy)
     if rows:
         sampler.gradient_chunks.rows = rows
     log_px = None if exact is None else exact.double().numpy()
@@ -553,7 +554,7 @@ def chain(kind, lengths):
 @pytest.mark.parametrize("strategy", ["plate", "tile"])
 def test_what_is_masked_in_both_programs_is_left_alone(kind, strategy):
     model, guide, (x, n), exact, kl = chain(kind, [3, 2, 1, 3])
-    sampler = Sampler(model, guide, x, n, strategy=strategy)
+    sampler = Sampler(inspect(model, guide, x, n), strategy=strategy)
     with sampler:
         found = gap(
             sampler, TensorSplit((x, n)), np.arange(4), exact.numpy(), Work(None, {}, False), CPU,

@@ -10,6 +10,7 @@ import torch
 
 import pvae
 from pvae.importance.sampler import Sampler
+from pvae.pair import inspect
 
 DOUBLE = {"dtype": torch.float64}
 PROBS = torch.tensor([0.2, 0.5, 0.3], **DOUBLE)
@@ -69,7 +70,7 @@ def shared_label():
 def draw(pair, strategy, sites):
     """One unit of draws, and the latents that it was made from, [50, B]."""
     model, guide, drawn = pair
-    with Sampler(model, guide, X, strategy=strategy) as sampler:
+    with Sampler(inspect(model, guide, X), strategy=strategy) as sampler:
         drawn.clear()
         draws = next(sampler.stream((X,), 50))
     return draws, *(z.reshape(50, len(X)) for z in drawn[:sites])

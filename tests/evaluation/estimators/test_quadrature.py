@@ -17,6 +17,7 @@ from pvae.evaluation.estimators.quadrature import Quadrature, quadrature
 from pvae.evaluation.work import Work
 from pvae.importance.density import Density
 from pvae.importance.sampler import Sampler
+from pvae.pair import inspect
 from pvae.pair.tensors import TensorSplit
 
 CPU = torch.device("cpu")
@@ -27,7 +28,7 @@ def run(model, guide, batch, exact=None, *, size=20, tolerance=1e-9, positions=N
     """Quadrature of the first few data, within a tolerance and its own error."""
     batch = tuple(t[:size] for t in batch)
     positions = np.arange(len(batch[0])) if positions is None else positions
-    sampler = Sampler(model, guide, *batch, **options)
+    sampler = Sampler(inspect(model, guide, *batch), **options)
     with sampler:
         density = Density(sampler, batch)
         found = quadrature(density, TensorSplit(batch), positions, Work(None, {}, False), CPU)

@@ -1,0 +1,89 @@
+"""Whether sites that are summed out together are summed out right."""
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from pvae.errors import PvaeError, first_line
+from pvae.importance.compared import agree, terms_of
+from pvae.importance.particles import Particles
+from pvae.pair import latent_sites, trace_of
+from pvae.runtime import is_out_of_memory
+
+_CALLS = 32  # of a program, to compare with
+
+
+def find_enumeration_fault(
+    parallel: Particles, one_by_one: Particles, batch: tuple[Tensor, ...]
+) -> str | None:
+    """Says how sites that are summed out together differ from the same ones a value at a time.
+
+    None where they agree, or where a program runs in no other way than together.
+    """
+    try:
+        together, trace = terms_of(parallel, batch, 1)
+        names = parallel.structure.enumerated
+        calls = math.prod(together[f"p({name})"].shape[-3 - i] for i, name in enumerate(names))
+    except (PvaeError, RuntimeError, IndexError) as error:
+        if is_out_of_memory(error):
+            raise
+        failure = error
+    else:
+        if calls > _CALLS:
+            return None
+        failure = None
+    try:
+        apart, trace = terms_of(one_by_one, batch, 1)
+    except (PvaeError, RuntimeError, IndexError, NotImplementedError) as error:
+        if failure is not None and not is_out_of_memory(error):
+            raise failure from None
+        return None
+    if failure is not None:
+        return f"together it fails ({first_line(failure.__cause__ or failure)[:200]})"
+    enumerated = parallel.structure.enumerated
+    values = {n: s["value"] for n, s in latent_sites(trace).items() if n not in enumerated}
+    together, _ = terms_of(parallel, batch, 1, trace_of(values))
+    for name, value in apart.items():
+        if name in together and not agree(together[name], value):
+            return f"together it changes log {name}"
+    return None
+
+
+def broadcasts_given(parallel: Particles, one_by_one: Particles, batch: tuple[Tensor, ...]) -> bool:
+    """Whether sites are summed out right together where the other latents are the model's draws.
+
+    Those have no dimensions of the sites that are summed out, which the guide's may have. True
+    also where the programs run in no other way.
+    """
+    size = len(batch[0])
+
+    def terms(particles: Particles, role: str) -> dict[str, Tensor] | None:
+        run = particles.model if role == "model" else particles.guide
+        try:
+            return particles.log_terms(run(batch, 1, rows), 1, size, observed=role == "model")
+        except (PvaeError, RuntimeError, IndexError, NotImplementedError) as error:
+            if is_out_of_memory(error):
+                raise
+            return None
+
+    try:
+        rows = parallel.rows_of(parallel.prior(batch, 1), 1, size)
+    except PvaeError:
+        return True
+    for role in ("model", "guide"):
+        together = terms(parallel, role)
+        if together is not None and _calls(together.values()) > _CALLS:
+            continue
+        apart = terms(one_by_one, role)
+        if apart is None:
+            continue
+        if together is None or not all(agree(together[name], t) for name, t in apart.items()):
+            return False
+    return True
+
+
+def _calls(terms: Iterable[Tensor]) -> int:
+    """How many combinations the values of enumerated sites have in terms [*enumerated, K, B]."""
+    return math.prod(torch.broadcast_shapes(*(t.shape[:-2] for t in terms)))

@@ -1,0 +1,166 @@
+"""Reference measures: whether log p and log q of a pair are densities against the same one."""
+
+import contextlib
+from typing import Any
+
+import torch
+from pyro.distributions import Delta
+
+from pvae.distributions import inside, is_discrete, support_of
+from pvae.errors import PvaeError
+from pvae.pair.program import name_of
+from pvae.pair.structure import Inspection, Structure, base_distribution, mask_of
+from pvae.pair.traces import latent_sites
+
+__all__ = [
+    "GLOBAL",
+    "gives_a_point",
+    "other_mask",
+    "other_measure",
+    "outside_draws",
+    "refuse_other_measure",
+    "refuse_unbounded",
+]
+
+GLOBAL = (
+    "Latent site {1!r} stands {0}: it is global, shared by all data, so that log p(x) does not "
+    "split into one number for each datum. Make it a pyro.param (a point estimate), move it into "
+    "the batch plate, or estimate the bound of the whole data set with "
+    "pyro.infer.Trace_ELBO().loss(model, guide, data)."
+)
+
+
+def other_measure(name: str, ours: dict[str, Any], theirs: dict[str, Any]) -> str | None:
+    """Says so if a guide has a density where the model has probabilities, or the reverse."""
+    q, p = base_distribution(ours["fn"]), base_distribution(theirs["fn"])
+    if is_discrete(q) == is_discrete(p) or isinstance(q, Delta):
+        return None
+    kinds = type(q).__name__, type(p).__name__
+    has = ("a density", "probabilities") if is_discrete(p) else ("probabilities", "a density")
+    return (
+        f"Site {name!r}: the guide's {kinds[0]} has {has[0]}, the model's {kinds[1]} has {has[1]}, "
+        "and a ratio of the two bounds nothing. "
+        + (
+            "A relaxed guide may train the pair; to evaluate it, give the guide the discrete "
+            f'distribution itself ({kinds[1]}, with infer={{"enumerate": "parallel"}} to sum it '
+            "out), or make the model's site relaxed too."
+            if is_discrete(p)
+            else "Give both a distribution of the same kind."
+        )
+    )
+
+
+def other_mask(name: str, ours: dict[str, Any], theirs: dict[str, Any]) -> str | None:
+    """Says so if a site is masked in one program and not in the other."""
+    a, b = mask_of(ours), mask_of(theirs)
+    if a is None and b is None:
+        return None
+    try:
+        same = bool((torch.as_tensor(True) if b is None else b).eq(True if a is None else a).all())
+    except RuntimeError:
+        same = False
+    if same:
+        return None
+    return (
+        f"Site {name!r} is masked otherwise in the guide than in the model: where only one of them "
+        "counts its density, the weights bound nothing. Use the same mask in both."
+    )
+
+
+def outside_draws(name: str, ours: dict[str, Any], theirs: dict[str, Any]) -> str | None:
+    """Says so if a guide draws where the model has no density."""
+    fn, value = ours["fn"], ours["value"]
+    if inside(theirs["fn"], value) is None:
+        return None
+    draws, count = [value], max(1, min(100, 2**18 // max(1, value.numel())))
+    with contextlib.suppress(NotImplementedError, RuntimeError, TypeError):
+        draws.append(fn.sample(torch.Size([count])))
+    share = 0.0
+    for each in draws:
+        outside = ~inside(theirs["fn"], each)
+        if theirs["mask"] is not None:
+            outside = outside & torch.as_tensor(theirs["mask"], device=outside.device)
+        share = max(share, float(outside.double().mean()))
+    if not share:
+        return None
+    kinds = [type(base_distribution(f)).__name__ for f in (fn, theirs["fn"])]
+    return (
+        f"Site {name!r}: the guide's {kinds[0]} draws outside the support of the model's "
+        f"{kinds[1]} ({support_of(theirs['fn'])}), where the model has no density: "
+        f"{100 * share:.0f} % of its draws. Their weights are zero, and the ELBO is -inf. Give the "
+        "guide a distribution of the same support, or transform its draws to it "
+        "(TransformedDistribution)."
+    )
+
+
+def gives_a_point(structure: Structure) -> bool:
+    """Whether the guide's draw is a point: every latent site a Delta, nothing random behind it."""
+    latent = latent_sites(structure.guide_trace)
+    in_model = latent_sites(structure.model_trace)
+    return bool(latent) and all(
+        name in in_model and isinstance(base_distribution(site["fn"]), Delta)
+        for name, site in latent.items()
+    )
+
+
+def refuse_unbounded(inspection: Inspection) -> None:
+    """Raises a PvaeError if a pair has no bound on the log p(x) of each datum."""
+    structure, plate, dim = inspection.structure, inspection.plate, inspection.dim
+    size, latent = inspection.size, latent_sites(structure.guide_trace)
+    for name, site in latent.items():
+        sizes = [frame.size for frame in site["cond_indep_stack"] if frame.dim == dim]
+        if not sizes:
+            own = [f.name for f in site["cond_indep_stack"] if f.vectorized and f.size > 1]
+            fault = GLOBAL.format(f"outside the batch plate {plate!r}", name)
+            for other in own[:1]:
+                fault += (
+                    f" If the plate {other!r} counts the data, put them first: the arguments' "
+                    f"leading size, {size}, is taken for their number."
+                )
+            raise PvaeError(fault)
+        if sizes[0] not in (-1, size):
+            there = f"in a plate of size {sizes[0]} in place of the batch plate {plate!r}"
+            raise PvaeError(GLOBAL.format(there, name))
+    in_model = latent_sites(structure.model_trace)
+    deltas = [n for n, s in latent.items() if isinstance(base_distribution(s["fn"]), Delta)]
+    auxiliary = [name for name in latent if name not in in_model]
+    for name, site in latent.items():
+        if name in auxiliary and not deltas:
+            raise PvaeError(
+                f"The guide samples {name!r}, which the model does not have: without a density of "
+                "the model for it, the weights bound nothing. Give the model a site of that name "
+                "(any density given z keeps the bound), or use pyro.deterministic in the guide."
+            )
+        other = in_model.get(name)
+        if other is not None and (fault := other_mask(name, site, other)):
+            raise PvaeError(fault)
+        if name in deltas and not auxiliary and not _is_delta(other):
+            raise PvaeError(
+                f"The guide {name_of(inspection.guide)} gives site {name!r} a Delta distribution: "
+                "a point has no density, so there is no bound on log p(x) and no importance "
+                "weight. Take a guide that has a density (for example pvae.guides.MeanField); a "
+                "Delta guide trains a MAP estimate only."
+            )
+    for name in structure.enumerated:
+        for trace in (structure.guide_trace, structure.model_trace):
+            stack = trace.nodes[name]["cond_indep_stack"] if name in trace.nodes else ()
+            for frame in stack:
+                if frame.dim != dim:
+                    raise PvaeError(
+                        f"Site {name!r} is enumerated inside the plate {frame.name!r}; only "
+                        "sites with one value for each datum can be summed out so far. Leave "
+                        'out infer={"enumerate": "parallel"} to sample it.'
+                    )
+
+
+def _is_delta(site: dict[str, Any] | None) -> bool:
+    """Whether a site is a Delta; of a model and its guide both, it is a function of the others."""
+    return site is not None and isinstance(base_distribution(site["fn"]), Delta)
+
+
+def refuse_other_measure(structure: Structure) -> None:
+    """Raises a PvaeError if a site has a density in one program and probabilities in the other."""
+    in_model = latent_sites(structure.model_trace)
+    for name, site in latent_sites(structure.guide_trace).items():
+        if name in in_model and (fault := other_measure(name, site, in_model[name])):
+            raise PvaeError(fault)
