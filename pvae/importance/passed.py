@@ -89,23 +89,18 @@ def _compare(inspection: Inspection) -> int | None:
     drawn_before = single.rows_of(structure.guide_trace, 1, size)
     for start in (0, 1):
         at = torch.arange(start, count, 2, device=index.device)
-        rows = at.repeat(_SAMPLES + 1)
-        # Never as many rows as there were data: their number may not matter.
-        more = [slice(None)] + [slice(1)] * (len(rows) == size)
 
         def joined(first: Tensor, rest: Tensor, at: Tensor = at) -> Tensor:
-            rest = rest[:, at].flatten(0, 1)[None]
-            return torch.cat([first[:, index[at]], rest], 1)
+            return torch.cat([first[:, index[at]], rest[:, at].flatten(0, 1)[None]], 1)
 
-        values = {n: joined(drawn_before[n], drawn[n]) for n in drawn}
-        values = {n: torch.cat([v[:, part] for part in more], 1) for n, v in values.items()}
-        data = rows_at(small, torch.cat([rows[part] for part in more]))
+        values = {name: joined(drawn_before[name], drawn[name]) for name in drawn}
+        data = rows_at(small, at.repeat(_SAMPLES + 1))
         traces = single.guide(data, 1, values), single.model(data, 1, values)
         found = _terms(single, *traces, 1, len(data[0]))
         if not found.keys() == together.keys() == before.keys():
             return None
         for name, term in found.items():
-            if not agree(term[:, : len(rows)], joined(before[name], together[name])):
+            if not agree(term, joined(before[name], together[name])):
                 return None
     return made.peak // (_SAMPLES * count) + 1
 

@@ -25,12 +25,13 @@ class Pair:
             def __init__(self):
                 super().__init__()
                 self.net, self.offset, self.mix = nn.Linear(5, 3), 0.0, mix
+                self.bend = torch.tanh
 
             def forward(self, x):
                 runs["guide"] += 1
                 x = x - x.mean(0) if self.mix else x
                 with pyro.plate("data", len(x)):
-                    loc = self.net(x) + self.offset
+                    loc = self.bend(self.net(x)) + self.offset
                     pyro.sample("z", dist.Normal(loc, 1.0).to_event(1))
 
         def model(x):
@@ -76,10 +77,11 @@ def _other_code(pair):
 
 CHANGES = {
     "a parameter": lambda pair: nn.init.ones_(pair.decoder.weight),
-    "a parameter's data": lambda pair: pair.decoder.weight.data.mul_(2),
+    "a parameter's data": lambda pair: pair.guide.net.weight.data.mul_(2),
     "a network": lambda pair: setattr(pair.guide, "net", nn.Linear(5, 3)),
     "another parameter": lambda pair: setattr(pair.decoder, "bias", nn.Parameter(torch.ones(5))),
     "an attribute": lambda pair: setattr(pair.guide, "offset", 1.0),
+    "a function": lambda pair: setattr(pair.guide, "bend", torch.sigmoid),
     "an entry of a dict": lambda pair: pair.where.update(shift=1.0),
     "the code": _other_code,
     "a hook": lambda pair: pair.decoder.register_forward_hook(lambda *_: None),
@@ -103,7 +105,7 @@ def test_what_is_asked_for_is_checked_each_time():
     pair = Pair()
     assert pair.count(X, strategy="tile") > 5
     assert pair.count(X) == 5
-    with pyro.poutine.mask(mask=True):
+    with pyro.poutine.scale(scale=2.0):
         assert pair.count(X) == 5
 
 

@@ -64,7 +64,7 @@ MIXERS = {
 
 @pytest.mark.parametrize("where", ["decode", "encode"])
 @pytest.mark.parametrize("name", MIXERS)
-@pytest.mark.parametrize("size", [4, 8, 64])
+@pytest.mark.parametrize("size", [4, 8, 12, 64])
 def test_data_that_are_mixed_are_refused(name, where, size):
     if name == "graph" and size != N:
         pytest.skip("the graph has 8 data")
