@@ -24,8 +24,8 @@ class Pair:
         class Guide(pyro.nn.PyroModule):
             def __init__(self):
                 super().__init__()
-                self.net, self.offset, self.mix = nn.Linear(5, 3), 0.0, mix
-                self.bend = torch.tanh
+                self.net, self.mix = nn.Linear(5, 3), mix
+                self.bend, self.offset = torch.tanh, torch.zeros(3)
 
             def forward(self, x):
                 runs["guide"] += 1
@@ -78,6 +78,7 @@ def _other_code(pair):
 CHANGES = {
     "a parameter": lambda pair: nn.init.ones_(pair.decoder.weight),
     "a parameter's data": lambda pair: pair.guide.net.weight.data.mul_(2),
+    "a constant's data": lambda pair: pair.guide.offset.data.add_(1),
     "a network": lambda pair: setattr(pair.guide, "net", nn.Linear(5, 3)),
     "another parameter": lambda pair: setattr(pair.decoder, "bias", nn.Parameter(torch.ones(5))),
     "an attribute": lambda pair: setattr(pair.guide, "offset", 1.0),
