@@ -1,10 +1,12 @@
 """What a checkpoint holds, checked in one place before anything of it is used."""
 
 import math
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from pyro.distributions import constraints
 from torch import Tensor
@@ -66,43 +68,30 @@ def _tensor(value: Any) -> bool:
     return isinstance(value, Tensor) and value.device.type == "cpu"
 
 
-def _seed_state(value: Any) -> bool:
-    return _tensor(value) and value.dtype == torch.uint8 and value.ndim == 1
+def _taken_by(set_state: Callable[[Any], object]) -> Callable[[Any], bool]:
+    """Returns whether a generator takes a value as its state."""
+
+    def taken(value: Any) -> bool:
+        try:
+            set_state(value)
+        except Exception:
+            return False
+        return True
+
+    return taken
 
 
-def _torch_state(value: Any) -> bool:
-    return _seed_state(value) and len(value) == len(torch.get_rng_state())
+def _set_python(value: Any) -> None:
+    version, inner, gauss = value
+    random.Random().setstate((version, tuple(inner), gauss))
 
 
-def _python_state(value: Any) -> bool:
-    return (
-        isinstance(value, list | tuple)
-        and len(value) == 3
-        and _count(value[0])
-        and value[0] == 3
-        and isinstance(value[1], list | tuple)
-        and len(value[1]) == 625
-        and all(_count(word) and word < 2**32 for word in value[1])
-        and value[1][-1] <= 624
-        and (value[2] is None or _number(value[2]))
-    )
-
-
-def _numpy_state(value: Any) -> bool:
-    return (
-        isinstance(value, list | tuple)
-        and len(value) == 5
-        and _text(value[0])
-        and value[0] == "MT19937"
-        and isinstance(value[1], list | tuple)
-        and len(value[1]) == 624
-        and all(_count(word) and word < 2**32 for word in value[1])
-        and _count(value[2])
-        and value[2] <= 624
-        and _count(value[3])
-        and value[3] in (0, 1)
-        and _number(value[4])
-    )
+def _set_numpy(value: Any) -> None:
+    name, keys, position, has_gauss, cached = value
+    if not 0 <= position <= len(keys):  # which NumPy believes
+        raise ValueError
+    state = name, np.array(keys, dtype=np.uint32), position, has_gauss, cached
+    np.random.RandomState().set_state(state)
 
 
 def _module_state(value: Any) -> bool:
@@ -133,18 +122,11 @@ def _constraint(value: Any) -> bool:
 
 
 def _optimiser(value: Any) -> bool:
-    """The state of torch's optimisers, or of one for each parameter, perhaps with a schedule."""
-    if not isinstance(value, dict):
+    """The state of an optimiser of torch's; older versions kept one for each parameter."""
+    if not isinstance(value, dict) or not all(map(_text, value)):
         return False
     if not ("param_groups" in value or "state" in value):
-        return all(
-            isinstance(name, str)
-            and isinstance(each, dict)
-            and _optimiser(each.get("optimizer", each))
-            and isinstance(each.get("scheduler", {}), dict)
-            and ("param_groups" in each or "optimizer" in each)
-            for name, each in value.items()
-        )
+        return all(isinstance(each, dict) for each in value.values())
     groups, state = value.get("param_groups"), value.get("state")
     return (
         isinstance(groups, list)
@@ -194,10 +176,10 @@ CHECKPOINT = {
     "state": _STATE,
     "optimiser": _optimiser,
     "random": {
-        "torch": _torch_state,
-        "cuda": [_seed_state],
-        "python": _python_state,
-        "numpy": _numpy_state,
+        "torch": _taken_by(lambda value: torch.Generator().set_state(value)),
+        "cuda": [lambda value: _tensor(value) and value.dtype == torch.uint8],
+        "python": _taken_by(_set_python),
+        "numpy": _taken_by(_set_numpy),
     },
     "progress": _progress,
     "history": _history,
