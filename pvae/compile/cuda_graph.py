@@ -1,4 +1,4 @@
-"""Replay: what a function launches on a GPU, captured once as a CUDA graph."""
+"""Replay: a function's work on a GPU, captured once as a CUDA graph."""
 
 from collections.abc import Callable, Sequence
 
@@ -14,30 +14,30 @@ _TOLERANCE = 1e-3  # relative error in norm that another order of the same sums 
 
 
 def can_replay(device: torch.device | None) -> bool:
-    """Whether work can be captured whose tensors are all on this device (None: on several)."""
+    """Whether work on this device can be captured (None: tensors are on several devices)."""
     return device is not None and device.type == "cuda"
 
 
 class Replay:
-    """A function of tensors on a GPU, as one launch.
+    """Runs a function of tensors on a GPU as one launch.
 
-    The function is tried once, captured, and the first replay is compared with the trial; all
-    that has changed meanwhile is put back. The second, fourth, eighth and so on are compared
-    too. Replays draw their random numbers from the device's generator, where the function itself
-    would have drawn them.
+    The function is run once, captured, and replayed once; the two results must agree, and their
+    changes are undone. Replays 2, 4, 8, … are compared with the function too. Random numbers come
+    from the device's generator, as in the function.
 
-    A captured graph has nothing but addresses: the function, and so what it reads, is kept for
-    as long as the replay.
+    inductor's own CUDA graphs do not do for this: they refuse host tensors and inputs that change
+    in place. A captured graph holds addresses only, so the function, and with it what it reads, is
+    kept as long as the replay.
 
     Args:
-        function: Maps a list of tensors to another; it must not wait for the device, nor read
-            memory of the host, which a replay would read again.
-        inputs: The list, on the device. Later calls may have other values, of the same shapes.
-        changes: Tensors that the function changes in place; each replay changes them.
+        function: Maps a list of tensors to another. It must not wait for the device or read
+            host memory.
+        inputs: The list, on the device. Later calls may have other values of the same shapes.
+        changes: Tensors that the function, and so each replay, changes in place.
 
     Raises:
-        PvaeError: If the replay does something else than the function; so do calls.
-        RuntimeError: Of torch, if the function cannot be captured.
+        PvaeError: If a replay gives another result than the function, here or in a call.
+        RuntimeError: torch's, if the function cannot be captured.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Replay:
                 self._rewind(before)
 
     def __call__(self, inputs: Sequence[Tensor]) -> list[Tensor]:
-        """Returns what the function would."""
+        """Returns the function's results."""
         for mine, given in zip(self._inputs, inputs, strict=True):
             mine.copy_(given)
         self._calls += 1
@@ -74,7 +74,7 @@ class Replay:
 
     @torch.no_grad()
     def _compared(self) -> list[Tensor]:
-        """Replays, does the same by the function, and returns what the two agree on."""
+        """Replays, runs the function, and returns the results if they agree."""
         before = self._state()
         self._replay()
         found = self._results(self._outputs)

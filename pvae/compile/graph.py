@@ -1,4 +1,4 @@
-"""Graph: what a function does to tensors, recorded once and compiled."""
+"""Graph: a function of tensors, recorded once and compiled."""
 
 import functools
 import re
@@ -19,32 +19,31 @@ _PRODUCTS = {"conv": r"conv", "rnn": r"rnn|lstm|gru", "matmul": r"mm\b|matmul|do
 
 
 class Graph:
-    """A function of tensors as one compiled program, without the Python around it.
+    """Records a function of tensors and compiles what was recorded.
 
-    The function is called once. What it does to tensors is recorded; what Python does (control
-    flow, numbers, strings, the handlers of Pyro) is not, and stays as it was in that call.
-    Tensors that it finds elsewhere than among the inputs are taken by reference: later changes
-    in place are seen. Random numbers come from torch's global generators, by the operations of
-    the function: where there are several, they are drawn first, in their order, which the
-    compiler might change.
+    The function is called once. Its tensor operations are recorded. Python's part (control flow,
+    numbers, strings, Pyro's handlers) stays as it was in that call. Tensors that are not among the
+    inputs are held by reference, so that later changes in place are seen. Random numbers come from
+    torch's global generators; if there are several, they are drawn before the program runs, in the
+    function's order, because the compiler may reorder them.
 
     Args:
-        function: Takes nothing, returns tensors; it may differentiate. What it changes in place
-            is changed by the recording too.
-        inputs: Different tensors that the function reads, recognised by identity wherever it
-            finds them.
+        function: Takes nothing, returns tensors; it may differentiate. The graph repeats its
+            changes in place.
+        inputs: The tensors that calls of the graph replace, all different. The function may read
+            them from anywhere: they are recognised by identity.
 
     Attributes:
-        device: The device of all its tensors: those that it reads, makes and returns. None where
-            there are several: then it must not be captured as a CUDA graph, which would read host
-            memory again at each replay, or keep the values that were there.
-        products: Kinds of products that it takes: `"matmul"`, `"conv"`, `"rnn"`.
-        constants: Tensors that it found elsewhere than among the inputs.
+        device: The device of all its tensors, or None if there are several. Such a graph must not
+            be captured as a CUDA graph, which would read host memory at each replay or keep old
+            values.
+        products: Kinds of products in it: `"matmul"`, `"conv"`, `"rnn"`.
+        constants: Tensors that it reads and that are not among the inputs.
 
     Raises:
         LeavesTorch: If the function takes values of tensors out of torch, to NumPy or to a list.
-        Exception: Whatever the function raises; of torch, if it decides by a tensor's values
-            (`if`, or an index) or the compiler cannot do it.
+        Exception: What the function raises; torch's own, if the function decides by a tensor's
+            value (`if`, or an index) or the compiler fails.
 
     Example:
         >>> x = torch.ones(3)
@@ -68,7 +67,7 @@ class Graph:
             )
 
     def __call__(self, inputs: Sequence[Tensor]) -> list[Tensor]:
-        """Returns what the function would, for other tensors of the same shapes."""
+        """Returns the function's results for other inputs of the same shapes."""
         with torch.no_grad():
             return self._run(*inputs, *self.constants, *(draw() for draw in self._noise))
 
@@ -90,15 +89,12 @@ def in_words(error: Exception) -> str:
 
 
 def decides(error: Exception) -> bool:
-    """Whether a function could not be recorded since Python asks for the value of a tensor."""
+    """Whether recording failed because Python asked for the value of a tensor."""
     return "It appears that you're trying to get value out of a tracing tensor" in str(error)
 
 
 def _lift(program: GraphModule) -> list[Tensor]:
-    """Turns tensors that were found outside the inputs into inputs, and returns them.
-
-    Not so those that the function made of numbers: they are constants.
-    """
+    """Turns outside tensors into inputs and returns them; tensors made of numbers stay."""
     graph = program.graph
     lifted: dict[str, Node] = {}
     last = [node for node in graph.nodes if node.op == "placeholder"][-1]
@@ -115,9 +111,10 @@ def _lift(program: GraphModule) -> list[Tensor]:
 
 
 def _draw_outside(program: GraphModule) -> list[Callable[[], Tensor]]:
-    """Turns random numbers into inputs, and returns what draws them, in order.
+    """Turns random numbers into inputs, if there are several and none depends on a tensor's value.
 
-    Only where there are several, and where none depends on the value of a tensor.
+    Returns:
+        Functions that draw them, in order.
     """
     graph = program.graph
     nodes = [node for node in graph.nodes if is_random(node)]
@@ -137,14 +134,14 @@ def _draw_outside(program: GraphModule) -> list[Callable[[], Tensor]]:
 
 
 def _by_shape_alone(node: Node) -> bool:
-    """Whether a random operation fills new memory, whatever the values of its arguments."""
+    """Whether a random operation depends on its arguments' shapes and not on their values."""
     tensors = [arg for arg in node.args if isinstance(arg, Node)]
     fresh = all(len(arg.users) == 1 and "empty" in str(arg.target) for arg in tensors)
     return (fresh and node.target._schema.is_mutable) or "rand" in node.target._schema.name
 
 
 def _again(node: Node) -> Callable[[], Tensor]:
-    """Returns what does a random operation once more."""
+    """Returns a function that repeats a random operation."""
     target, kwargs = node.target, node.kwargs
     args = [_empty_like(arg) if isinstance(arg, Node) else arg for arg in node.args]
 

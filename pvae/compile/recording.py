@@ -1,4 +1,4 @@
-"""Records what a function does to tensors, and refuses what a record would get wrong."""
+"""Records a function's tensor operations; refuses what a recording would get wrong."""
 
 import contextlib
 import gc
@@ -27,7 +27,7 @@ from pvae.runtime import default_device
 __all__ = ["FRESH", "LeavesTorch", "is_random", "place", "record"]
 
 FRESH = (torch.ops.aten.lift_fresh.default, torch.ops.aten.lift_fresh_copy.default)
-"""What makes a tensor of numbers: `torch.tensor(1.0)`."""
+"""Operations that make a tensor of numbers, as `torch.tensor(1.0)` does."""
 
 _VALUES = {
     Tensor.item, Tensor.__int__, Tensor.__float__, Tensor.__bool__, Tensor.__index__,
@@ -43,7 +43,7 @@ _EXPECTATION = Dice.compute_expectation
 
 
 class LeavesTorch(Exception):
-    """A function uses something that no record of its tensor operations holds."""
+    """A function uses something that no recording of its tensor operations holds."""
 
 
 def record(
@@ -51,17 +51,17 @@ def record(
 ) -> tuple[GraphModule, torch.device | None]:
     """Returns a function's operations, and the device of every tensor in them.
 
-    The device is None where there are several. Numbers of a function that names no device
-    (`torch.tensor(1.0)`) are made on the device of the inputs, if that puts everything there.
+    The device is None if there are several. Tensors of numbers that name no device
+    (`torch.tensor(1.0)`) are made on the inputs' device, if that puts everything there.
 
     Args:
         function: Takes nothing, returns tensors.
         inputs: Different tensors that the function reads.
 
     Raises:
-        LeavesTorch: If the function takes the values of a tensor out of torch, unless they are
-            made of numbers alone, or draws random numbers from Python or NumPy.
-        Exception: Whatever the function raises.
+        LeavesTorch: If the function takes values out of torch (unless they follow from numbers
+            alone), or draws random numbers from Python or NumPy.
+        Exception: What the function raises.
     """
     program = _recorded(function, inputs)
     devices, place = _devices(program.graph.nodes), inputs[0].device
@@ -100,7 +100,7 @@ def _recorded(function: Callable[[], list[Tensor]], inputs: Sequence[Tensor]) ->
 
 
 def _generators() -> list[Any]:
-    """Every generator of Python's or NumPy's that a program could draw from."""
+    """Returns every generator of Python and NumPy that exists."""
     kinds = (random.Random, np.random.Generator, np.random.RandomState)
     return [
         found
@@ -129,7 +129,7 @@ def _devices(nodes: Any) -> set[torch.device]:
 
 @contextlib.contextmanager
 def _tolerant() -> Iterator[None]:
-    """Lets Pyro's ELBOs run without looking at the values of tensors."""
+    """Runs Pyro's ELBOs without their checks of tensors' values."""
     with (
         pyro.validation_enabled(False),
         patch.object(pyro.util, "torch_isnan", lambda _: False),  # asked for a warning only
@@ -140,12 +140,12 @@ def _tolerant() -> Iterator[None]:
 
 
 class _Values(TorchFunctionMode):
-    """Decides what a function is told of the values of a tensor.
+    """Answers a function that asks for a tensor's values.
 
-    All of them where they are made of numbers alone: sizes, say. Else `.item()` returns a tensor
-    without dimensions, since Pyro adds such numbers up, and whatever takes the values out of
-    torch is refused. torch itself refuses decisions and indices. Lists that hold tensors are
-    stacked: `torch.tensor` would copy their values unseen.
+    Values that follow from numbers alone (sizes, say) are given. Otherwise `.item()` returns a
+    tensor without dimensions, because Pyro adds such numbers up, and other ways out of torch are
+    refused. torch itself refuses decisions and indices. Lists that hold tensors are stacked:
+    `torch.tensor` would copy their values unseen.
     """
 
     def __torch_function__(
@@ -172,7 +172,7 @@ class _Values(TorchFunctionMode):
 
 
 def _stacked(func: Any, args: Any, kwargs: dict[str, Any]) -> Tensor | None:
-    """Makes a tensor of a list of numbers of which some are tensors; None of anything else."""
+    """Makes a tensor of a list of numbers and tensors; returns None for anything else."""
     first = func is Tensor.new_tensor
     data = args[first] if len(args) > first else kwargs.get("data", kwargs.get("obj"))
     leaves = tree_leaves(data)
@@ -197,13 +197,13 @@ def _one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
 
 
 def _expectation(dice: Dice, costs: dict[Any, list[Tensor]]) -> Any:
-    """What DiCE expects, without a look at whether a term has no probability."""
+    """Computes DiCE's expectation without a test for terms of probability zero."""
     with _AllTerms():
         return _EXPECTATION(dice, costs)
 
 
 class _AllTerms(TorchFunctionMode):
-    """Takes zeros for terms without probability, where DiCE leaves them out of its sums."""
+    """Counts terms of probability zero as zeros, which DiCE leaves out of its sums."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
@@ -216,7 +216,7 @@ class _AllTerms(TorchFunctionMode):
 
 
 def _made_of_numbers(tensor: Tensor) -> bool:
-    """Whether a tensor's values follow from those of numbers, and are never changed in place."""
+    """Whether a tensor's values follow from numbers alone and are never changed in place."""
     mode = get_proxy_mode()
     node = mode and get_proxy_slot(tensor, mode.tracer, None, lambda found: found.proxy.node)
     if node is None:
@@ -242,7 +242,7 @@ def _closure(nodes: Sequence[Node], following: Callable[[Node], Any]) -> list[No
 
 
 def place(frames: Sequence[traceback.FrameSummary]) -> str:
-    """Says which line of a program led to torch, in words that follow others."""
+    """Returns ' in FILE, line N': the line of a program that called torch."""
     ours = [os.path.dirname(module.__file__) + os.sep for module in (torch, pyro)]
     ours.append(os.path.dirname(__file__) + os.sep)
     for frame in reversed(frames):

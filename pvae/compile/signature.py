@@ -1,4 +1,4 @@
-"""A function of arguments of one kind as a graph, whose inputs are what may change."""
+"""Recorded: a graph for one kind of arguments; its inputs are what may change."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,17 +16,17 @@ __all__ = ["Recorded", "as_number", "kind_of"]
 
 
 class Recorded:
-    """A function of arguments of one kind, as a graph.
+    """The graph of a function for one kind of arguments (see `kind_of`).
 
-    Inputs of the graph are `owned`, the tensors and floats among the arguments, and the
-    `schedules`: floats and tensors that the function reads elsewhere, such as a module's
-    attributes. With `fixed`, floats among the arguments are constants.
+    Its inputs are `owned`, the tensors and floats among the arguments, and the `schedules`:
+    floats and tensors that the function reads elsewhere, such as a module's attributes. With
+    `fixed`, floats among the arguments are constants.
 
     Attributes:
-        trained: What the function differentiates in.
+        trained: Tensors that the function differentiates with respect to.
         used: Ids of the parameters that the programs use.
         device: The device of all tensors of the graph, or None.
-        products: Kinds of products that it takes.
+        products: Kinds of products in it.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Recorded:
         return self.run(self._inputs(args, kwargs))
 
     def run(self, inputs: Sequence[Tensor]) -> list[Tensor]:
-        """Runs the graph: the loss, the norm, and the gradients."""
+        """Returns the loss, the norm and the gradients."""
         return self._graph([*self._owned, *inputs])
 
     def replay(
@@ -86,7 +86,7 @@ class Recorded:
         args: Any,
         kwargs: Any,
     ) -> list[Tensor]:
-        """Replays a step that begins with `run`, and captures it first where it must."""
+        """Replays a step that begins with `run`; captures it first if needed."""
         inputs = self._inputs(args, kwargs)
         # A captured graph has addresses: memory that has been exchanged is not seen.
         places = [t.data_ptr() for t in (*self._owned, *self._graph.constants)]
@@ -124,7 +124,7 @@ class Recorded:
 
 
 class _Truths(TorchFunctionMode):
-    """Tells a function whether a float is zero (`beta or 1.0`): `kind_of` keeps the two apart."""
+    """Answers whether a float is zero (`beta or 1.0`); `kind_of` tells the two cases apart."""
 
     def __init__(self, floats: dict[int, bool]) -> None:
         super().__init__()
@@ -139,7 +139,7 @@ class _Truths(TorchFunctionMode):
 
 
 def as_number(value: Any) -> Any:
-    """Returns a number as a float, whatever its kind, and other values as they are."""
+    """Returns any number as a float, and other values unchanged."""
     number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
     return float(value) if number else value
 
@@ -149,12 +149,12 @@ def _tensors(values: Sequence[Any]) -> list[Tensor]:
 
 
 def _different(leaves: Sequence[Any]) -> list[Tensor]:
-    """One tensor that is two arguments is one input; `kind_of` tells such calls apart."""
+    """Returns each tensor once; `kind_of` tells calls with a repeated tensor apart."""
     return list({id(leaf): leaf for leaf in leaves if isinstance(leaf, Tensor)}.values())
 
 
 def _flatten(args: Any, kwargs: Any) -> tuple[Sequence[Any], Any]:
-    """Returns arguments without the containers that they are in, and what these are."""
+    """Returns the arguments without their containers, and the containers' structure."""
     values = (*args, *kwargs.values())
     if all(isinstance(value, Tensor | float | int | str | None) for value in values):
         return values, (len(args), *kwargs)  # no containers: the usual case, ten times as fast
@@ -162,12 +162,12 @@ def _flatten(args: Any, kwargs: Any) -> tuple[Sequence[Any], Any]:
 
 
 def kind_of(args: Any, kwargs: Any, *, fixed: bool = False) -> tuple[Any, int]:
-    """Returns what a graph depends on in its arguments but the leading size, and that size.
+    """Returns what a graph depends on in its arguments except their leading size, and that size.
 
     Args:
-        args: Of a function.
-        kwargs: Of a function.
-        fixed: Whether it depends on the values of floats, too.
+        args: Arguments by position.
+        kwargs: Arguments by name.
+        fixed: Whether the graph depends on the values of floats, too.
 
     Raises:
         TypeError: If an argument is of a kind that cannot be compared.

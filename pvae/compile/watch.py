@@ -1,4 +1,4 @@
-"""Watch: the values and bindings that a recorded pair takes for granted, to notice a change."""
+"""Watch: notices a change of the values and bindings that a recorded pair relies on."""
 
 import types
 from collections import deque
@@ -22,7 +22,7 @@ _END = object()
 
 
 class Change(NamedTuple):
-    """What is another now: its full name, and where it is kept, if it can be set there."""
+    """A value that has changed: its full name, and its holder if it can be set there."""
 
     name: str
     holder: Any
@@ -30,20 +30,19 @@ class Change(NamedTuple):
 
 
 class Watch:
-    """Remembers what the programs of a pair can see besides the values of tensors.
+    """Remembers everything, except tensors' values, that a pair's programs read.
 
-    That is, wherever their code names it: numbers, strings, tensors and other objects in
-    attributes, closures, globals, defaults, lists, dicts and sets; modules with their
-    parameters, buffers and hooks, and the hooks of all modules; functions and methods; which
-    parameters are frozen, and their dtype. Not seen is what is read from outside (files, clocks,
-    the settings of libraries), the inside of NumPy arrays, and of lists and dicts of more than a
-    thousand entries.
+    Watched is what their code names: numbers, strings, tensors and other objects in attributes,
+    closures, globals, defaults, lists, dicts and sets; modules with their parameters, buffers and
+    hooks, and the hooks of all modules; functions and methods; which parameters are frozen, and
+    their dtype. Not watched: what comes from outside (files, clocks, settings of libraries), the
+    inside of NumPy arrays, and lists and dicts of more than a thousand entries.
 
     Args:
         model: Pyro program.
         guide: Pyro program.
-        loss: An object whose attributes count too.
-        ignored: What may change, as holder and key.
+        loss: An object whose attributes are watched too.
+        ignored: Values that may change, as (holder, key).
 
     Example:
         >>> net = nn.Linear(2, 2)
@@ -76,7 +75,7 @@ class Watch:
         self._look()
 
     def _look(self) -> None:
-        """Takes all values as they are now."""
+        """Remembers all values of now."""
         for space in self._spaces:
             space.take(self._ignored)
         sized = [space.sized for space in self._spaces if space.sized is not None]
@@ -97,12 +96,12 @@ class Watch:
         self._dtypes = [p.dtype for p in self._first]
 
     def changed(self) -> Change | None:
-        """Returns the first value that is another now."""
+        """Returns the first change, or None."""
         if not self._unchanged():
             for space in self._spaces:
                 for change in space.changes():
                     return change
-            self._look()  # what no code asks for has changed, or a number is another object
+            self._look()  # something that no code reads has changed, or an equal number
         if [p.dtype for p in self._first] != self._dtypes:
             return Change("the parameters' dtype", None, "")
         if [p.requires_grad for p in self._parameters] != self._frozen:
@@ -112,7 +111,7 @@ class Watch:
         return None
 
     def _unchanged(self) -> bool:
-        """Compares lists: the fastest way in Python to see that many objects are the same."""
+        """Compares whole lists, which is the fastest way in Python."""
         try:
             if any(self._empty) or [*map(len, self._filled)] != self._sizes:
                 return False
@@ -128,10 +127,10 @@ class Watch:
             return False  # gone, or arrays that are neither equal nor unequal
 
     def settle(self) -> Change | None:
-        """Takes what a call of the programs has changed for results of it, and ignores that.
+        """Ignores from now on what a call of the programs has changed, as its results.
 
         Returns:
-            A change that the next call would go on from, such as a count of calls.
+            A change that the next call starts from, such as a count of calls, or None.
         """
         for space in list(self._spaces):
             for change in space.changes():
@@ -151,12 +150,12 @@ class _Space:
     """A place where values are kept.
 
     Args:
-        path: The way to it.
-        holder: What has the values by key; None for a set.
-        read: Returns those to watch, by key.
-        sized: What has another size if there is one more.
-        view: All of its values, to be compared together; None to watch each by its key.
-        kept: Whether what programs put there is state of the pair.
+        path: Its name.
+        holder: Has the values by key; None for a set.
+        read: Returns the values to watch, by key.
+        sized: Its length changes with the number of values.
+        view: All values, to be compared together; None to watch each by its key.
+        kept: Whether values that programs put there are state of the pair.
     """
 
     def __init__(
@@ -173,7 +172,7 @@ class _Space:
         self.sized, self.view = sized, view
 
     def take(self, ignored: set[tuple[int, Any]]) -> None:
-        """Takes the values as they are now."""
+        """Remembers the values of now."""
         now = dict(self.read())
         self._ignored = {key for key in now if _place(self.holder, key) in ignored}
         self.before = {key: value for key, value in now.items() if key not in self._ignored}
@@ -190,7 +189,7 @@ class _Space:
 
 
 class _Cells:
-    """The closure of a function, by name."""
+    """The variables of a function's closure, by name."""
 
     def __init__(self, function: types.FunctionType) -> None:
         cells = function.__closure__ or ()
@@ -204,7 +203,7 @@ class _Cells:
 
 
 class _Attributes:
-    """Attributes of an object that are not in its dict, by name."""
+    """An object's attributes outside of its dict, by name."""
 
     def __init__(self, thing: Any) -> None:
         self.thing = thing
@@ -214,7 +213,7 @@ class _Attributes:
 
 
 def _spaces_of_all_modules() -> Iterator[_Space]:
-    """The hooks of every module there is."""
+    """The hooks of all modules."""
     here = torch.nn.modules.module
     for name, hooks in vars(here).items():
         if name.startswith("_global_") and isinstance(hooks, dict):
@@ -222,7 +221,7 @@ def _spaces_of_all_modules() -> Iterator[_Space]:
 
 
 def _spaces_of_loss(loss: object, reached: Reached) -> Iterator[_Space]:
-    """Its attributes, but for what is its own business."""
+    """The loss's attributes, but for private objects."""
     own, name = getattr(loss, "__dict__", {}), type(loss).__name__
 
     def public() -> dict[str, Any]:
@@ -292,12 +291,12 @@ def _spaces_of_object(path: str, thing: Any, reached: Reached) -> Iterator[_Spac
 
 
 def _place(holder: Any, key: Any) -> tuple[int, Any]:
-    """Identifies where a value is kept; functions that share a variable share its cell."""
+    """Identifies a value's place; functions that share a variable share its cell."""
     return (id(holder.cells[key]), None) if isinstance(holder, _Cells) else (id(holder), key)
 
 
 def _is_settled(value: Any) -> bool:
-    """Whether what equals a value is as good as the value itself."""
+    """Whether an equal value can stand for this one."""
     if isinstance(value, tuple):
         return all(map(_is_settled, value))
     return isinstance(value, (*PLAIN, *_OBJECTS))
@@ -311,7 +310,7 @@ def _differ(now: Any, before: Any) -> bool:
 
 
 def _same_result(now: Any, before: Any) -> bool:
-    """Whether two calls from the same state have left the same there."""
+    """Whether two calls from the same state have left the same value."""
     if type(now) is not type(before) or isinstance(now, PLAIN):
         return False
     if not isinstance(now, Tensor):

@@ -1,4 +1,4 @@
-"""Checkpoints: all that a run needs to go on as if it had never stopped."""
+"""Checkpoints: everything that a run needs to continue with the same numbers."""
 
 import contextlib
 import csv
@@ -41,9 +41,7 @@ _CARRIED = (
 
 
 def pair_state(model: Program, guide: Program, stored: set[str]) -> dict[str, Any]:
-    """Copies every weight, buffer and `pyro.param` value of a pair.
-
-    Lazy layers that have not been called have none yet.
+    """Copies every weight, buffer and `pyro.param` value of a pair; uncalled lazy layers have none.
 
     Args:
         model: Pyro program.
@@ -70,7 +68,7 @@ def pair_state(model: Program, guide: Program, stored: set[str]) -> dict[str, An
 
 
 def restore_pair(model: Program, guide: Program, state: dict[str, Any], where: str) -> None:
-    """Sets every weight, buffer and `pyro.param` value of a pair to a saved state.
+    """Sets all weights, buffers and `pyro.param` values of a pair to a saved state.
 
     Raises:
         PvaeError: If the state belongs to another pair; nothing was changed then.
@@ -131,10 +129,10 @@ def _with_head(saved: dict[str, Any], ours: Collection[str]) -> dict[str, Any]:
 
 
 def write_checkpoint(path: Path, contents: dict[str, Any]) -> None:
-    """Writes a checkpoint whole or not at all, as plain values, and reads it back.
+    """Writes a checkpoint of plain values, whole or not at all, and reads it back.
 
     Raises:
-        PvaeError: If it cannot be written or read back; the last good one is left as it was.
+        PvaeError: If it cannot be written or read back; the last good one is kept.
     """
     with atomic(path) as temporary:
         try:
@@ -152,7 +150,7 @@ def write_checkpoint(path: Path, contents: dict[str, Any]) -> None:
 
 
 def plain(value: Any) -> Any:
-    """Returns a value with Python's own numbers and strings in it, in place of NumPy's.
+    """Returns a value with Python's numbers and strings in place of NumPy's.
 
     Example:
         >>> plain({"lr": np.float64(0.5), "betas": (np.float32(0.5), 1)})
@@ -182,7 +180,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """Reads a checkpoint, running no code that may be in it.
 
     Raises:
-        PvaeError: If it is missing, truncated, not pvae's, or would run code.
+        PvaeError: If it is missing, truncated, not written by pvae, or would run code.
     """
     if not path.exists():
         raise PvaeError(
@@ -227,7 +225,7 @@ def _copy(value: Any) -> Any:
 
 
 def _constraint_to_plain(constraint: Any) -> dict[str, Any] | None:
-    """A constraint as plain containers; `None` where it cannot be said in them."""
+    """Returns a constraint as plain containers, or None if they cannot hold it."""
     for name in dir(constraints):
         if getattr(constraints, name) is constraint:
             return {"name": name}

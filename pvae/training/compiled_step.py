@@ -1,4 +1,4 @@
-"""The gradient of a pair's loss as a compiled graph, compared with the eager one now and then."""
+"""CompiledGradient: the gradient of a pair's loss by compiled graphs, compared with eager ones."""
 
 import contextlib
 import math
@@ -34,15 +34,15 @@ Gradient = tuple[Tensor, Tensor]
 
 
 class CompiledGradient:
-    """Leaves the gradient of a loss in a pair's parameters, by graphs, one a kind of minibatch.
+    """Computes gradients with one compiled graph for each kind of minibatch.
 
     Args:
         model: Pyro program.
         guide: Pyro program.
         loss: The ELBO.
         own: Keeps the pair's parameters.
-        optim: Knows the parameters that are trained.
-        scaled: Makes the context of a step, given the KL weight.
+        optim: Knows the trained parameters.
+        scaled: Makes the context of a step from the KL weight.
         precision: `"float32"` or `"bf16"`: how far graphs and eager steps may differ.
 
     Attributes:
@@ -72,7 +72,7 @@ class CompiledGradient:
         self._fixed = False
 
     def expect(self, args: Any, kwargs: Any) -> None:
-        """Notes the size of the minibatches to come: smaller ones are not worth a graph."""
+        """Notes the size of the minibatches to come; smaller ones will run eagerly."""
         with contextlib.suppress(TypeError, RuntimeError):  # a step says why it is eager
             kind, size = kind_of(args, kwargs)
             self._largest[kind] = max(size, self._largest.get(kind, 0))
@@ -80,10 +80,10 @@ class CompiledGradient:
     def __call__(
         self, eager: Callable[[], Gradient], weight: float | None, args: Any, kwargs: Any
     ) -> Gradient | None:
-        """Does what `eager` does by a graph; None, with nothing done, where there is none to use.
+        """Leaves the gradient in the parameters; None, with nothing done, if there is no graph.
 
         Raises:
-            PvaeError: What `eager` raises.
+            PvaeError: As `eager`.
         """
         found = self._find(weight, args, kwargs)
         if found is None:
@@ -105,16 +105,16 @@ class CompiledGradient:
         args: Any,
         kwargs: Any,
     ) -> list[Tensor] | None:
-        """Takes a whole step on a GPU as one CUDA graph; None, with nothing done, where it cannot.
+        """Takes a whole step on a GPU as one CUDA graph; None, with nothing done, if it cannot.
 
         Args:
-            finish: What a step does with a loss and a norm on the device, once the gradient is in
-                the parameters.
+            finish: Ends a step, given loss and norm on the device, once the gradient is in the
+                parameters.
             changes: Returns the tensors that `finish` changes.
-            constants: What the step was captured with; another value captures it anew.
+            constants: Settings of the step; if they change, it is captured again.
             weight: The KL weight.
-            args: Of the programs.
-            kwargs: Of the programs.
+            args: The programs' arguments.
+            kwargs: The programs' arguments by name.
         """
         found = None if self._no_replay else self._find(weight, args, kwargs)
         if found is None or found[1] is None or _due(found[1]):
@@ -172,14 +172,14 @@ class CompiledGradient:
         return key, self._graphs.get(key)
 
     def check_next(self) -> None:
-        """Has the next step compared with the eager one."""
+        """Makes the next step be compared with the eager one."""
         for recorded in self._graphs.values():
             recorded.uses = CHECKED_EVERY
 
     def _checked(
         self, key: Any, eager: Callable[[], Gradient], args: Any, kwargs: Any
     ) -> Gradient | None:
-        """Takes the gradient both ways, from the same random numbers, and compares the two."""
+        """Computes the gradient both ways, from the same random numbers, and compares."""
         buffers = [b for module in self.own.modules.values() for b in module.buffers()]
         before = [b.clone() for b in buffers], noise_state()
 
@@ -269,7 +269,7 @@ class CompiledGradient:
         return True
 
     def _start_again(self, change: Change) -> None:
-        """Forgets what was recorded with another value; it is an input from now on, if it can."""
+        """Drops the graphs of a value that has changed, and makes it an input if it can be one."""
         self._graphs.clear()
         self._watch = None
         value = None
@@ -295,7 +295,7 @@ class CompiledGradient:
         after: Sequence[Tensor],
         values: int,
     ) -> str | None:
-        """Says how a graph's loss and gradients differ from the eager ones, beyond rounding."""
+        """Says how loss and gradients differ beyond rounding; None if they do not."""
         if not _same(eager.trained, recorded.trained):
             return "other parameters have a gradient"
         expected = [torch.tensor(float(eager.loss), dtype=torch.float64), *eager.gradients]
@@ -330,7 +330,7 @@ class CompiledGradient:
 
 @dataclass
 class _Eager:
-    """A step as Pyro does it, and what it leaves behind."""
+    """An eager step and the state after it."""
 
     loss: float | Tensor
     norm: Tensor
@@ -356,7 +356,7 @@ def _floats(args: Any, kwargs: Any) -> bool:
 
 
 def _layout(value: Any) -> Any:
-    """What a graph depends on in a number, a tensor or a string."""
+    """Returns what a graph depends on in a number, a tensor or a string."""
     if isinstance(value, Tensor):
         return value.dtype, value.device, value.shape, value.stride()
     if type(value) is float:
@@ -367,13 +367,13 @@ def _layout(value: Any) -> Any:
 
 
 def _setting() -> tuple[Any, ...]:
-    """What torch is told for all that it does, and changes numbers."""
+    """Returns torch's global settings that change numbers."""
     on = torch.is_autocast_enabled
     return torch.get_default_dtype(), on("cpu"), on("cuda")
 
 
 def _due(recorded: Recorded) -> bool:
-    """Whether a graph is to be compared: with its second minibatch, and every 500 steps."""
+    """Whether a graph is due to be compared: at its second use, and every 500 steps."""
     return recorded.uses == 1 or not recorded.uses % CHECKED_EVERY
 
 

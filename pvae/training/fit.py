@@ -115,10 +115,10 @@ def fit(
     .. math:: \max_{\theta, \phi} \; \sum_b E_{q_\phi(z|x_b)}
         [\log p_\theta(x_b | z)] - \beta \, KL(q_\phi(z|x_b) \| p_\theta(z))
 
-    The gradient is that of the sum over the minibatch, as in Pyro; numbers shown are per
-    datum. The same seed repeats a run on the CPU bit for bit, and leaves torch's, Python's
-    and numpy's global generators as they were. A program's own `pyro.param` lives in Pyro's
-    store: one that is there already starts from its value there.
+    The gradient is that of the sum over the minibatch, as in Pyro; numbers shown are per datum.
+    The same seed repeats a run on the CPU bit for bit. The global generators of torch, Python and
+    NumPy keep their state. A program's own `pyro.param` lives in Pyro's store, and starts from its
+    value there if it has one.
 
     Args:
         model: Pyro program p(z) p(x|z), called as `model(*batch, **kwargs)`.
@@ -129,50 +129,50 @@ def fit(
         epochs: Passes through the training data.
         batch_size: B, data in a minibatch (the last one of an epoch may be smaller); all data,
             if there are fewer.
-        loss: An ELBO of `pyro.infer`, an objective of `pvae.objectives`, or a name; `"auto"`
-            takes the closed-form KL (`TraceMeanField_ELBO`) where it is right, and `Trace_ELBO`
-            elsewhere. `"IWAE_ELBO"` and `"DReG_ELBO"` take K from `num_particles`.
-        num_particles: L or K, samples of z for each datum and step (where `loss` is a name).
+        loss: An ELBO of `pyro.infer`, an objective of `pvae.objectives`, or a name. `"auto"`
+            uses the closed-form KL (`TraceMeanField_ELBO`) where it is right, else `Trace_ELBO`.
+            `"IWAE_ELBO"` and `"DReG_ELBO"` take K from `num_particles`.
+        num_particles: L or K, samples of z for each datum and step, if `loss` is a name.
         optim: A class of `torch.optim` (or a `functools.partial` of one), an optimiser of
             `torch.optim` or `pyro.optim`, or a scheduler of `torch.optim.lr_scheduler`, which is
             stepped after each epoch; Adam by default.
-        lr: Learning rate, where `optim` does not bring its own.
+        lr: Learning rate, if `optim` has none of its own.
         schedule: Factor on the learning rate: `"cosine"` decays to 3 %, `"constant"` keeps it,
             `"burda"` is 10^(−i/7) for 3^i parts of the run, i = 0 … 7 (Burda et al. 2016, whose
-            run has 3280 epochs), or a function of the finished share of the run in [0, 1). A
-            decay that an optimiser has of its own (`lrd` of Pyro's ClippedAdam) is multiplied
-            with it; a scheduler of `pyro.optim` or torch takes its place.
+            run has 3280 epochs), or a function of the finished share of the run in [0, 1). It
+            multiplies an optimiser's own decay (`lrd` of Pyro's ClippedAdam); a scheduler of
+            `pyro.optim` or torch replaces it.
         clip_norm: Bound on the global norm of the gradient of the ELBO per datum.
         kl_warmup: Epochs over which β grows from 0 to 1, step by step.
-        patience: Epochs without a better validation ELBO before training stops and returns
-            to the best epoch, both counted from the first that ends at β = 1; without a
-            validation part it never stops early.
+        patience: Epochs without a better validation ELBO before training stops and returns to
+            the best epoch. Epochs count from the first that ends at β = 1. Without a validation
+            part training never stops early.
         mode: `"compiled"`, `"eager"`, or `"auto"`: compiled if the run has 10,000 steps or more,
-            for it takes some ten seconds. A pair that cannot be compiled runs eagerly, and says
-            why. See `pvae.SVI`.
-        precision: `"bf16"` takes matrix products and convolutions of the training steps in
-            bfloat16, where the hardware has it.
-        plate: Name of the batch plate, where it is ambiguous.
+            because compiling takes some ten seconds. A pair that cannot be compiled runs eagerly,
+            with a warning. See `pvae.SVI`.
+        precision: `"bf16"` computes matrix products and convolutions of the training steps in
+            bfloat16, if the hardware has it.
+        plate: Name of the batch plate, if it is ambiguous.
         device: `"auto"` (the GPU where there is one), `"cpu"`, `"cuda"`, `"cuda:1"`, …
         seed: Seed of minibatch order, observation noise and draws.
-        out: Run folder for `checkpoint.pt` and `history.csv`; and for `config.yaml`, by which the
-            shell can evaluate and report the run, where data come from `pvae.data.load` and the
-            programs can be imported.
-        resume: Whether to go on from the checkpoint in `out`, if there is one. Every setting,
-            and the data, must be those that the run was started with, except for `epochs`: more
-            of them lengthen the run, and stretch its schedule. Device and mode are free.
+        out: Run folder for `checkpoint.pt` and `history.csv`. If the data come from
+            `pvae.data.load` and the programs can be imported, also for `config.yaml`, with which
+            the shell can evaluate and report the run.
+        resume: Whether to continue from the checkpoint in `out`, if there is one. Data and
+            settings must be those that the run was started with, except for device, mode and
+            `epochs`: more epochs lengthen the run and stretch its schedule.
         progress: Whether to show a progress bar with the bound in nats per datum.
         **kwargs: Arguments of the programs by name.
 
     Returns:
-        The history; model and guide are trained in place.
+        The history. Model and guide are trained in place.
 
     Raises:
         PvaeError: If the pair or an argument is wrong (see `pvae.check`), if the smallest
             minibatch of an epoch cannot be trained on, if a resumed run was started with other
-            settings, or if a step fails or its loss or gradient is not finite (site, step and
-            batch are named; the last good checkpoint is left).
-        KeyboardInterrupt: After Ctrl-C, once the state is saved.
+            settings, or if a step fails or is not finite (site, step and batch are named; the
+            last good checkpoint is kept).
+        KeyboardInterrupt: After Ctrl-C, when the state is saved.
 
     Source: Kingma & Welling 2014, *Auto-Encoding Variational Bayes*.
 
@@ -321,10 +321,7 @@ def _say_what_has_no_effect(
 
 
 def _try_smallest(model: Program, guide: Program, batch: tuple[Tensor, ...], num_data: int) -> None:
-    """Runs the pair, as in training, with as few data as the smallest minibatch of an epoch has.
-
-    Batch normalisation, for one, cannot train on one datum.
-    """
+    """Runs the pair with the smallest minibatch of an epoch: one datum may be too few."""
     size = len(batch[0])
     rest = num_data % size or size
     if 1 < rest == size:
@@ -345,7 +342,7 @@ def _hashes(train: Split | TensorSplit, validation: Split | None) -> dict[str, s
 
 
 def _loss_settings(loss: ELBO) -> dict[str, Any]:
-    """An objective's class and the numbers in its attributes."""
+    """Returns an objective's class and the numbers in its attributes."""
     how = {"max_plate_nesting", "strict_enumeration_warning", "retain_graph", "ignore_jit_warnings"}
     options = {
         f"loss.{name}": value.item() if isinstance(value, Tensor) else value
@@ -358,7 +355,7 @@ def _loss_settings(loss: ELBO) -> dict[str, Any]:
 
 
 def _sites(structure: Structure) -> dict[str, str]:
-    """The distribution of each site."""
+    """Returns the distribution of each site."""
     return {
         f"{role}'s {name}": type(base_distribution(site["fn"])).__name__
         for role, trace in (("model", structure.model_trace), ("guide", structure.guide_trace))
@@ -369,7 +366,7 @@ def _sites(structure: Structure) -> dict[str, str]:
 def _describe(
     run: Path, model: Program, guide: Program, data: object, options: dict[str, object]
 ) -> None:
-    """Writes the run's config, if the pair and the data can be made again from one."""
+    """Writes the run's config, if pair and data can be made again from it."""
     names = inspect.signature(fit).parameters.keys() - {"model", "guide", "data", "out", "resume"}
     options = {name: value for name, value in options.items() if name in names}
     if (config := described(model, guide, data, options)) is not None:
@@ -399,7 +396,7 @@ def _burda(share: float) -> float:
 
 
 def _full_size(structure: Structure, size: int, plate: str | None) -> int | None:
-    """The number of data that a subsampling plate scales its sites to, if it does."""
+    """Returns the number of data that a subsampling plate scales its sites to, if it does."""
     try:
         name, _ = batch_plate(structure, size, plate)
     except PvaeError:

@@ -1,4 +1,4 @@
-"""Where a pair's parameters start: Glorot's weights, and an output that is the mean of the data."""
+"""Initial parameters: Glorot's weights, and an output that is the mean of the data."""
 
 import torch
 from torch import Tensor, nn
@@ -19,17 +19,17 @@ _LAYERS = (
 @torch.no_grad()
 @alone
 def glorot(model: Program, guide: Program, x: Tensor | None = None) -> None:
-    r"""Draws the weights of a pair's networks anew, as Glorot & Bengio do, with zero biases.
+    r"""Draws the weights of a pair's networks as Glorot & Bengio do, with zero biases.
 
     .. math:: W_{ij} \sim \mathrm{Uniform}(-a, a), \qquad
         a = \sqrt{\frac{6}{n_\text{in} + n_\text{out}}}
 
-    for all linear and convolutional layers that the two programs reach. PyTorch's own start has a
-    third of this variance in a square layer, so that the signal of deep networks of tanh fades.
-    With data, a model that has a method `set_output_bias`, as `VAE` and its kin, lets p(x|z) begin
-    at their mean.
+    for all linear and convolutional layers that the two programs reach. PyTorch's default has a
+    third of this variance in a square layer, so that the signal fades in deep networks of tanh.
+    If data are given and the model has a method `set_output_bias`, as `VAE` has, p(x|z) starts at
+    their mean.
 
-    The draws are torch's: seed them before. In the shell this is `--init glorot`.
+    Random numbers come from torch's global generator. In the shell this is `--init glorot`.
 
     Args:
         model: Pyro program p(z) p(x|z).

@@ -66,7 +66,7 @@ class Run:
     untrained: bool = False
 
     def go(self, progress: bool) -> None:
-        """Trains from where the run stands to its end."""
+        """Trains from the run's present state to its end."""
         steps = math.ceil(len(self.train) / self.batch_size)
         if not (self.epoch or self.step):
             if not self.svi.optim.scheduled:
@@ -102,7 +102,7 @@ class Run:
 
     @contextlib.contextmanager
     def _leaving_nothing_untrained(self) -> Iterator[None]:
-        """Removes the first checkpoint after an error, so that the folder's name is free again."""
+        """Removes the first checkpoint after an error before any other, which frees the folder."""
         try:
             yield
         except PvaeError:
@@ -160,7 +160,7 @@ class Run:
         self.step += 1
 
     def _settle(self) -> None:
-        """Waits for a GPU, whose losses are then known, and known to be finite."""
+        """Waits for a GPU and checks its steps."""
         self.step -= 1  # the last one that was taken
         with self._telling_where(self.batch_size):
             self.svi.settle()
@@ -232,7 +232,7 @@ class Run:
             return self.bound.loss(self.svi.model, self.svi.guide, *batch)
 
     def save(self, keep_going: bool = False) -> None:
-        """Writes checkpoint and history; while training goes on, a failure only warns."""
+        """Writes checkpoint and history; with `keep_going` a full disk only warns."""
         self.saved_at = time.monotonic()
         if self.checkpoint is None:
             return
@@ -254,16 +254,16 @@ class Run:
             if self.history:
                 write_history(self.checkpoint.with_name("history.csv"), self.history)
         except PvaeError as error:
-            # What cannot be saved at all had better be known now; a full disk may be emptied.
+            # A disk that is full may have room later. Other failures stay failures.
             if not (keep_going and isinstance(error.__cause__, OSError)):
                 raise
             warnings.warn(f"{error} Training goes on.", stacklevel=2)
 
     def restore(self, saved: dict[str, Any]) -> None:
-        """Takes up a run where a checkpoint left it; more epochs than it was to have lengthen it.
+        """Continues the run of a checkpoint; more epochs than it was started with lengthen it.
 
         Raises:
-            PvaeError: If it is another run: every setting that differs is named.
+            PvaeError: If the settings are those of another run; each difference is named.
         """
         theirs, folder = saved["settings"], self.checkpoint.parent
         before = theirs["epochs"]
@@ -294,7 +294,7 @@ class Run:
             self._lengthen(before)
 
     def _check_schedule(self, epochs: int) -> None:
-        """A function has no name to compare: it has to give the rate of the last step."""
+        """Compares the last step's rate with a schedule that is a function, which has no name."""
         group = self.svi.optim.groups[0]
         taken = self.epoch or self.step
         if not taken or group["initial_lr"] != self.settings["lr"]:
@@ -337,7 +337,7 @@ class Run:
 
 
 class Interrupt:
-    """Turns the first Ctrl-C into a question asked between steps; the second is immediate."""
+    """Keeps the first Ctrl-C until the step is done; the second one is immediate."""
 
     asked = False
 

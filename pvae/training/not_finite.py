@@ -1,4 +1,4 @@
-"""Blame: which parameter or site made a loss or a gradient that is not finite."""
+"""Finds the parameter or site that made a loss or a gradient not finite."""
 
 import functools
 import math
@@ -20,7 +20,7 @@ class NotFiniteError(PvaeError):
     """A loss or a gradient is not finite.
 
     Attributes:
-        steps_ago: How many steps were taken after that one; they changed nothing.
+        steps_ago: Number of steps after that one; they changed nothing.
     """
 
     steps_ago = 0
@@ -35,16 +35,16 @@ def what_is_not_finite(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
 ) -> str:
-    """Runs a pair once more, from the random state of the step that failed, and says it in words.
+    """Runs a pair again, from the random state of the failed step, and says what is not finite.
 
     Args:
         model: Pyro program.
         guide: Pyro program.
         own: Keeps their parameters.
         optim: Knows their names.
-        loss: The loss that was found.
-        args: What the programs were called with.
-        kwargs: The same by keyword.
+        loss: The step's loss.
+        args: Arguments of the programs.
+        kwargs: Arguments by name.
     """
     head = f"The loss is {loss}" if not math.isfinite(loss) else "The gradient is not finite"
     sick = [optim.names[id(p)] for p in optim.parameters if not p.isfinite().all()]

@@ -19,7 +19,7 @@ __all__ = ["MakeOptimizer", "Optimiser"]
 
 MakeOptimizer = Callable[[Iterable[Tensor]], torch.optim.Optimizer | LRScheduler]
 
-# Of a group's options, those that say how a step is computed and not which one it is.
+# Options of a group that change how a step is computed, not its result.
 _TECHNICAL = {"params", "initial_lr", "fused", "foreach", "capturable", "differentiable"}
 
 
@@ -71,14 +71,14 @@ class Optimiser:
         return isinstance(self._pyro, PyroLRScheduler) or self._schedule is not None
 
     def _without_schedule(self, optim: Any) -> Any:
-        """Returns the optimiser of a scheduler of torch's, which is kept."""
+        """Returns the optimiser of a scheduler, and keeps the scheduler."""
         if not isinstance(optim, LRScheduler):
             return optim
         self._schedule = optim
         return optim.optimizer
 
     def add(self, named: dict[str, Tensor]) -> None:
-        """Takes up parameters that it has not seen before."""
+        """Adds parameters that are new."""
         new = {n: p for n, p in named.items() if id(p) not in self.names and p.requires_grad}
         if not new:
             return
@@ -154,9 +154,9 @@ class Optimiser:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What the optimiser is, before its first step: its class, its options, its schedule.
+        """Class, options and schedule of the optimiser, before its first step.
 
-        An option is a list where it is not the same for all parameters.
+        An option that differs between groups is a list.
         """
         if not self.groups:
             return {}
@@ -172,10 +172,10 @@ class Optimiser:
         return found
 
     def set_lr(self, factor: float) -> None:
-        """Sets every learning rate to `factor` times its own.
+        """Multiplies every group's own learning rate by `factor`.
 
-        Its own is what it was at the first call, and follows what the optimiser makes of it in its
-        steps, such as the decay of Pyro's ClippedAdam.
+        The own rate is that of the first call, with the changes that the optimiser itself makes
+        in its steps, such as the decay of Pyro's ClippedAdam.
         """
         groups = self.groups
         for group in groups[self._begun :]:
@@ -186,15 +186,15 @@ class Optimiser:
 
     @property
     def can_mask(self) -> bool:
-        """Whether `step` can leave it to the device whether it updates: fused optimisers can."""
+        """Whether the device can decide whether `step` updates, as in fused optimisers."""
         return bool(getattr(self._torch, "_step_supports_amp_scaling", False))
 
     @property
     def constants(self) -> list[Any] | None:
-        """What a captured step has for good, and would have to be captured anew with.
+        """Settings that are constant in a captured step; None if a step cannot be captured.
 
-        None where a step cannot be captured: it can in fused optimisers with a `capturable`
-        option, once they have stepped. Learning rates are none.
+        Fused optimisers with an option `capturable` can, once they have stepped. Learning rates
+        may change.
         """
         if not self.can_mask or not all("capturable" in g for g in self.groups):
             return None
@@ -213,7 +213,7 @@ class Optimiser:
 
     @contextlib.contextmanager
     def captured(self) -> Iterator[None]:
-        """Inside this context a step reads its learning rates where `send_lr` puts them."""
+        """In this context a step reads the learning rates that `send_lr` has sent."""
         kept = [(g["lr"], g["capturable"]) for g in self.groups]
         try:
             for group, rate in zip(self.groups, self._rates, strict=True):
@@ -238,14 +238,14 @@ class Optimiser:
         """Updates the parameters from their gradients.
 
         Args:
-            good: Whether to, a truth value on the parameters' device; only if `can_mask`.
+            good: Whether to update, a truth value on the device; only if `can_mask`.
         """
         rates = [(group, group["lr"]) for group in self.groups[: self._begun]]
         for parameter, clip in self._clipped:
             if parameter.grad is not None:
                 self._pyro._clip_grad(parameter, **clip)
         if self._torch is not None:
-            # What gradient scalers set where a gradient overflowed.
+            # As a gradient scaler sets it after an overflow.
             self._torch.found_inf = None if good is None else (~good).float()
             self._torch.step()
         for group, rate in rates:
@@ -253,10 +253,10 @@ class Optimiser:
                 group["initial_lr"] = float(group["lr"]) * (group["initial_lr"] / rate)
 
     def end_epoch(self, loss: float | None) -> None:
-        """Lets an optimiser's own schedule go on, if it has one.
+        """Steps the optimiser's own schedule, if it has one.
 
         Args:
-            loss: What a schedule that waits for a plateau looks at; None if it has to wait.
+            loss: For a schedule that waits for a plateau; None leaves it unchanged.
         """
         if isinstance(self._schedule, ReduceLROnPlateau):
             if loss is not None:
@@ -265,12 +265,13 @@ class Optimiser:
             self._schedule.step()
 
     def fill(self, used: Container[int]) -> None:
-        """Gives parameters that a step used without a gradient one of zeros, as Pyro does.
+        """Gives used parameters without a gradient one of zeros, as Pyro does.
 
-        From their first gradient on: an optimiser with momentum moves them on. Frozen ones stay.
+        This starts after a parameter's first gradient, so that momentum goes on. Frozen
+        parameters do not move.
 
         Args:
-            used: Ids of the parameters that the programs have registered in this step.
+            used: Ids of the parameters that the programs registered in this step.
         """
         for parameter in self.parameters:
             if parameter.grad is not None:
@@ -287,17 +288,17 @@ class Optimiser:
             parameter.grad = None
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the optimiser's state in plain containers."""
+        """Returns the optimiser's state."""
         if self._torch is None:
             return {}
         schedule = {} if self._schedule is None else {"schedule": _state_of(self._schedule)}
         return self._torch.state_dict() | schedule
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores what `state_dict` returned, over the same parameters.
+        """Restores a state of `state_dict` for the same parameters.
 
         Raises:
-            PvaeError: If it is the state of another kind of optimiser.
+            PvaeError: If it is the state of another optimiser.
         """
         try:
             self._load(state)
@@ -335,20 +336,20 @@ def _restore(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
 
 
 def _fits(value: Any, parameter: Tensor) -> bool:
-    """Whether what is remembered of a parameter is of its shape, or of a part of its dimensions."""
+    """Whether a state tensor has its parameter's shape, or 1 in some dimensions."""
     if not isinstance(value, Tensor) or value.ndim != parameter.ndim:
         return True
     return all(a in (1, b) for a, b in zip(value.shape, parameter.shape, strict=True))
 
 
 def _fused(make: type[torch.optim.Optimizer], parameters: Iterable[Tensor]) -> dict[str, bool]:
-    """Returns the option to update all parameters in one pass, if there is one."""
+    """Returns `fused=True` if the optimiser has it for these parameters."""
     able = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in parameters)
     return {"fused": True} if able and "fused" in inspect.signature(make).parameters else {}
 
 
 def _state_of(schedule: LRScheduler) -> dict[str, Any]:
-    """Returns what a scheduler of torch's holds in plain values, without its functions."""
+    """Returns a scheduler's state without its functions."""
     return {
         name: value
         for name, value in schedule.state_dict().items()

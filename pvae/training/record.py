@@ -1,4 +1,4 @@
-"""The config of a run: written, and made of a pair and its data where Python trained them."""
+"""Writes a run's config.yaml, and makes the config of a pair that Python trained."""
 
 import inspect
 import os
@@ -17,7 +17,7 @@ from pvae.version import __version__
 
 __all__ = ["described", "write_config"]
 
-_GIVEN = {"model", "guide"}  # arguments that the pair's own making fills in
+_GIVEN = {"model", "guide"}  # arguments that are filled in when the pair is built
 
 
 def write_config(run: str | os.PathLike[str], config: dict[str, Any]) -> None:
@@ -34,15 +34,15 @@ def write_config(run: str | os.PathLike[str], config: dict[str, Any]) -> None:
 def described(
     model: Program, guide: Program, data: Any, options: dict[str, Any]
 ) -> dict[str, Any] | None:
-    """Returns the config that makes a pair and its data again, or None if nothing plain does.
+    """Returns the config that makes a pair and its data again, or None if there is none.
 
-    That takes data from `pvae.data.load` by name or file, and programs that can be imported:
-    module-level functions, and objects whose constructor's arguments are known and plain.
+    It exists for data from `pvae.data.load` by name or file, and for programs that can be
+    imported: module-level functions, and objects whose constructor arguments are known and plain.
 
     Args:
         model: Pyro program.
         guide: Pyro program.
-        data: What it is trained on.
+        data: The data.
         options: Arguments of `fit`; those that are not plain are left out.
     """
     if not isinstance(data, Data) or data.source is None:

@@ -1,4 +1,4 @@
-"""What a checkpoint holds, checked in one place before anything of it is used."""
+"""Checks everything in a checkpoint before any of it is used."""
 
 import math
 import random
@@ -19,15 +19,15 @@ VERSION = 1
 _FORMAT = "pvae checkpoint "
 
 MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
-"""For each older version, what makes its contents those of the next one."""
+"""For each older version, a function that turns its contents into those of the next one."""
 
 
 def check_checkpoint(contents: Any, path: Path) -> dict[str, Any]:
-    """Returns what a checkpoint holds, in the form of this version.
+    """Returns a checkpoint's contents in the form of this version.
 
     Raises:
-        PvaeError: If it is none of pvae's, of a newer version, or something in it is missing or
-            not what it should be; that is named.
+        PvaeError: If pvae did not write it, if a newer version did, or if an entry is missing or
+            wrong; the entry is named.
     """
     said = contents.get("format") if isinstance(contents, dict) else None
     number = said.removeprefix(_FORMAT) if isinstance(said, str) else ""
@@ -186,12 +186,12 @@ CHECKPOINT = {
     "best": _maybe(_STATE),
     "best_at": (_number, _count),
 }
-"""Version 1. A dict has these keys and perhaps others (a key `str`: any texts), a list any number
-of such entries, a tuple these entries."""
+"""Version 1. A dict must have these keys and may have others (`str`: any keys that are strings), a
+list has any number of such entries, a tuple exactly these."""
 
 
 def _fault(value: Any, schema: Any, where: str) -> str:
-    """Returns the way to the first entry that does not fit; empty where all do."""
+    """Returns the path of the first entry that does not fit; empty if all fit."""
     if isinstance(schema, dict):
         if not isinstance(value, dict):
             return where or ".it"

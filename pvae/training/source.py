@@ -1,4 +1,4 @@
-"""The source of a run's own programs: copied into its folder, and used wherever the run is read."""
+"""Copies the source files of a run's programs into its folder, and reads runs with them."""
 
 import contextlib
 import copy
@@ -29,7 +29,7 @@ def keep_source(run: Path, config: dict[str, Any]) -> None:
         config: Its config, whose programs have been built.
 
     Raises:
-        PvaeError: If two programs' files have one name.
+        PvaeError: If two of the files have the same name.
     """
     for part in with_class(config):
         for original, relative in _files(part["class_path"]).items():
@@ -44,15 +44,14 @@ def keep_source(run: Path, config: dict[str, Any]) -> None:
 
 
 def with_own_source(run: Path, config: dict[str, Any], *, missing: bool = False) -> dict[str, Any]:
-    """Returns a run's config whose programs are taken from the copies in its folder.
+    """Returns a run's config with programs from the copies in its folder.
 
-    A copy that differs from the file that the config names, as seen from the current folder, is
-    warned of.
+    Warns if a copy differs from the file that the config names, seen from the current folder.
 
     Args:
         run: The run's folder.
         config: Its config.
-        missing: Whether to take copies of files alone that are not there (any more).
+        missing: Whether to use a copy only if the file itself is missing.
     """
     config, changed = copy.deepcopy(config), {}
     for part in with_class(config):
@@ -89,7 +88,7 @@ def with_class(config: Any) -> Iterator[dict[str, Any]]:
 
 
 def _files(name: str) -> dict[Path, Path]:
-    """Returns the file that a name means and the loaded modules beside it, with relative paths."""
+    """Returns a program's file and the loaded modules beside it, with relative paths."""
     path, colon, _ = name.rpartition(":")
     if not (colon and path.endswith(".py")):
         return {}  # of a package, which is found by its name
@@ -113,7 +112,7 @@ def _files(name: str) -> dict[Path, Path]:
 
 @contextlib.contextmanager
 def beside(folder: Path) -> Iterator[None]:
-    """Lets a copied file import the modules copied with it, and not others of their names."""
+    """Lets a copied file import the modules copied with it, not others of the same names."""
     names = {
         ".".join(file.relative_to(folder).with_suffix("").parts).removesuffix(".__init__")
         for file in folder.rglob("*.py")

@@ -44,35 +44,33 @@ _EAGER_STEPS = 1000  # of mode "auto", before it compiles: shorter runs would no
 
 
 class SVI:
-    r"""Stochastic variational inference: ascends the ELBO of a pair by its gradient.
+    r"""Stochastic variational inference: maximises the ELBO of a pair by its gradient.
 
     .. math:: \nabla_{\theta, \phi} \; E_{q_\phi(z|x)}
         [\log p_\theta(x, z) - \log q_\phi(z|x)]
 
-    The interface of `pyro.infer.SVI`, and its steps, with these differences: parameters stay in
-    their modules (see `pvae.pair.OwnParameters`) and are trained from the step on in which a
-    program first registers them; frozen ones stay where they are; torch's own optimisers are
-    welcome; a loss or a gradient that is not finite raises before it reaches the parameters; and
-    steps are compiled.
+    Interface and steps are those of `pyro.infer.SVI`, with these differences. Parameters stay in
+    their modules (see `pvae.pair.OwnParameters`) and are trained from the step in which a program
+    first registers them. Frozen parameters do not move. torch's optimisers are accepted. A loss or
+    gradient that is not finite raises before it reaches the parameters. Steps are compiled.
 
-    A compiled step runs the two programs once, records what they do to tensors, and from then on
-    repeats that alone, without Pyro. Inputs of this graph are the parameters and buffers of the
-    pair, the tensors and floats among the arguments, and `kl_weight`; tensors that are found
-    elsewhere are read where they are. Constant in it are shapes, integers, strings, Python's
-    control flow, and whatever the code of the programs and the loss names: attributes, closures,
-    globals, lists, dicts, modules, hooks, functions, and the objects that they hold. These are
-    looked at before every step (see `pvae.compile.Watch`); where one has been rebound the pair is
-    recorded anew, and a float or a tensor is one more input from then on.
+    A compiled step runs the two programs once and records their tensor operations. Later steps
+    repeat the recorded graph without Pyro. Inputs of the graph are the parameters and buffers of
+    the pair, the tensors and floats among the arguments, and `kl_weight`. Other tensors are read
+    in place. Constants of the graph are shapes, integers, strings, Python's control flow, and
+    whatever the code of the programs and the loss names: attributes, closures, globals, lists,
+    dicts, modules, hooks, functions, and the objects in them. These are checked before every step
+    (see `pvae.compile.Watch`). If one has changed, the pair is recorded again; a float or a tensor
+    becomes one more input.
 
-    What is constant unseen is found by comparison: at the first two steps and every 500 steps the
-    gradient is taken both ways from the same random numbers, and the two must agree. That is what
-    programs read from outside (files, clocks, environment variables, settings of libraries but
-    for the default dtype and autocast), the inside of NumPy arrays and of objects written in C,
-    lists and dicts of more than a thousand entries, and what programs leave in attributes at each
-    call, which is that of the last eager call. What cannot be recorded (a decision by a sampled
-    value, values that go from torch to NumPy or a list, random numbers of Python or NumPy, an
-    ELBO without `differentiable_loss`, such as TraceGraph_ELBO with its baselines) runs eagerly,
-    and one warning says why and where.
+    Some constants cannot be watched: what programs read from outside (files, clocks, environment
+    variables, settings of libraries except the default dtype and autocast), the inside of NumPy
+    arrays and of objects written in C, lists and dicts of more than a thousand entries, and what
+    programs leave in attributes at each call. So the first two steps and every 500th compute the
+    gradient both ways from the same random numbers, and the two must agree. What cannot be
+    recorded runs eagerly, and one warning says why and where: a decision by a sampled value,
+    values that go from torch to NumPy or a list, random numbers of Python or NumPy, or an ELBO
+    without `differentiable_loss`, such as TraceGraph_ELBO with its baselines.
 
     Args:
         model: Pyro program p(z) p(x|z).
@@ -81,15 +79,15 @@ class SVI:
             `torch.optim` or `pyro.optim`, or `None` for Adam at 1e-3.
         loss: An ELBO of `pyro.infer` or `pvae.objectives`.
         clip_norm: Bound on the global norm of the gradient, in the units of the loss.
-        mode: `"compiled"`; `"eager"`, as Pyro does it; or `"auto"`, compiled after a thousand
-            eager steps, for compiling takes some ten seconds. Smaller minibatches than the
-            largest of their kind, such as the last one of an epoch, run eagerly always.
-        precision: `"bf16"` takes the matrix products and convolutions of a step in bfloat16, and
-            all else (densities, sums, the optimiser) in float32.
+        mode: `"compiled"`, `"eager"` (as Pyro), or `"auto"`: compiled after a thousand eager
+            steps, because compiling takes some ten seconds. Minibatches smaller than the largest
+            of their kind, such as the last one of an epoch, always run eagerly.
+        precision: `"bf16"` computes the matrix products and convolutions of a step in bfloat16,
+            and all else (densities, sums, the optimiser) in float32.
 
     Attributes:
-        kl_weight: β, a factor on the latent sites' log densities; None is 1. It may change from
-            step to step.
+        kl_weight: β, a factor on the latent sites' log densities; None means 1. It may change
+            from step to step.
         compiled: Whether the last step was compiled.
 
     Raises:
@@ -97,9 +95,8 @@ class SVI:
             step, if the hardware has no bfloat16.
 
     On a GPU a compiled step, from the copy of its minibatch to the optimiser's update, is one
-    CUDA graph, which is compared once with the step that it captured. The optimiser must be one
-    of torch's that is fused and can be captured, such as Adam; with others the gradient alone is
-    compiled.
+    CUDA graph. The optimiser must be a fused one of torch's that can be captured, such as Adam;
+    with others only the gradient is compiled.
 
     Source: Hoffman et al. 2013, *Stochastic Variational Inference*; Kingma & Welling 2014.
 
@@ -145,7 +142,7 @@ class SVI:
         return CompiledGradient(*pair, self.own, self.optim, self._as_trained, self.precision)
 
     def _follow(self) -> None:
-        """Starts again where another model, guide, loss, optimiser or precision has been set."""
+        """Drops the graphs if another model, guide, loss, optimiser or precision has been set."""
         graphs = self._graphs
         if graphs.model is not self.model or graphs.guide is not self.guide:
             self.own = OwnParameters(self.model, self.guide)
@@ -159,13 +156,13 @@ class SVI:
 
     @property
     def _weight(self) -> float | Tensor | None:
-        """The KL weight, as a float whatever kind of number it is."""
+        """The KL weight as a float, a tensor or None."""
         weight = self.kl_weight
         return weight if weight is None or isinstance(weight, Tensor) else float(weight)
 
     @property
     def why_eager(self) -> str | None:
-        """Why steps cannot be compiled; None where nothing speaks against it so far."""
+        """Why steps are not compiled; None if nothing prevents it so far."""
         return self._graphs.why_not
 
     def find_parameters(self, *args: Any, **kwargs: Any) -> None:
@@ -179,19 +176,19 @@ class SVI:
         self._graphs.expect(args, kwargs)
 
     def compare(self) -> None:
-        """Has the next compiled step compared with the eager one, as every 500 steps."""
+        """Makes the next compiled step be compared with the eager one."""
         self._graphs.check_next()
 
     @alone
     def step(self, *args: Any, **kwargs: Any) -> float | tuple[float, ...]:
         """Takes one gradient step on a minibatch and returns its loss, in nats (summed).
 
-        As in Pyro, `ReweightedWakeSleep` has two losses, and a pair is returned. The step is taken
-        inside of `torch.no_grad` and `torch.inference_mode`, too.
+        As in Pyro, `ReweightedWakeSleep` returns its two losses. A step also works inside of
+        `torch.no_grad` and `torch.inference_mode`.
 
         Raises:
-            NotFiniteError: If the loss or its gradient is not finite, naming the site; nothing
-                was updated then. Pyro's own validation, where it is on, may raise first.
+            NotFiniteError: If the loss or its gradient is not finite; the site is named, and
+                nothing was updated. Pyro's own validation, if it is on, may raise first.
         """
         loss = self.update(*args, **kwargs)
         loss = tuple(map(float, loss)) if isinstance(loss, tuple) else float(loss)
@@ -199,10 +196,10 @@ class SVI:
         return loss
 
     def update(self, *args: Any, **kwargs: Any) -> float | Tensor | tuple[float, ...]:
-        """Does what `step` does without waiting for a GPU: the loss stays there.
+        """Takes a step without waiting for a GPU: the loss stays there.
 
-        There, a fused optimiser leaves the parameters as they are once a loss or a gradient is
-        not finite, until `settle` looks: every 50 steps, or when it is called.
+        There, a fused optimiser stops updating once a loss or a gradient is not finite, until
+        `settle` checks: every 50 steps, or when it is called.
 
         Raises:
             NotFiniteError: As `step`, for this minibatch or, on a GPU, for one before it, as its
@@ -242,13 +239,13 @@ class SVI:
         self.optim.zero_grad()
 
     def _finish(self, loss: Tensor, norm: Tensor) -> list[Tensor]:
-        """Ends a step on a GPU, where what is not finite is masked, without waiting for it."""
+        """Ends a step on a GPU without waiting: a step that is not finite changes nothing."""
         self._good.logical_and_(loss.isfinite() & norm.isfinite())
         self._descend(norm, self._good)
         return [loss, self._good.clone()]
 
     def _replay(self, args: Any, kwargs: Any) -> list[Tensor] | None:
-        """Takes a whole step as one CUDA graph, where there is one or can be."""
+        """Takes a whole step as one CUDA graph, if it can."""
         constants = self.optim.constants if self._good is not None else None
         if constants is None:
             return None
@@ -271,7 +268,7 @@ class SVI:
         return loss
 
     def settle(self) -> None:
-        """Looks at the steps that a GPU took meanwhile; raises as `update` does."""
+        """Checks the steps that a GPU took since the last check; raises as `update` does."""
         taken, self._taken = self._taken, []
         if taken and not self._good:
             self._good.fill_(True)
@@ -303,7 +300,7 @@ class SVI:
             yield
 
     def _gradient(self, args: Any, kwargs: Any) -> Gradient:
-        """Leaves the gradient in the parameters, as Pyro does it; returns loss and norm."""
+        """Leaves Pyro's gradient in the parameters; returns loss and norm."""
         self.own.used = set()
         with self.own, self._as_trained(self._weight):
             try:
@@ -329,9 +326,9 @@ class SVI:
         return loss, torch.nn.utils.get_total_norm(gradients)
 
     def _explain(self, error: Exception, args: Any, kwargs: Any) -> None:
-        """Raises a PvaeError for a step that failed if what was handed in is the reason.
+        """Raises a PvaeError if the step failed because of its arguments or the pair's structure.
 
-        What the programs raise themselves is theirs, as in Pyro.
+        What the programs raise themselves passes through, as in Pyro.
         """
         for i, value in enumerate((*args, *kwargs.values())):
             if isinstance(value, Tensor):
@@ -365,7 +362,7 @@ class SVI:
 
 
 def _is_inference(value: Any) -> bool:
-    """Whether a tensor was made in inference mode, so that no gradient can be taken through it."""
+    """Whether a tensor was made in inference mode, and so has no gradient."""
     return isinstance(value, Tensor) and value.is_inference()
 
 
