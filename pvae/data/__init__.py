@@ -12,10 +12,11 @@ Example:
     (torch.Size([100, 1, 8, 8]), tensor([0., 1.]))
 """
 
-from pvae.data.dataset import Data, Split
+from pvae.data.dataset import Data
 from pvae.data.loading import as_data, load
 from pvae.data.observation import BINARY
 from pvae.data.sources import names
+from pvae.data.split import Split
 from pvae.data.vision import SETS
 
 __all__ = ["BINARY", "SETS", "Data", "Split", "as_data", "load", "names"]

@@ -1,48 +1,26 @@
 """Fields from arrays: which there are, what they hold, and how x may be observed."""
 
-import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from pvae.data import storage
-from pvae.data.storage import Column, Streamed
-from pvae.data.torch_data import NUMBERS, Rows, fields_of, is_dataset, named
+from pvae.data.storage import Column
+from pvae.data.torch_data import NUMBERS, fields_of, is_dataset, named
+from pvae.data.values import Range, column, labels, observed
 from pvae.errors import PvaeError
 
-__all__ = ["Fields", "Range", "Source", "from_arrays", "given_fields", "is_frame"]
+__all__ = ["Fields", "Source", "from_arrays", "given_fields", "is_frame"]
 
 Fields = dict[str, Column]
 
-_LAYOUT = "Give images as [N, C, H, W] or [N, H, W] and vectors as [N, D]."
 _KEYS = (
     "x_train and x_test (with y_train, y_test), train and test, x (with y), one array alone, or "
     "several fields with a row for each datum"
 )
-
 _PART = re.compile("(?:(.+)_)?(train|test)", re.IGNORECASE)
-
-
-class Range(NamedTuple):
-    """Where the values of x lie.
-
-    Attributes:
-        integer: Whether they are integers.
-        low: The smallest value.
-        high: The largest value.
-        binary: Whether all are 0 or 1.
-        byte: Whether integers came as uint8, as 8-bit images do.
-    """
-
-    integer: bool
-    low: float
-    high: float
-    binary: bool
-    byte: bool = True
 
 
 class Source(NamedTuple):
@@ -75,7 +53,7 @@ def given_fields(found: object, where: str) -> Fields:
             f"{where} holds parts, {', '.join(parts)}, and is taken for one. Load it, "
             "pvae.data.load(source), or give the fields of one part."
         )
-    fields = {name: _column(a, f"{name} of {where}") for name, a in found.items()}
+    fields = {name: column(a, f"{name} of {where}", single=False) for name, a in found.items()}
     _check_rows(fields, where)
     return fields
 
@@ -100,8 +78,8 @@ def from_arrays(
     if len(parts[0]) == 1:
         (only,) = parts[0]
         parts = [{"x" if n == only else n: a for n, a in part.items()} for part in parts]
-    observed = "x" in parts[0] and observation != "as_given"
-    if not observed and (levels is not None or observation not in (None, "as_given")):
+    observes = "x" in parts[0] and observation != "as_given"
+    if not observes and (levels is not None or observation not in (None, "as_given")):
         raise PvaeError(
             f"levels and observation say how a field x is observed, and the fields of {where}, "
             f"{', '.join(parts[0])}, are taken as given. Leave both out."
@@ -109,13 +87,13 @@ def from_arrays(
     fields, ranges = [], []
     for part, what, end in zip(parts, ("x", "the test part"), ("", "_test"), strict=False):
         columns: Fields = {}
-        if observed:
-            columns["x"], values = _x(part.pop("x"), f"{what} of {where}", observation == "counts")
-            ranges.append(values)
+        if observes:
+            x = observed(part.pop("x"), f"{what} of {where}", observation == "counts")
+            columns["x"] = x[0]
+            ranges.append(x[1])
         for name, value in part.items():
-            called = f"{name}{end} of {where}"
-            column = _labels(value, called) if name == "y" else _column(value, called)
-            columns[name] = _single(column)
+            checked = labels if name == "y" else column
+            columns[name] = checked(value, f"{name}{end} of {where}")
         _check_rows(columns, where, end)
         fields.append(columns)
     train, test = [*fields, None][:2]
@@ -124,7 +102,7 @@ def from_arrays(
     elif len(next(iter(train.values()))) < 2:
         raise PvaeError(f"{where} has one datum; a test part takes a second.")
     found = Source(train, test, None, None, "as_given")
-    return _observed(found, ranges, where, levels, observation) if observed else found
+    return _observed(found, ranges, where, levels, observation) if observes else found
 
 
 def _observed(
@@ -280,155 +258,3 @@ def _check_alike(train: Fields, test: Fields, ranges: list[Range], where: str) -
                 f"The parts of {where} differ in {name}: train is {kinds[0]} {shapes[0]}, test is "
                 f"{kinds[1]} {shapes[1]}. Give both the same shape and dtype."
             )
-
-
-def _array(a: Any, where: str) -> np.ndarray | Rows:
-    """Returns a source of rows as NumPy has it."""
-    if isinstance(a, np.ndarray | Rows):
-        return a
-    if not isinstance(a, Tensor):
-        if hasattr(a, "__array__"):
-            return np.asarray(a)
-        raise PvaeError(f"{where} is a {type(a).__name__}; give an array or a tensor.")
-    try:
-        a = a.detach().cpu()
-        return (a.float() if a.dtype in (torch.float16, torch.bfloat16) else a).numpy()
-    except (TypeError, RuntimeError) as error:
-        raise PvaeError(
-            f"{where} is a {a.dtype} tensor ({a.layout}) that cannot be read as numbers; "
-            "give a dense tensor of uint8 or float32."
-        ) from error
-
-
-def _column(a: Any, where: str) -> Column:
-    """Returns a field as it is given; unsigned integers that torch cannot index become int64."""
-    if isinstance(a, Tensor) and a.layout is torch.strided:
-        return a.detach().cpu()
-    a = _array(a, where)
-    if a.dtype.kind not in NUMBERS or not a.ndim:
-        raise PvaeError(
-            f"{where} has dtype {a.dtype} and shape {list(a.shape)}; a field is numbers, with a "
-            "row for each datum."
-        )
-    dtype = np.dtype(np.int64 if a.dtype.kind == "u" and a.dtype.itemsize > 1 else a.dtype)
-    return _stored(a, dtype.newbyteorder("="), a.shape[1:])
-
-
-def _single(column: Column) -> Column:
-    """Returns floats in single precision, as the pairs of pvae compute."""
-    single = not column.dtype.is_floating_point or column.dtype is torch.float32
-    return column if single else column.float()
-
-
-def _stored(a: np.ndarray | Rows, dtype: np.dtype, event: tuple[int, ...]) -> Column:
-    """Returns rows as a tensor, or as rows that are read on demand where they do not fit."""
-    if isinstance(a, Rows | np.memmap):
-        nbytes = len(a) * math.prod(event) * dtype.itemsize
-        if isinstance(a, Rows) or not storage._fits(nbytes, torch.device("cpu")):
-            return Streamed(a, dtype, event)
-        a = np.array(a, dtype)
-    a = np.ascontiguousarray(a.reshape(len(a), *event), dtype)
-    return torch.from_numpy(a if a.flags.writeable else a.copy())
-
-
-def _x(a: Any, where: str, counts: bool) -> tuple[Column, Range]:
-    """Checks shape, dtype and every value of x, in slabs; [N, H, W] becomes [N, 1, H, W]."""
-    a = _array(a, where)
-    shape = list(a.shape)
-    if a.dtype.kind not in "biuf":
-        raise PvaeError(
-            f"{where} has dtype {a.dtype}, which is not real numbers. Convert it to uint8 (counts "
-            "0..255) or float32."
-        )
-    if a.ndim < 2:
-        hint = " A column of N numbers is x.reshape(-1, 1)." if a.ndim == 1 else ""
-        raise PvaeError(f"{where} has shape {shape}. {_LAYOUT}{hint}")
-    if 0 in shape:
-        raise PvaeError(f"{where} is empty: its shape is {shape}. {_LAYOUT}")
-    if a.ndim > 3 and shape[-1] in (1, 3) and shape[-3] == shape[-2] > 4:
-        axes = *range(a.ndim - 3), a.ndim - 1, a.ndim - 3, a.ndim - 2
-        raise PvaeError(
-            f"{where} has shape {shape}, channels last. Give [N, C, H, W] or [N, T, C, H, W]: "
-            f"x.transpose{axes} in NumPy, x.permute{axes} in torch."
-        )
-    byte, floats = a.dtype == np.uint8, a.dtype.kind == "f"
-    low, high, binary = (_scan_floats if floats else _scan_integers)(a, where)
-    if counts:
-        _check_counts(a, where, low, high)
-    elif not floats and (low < 0 or high > 255):
-        raise PvaeError(
-            f"{where} has {a.dtype} values from {low} to {high}; integers are levels 0..255. "
-            "Rescale them to uint8, give floats: x.astype('float32'); or say observation='counts' "
-            "of counts, and observation='as_given' of tokens, which keeps integers."
-        )
-    dtype = np.dtype(np.uint8 if not floats and high <= 255 else np.float32)
-    # Points [N, P, 2] and [N, P, 3] are no pictures.
-    event = (1, *shape[1:]) if a.ndim == 3 and shape[2] > 3 else shape[1:]
-    return _stored(a, dtype, tuple(event)), Range(not floats, low, high, binary, byte)
-
-
-def _check_counts(a: np.ndarray | Rows, where: str, low: float, high: float) -> None:
-    if low < 0 or high > 2**24:
-        raise PvaeError(
-            f"{where} has values from {low:g} to {high:g}; counts are whole numbers from 0 to "
-            f"{2**24:,}."
-        )
-    if a.dtype.kind == "f":
-        for _, values in _slabs(a):
-            broken = values[values != np.floor(values)]
-            if broken.size:
-                raise PvaeError(
-                    f"{where} has values that are no whole numbers, such as {broken[0]:g}, and "
-                    "observation='counts' was asked for. Give the counts themselves, or choose "
-                    "observation='grey' to take the values as they are."
-                )
-
-
-def _slabs(a: np.ndarray | Rows) -> Iterator[tuple[int, np.ndarray]]:
-    """Yields rows in pieces, each with the number of its first row."""
-    for piece in storage.slabs(len(a), a.nbytes // len(a)):
-        yield piece.start, np.asarray(a[piece])
-
-
-def _scan_floats(a: np.ndarray | Rows, where: str) -> tuple[float, float, bool]:
-    low, high, binary, bad, first = np.inf, -np.inf, True, 0, None
-    for start, values in _slabs(a):
-        # Beyond float32's range counts as infinite: that is what a model would see.
-        with np.errstate(over="ignore"):
-            values = values.astype(np.float32, copy=False).reshape(len(values), -1)
-        rows = np.flatnonzero(~np.isfinite(values).all(1))
-        if len(rows):
-            bad += len(rows)
-            first = start + int(rows[0]) if first is None else first
-            continue
-        low, high = min(low, float(values.min())), max(high, float(values.max()))
-        binary = binary and bool(((values == 0) | (values == 1)).all())
-    if bad:
-        rows = "1 row" if bad == 1 else f"{bad} rows"
-        raise PvaeError(
-            f"{where} has NaN or infinite values in {rows} of {len(a)}, the first at index "
-            f"{first}. Drop or replace them: x[np.isfinite(x.reshape(len(x), -1)).all(1)]."
-        )
-    return low, high, binary
-
-
-def _scan_integers(a: np.ndarray | Rows, where: str) -> tuple[float, float, bool]:
-    low, high = 0, 0
-    for _, values in _slabs(a):
-        low, high = min(low, int(values.min())), max(high, int(values.max()))
-    return low, high, low >= 0 and high <= 1
-
-
-def _labels(y: Any, where: str) -> Column:
-    """Returns classes as int64 [N]; other labels, such as vectors or NaN, as they are."""
-    y = _array(y, where)
-    if y.dtype.kind not in "biuf":
-        raise PvaeError(
-            f"{where} has {y.dtype} values; number the classes: "
-            "np.unique(y, return_inverse=True)[1]."
-        )
-    if y.ndim == 2 and y.shape[1] == 1:
-        y = y[:, 0]
-    if isinstance(y, Rows) or y.ndim != 1 or not (y == np.floor(y)).all():
-        return _column(y, where)
-    return torch.from_numpy(y.astype(np.int64))

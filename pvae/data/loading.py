@@ -10,9 +10,10 @@ import torch
 
 from pvae.data import files, storage
 from pvae.data.arrays import Source, from_arrays, given_fields, is_frame
-from pvae.data.dataset import Data, Split
+from pvae.data.dataset import Data
 from pvae.data.observation import BINARY, OBSERVATIONS, Observation, draw, stream
 from pvae.data.sources import canonical, from_name, names, root_folder
+from pvae.data.split import Split
 from pvae.data.torch_data import is_dataset
 from pvae.errors import PvaeError, nearest
 

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from pvae.data import vision
-from pvae.data.arrays import Range, Source
+from pvae.data.arrays import Source
+from pvae.data.values import Range
 
 __all__ = ["canonical", "from_name", "names", "root_folder"]
 

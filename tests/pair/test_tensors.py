@@ -67,3 +67,9 @@ def test_nan_is_found_beyond_the_first_slab():
     x[4500, 1] = torch.nan
     with pytest.raises(PvaeError, match=r"in 1 of 5000 rows, the first of them row 4500\."):
         TensorSplit(x)
+
+
+def test_nan_after_the_first_tensor_stands_for_what_is_missing():
+    y = torch.tensor([0.0, torch.nan, 1.0])
+    _, found = TensorSplit((torch.zeros(3, 2), y)).tensors()
+    assert found.isnan().tolist() == [False, True, False]
