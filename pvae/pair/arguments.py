@@ -100,6 +100,25 @@ class Arguments:
             self.counting = self._counts and self._must_count(programs)
         return tuple(functools.partial(_call, self, program) for program in programs)
 
+    def check_finite(self) -> None:
+        """Raises a PvaeError if a value is not finite, but for NaN after the first tensor.
+
+        NaN there may stand for what is missing, such as a label.
+        """
+        for name, tensor in zip(self.names, self.batch, strict=True):
+            if not tensor.is_floating_point():
+                continue
+            broken = torch.isinf if name != self.names[0] else lambda t: ~t.isfinite()
+            # In slabs: isfinite makes a copy of what it looks at.
+            slabs = [broken(s).reshape(len(s), -1).any(1) for s in tensor.split(4096)]
+            bad = torch.cat(slabs).nonzero()[:, 0]
+            if len(bad):
+                raise PvaeError(
+                    f"Argument {name} of the batch holds NaN or infinite values in {len(bad)} of "
+                    f"{len(tensor)} rows, the first of them row {int(bad[0])}. Remove or replace "
+                    "them."
+                )
+
     def constants(self) -> list[Any]:
         """Returns what is passed through and decides numbers: tensors, numbers and strings."""
         plain = bool | int | float | complex | str | Tensor | None

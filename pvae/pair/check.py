@@ -175,13 +175,7 @@ def _check_batch(arguments: Arguments) -> None:
                 f"Argument {name} of the batch has shape {tuple(tensor.shape)}: there is no datum "
                 "in it. The leading dimension counts the data."
             )
-        if tensor.is_floating_point() and not tensor.isfinite().all():
-            bad = (~tensor.isfinite()).reshape(len(tensor), -1).any(1)
-            raise PvaeError(
-                f"Argument {name} of the batch holds NaN or infinite values in {int(bad.sum())} of "
-                f"{len(tensor)} rows, the first of them row {int(bad.nonzero()[0])}. Remove or "
-                "replace them before training."
-            )
+    arguments.check_finite()
 
 
 def _check_tensors(own: OwnParameters, guide_trace: Trace, model_trace: Trace) -> None:

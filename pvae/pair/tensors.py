@@ -25,8 +25,8 @@ class TensorSplit:
         kwargs: Arguments of the pair by name.
 
     Raises:
-        PvaeError: If no argument counts the data, there is no datum, or a value of the first
-            tensor is not finite.
+        PvaeError: If no argument counts the data, there is no datum, or a value is not finite; NaN
+            after the first tensor may stand for what is missing.
 
     Example:
         >>> import torch
@@ -52,18 +52,7 @@ class TensorSplit:
         self._constants = self._arguments.constants()
         if not len(self):
             raise PvaeError("The data is empty; its leading size must count at least one datum.")
-        name, tensor = self._arguments.names[0], self.tensors()[0]
-        if not tensor.is_floating_point():
-            return  # in tensors after the first, NaN may stand for what is missing
-        # In slabs: isfinite makes a copy of what it looks at.
-        slabs = [~s.isfinite().reshape(len(s), -1).all(1) for s in tensor.split(4096)]
-        bad = torch.cat(slabs).nonzero()[:, 0]
-        if len(bad):
-            raise PvaeError(
-                f"Tensor {name} of the data holds NaN or infinite values in {len(bad)} of "
-                f"{len(tensor)} rows, the first of them row {int(bad[0])}. Remove or replace "
-                "them."
-            )
+        self._arguments.check_finite()
 
     def __len__(self) -> int:
         return self._arguments.size

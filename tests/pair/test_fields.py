@@ -182,6 +182,38 @@ def test_a_third_partys_pair_gets_all_fields_by_position():
         assert found.data["hash"] == want.data["hash"]
 
 
+def test_labels_that_are_missing_train_and_are_evaluated():
+    x, y = torch.randn(30, 2), torch.randn(30)
+    y[::3] = torch.nan
+
+    def model(x, y):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(len(x)), 1.0))
+            pyro.sample("x", dist.Normal(z[:, None], 1.0).expand([len(x), 2]).to_event(1), obs=x)
+            with poutine.mask(mask=~y.isnan()):
+                pyro.sample("y", dist.Normal(z, 1.0), obs=y.nan_to_num())
+
+    def guide(x, y):
+        loc = pyro.param("a", torch.tensor(0.3)) * x.sum(-1)
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(loc, 0.5))
+
+    source = {"x": x.numpy(), "y": y.numpy()}
+    data = pvae.data.load(source, labels=True)
+    assert pvae.fit(model, guide, data, epochs=1, progress=False).history
+    for whole in (source, (x, y)):
+        found = pvae.evaluate(model, guide, whole, num_samples=500, progress=False)
+        # x and y are jointly normal, with covariance 1 + 11ᵀ.
+        for i in (0, 1):
+            known = torch.cat([x[i], y[i : i + 1]])
+            known = known[~known.isnan()]
+            cov = torch.eye(len(known)) + 1
+            exact = dist.MultivariateNormal(torch.zeros(len(known)), cov).log_prob(known)
+            assert abs(float(found.log_px[i] - exact)) < 0.15
+    with pytest.raises(PvaeError, match="Argument 1 of the batch holds NaN or inf"):
+        pvae.check(model, guide, x, y.nan_to_num() / 0)
+
+
 def takes(*names, **more):
     """Returns a program with these arguments, which returns what it was given."""
     names = [*names, *(f"{name}={value!r}" for name, value in more.items())]
