@@ -105,10 +105,10 @@ def test_recorded_steps_are_eager_ones(name, uncompiled):
     assert found == pytest.approx(expected, rel=1e-9)
 
 
-@pytest.mark.parametrize("name", ["VampPrior", "IAF", "ladder"])
-def test_compiled_steps_are_eager_ones(name, compiler):
-    expected, _ = steps(name, "eager")
-    found, svi = steps(name, "compiled")
+def test_compiled_steps_are_eager_ones(compiler):
+    """Chains, flows and convolutions go through the compiler in training/test_same_numbers.py."""
+    expected, _ = steps("VampPrior", "eager")
+    found, svi = steps("VampPrior", "compiled")
     assert svi.compiled, svi.why_eager
     assert found == pytest.approx(expected, rel=1e-6)
 

@@ -86,7 +86,7 @@ def test_killed_at_any_moment_and_resumed(digits, tmp_path):
         sys.path.insert(0, sys.argv[1])
         from small import quick_fit, small_pair
         pvae.training.loop.SECONDS_BETWEEN_CHECKPOINTS = 0.0
-        quick_fit(small_pair(), pvae.data.load("digits"), epochs=25, out=sys.argv[2], resume=True)
+        quick_fit(small_pair(), pvae.data.load("digits"), epochs=15, out=sys.argv[2], resume=True)
     """
     command = [
         sys.executable,
@@ -95,7 +95,7 @@ def test_killed_at_any_moment_and_resumed(digits, tmp_path):
         os.path.dirname(os.path.dirname(__file__)),
     ]
     whole = small_pair()
-    quick_fit(whole, digits, epochs=25)
+    quick_fit(whole, digits, epochs=15)
     out = tmp_path / "run"
     for wait in (0.0, 0.13, 0.31):
         process = subprocess.Popen([*command, str(out)])
@@ -104,7 +104,7 @@ def test_killed_at_any_moment_and_resumed(digits, tmp_path):
         time.sleep(wait)
         process.kill()
         process.wait()
-    assert read_checkpoint(out / "checkpoint.pt")["progress"][0] < 25
+    assert read_checkpoint(out / "checkpoint.pt")["progress"][0] < 15
     subprocess.run([*command, str(out)], check=True)
     resumed = small_pair()
     pvae.load(out, model=resumed[0], guide=resumed[1])
@@ -245,8 +245,8 @@ def test_history_does_not_depend_on_when_checkpoints_are_written(digits, tmp_pat
     monkeypatch.setattr(pvae.SVI, "update", lambda self, *x: torch.tensor(real(self, *x)))
     for interval in (1e9, 0.0):
         monkeypatch.setattr("pvae.training.loop.SECONDS_BETWEEN_CHECKPOINTS", interval)
-        fitted = quick_fit(small_pair(), digits, batch_size=16, out=tmp_path / str(interval))
+        fitted = quick_fit(small_pair(), digits, batch_size=32, out=tmp_path / str(interval))
         found.append(fitted.history)
     assert found[0] == found[1]
     monkeypatch.setattr(pvae.SVI, "update", real)
-    assert quick_fit(small_pair(), digits, batch_size=16).history == found[0]
+    assert quick_fit(small_pair(), digits, batch_size=32).history == found[0]

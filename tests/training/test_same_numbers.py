@@ -144,10 +144,9 @@ def test_compiled_steps_are_the_eager_ones(name, compiler):
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)
 
 
-@pytest.mark.parametrize("name", ["dense", "iwae"])
-def test_the_first_step_in_single_precision(name, compiler):
-    loss = PAIRS[name][1]
-    x = _data(name, torch.float32)
-    expected = _run(_pair(name, torch.float32), loss, x, "eager", 1)
-    found = _run(_pair(name, torch.float32), loss, x, "compiled", 1)
+def test_the_first_step_in_single_precision(compiler):
+    loss = PAIRS["dense"][1]
+    x = _data("dense", torch.float32)
+    expected = _run(_pair("dense", torch.float32), loss, x, "eager", 1)
+    found = _run(_pair("dense", torch.float32), loss, x, "compiled", 1)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=0)
