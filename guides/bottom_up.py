@@ -1,4 +1,4 @@
-"""The guide of a chain of codes that goes up with it, layer by layer (Burda et al. 2016)."""
+"""The bottom-up guide of a hierarchical VAE."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -9,8 +9,7 @@ import torch.nn.functional as F
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
-from pvae.errors import PvaeError
-from pvae.nn import make_encoder
+from pvae.nn import check_layers, make_encoder
 
 __all__ = ["BottomUp"]
 
@@ -39,7 +38,8 @@ class BottomUp(PyroModule):
         PvaeError: If there is no layer, or not one entry of hidden_dims for each, or a size is
             not positive.
 
-    Source: Burda, Grosse & Salakhutdinov 2016, *Importance Weighted Autoencoders*, section 5.
+    Source: Burda, Grosse & Salakhutdinov 2016, *Importance Weighted Autoencoders*, section 5
+    (arXiv:1509.00519).
 
     Example:
         >>> import torch
@@ -58,13 +58,7 @@ class BottomUp(PyroModule):
         activation: Literal["relu", "tanh"] = "tanh",
     ) -> None:
         super().__init__()
-        latent_dims, hidden_dims = tuple(latent_dims), tuple(map(tuple, hidden_dims))
-        if not latent_dims or len(hidden_dims) != len(latent_dims) or min(latent_dims) < 1:
-            raise PvaeError(
-                f"latent_dims={latent_dims}, hidden_dims={hidden_dims}: give a positive size for "
-                "each layer, at least one, and for each its hidden widths, as in "
-                "latent_dims=(100, 50), hidden_dims=((200, 200), (100, 100))."
-            )
+        latent_dims, hidden_dims = check_layers(latent_dims, hidden_dims)
         self.encoders = nn.ModuleList()
         below = tuple(event_shape)
         for latent_dim, widths in zip(latent_dims, hidden_dims, strict=True):

@@ -1,7 +1,7 @@
-"""Guides that give a point: the deterministic code of an autoencoder, and how it is regularised."""
+"""Guides of autoencoders: a deterministic code, plain, denoising or contractive."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import pyro
 import pyro.distributions as dist
@@ -10,7 +10,7 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from pvae.errors import PvaeError
-from pvae.nn import MLP, ConvEncoder
+from pvae.nn import MLP, at_least_one, make_encoder
 
 __all__ = ["Code", "ContractiveCode", "DenoisingCode"]
 
@@ -20,12 +20,12 @@ _ACTIVATIONS = {"linear": nn.Identity, "sigmoid": nn.Sigmoid, "tanh": nn.Tanh}
 
 
 class Code(PyroModule):
-    r"""A deterministic code: all of q(z|x) is at one point.
+    r"""A deterministic code: q(z|x) is a point mass.
 
     .. math:: q_\phi(z \mid x) = \delta(z - f_\phi(x))
 
-    The pair's objective is then log p(x, f(x)), the MAP estimate of each datum's code, shared
-    out by one encoder. It is no bound on log p(x), and `pvae.evaluate` says so.
+    The pair's objective is log p(x, f(x)): an amortised MAP estimate of each datum's code. It is
+    no bound on log p(x), and `pvae.evaluate` says so.
 
     Args:
         event_shape: Shape of one datum, (C, H, W) or (D,).
@@ -34,18 +34,18 @@ class Code(PyroModule):
         hidden_dims: Widths of the dense encoder's hidden layers; none for a linear one.
         channels: Channels of the convolutional encoder, from the image to the code.
         activation: Of the code itself: `"linear"`, `"sigmoid"` or `"tanh"`.
-        encoder: A network [..., *event_shape] to [..., Z] in place of the built-in one; the
-            activation comes after it.
+        encoder: A network [..., *event_shape] to [..., Z] in place of the built-in one. The
+            activation is applied to its output.
 
     Shape:
         `guide(x)` takes x [B, *event_shape] and returns z [B, Z].
 
     Raises:
-        PvaeError: If the network or the activation is not one of the above, or the code has not
-            the size that latent_dim says.
+        PvaeError: If the network or the activation is not one of the above, or the encoder's
+            codes do not have latent_dim values.
 
     Source: Hinton & Salakhutdinov 2006, *Reducing the Dimensionality of Data with Neural
-    Networks*.
+    Networks* (doi:10.1126/science.1127647).
 
     Example:
         >>> guide = Code((1, 28, 28), latent_dim=20)
@@ -64,16 +64,11 @@ class Code(PyroModule):
         encoder: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        if latent_dim < 1:
-            raise PvaeError(f"latent_dim={latent_dim}: a code has at least one dimension.")
+        at_least_one(latent_dim=latent_dim)
         if activation not in _ACTIVATIONS:
             raise PvaeError(f"activation={activation!r}: known are {', '.join(_ACTIVATIONS)}.")
-        if encoder is None and network == "dense":
-            encoder = MLP(event_shape, (latent_dim,), hidden_dims)
-        elif encoder is None and network == "conv":
-            encoder = ConvEncoder(event_shape, (latent_dim,), channels)
-        elif encoder is None:
-            raise PvaeError(f"network={network!r}: known are dense, conv.")
+        if encoder is None:
+            encoder = make_encoder(event_shape, (latent_dim,), network, hidden_dims, channels)
         self.event_shape, self.latent_dim = tuple(event_shape), latent_dim
         self.encoder, self.activation = encoder, _ACTIVATIONS[activation]()
 
@@ -87,8 +82,7 @@ class Code(PyroModule):
         if z.shape[-1:] != (self.latent_dim,):
             raise PvaeError(
                 f"The encoder gives codes of shape {tuple(z.shape)}, whose last dimension is not "
-                f"latent_dim={self.latent_dim}. Make its last layer, or latent_dim, the other's "
-                "size."
+                f"latent_dim={self.latent_dim}. Change the encoder's last layer or latent_dim."
             )
         return z
 
@@ -101,19 +95,15 @@ class DenoisingCode(Code):
             m_d \sim \mathrm{Bernoulli}(1 - \nu), \quad \epsilon \sim \mathcal N(0, I) \\
         z &= f_\phi(\tilde x)
 
-    while the model's likelihood is that of the clean x. The corruption is drawn anew at each
-    call. In eval mode, in which `pvae.evaluate`, `pvae.encode` and validation run, there is none.
+    while the model's likelihood is that of the clean x. Each call draws a new corruption. In eval
+    mode, which `pvae.evaluate`, `pvae.encode` and validation use, x is not corrupted.
 
     Args:
         event_shape: Shape of one datum, (C, H, W) or (D,).
         latent_dim: Z, the size of the code.
         masking: ν, the probability that a value of x is set to zero.
         noise: σ, the scale of the Gaussian noise that is added.
-        network: `"dense"`, one hidden layer by default, or `"conv"`, strided convolutions.
-        hidden_dims: Widths of the dense encoder's hidden layers.
-        channels: Channels of the convolutional encoder, from the image to the code.
-        activation: Of the code itself: `"linear"`, `"sigmoid"` or `"tanh"`.
-        encoder: A network [..., *event_shape] to [..., Z] in place of the built-in one.
+        **options: `network`, `hidden_dims` and the other options of `Code`.
 
     Shape:
         `guide(x)` takes x [B, *event_shape] and returns z [B, Z].
@@ -122,7 +112,7 @@ class DenoisingCode(Code):
         PvaeError: As `Code`; if masking is no probability, noise is negative, or nothing is
             corrupted at all.
 
-    Source: Vincent et al. 2010, *Stacked Denoising Autoencoders*.
+    Source: Vincent et al. 2010, *Stacked Denoising Autoencoders*, JMLR 11.
 
     Example:
         >>> guide = DenoisingCode((1, 28, 28), latent_dim=20, masking=0.5)
@@ -137,11 +127,7 @@ class DenoisingCode(Code):
         latent_dim: int = 20,
         masking: float = 0.3,
         noise: float = 0.0,
-        network: Literal["dense", "conv"] = "dense",
-        hidden_dims: Sequence[int] = (400,),
-        channels: Sequence[int] = (32, 64),
-        activation: Activation = "linear",
-        encoder: nn.Module | None = None,
+        **options: Any,
     ) -> None:
         if not 0 <= masking <= 1:
             raise PvaeError(f"masking={masking}: a probability, between 0 and 1.")
@@ -149,16 +135,14 @@ class DenoisingCode(Code):
             raise PvaeError(f"noise={noise}: the scale of Gaussian noise, at least 0.")
         if not masking and not noise:
             raise PvaeError("masking=0, noise=0: nothing is corrupted. Use guides.Code for that.")
-        super().__init__(
-            event_shape, latent_dim, network, hidden_dims, channels, activation, encoder
-        )
+        super().__init__(event_shape, latent_dim, **options)
         self.masking, self.noise = masking, noise
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(self.corrupt(x))
 
     def corrupt(self, x: Tensor) -> Tensor:
-        """Returns x with some of its values lost, drawn anew; in eval mode x itself."""
+        """Returns a new corruption of x; in eval mode x itself."""
         if not self.training:
             return x
         kept = torch.rand_like(x) >= self.masking
@@ -166,29 +150,27 @@ class DenoisingCode(Code):
 
 
 class ContractiveCode(Code):
-    r"""The contractive autoencoder's guide: a code that changes little where x does.
+    r"""The contractive autoencoder's guide: a code that changes little when x does.
 
     .. math:: z = f_\phi(x), \qquad
         \text{penalty } \lambda \left\| \frac{\partial f_\phi}{\partial x} \right\|_F^2
         = \lambda \sum_{jd} \left( \frac{\partial f_j}{\partial x_d} \right)^2
 
-    in nats for each datum, subtracted from log p(x, z) in training and never counted by
-    evaluation. It is exact where f is one layer, :math:`f = s(Wx + b)`, as in the paper:
+    in nats for each datum. Training subtracts it from log p(x, z); evaluation does not count it.
+    For one layer, :math:`f = s(Wx + b)`, as in the paper, it is computed exactly:
 
     .. math:: \| J \|_F^2 = \sum_j s'(a_j)^2 \sum_d W_{jd}^2
 
-    and elsewhere Hutchinson's unbiased estimate, :math:`\| v^\top J \|^2` with one
+    For other encoders it is Hutchinson's unbiased estimate, :math:`\| v^\top J \|^2` with one
     :math:`v \sim \mathcal N(0, I)` for each datum and call.
 
     Args:
         event_shape: Shape of one datum, (C, H, W) or (D,).
         latent_dim: Z, the size of the code.
         penalty: λ, nats.
-        network: `"dense"`, one layer by default, or `"conv"`, strided convolutions.
-        hidden_dims: Widths of the dense encoder's further layers, before that of the code.
-        channels: Channels of the convolutional encoder, from the image to the code.
+        hidden_dims: Widths of the dense encoder's hidden layers; none by default.
         activation: s, of the code: `"linear"`, `"sigmoid"` or `"tanh"`.
-        encoder: A network [..., *event_shape] to [..., Z] in place of the built-in one.
+        **options: `network`, `channels` and `encoder` of `Code`.
 
     Shape:
         `guide(x)` takes x [B, *event_shape] and returns z [B, Z].
@@ -210,16 +192,14 @@ class ContractiveCode(Code):
         event_shape: Sequence[int],
         latent_dim: int = 20,
         penalty: float = 0.1,
-        network: Literal["dense", "conv"] = "dense",
         hidden_dims: Sequence[int] = (),
-        channels: Sequence[int] = (32, 64),
         activation: Activation = "sigmoid",
-        encoder: nn.Module | None = None,
+        **options: Any,
     ) -> None:
         if not penalty >= 0:
             raise PvaeError(f"penalty={penalty}: the weight of the Jacobian's norm, at least 0.")
         super().__init__(
-            event_shape, latent_dim, network, hidden_dims, channels, activation, encoder
+            event_shape, latent_dim, hidden_dims=hidden_dims, activation=activation, **options
         )
         self.penalty = penalty
 

@@ -11,21 +11,20 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from pvae.errors import PvaeError
-from pvae.nn import make_encoder
+from pvae.nn import at_least_one, make_encoder
 
 __all__ = ["FullCovariance", "LowRank"]
 
 
 class FullCovariance(PyroModule):
-    r"""A Gaussian with any covariance, read off x by one encoder.
+    r"""A Gaussian with a full covariance, given by one encoder.
 
     .. math::
         q_\phi(z \mid x) &= \mathcal N(\mu, L L^\top), \qquad
             L = \operatorname{diag}(\sigma) (I + A) \\
         \mu, \sigma, A &= \mathrm{encoder}_\phi(x), \qquad A_{ij} = 0 \text{ unless } i > j
 
-    With A = 0 it is the mean field, and there it begins. For a linear-Gaussian model it holds the
-    posterior.
+    It starts at A = 0, the mean field. For a linear-Gaussian model it contains the posterior.
 
     Args:
         event_shape: Shape of one datum, (C, H, W) or (D,).
@@ -41,8 +40,8 @@ class FullCovariance(PyroModule):
     Raises:
         PvaeError: If a size is not positive, or the network is not known.
 
-    Source: Titsias & Lázaro-Gredilla 2014, *Doubly Stochastic Variational Bayes*; Rezende,
-    Mohamed & Wierstra 2014, *Stochastic Backpropagation*.
+    Source: Titsias & Lázaro-Gredilla 2014, *Doubly Stochastic Variational Bayes*, ICML; Rezende,
+    Mohamed & Wierstra 2014, *Stochastic Backpropagation* (arXiv:1401.4082).
 
     Example:
         >>> import torch
@@ -60,12 +59,12 @@ class FullCovariance(PyroModule):
         **options: Any,
     ) -> None:
         super().__init__()
-        _check_latent_dim(latent_dim)
+        at_least_one(latent_dim=latent_dim)
         self.latent_dim = latent_dim
         outputs = latent_dim * (latent_dim + 3) // 2
         if encoder is None:
             encoder = make_encoder(event_shape, (outputs,), **options)
-            with torch.no_grad():  # begins as the mean field
+            with torch.no_grad():  # starts as the mean field
                 encoder.layers[-1].weight[2 * latent_dim :] = 0
                 encoder.layers[-1].bias[2 * latent_dim :] = 0
         self.encoder = encoder
@@ -89,15 +88,15 @@ class FullCovariance(PyroModule):
 
 
 class LowRank(PyroModule):
-    r"""A Gaussian whose covariance is a diagonal and a few directions, read off x by one encoder.
+    r"""A Gaussian whose covariance is a diagonal and a few directions, given by one encoder.
 
     .. math::
         q_\phi(z \mid x) &= \mathcal N\left(\mu, \;
             \operatorname{diag}(\sigma) (I + W W^\top) \operatorname{diag}(\sigma)\right) \\
         \mu, \sigma, W &= \mathrm{encoder}_\phi(x), \qquad W \in \mathbb R^{Z \times R}
 
-    With W = 0 it is the mean field, and near that it begins. In units of σ it can be wider than
-    that, never narrower.
+    With W = 0 it is the mean field; it starts near it. In units of σ it can be wider than the mean
+    field, never narrower.
 
     Args:
         event_shape: Shape of one datum, (C, H, W) or (D,).
@@ -115,7 +114,8 @@ class LowRank(PyroModule):
         PvaeError: If the rank is not between 1 and Z, or as `FullCovariance`.
 
     Source: Ong, Nott & Smith 2018, *Gaussian variational approximation with a factor covariance
-    structure*; with rank 1, Rezende, Mohamed & Wierstra 2014, *Stochastic Backpropagation*.
+    structure* (arXiv:1701.03208); with rank 1, Rezende, Mohamed & Wierstra 2014, *Stochastic
+    Backpropagation* (arXiv:1401.4082).
 
     Example:
         >>> import torch
@@ -134,7 +134,7 @@ class LowRank(PyroModule):
         **options: Any,
     ) -> None:
         super().__init__()
-        _check_latent_dim(latent_dim)
+        at_least_one(latent_dim=latent_dim)
         if not 1 <= rank <= latent_dim:
             raise PvaeError(
                 f"rank={rank}: from 1 to latent_dim={latent_dim}; "
@@ -142,7 +142,7 @@ class LowRank(PyroModule):
             )
         if encoder is None:
             encoder = make_encoder(event_shape, (2 + rank, latent_dim), **options)
-            with torch.no_grad():  # begins near the mean field; at W = 0 it would stay there
+            with torch.no_grad():  # starts near the mean field: at W = 0 it would stay there
                 encoder.layers[-1].weight[2 * latent_dim :] *= 0.1
                 encoder.layers[-1].bias[2 * latent_dim :] *= 0.1
         self.encoder = encoder
@@ -158,8 +158,3 @@ class LowRank(PyroModule):
         loc, raw, w = found[..., 0, :], found[..., 1, :], found[..., 2:, :].transpose(-1, -2)
         scale = F.softplus(raw) + 1e-3  # squared, and inverted together
         return loc, scale, scale[..., None] * w
-
-
-def _check_latent_dim(latent_dim: int) -> None:
-    if latent_dim < 1:
-        raise PvaeError(f"latent_dim={latent_dim}: it must be at least 1.")

@@ -1,4 +1,4 @@
-"""Top-down inference that shares the model's networks: the ladder VAE's guide."""
+"""The ladder VAE's guide: top-down inference that shares the model's networks."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -17,7 +17,7 @@ __all__ = ["Ladder"]
 
 
 class Ladder(PyroModule):
-    r"""The ladder VAE's posterior: a deterministic way up, then down with the model's own layers.
+    r"""The ladder VAE's posterior: a deterministic pass up, then down the model's own layers.
 
     .. math::
         d_l &= g_l(d_{l-1}), \quad d_0 = x, \qquad
@@ -28,25 +28,24 @@ class Ladder(PyroModule):
         \mu_{q,l} = \sigma_{q,l}^2 \left( \hat\mu_l \hat\sigma_l^{-2}
             + \mu_{p,l} \sigma_{p,l}^{-2} \right)
 
-    with :math:`\mu_{p,l}, \sigma_{p,l}` those of the model's :math:`p(z_l \mid z_{l+1})`: the
-    product of what the data say and what the layer above expects. The model's networks get
-    gradients through its prior and through this guide.
+    with :math:`\mu_{p,l}, \sigma_{p,l}` of the model's :math:`p(z_l \mid z_{l+1})`. Each layer is
+    the normalised product of the evidence of the data and the prediction of the layer above. The
+    model's networks get gradients through the prior and through this guide.
 
-    There is no batch normalisation, unlike in the paper: with it, one datum's bound would depend
-    on the other data of the minibatch. What else keeps layers from falling asleep works here and
-    is needed: rectifiers in place of tanh, in the model too, with a warm-up of the KL
-    (`pvae.fit(…, kl_warmup=…)`), or `pvae.objectives.FreeBits_ELBO`, whose free nats are for
-    each layer.
+    Unlike the paper it has no batch normalisation, which would let one datum's bound depend on the
+    rest of the minibatch. Upper layers stay active with rectifiers in place of tanh, in the model
+    too, and with a warm-up of the KL (`pvae.fit(…, kl_warmup=…)`) or
+    `pvae.objectives.FreeBits_ELBO`, which frees nats in each layer.
 
     Args:
         event_shape: Shape of one datum, (C, H, W) or (D,).
         model: The pair's model, a `HierarchicalVAE`, or any with `latent_dims`, `hidden_dims`
             and `conditional(layer, above)`.
-        hidden_dims: For each layer, widths of :math:`g_l`, the last of which is the size of
-            :math:`d_l`; None is the model's.
+        hidden_dims: For each layer, widths of :math:`g_l`; the last is the size of :math:`d_l`.
+            None takes the model's.
         network: `"dense"`, or `"conv"` for strided convolutions from an image to :math:`d_1`.
-        channels: Channels of the convolutions, from the image upwards; of the widths of
-            :math:`g_1` only the last counts then.
+        channels: Channels of the convolutions, from the image upwards. With them only the last
+            width of :math:`g_1` is used.
         activation: Nonlinearity of the dense networks.
 
     Shape:
@@ -55,7 +54,7 @@ class Ladder(PyroModule):
     Raises:
         PvaeError: If the model has no layers, or hidden_dims not one entry for each.
 
-    Source: Sønderby et al. 2016, *Ladder Variational Autoencoders*.
+    Source: Sønderby et al. 2016, *Ladder Variational Autoencoders* (arXiv:1602.02282).
 
     Example:
         >>> import torch
@@ -81,7 +80,7 @@ class Ladder(PyroModule):
                 f"Ladder goes down with the model's layers, and {type(model).__name__} has none: "
                 "use HierarchicalVAE, or a model with latent_dims and conditional(layer, above)."
             )
-        # Not a submodule: its parameters are the model's, and would be saved twice.
+        # Not a submodule, whose parameters would be saved twice.
         self.__dict__["model"] = model
         latent_dims = tuple(model.latent_dims)
         hidden_dims = tuple(map(tuple, model.hidden_dims if hidden_dims is None else hidden_dims))
@@ -119,7 +118,7 @@ class Ladder(PyroModule):
 
 
 def _product(loc: Tensor, scale: Tensor, prior: dist.Distribution) -> dist.Distribution:
-    """The normalised product of two diagonal Gaussians: precisions add up."""
+    """The normalised product of two diagonal Gaussians: precisions add."""
     here, above = scale**-2, prior.variance**-1
     variance = 1 / (here + above)
     return dist.Normal(variance * (loc * here + prior.mean * above), variance.sqrt()).to_event(1)

@@ -1,4 +1,4 @@
-"""The linear Gaussian guide: the exact posterior of a linear Gaussian model is one of these."""
+"""The linear-Gaussian guide, which contains the posterior of a linear-Gaussian model."""
 
 import math
 from collections.abc import Sequence
@@ -9,18 +9,17 @@ import torch
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
-from pvae.errors import PvaeError
-from pvae.nn import ScaleTril
+from pvae.nn import ScaleTril, at_least_one
 
 __all__ = ["LinearGaussian"]
 
 
 class LinearGaussian(PyroModule):
-    r"""A Gaussian whose mean is linear in x, and whose covariance all x share.
+    r"""A Gaussian whose mean is linear in x and whose covariance is the same for all x.
 
     .. math:: q_\phi(z \mid x) = \mathcal N(V x + c, L L^\top)
 
-    With L a lower triangular matrix, so that the posterior of `pvae.models.PPCA` is among these.
+    with L lower triangular. The posterior of `pvae.models.PPCA` has this form.
 
     Args:
         event_shape: Shape of one datum, (C, H, W) or (D,).
@@ -32,7 +31,8 @@ class LinearGaussian(PyroModule):
     Raises:
         PvaeError: If latent_dim is below one.
 
-    Source: Tipping & Bishop 1999, *Probabilistic Principal Component Analysis*, section 3.
+    Source: Tipping & Bishop 1999, *Probabilistic Principal Component Analysis*, section 3
+    (doi:10.1111/1467-9868.00196).
 
     Example:
         >>> guide = LinearGaussian((1, 28, 28), latent_dim=20)
@@ -42,8 +42,7 @@ class LinearGaussian(PyroModule):
 
     def __init__(self, event_shape: Sequence[int], latent_dim: int = 20) -> None:
         super().__init__()
-        if latent_dim < 1:
-            raise PvaeError(f"latent_dim={latent_dim}: a code has at least one dimension.")
+        at_least_one(latent_dim=latent_dim)
         self.event_shape, self.latent_dim = tuple(event_shape), latent_dim
         self.mean = nn.Linear(math.prod(self.event_shape), latent_dim)
         self.scale_tril = ScaleTril(torch.eye(latent_dim))

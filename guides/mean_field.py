@@ -9,14 +9,13 @@ import torch.nn.functional as F
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
-from pvae.errors import PvaeError
-from pvae.nn import MLP, ConvEncoder
+from pvae.nn import at_least_one, make_encoder
 
 __all__ = ["MeanField"]
 
 
 class MeanField(PyroModule):
-    r"""A diagonal Gaussian whose mean and scale are read off x by one encoder.
+    r"""A diagonal Gaussian whose mean and scale are the output of one encoder.
 
     .. math:: q_\phi(z \mid x) = \mathcal N(\mu_\phi(x), \operatorname{diag} \sigma_\phi^2(x))
 
@@ -36,7 +35,7 @@ class MeanField(PyroModule):
     Raises:
         PvaeError: If the network is not one of the above, or a size is not positive.
 
-    Source: Kingma & Welling 2014, *Auto-Encoding Variational Bayes*.
+    Source: Kingma & Welling 2014, *Auto-Encoding Variational Bayes* (arXiv:1312.6114).
 
     Example:
         >>> import torch
@@ -57,14 +56,10 @@ class MeanField(PyroModule):
         encoder: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        if latent_dim < 1:
-            raise PvaeError(f"latent_dim={latent_dim}: it must be at least 1.")
-        if encoder is None and network == "dense":
-            encoder = MLP(event_shape, (2, latent_dim), hidden_dims, activation)
-        elif encoder is None and network == "conv":
-            encoder = ConvEncoder(event_shape, (2, latent_dim), channels)
-        elif encoder is None:
-            raise PvaeError(f"network={network!r}: known are dense, conv.")
+        at_least_one(latent_dim=latent_dim)
+        if encoder is None:
+            sizes = network, hidden_dims, channels, activation
+            encoder = make_encoder(event_shape, (2, latent_dim), *sizes)
         self.encoder = encoder
 
     def forward(self, x: Tensor) -> Tensor:

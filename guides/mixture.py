@@ -1,4 +1,4 @@
-"""The amortised mixture of Gaussians, reparameterised implicitly."""
+"""An amortised mixture of Gaussians with implicit reparameterisation gradients."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,20 +9,19 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from pvae.distributions import DiagonalMixture
-from pvae.errors import PvaeError
-from pvae.nn import make_encoder
+from pvae.nn import at_least_one, make_encoder
 
 __all__ = ["MixtureOfGaussians"]
 
 
 class MixtureOfGaussians(PyroModule):
-    r"""A mixture of diagonal Gaussians, all of whose parameters are read off x by one encoder.
+    r"""A mixture of diagonal Gaussians whose parameters are the output of one encoder.
 
     .. math:: q_\phi(z \mid x) = \sum_{k=1}^K \pi_k(x) \,
         \mathcal N(\mu_k(x), \operatorname{diag} \sigma_k^2(x))
 
-    The component is summed out of the density and of the gradient: a draw has gradients with
-    respect to the weights too, see `DiagonalMixture`. With equal components it is the mean field.
+    The density sums over the components, and draws have gradients with respect to all parameters,
+    the weights too; see `pvae.distributions.DiagonalMixture`.
 
     Args:
         event_shape: Shape of one datum, (C, H, W) or (D,).
@@ -39,9 +38,9 @@ class MixtureOfGaussians(PyroModule):
     Raises:
         PvaeError: If there is no component, a size is not positive, or the network is not known.
 
-    Source: Morningstar, Vikram, Ham, Gallagher & Dillon 2021, *Automatic Differentiation
-    Variational Inference with Mixtures*; Figurnov, Mohamed & Mnih 2018, *Implicit
-    Reparameterization Gradients*.
+    Source: Morningstar et al. 2021, *Automatic Differentiation Variational Inference with
+    Mixtures* (arXiv:2003.01687); Figurnov, Mohamed & Mnih 2018, *Implicit Reparameterization
+    Gradients* (arXiv:1805.08498).
 
     Example:
         >>> import torch
@@ -60,12 +59,12 @@ class MixtureOfGaussians(PyroModule):
         **options: Any,
     ) -> None:
         super().__init__()
-        for name, value in (("latent_dim", latent_dim), ("num_components", num_components)):
-            if value < 1:
-                raise PvaeError(f"{name}={value}: it must be at least 1.")
+        at_least_one(latent_dim=latent_dim, num_components=num_components)
         self.latent_dim, self.num_components = latent_dim, num_components
         outputs = (num_components * (1 + 2 * latent_dim),)
-        self.encoder = encoder or make_encoder(event_shape, outputs, **options)
+        if encoder is None:
+            encoder = make_encoder(event_shape, outputs, **options)
+        self.encoder = encoder
 
     def forward(self, x: Tensor) -> Tensor:
         logits, loc, scale = self.encode(x)

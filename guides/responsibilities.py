@@ -11,13 +11,13 @@ __all__ = ["Responsibilities"]
 
 
 class Responsibilities(PyroModule):
-    r"""The posterior of a mixture's label, held fixed while the model moves.
+    r"""The exact posterior of a mixture's label, without a gradient.
 
     .. math:: q(y = k \mid x) = p_{\bar\theta}(y = k \mid x), \qquad \bar\theta = \theta
         \text{ without a gradient}
 
-    so that the ELBO is log p(x), and its gradient that of the M step: SVI with this guide is
-    generalised EM, a gradient step in place of the maximum. It has no parameters.
+    The ELBO is then log p(x), and its gradient is that of the M step. SVI with this guide is
+    generalised EM: a gradient step in place of the maximum. The guide has no parameters.
 
     Args:
         model: A model whose `responsibilities(x)` returns p(y|x), [..., K], such as
@@ -30,7 +30,7 @@ class Responsibilities(PyroModule):
         PvaeError: If the model has no such method.
 
     Source: Neal & Hinton 1998, *A View of the EM Algorithm that Justifies Incremental, Sparse,
-    and other Variants*.
+    and other Variants* (doi:10.1007/978-94-011-5014-9_12).
 
     Example:
         >>> import torch
@@ -49,7 +49,7 @@ class Responsibilities(PyroModule):
                 f"{type(model).__name__} has no responsibilities(x): this guide is for models such "
                 "as GaussianMixture, whose label has a posterior in closed form."
             )
-        # A reference, not a submodule: the parameters are the model's.
+        # Not a submodule, whose parameters would be saved twice.
         self.__dict__["model"] = model
 
     def forward(self, x: Tensor) -> Tensor:

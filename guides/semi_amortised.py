@@ -1,25 +1,23 @@
-"""Semi-amortised inference: an encoder's output, refined for each datum by gradient steps."""
+"""Semi-amortised inference: gradient steps for each datum refine an encoder's output."""
 
 from collections.abc import Sequence
 from typing import Any
 
-import pyro
-import pyro.distributions as dist
 import torch
-import torch.nn.functional as F
+from pvae.guides.mean_field import MeanField
 from pyro import poutine
 from pyro.nn import PyroModule
 from pyro.poutine.util import prune_subsample_sites
-from torch import Tensor, nn
+from torch import Tensor
 
 from pvae.errors import PvaeError
-from pvae.nn import make_encoder
+from pvae.nn import at_least_one
 
 __all__ = ["SemiAmortised"]
 
 
-class SemiAmortised(PyroModule):
-    r"""The mean field, moved by a few steps of gradient ascent on each datum's own ELBO.
+class SemiAmortised(MeanField):
+    r"""The mean field, refined by a few steps of gradient ascent on each datum's own ELBO.
 
     .. math::
         \mu_0, \sigma_0 &= \mathrm{encoder}_\phi(x), \qquad
@@ -30,29 +28,24 @@ class SemiAmortised(PyroModule):
             E_{q_\lambda}[\log p_\theta(x, z) - \log q_\lambda(z)] \big|_{\lambda_t} \right) \\
         q(z \mid x) &= q_{\lambda_T}(z)
 
-    In these units, of the encoder's own scale, one step size fits posteriors wide and narrow,
-    and the tanh lets no step go further than one unit, where an untrained model is steep. The
-    expectation is taken at two points, :math:`\mu \pm \sigma \odot \varepsilon`, whose signs
-    :math:`\varepsilon` were drawn once for each step, when the guide was made: q(z|x) is a function
-    of x, the same at every call. (The refinement may be as rough as it likes: the ELBO of the q
-    that it ends at is taken with fresh draws, and is a bound.) Each datum's steps depend on that
-    datum only.
+    The steps are in units of the encoder's scale, so one step size fits wide and narrow
+    posteriors. The tanh limits each step to one unit, because an untrained model can be steep. The
+    expectation is approximated at two points, :math:`\mu \pm \sigma \odot \varepsilon`. The signs
+    :math:`\varepsilon` are drawn once for each step, when the guide is made, so that q(z|x) is the
+    same at every call. A rough refinement does not harm the bound: the ELBO of the final q uses
+    fresh draws. Each datum's steps depend on that datum alone.
 
-    In training the gradient flows through the steps, into encoder and model, with the second
-    derivatives that this takes, as in the paper; without gradients (in evaluation) only the
-    steps' own are computed. The refinement ascends the plain ELBO, whatever objective trains
-    the pair.
+    In training the gradient flows through the steps into encoder and model and needs second
+    derivatives, as in the paper. Evaluation needs the steps' own gradients alone. The refinement
+    ascends the plain ELBO, whatever objective trains the pair.
 
     Args:
         model: The model of the pair, whose latent site is z.
         event_shape: Shape of one datum, (C, H, W) or (D,).
         latent_dim: Z, the size of the code.
-        num_steps: T; each costs two passes of the model for each datum, forward and backward.
+        num_steps: T. Each runs the model forward and backward on two points for each datum.
         step_size: η.
-        encoder: A network [..., *event_shape] to [..., 2, Z] in place of the built-in one
-            (location, then scale before softplus).
-        **options: `network`, `hidden_dims`, `channels` and `activation` of the built-in encoder,
-            as in `MeanField`.
+        **options: `network`, `hidden_dims`, `encoder` and the other options of `MeanField`.
 
     Shape:
         `guide(x)` takes x [B, *event_shape] and returns z [B, Z].
@@ -61,7 +54,8 @@ class SemiAmortised(PyroModule):
         PvaeError: If there is no step, the step size or a size is not positive, or the network
             is not known; when called, if the model's latent sites are not z alone.
 
-    Source: Kim, Wiseman, Miller, Sontag & Rush 2018, *Semi-Amortized Variational Autoencoders*.
+    Source: Kim, Wiseman, Miller, Sontag & Rush 2018, *Semi-Amortized Variational Autoencoders*
+    (arXiv:1802.02550).
 
     Example:
         >>> import torch
@@ -78,27 +72,18 @@ class SemiAmortised(PyroModule):
         latent_dim: int = 20,
         num_steps: int = 5,
         step_size: float = 0.2,
-        encoder: nn.Module | None = None,
         **options: Any,
     ) -> None:
-        super().__init__()
-        for name, value in (("latent_dim", latent_dim), ("num_steps", num_steps)):
-            if value < 1:
-                raise PvaeError(f"{name}={value}: it must be at least 1.")
+        super().__init__(event_shape, latent_dim, **options)
+        at_least_one(num_steps=num_steps)
         if not step_size > 0:
             raise PvaeError(f"step_size={step_size}: a positive number.")
-        # A reference, not a submodule: the parameters are the model's.
+        # Not a submodule, whose parameters would be saved twice.
         self.__dict__["model"] = model
         self.step_size = step_size
-        self.encoder = encoder or make_encoder(event_shape, (2, latent_dim), **options)
-        # Signs and not Normals: their squares are 1, as they should be on average.
+        # Signs, not normal draws: their squares are 1, as those of normal draws on average.
         signs = 2.0 * torch.randint(2, (num_steps, 1, 1, latent_dim)) - 1
         self.register_buffer("signs", torch.cat([signs, -signs], 1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        loc, scale = self.encode(x)
-        with pyro.plate("data", len(x)):
-            return pyro.sample("z", dist.Normal(loc, scale).to_event(1))
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Returns location and scale of the refined q(z|x), each [B, Z], for x."""
@@ -106,8 +91,7 @@ class SemiAmortised(PyroModule):
 
     def start(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the encoder's own location and scale, each [B, Z], for x [B, *event_shape]."""
-        loc, raw = self.encoder(x).unbind(-2)
-        return loc, F.softplus(raw) + 1e-6
+        return super().encode(x)
 
     def refine(self, x: Tensor, loc: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
         """Returns location and scale after the steps, each [B, Z]."""
@@ -126,7 +110,7 @@ class SemiAmortised(PyroModule):
         return loc + scale * a, scale * b.exp()
 
     def _log_joint(self, x: Tensor, z: Tensor) -> Tensor:
-        """Log p(x, z), [2, B]; sites stay inside, and parameters are found outside."""
+        """Log p(x, z), [2, B]. Other handlers see the parameters of this call, not its sites."""
         given = poutine.condition(self.model, {"z": z})
         with poutine.block(hide_fn=lambda site: site["type"] != "param"):
             trace = poutine.trace(given).get_trace(x)

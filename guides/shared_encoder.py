@@ -1,4 +1,4 @@
-"""The guide of a model that has an encoder of its own."""
+"""The guide of a model that owns the encoder."""
 
 import pyro
 import pyro.distributions as dist
@@ -11,11 +11,11 @@ __all__ = ["SharedEncoder"]
 
 
 class SharedEncoder(PyroModule):
-    r"""The mean field whose encoder is the model's, as with `pvae.models.VampPriorVAE`.
+    r"""The mean field with the model's own encoder, as for `pvae.models.VampPriorVAE`.
 
     .. math:: q_\phi(z \mid x) = \mathcal N(\mu_\phi(x), \operatorname{diag} \sigma_\phi^2(x))
 
-    It has no parameters: they belong to the model.
+    The guide has no parameters; they belong to the model.
 
     Args:
         model: A model whose `encode(x)` returns location and scale of q(z|x), each [..., Z].
@@ -26,7 +26,7 @@ class SharedEncoder(PyroModule):
     Raises:
         PvaeError: If the model has no such method.
 
-    Source: Tomczak & Welling 2018, *VAE with a VampPrior*.
+    Source: Tomczak & Welling 2018, *VAE with a VampPrior* (arXiv:1705.07120).
 
     Example:
         >>> import torch
@@ -43,7 +43,7 @@ class SharedEncoder(PyroModule):
                 f"{type(model).__name__} has no encode(x) to share: SharedEncoder is for models "
                 "with an encoder of their own, such as VampPriorVAE. Take MeanField."
             )
-        # A reference, not a submodule: the parameters are the model's.
+        # Not a submodule, whose parameters would be saved twice.
         self.__dict__["model"] = model
 
     def forward(self, x: Tensor) -> Tensor:

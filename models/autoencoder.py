@@ -1,4 +1,4 @@
-"""Autoencoders as the models of MAP pairs: the code is a point, its penalty a prior."""
+"""Autoencoders as models: the penalty on the code is a prior."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,41 +12,23 @@ __all__ = ["Autoencoder", "SparseAutoencoder"]
 
 
 class Autoencoder(VAE):
-    r"""The autoencoder: with a guide that gives a point, the VAE's model is the classic one.
+    r"""The autoencoder: the VAE's model, for a guide that gives a point.
 
     .. math::
         z &\sim \mathcal N(0, I), \qquad x \mid z \sim p(x \mid g_\theta(z)) \\
         \log p(x, f(x)) &= - \frac{\| x - g_\theta(f(x)) \|^2}{2 \sigma^2}
             - \frac12 \| f(x) \|^2 + \mathrm{const}
 
-    The second line is what training maximises with the guide z = f(x) of `pvae.guides.Code`: a
-    Gaussian likelihood is the squared error, a Bernoulli one the cross entropy, and the prior
-    a penalty on the code. A decoder that is free to grow can make that penalty as small as it
-    likes; σ only weighs the two terms. Several `hidden_dims` make it deep.
+    With the guide z = f(x) of `pvae.guides.Code`, training maximises the second line: a Gaussian
+    likelihood is the squared error, a Bernoulli one the cross entropy, and the prior penalises
+    the code. A decoder with large weights can make that penalty arbitrarily small; σ only weighs
+    the two terms. Several `hidden_dims` make the autoencoder deep. Arguments are those of `VAE`.
 
-    Such a pair has no bound on log p(x), and `pvae.evaluate` reports none: a point has no
-    density. The likelihood of the model, which is a model like any other, is what annealed
-    importance sampling says (`ais=100`).
-
-    Args:
-        event_shape: Shape of one datum, (C, H, W) or (D,).
-        latent_dim: Z, the size of the code.
-        network: `"dense"`, one hidden layer by default, or `"conv"`, transposed convolutions.
-        hidden_dims: Widths of the dense decoder's hidden layers.
-        channels: Channels of the convolutional decoder, from the code to the image.
-        likelihood: As in `VAE`: `"gaussian"` for real values, `"bernoulli"` for binary ones.
-        scale: σ of the Gaussian, as in `VAE`.
-        decoder: A network [..., Z] to [..., *event_shape] in place of the built-in one.
-
-    Shape:
-        `model(x)` takes x [B, *event_shape] and returns it; `model(size=n)` draws
-        n samples [n, *event_shape] from p(x).
-
-    Raises:
-        PvaeError: As `VAE`.
+    A point has no density, so such a pair has no bound on log p(x), and `pvae.evaluate` reports
+    none. Annealed importance sampling (`ais=100`) estimates the likelihood of the model.
 
     Source: Hinton & Salakhutdinov 2006, *Reducing the Dimensionality of Data with Neural
-    Networks*.
+    Networks* (doi:10.1126/science.1127647).
 
     Example:
         >>> from pvae import data, fit, guides
@@ -63,20 +45,15 @@ class SparseAutoencoder(VAE):
         z_j &\sim \mathrm{Laplace}(0, 1 / \lambda), \qquad x \mid z \sim p(x \mid g_\theta(z)) \\
         \log p(x, f(x)) &= \log p(x \mid f(x)) - \lambda \| f(x) \|_1 + Z \log (\lambda / 2)
 
-    As in `Autoencoder`, the second line is what training with `pvae.guides.Code` maximises, and
-    what keeps the penalty from vanishing is that the decoder does not grow without limit (few
-    epochs, or `--optim AdamW --optim.weight_decay 0.01`).
+    As with `Autoencoder`, training with `pvae.guides.Code` maximises the second line. The penalty
+    does not vanish while the decoder's weights stay small: train for few epochs, or with
+    `--optim AdamW --optim.weight_decay 0.01`.
 
     Args:
         event_shape: Shape of one datum, (C, H, W) or (D,).
         latent_dim: Z, the size of the code; more than D is allowed (an overcomplete code).
         penalty: λ, nats for each unit of \|z\|₁.
-        network: `"dense"`, one hidden layer by default, or `"conv"`, transposed convolutions.
-        hidden_dims: Widths of the dense decoder's hidden layers.
-        channels: Channels of the convolutional decoder, from the code to the image.
-        likelihood: As in `VAE`.
-        scale: σ of the Gaussian, as in `VAE`.
-        decoder: A network [..., Z] to [..., *event_shape] in place of the built-in one.
+        **options: `network`, `hidden_dims`, `likelihood` and the other options of `VAE`.
 
     Shape:
         `model(x)` takes x [B, *event_shape] and returns it; `model(size=n)` draws
@@ -86,7 +63,8 @@ class SparseAutoencoder(VAE):
         PvaeError: As `VAE`; if the penalty is not positive.
 
     Source: Olshausen & Field 1996, *Emergence of simple-cell receptive field properties by
-    learning a sparse code for natural images*; Ng 2011, *Sparse autoencoder*.
+    learning a sparse code for natural images* (doi:10.1038/381607a0); Ng 2011, *Sparse
+    autoencoder*, CS294A lecture notes.
 
     Example:
         >>> model = SparseAutoencoder((1, 28, 28), latent_dim=100, penalty=2.0)

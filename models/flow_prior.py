@@ -10,22 +10,22 @@ from pyro.nn import AutoRegressiveNN
 from torch import Tensor, nn
 
 from pvae.errors import PvaeError
-from pvae.nn import affine_autoregressive
+from pvae.nn import affine_autoregressive, at_least_one
 
 __all__ = ["FlowPriorVAE"]
 
 
 class FlowPriorVAE(VAE):
-    r"""A VAE whose prior is a masked autoregressive flow, learned with the rest.
+    r"""A VAE whose prior is a learned masked autoregressive flow.
 
     .. math::
         \epsilon &= (T_1 \circ \dots \circ T_L)(z) \sim \mathcal N(0, I), \qquad
             T_l(z)_i = \mu_{l,i}(z_{<i}) + e^{s_{l,i}(z_{<i})} z_i \\
         x \mid z &\sim p(x \mid f_\theta(z))
 
-    where :math:`z_{<i}` are the coordinates before i, in an order that is reversed from step to
-    step, and μ and s come from one masked network a step. The flow runs from z to the noise:
-    log p(z), which training and evaluation need, takes one pass; a draw takes Z passes a step.
+    where :math:`z_{<i}` are the coordinates before i, in an order that each step reverses. One
+    masked network a step gives μ and s. The flow maps z to noise: log p(z), which training and
+    evaluation need, takes one pass for each step; a draw takes Z passes.
 
     Args:
         event_shape: Shape of one datum, (C, H, W) or (D,).
@@ -41,9 +41,9 @@ class FlowPriorVAE(VAE):
     Raises:
         PvaeError: If there is no step, or a masked network is too narrow; as `VAE`.
 
-    Source: Chen et al. 2017, *Variational Lossy Autoencoder*, section 3.2; Papamakarios,
-    Pavlakou & Murray 2017, *Masked Autoregressive Flow for Density Estimation*; the network is
-    MADE, Germain et al. 2015.
+    Source: Chen et al. 2017, *Variational Lossy Autoencoder*, section 3.2 (arXiv:1611.02731);
+    Papamakarios, Pavlakou & Murray 2017, *Masked Autoregressive Flow for Density Estimation*
+    (arXiv:1705.07057); the network is MADE, Germain et al. 2015 (arXiv:1502.03509).
 
     Example:
         >>> model = FlowPriorVAE((1, 28, 28), latent_dim=20, num_steps=2)
@@ -60,8 +60,7 @@ class FlowPriorVAE(VAE):
         **options: Any,
     ) -> None:
         super().__init__(event_shape, latent_dim, **options)
-        if num_steps < 1:
-            raise PvaeError(f"num_steps={num_steps}: a flow has at least one step.")
+        at_least_one(num_steps=num_steps)
         if not flow_hidden_dims or min(flow_hidden_dims) < latent_dim:
             raise PvaeError(
                 f"flow_hidden_dims={tuple(flow_hidden_dims)}: give one hidden layer or more, none "

@@ -10,13 +10,13 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from pvae.errors import PvaeError
-from pvae.nn import ScaleTril
+from pvae.nn import ScaleTril, at_least_one
 
 __all__ = ["GaussianMixture"]
 
 
 class GaussianMixture(PyroModule):
-    r"""A mixture of Gaussians: the label is the latent, and everything is known exactly.
+    r"""A mixture of Gaussians, whose latent is the label and whose log p(x) is known.
 
     .. math::
         y &\sim \mathrm{Categorical}(\pi) \\
@@ -32,9 +32,9 @@ class GaussianMixture(PyroModule):
     .. math:: L(q, \theta) = \sum_n \sum_k q_{nk} \left[ \log \pi_k
         + \log \mathcal N(x_n; \mu_k, L_k L_k^\top) - \log q_{nk} \right] \le \sum_n \log p(x_n)
 
-    The E step sets q to the responsibilities, where the bound is log p(x); the M step sets θ to
-    the best for this q, in closed form. `pvae.guides.Responsibilities` is the E step as a guide:
-    with it SVI takes gradient steps in place of the M step.
+    The E step sets q to the responsibilities, where the bound equals log p(x). The M step sets θ
+    to its best value for this q, in closed form. `pvae.guides.Responsibilities` is the E step as a
+    guide; SVI with it takes gradient steps in place of the M step.
 
     Args:
         event_shape: Shape of one datum, of D values.
@@ -53,8 +53,9 @@ class GaussianMixture(PyroModule):
         PvaeError: If there is no component.
 
     Source: Dempster, Laird & Rubin 1977, *Maximum Likelihood from Incomplete Data via the EM
-    Algorithm*; Neal & Hinton 1998, *A View of the EM Algorithm that Justifies Incremental,
-    Sparse, and other Variants*.
+    Algorithm* (doi:10.1111/j.2517-6161.1977.tb01600.x); Neal & Hinton 1998, *A View of the EM
+    Algorithm that Justifies Incremental, Sparse, and other Variants*
+    (doi:10.1007/978-94-011-5014-9_12).
 
     Example:
         >>> _ = torch.manual_seed(0)
@@ -67,10 +68,7 @@ class GaussianMixture(PyroModule):
 
     def __init__(self, event_shape: Sequence[int], num_components: int = 10) -> None:
         super().__init__()
-        if num_components < 1:
-            raise PvaeError(
-                f"num_components={num_components}: a mixture has at least one component."
-            )
+        at_least_one(num_components=num_components)
         self.event_shape, self.num_components = tuple(event_shape), num_components
         dim = math.prod(self.event_shape)
         self.logits = nn.Parameter(torch.zeros(num_components))
@@ -139,7 +137,7 @@ class GaussianMixture(PyroModule):
             raise PvaeError(
                 f"Component {k} of {self.num_components} has degenerated: it holds "
                 f"{float(num[k]):.3g} of {len(flat)} data, and its covariance is singular. Start "
-                "anew (start_from), with fewer components, or give reg_covar=1e-6 or more."
+                "again (start_from) with fewer components, or give reg_covar=1e-6 or more."
             )
         self._set(num / num.sum(), loc, scale_tril)
         return self
@@ -166,7 +164,7 @@ class GaussianMixture(PyroModule):
     def em(
         self, x: Tensor, num_steps: int = 100, tol: float = 1e-6, reg_covar: float = 0.0
     ) -> list[float]:
-        """Ascends the ELBO by E and M steps, until a pair of them gains less than `tol` a datum.
+        """Alternates E and M steps until a pair of them gains less than `tol` for each datum.
 
         Args:
             x: Data [N, *event_shape].

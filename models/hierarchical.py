@@ -1,4 +1,4 @@
-"""A chain of Gaussian codes, as in Burda et al. 2016 and in the ladder VAE."""
+"""The hierarchical VAE: a chain of Gaussian codes."""
 
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -10,14 +10,13 @@ import torch.nn.functional as F
 from pvae.models.vae import VAE
 from torch import Tensor, nn
 
-from pvae.errors import PvaeError
-from pvae.nn import MLP
+from pvae.nn import MLP, check_layers
 
 __all__ = ["HierarchicalVAE"]
 
 
 class HierarchicalVAE(VAE):
-    r"""Several layers of codes, each a diagonal Gaussian given the one above.
+    r"""A VAE with several layers of codes, each a diagonal Gaussian given the layer above.
 
     .. math::
         z_L &\sim \mathcal N(0, I) \\
@@ -25,20 +24,20 @@ class HierarchicalVAE(VAE):
             \sigma_l^2(z_{l+1})), \qquad l = L - 1, \dots, 1 \\
         x \mid z_1 &\sim p(x \mid f_\theta(z_1))
 
-    The defaults are the two layers of Burda et al. read from the top, 50-100-100-100 and
-    100-200-200-784, with tanh. The guide `BottomUp` is theirs, `Ladder` that of Sønderby et al.,
-    whose generative model is this one too.
+    The defaults are the two layers of Burda et al. from the top, 50-100-100-100 and
+    100-200-200-784, with tanh. Their guide is `BottomUp`. Sønderby et al. use the same model with
+    the guide `Ladder`.
 
     Args:
         event_shape: Shape of one datum, (C, H, W) or (D,).
         latent_dims: Sizes of z_1 … z_L; z_1 is next to the data.
         hidden_dims: For each layer, widths of the hidden layers of the network below its code,
-            in the order of an encoder, from the data upwards: with ((200, 200), (100, 100)) that
-            of x given z_1 has 200 and 200, that of z_1 given z_2 100 and 100.
+            in the order of an encoder, from the data upwards. With ((200, 200), (100, 100)) the
+            network of x given z_1 has 200 and 200 units, that of z_1 given z_2 100 and 100.
         network: `"dense"`, or `"conv"` for transposed convolutions from z_1 to an image.
         channels: Channels of the convolutions, from the code to the image.
         activation: Nonlinearity of the dense networks.
-        **likelihood: `likelihood`, `scale`, `levels`, `num_mixtures` and `decoder` of `VAE`.
+        **options: `likelihood`, its options and `decoder`, as in `VAE`.
 
     Shape:
         `model(x)` takes x [B, *event_shape] and returns it; `model(size=n)` draws
@@ -47,8 +46,9 @@ class HierarchicalVAE(VAE):
     Raises:
         PvaeError: As `VAE`; if there is no layer, or not one entry of hidden_dims for each.
 
-    Source: Burda, Grosse & Salakhutdinov 2016, *Importance Weighted Autoencoders*, section 5;
-    Sønderby et al. 2016, *Ladder Variational Autoencoders*.
+    Source: Burda, Grosse & Salakhutdinov 2016, *Importance Weighted Autoencoders*, section 5
+    (arXiv:1509.00519); Sønderby et al. 2016, *Ladder Variational Autoencoders*
+    (arXiv:1602.02282).
 
     Example:
         >>> model = HierarchicalVAE((1, 28, 28), latent_dims=(100, 50))
@@ -64,15 +64,9 @@ class HierarchicalVAE(VAE):
         network: Literal["dense", "conv"] = "dense",
         channels: Sequence[int] = (64, 32),
         activation: Literal["relu", "tanh"] = "tanh",
-        **likelihood: Any,
+        **options: Any,
     ) -> None:
-        latent_dims, hidden_dims = tuple(latent_dims), tuple(map(tuple, hidden_dims))
-        if not latent_dims or len(hidden_dims) != len(latent_dims) or min(latent_dims) < 1:
-            raise PvaeError(
-                f"latent_dims={latent_dims}, hidden_dims={hidden_dims}: give a positive size for "
-                "each layer, at least one, and for each its hidden widths, as in "
-                "latent_dims=(100, 50), hidden_dims=((200, 200), (100, 100))."
-            )
+        latent_dims, hidden_dims = check_layers(latent_dims, hidden_dims)
         super().__init__(
             event_shape,
             latent_dim=latent_dims[0],
@@ -80,7 +74,7 @@ class HierarchicalVAE(VAE):
             hidden_dims=hidden_dims[0][::-1],
             channels=channels,
             activation=activation,
-            **likelihood,
+            **options,
         )
         self.latent_dims, self.hidden_dims = latent_dims, hidden_dims
         self.upper = nn.ModuleList(

@@ -1,4 +1,4 @@
-"""Probabilistic principal component analysis: the linear model whose log p(x) is known."""
+"""Probabilistic PCA: the linear-Gaussian model, whose log p(x) is known."""
 
 import math
 from collections.abc import Sequence
@@ -22,15 +22,15 @@ class PPCA(PyroModule):
         z &\sim \mathcal N(0, I) \\
         x \mid z &\sim \mathcal N(W z + b, \sigma^2 I)
 
-    so that everything is known exactly, with :math:`M = W^\top W + \sigma^2 I`:
+    With :math:`M = W^\top W + \sigma^2 I` the marginal and the posterior are
 
     .. math::
         x &\sim \mathcal N(b, W W^\top + \sigma^2 I) \\
         z \mid x &\sim \mathcal N(M^{-1} W^\top (x - b), \sigma^2 M^{-1})
 
-    `pvae.guides.LinearGaussian` holds this posterior, and its bound can be log p(x) itself. With
-    the point z = Vx + c of `pvae.guides.Code(hidden_dims=())` the pair is the linear
-    autoencoder, whose W spans the principal subspace at the optimum.
+    `pvae.guides.LinearGaussian` contains this posterior, so its bound can reach log p(x). With
+    the point z = Vx + c of `pvae.guides.Code(hidden_dims=())` the pair is the linear autoencoder,
+    whose W spans the principal subspace at the optimum.
 
     Args:
         event_shape: Shape of one datum, (C, H, W) or (D,).
@@ -44,8 +44,9 @@ class PPCA(PyroModule):
     Raises:
         PvaeError: If latent_dim is not between 1 and D - 1, or scale not one of the above.
 
-    Source: Tipping & Bishop 1999, *Probabilistic Principal Component Analysis*; Baldi & Hornik
-    1989, *Neural Networks and Principal Component Analysis* (the linear autoencoder).
+    Source: Tipping & Bishop 1999, *Probabilistic Principal Component Analysis*
+    (doi:10.1111/1467-9868.00196); Baldi & Hornik 1989, *Neural Networks and Principal Component
+    Analysis* (the linear autoencoder, doi:10.1016/0893-6080(89)90014-2).
 
     Example:
         >>> x = torch.randn(100, 6) @ torch.randn(6, 6)
@@ -100,21 +101,21 @@ class PPCA(PyroModule):
         return px.log_prob(self._flat(x))
 
     def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the mean [..., Z] of p(z|x), and the Cholesky factor [Z, Z] that all x share."""
+        """Returns mean [..., Z] and Cholesky factor [Z, Z] of p(z|x); all x share the factor."""
         inverse = self._posterior_covariance() / self.scale.square()
         loc = (self._flat(x) - self.bias) @ self.weight @ inverse
         return loc, torch.linalg.cholesky(self._posterior_covariance())
 
     @torch.no_grad()
     def maximise(self, x: Tensor) -> "PPCA":
-        r"""Sets the parameters to those of the highest likelihood of data x, in closed form.
+        r"""Sets the parameters to their maximum likelihood estimate, in closed form.
 
         .. math::
             W = U_Z (\Lambda_Z - \sigma^2 I)^{1/2}, \qquad
             \sigma^2 = \frac{1}{D - Z} \sum_{j > Z} \lambda_j
 
         with λ and U the eigenvalues and eigenvectors of the covariance of x (divided by N), and
-        b its mean. A σ that was given as a number stays as it is, and W is the best for it.
+        b its mean. A σ that was given as a number is kept, and W is the best for it.
 
         Args:
             x: Data [N, *event_shape].

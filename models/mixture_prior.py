@@ -8,19 +8,19 @@ import torch
 from pvae.models.vae import VAE
 from torch import nn
 
-from pvae.errors import PvaeError
+from pvae.nn import at_least_one
 
 __all__ = ["MixturePriorVAE"]
 
 
 class MixturePriorVAE(VAE):
-    r"""A VAE whose prior is a mixture of diagonal Gaussians, learned with the rest.
+    r"""A VAE whose prior is a learned mixture of diagonal Gaussians.
 
     .. math::
         z &\sim \sum_{k=1}^K \pi_k \, \mathcal N(\mu_k, \operatorname{diag} \sigma_k^2) \\
         x \mid z &\sim p(x \mid f_\theta(z))
 
-    The component is summed out, so that z is all that a guide infers.
+    The density of z sums over the components, so a guide infers z alone.
 
     Args:
         event_shape: Shape of one datum, (C, H, W) or (D,).
@@ -36,7 +36,8 @@ class MixturePriorVAE(VAE):
         PvaeError: If there is no component; as `VAE`.
 
     Source: Dilokthanakul et al. 2016, *Deep Unsupervised Clustering with Gaussian Mixture
-    Variational Autoencoders*; Tomczak & Welling 2018, *VAE with a VampPrior* (the "MoG" prior).
+    Variational Autoencoders* (arXiv:1611.02648); Tomczak & Welling 2018, *VAE with a VampPrior*
+    (the "MoG" prior, arXiv:1705.07120).
 
     Example:
         >>> model = MixturePriorVAE((1, 28, 28), latent_dim=20, num_components=10)
@@ -52,10 +53,7 @@ class MixturePriorVAE(VAE):
         **options: Any,
     ) -> None:
         super().__init__(event_shape, latent_dim, **options)
-        if num_components < 1:
-            raise PvaeError(
-                f"num_components={num_components}: a mixture has at least one component."
-            )
+        at_least_one(num_components=num_components)
         self.mixture = nn.ParameterDict(
             {
                 "logits": torch.zeros(num_components),

@@ -1,4 +1,4 @@
-"""The variational autoencoder of Kingma & Welling 2014: Gaussian latents, one decoder."""
+"""The variational autoencoder of Kingma & Welling."""
 
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -58,8 +58,7 @@ class VAE(PyroModule):
     Raises:
         PvaeError: If a name is not known, or a size or an option does not fit.
 
-    Source: Kingma & Welling 2014, *Auto-Encoding Variational Bayes*,
-    https://arxiv.org/abs/1312.6114.
+    Source: Kingma & Welling 2014, *Auto-Encoding Variational Bayes* (arXiv:1312.6114).
 
     Example:
         >>> model = VAE((1, 28, 28), latent_dim=20)

@@ -1,4 +1,4 @@
-"""The variational autoencoder whose prior is made of its own posteriors (Tomczak & Welling)."""
+"""The VAE with a VampPrior, a mixture of its own posteriors."""
 
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -11,35 +11,35 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from pvae.errors import PvaeError
-from pvae.nn import make_encoder
+from pvae.nn import at_least_one, make_encoder
 
 __all__ = ["VampPriorVAE"]
 
 
 class VampPriorVAE(VAE):
-    r"""A VAE whose prior is a mixture of posteriors of K data that do not exist.
+    r"""A VAE whose prior is a mixture of the posteriors of K learned pseudo-inputs.
 
     .. math::
         z &\sim \frac1K \sum_{k=1}^K q_\phi(z \mid u_k), \qquad
             q_\phi(z \mid x) = \mathcal N(\mu_\phi(x), \operatorname{diag} \sigma_\phi^2(x)) \\
         x \mid z &\sim p(x \mid f_\theta(z))
 
-    The pseudo-inputs u_k are learned. For the best prior, the average of all data's posteriors,
-    they would be the data themselves; a few hundred are cheaper and do not overfit. The
-    encoder is part of the model here, and the guide to go with it is `pvae.guides.SharedEncoder`.
+    The best prior is the average posterior, with all data as pseudo-inputs u_k. A few hundred
+    learned ones are cheaper and overfit less. The encoder belongs to the model; its guide is
+    `pvae.guides.SharedEncoder`.
 
     Args:
         event_shape: Shape of one datum, (C, H, W) or (D,).
         latent_dim: Z, the size of the code.
-        num_pseudo_inputs: K. They begin as noise, or at some data by `start_from`, and stay in
-            [0, 1], or, for a Gaussian likelihood, real.
+        num_pseudo_inputs: K. They start as noise, or as data after `start_from`. They are real
+            where the likelihood's values are (Gaussian), and stay in [0, 1] elsewhere.
         network: `"dense"` or `"conv"`, of the decoder; the encoder mirrors it.
         hidden_dims: Widths of the dense decoder's hidden layers, from the code to the image.
         channels: Channels of the convolutional decoder, from the code to the image.
         activation: Nonlinearity of the dense networks.
         encoder: A network [..., *event_shape] to [..., 2, Z] in place of the built-in one
             (location, then scale before softplus).
-        **options: `likelihood` and the other options of `VAE`.
+        **options: `likelihood`, its options and `decoder`, as in `VAE`.
 
     Shape:
         `model(x)` takes x [B, *event_shape] and returns it; `model(size=n)` draws
@@ -48,7 +48,7 @@ class VampPriorVAE(VAE):
     Raises:
         PvaeError: If there is no pseudo-input; as `VAE`.
 
-    Source: Tomczak & Welling 2018, *VAE with a VampPrior*.
+    Source: Tomczak & Welling 2018, *VAE with a VampPrior* (arXiv:1705.07120).
 
     Example:
         >>> from pvae import data, fit, guides
@@ -74,13 +74,11 @@ class VampPriorVAE(VAE):
             event_shape, latent_dim, network, hidden_dims, channels, activation, **options
         )
         self._real = self.head.support is constraints.real
-        if num_pseudo_inputs < 1:
-            raise PvaeError(
-                f"num_pseudo_inputs={num_pseudo_inputs}: a mixture has at least one component."
-            )
-        self.encoder = encoder or make_encoder(
-            event_shape, (2, latent_dim), network, hidden_dims[::-1], channels[::-1], activation
-        )
+        at_least_one(num_pseudo_inputs=num_pseudo_inputs)
+        if encoder is None:
+            sizes = network, hidden_dims[::-1], channels[::-1], activation
+            encoder = make_encoder(event_shape, (2, latent_dim), *sizes)
+        self.encoder = encoder
         self.pseudo = nn.ParameterDict({"logits": torch.randn(num_pseudo_inputs, *event_shape)})
         self.register_buffer("equal", torch.zeros(num_pseudo_inputs), persistent=False)
 
@@ -97,13 +95,13 @@ class VampPriorVAE(VAE):
                 "learn them by heart. Choose fewer pseudo-inputs."
             )
         some = x[torch.randperm(len(x), device=x.device)[:num]]
-        # Where the sigmoid is flat they could not move any more.
+        # Where the sigmoid is flat they could hardly move.
         some = some if self._real else some.clamp(0.05, 0.95).logit()
         self.pseudo["logits"].data.copy_(some)
 
     @property
     def pseudo_inputs(self) -> Tensor:
-        """u, [K, *event_shape]: in [0, 1], or, for a Gaussian likelihood, real."""
+        """u, [K, *event_shape]."""
         raw = self.pseudo["logits"]
         return raw if self._real else raw.sigmoid()
 

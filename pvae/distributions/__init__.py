@@ -6,7 +6,8 @@ Imports `errors` and `nn`.
 """
 
 from pvae.distributions import heads
-from pvae.distributions.heads import Head, Likelihood, make_head
+from pvae.distributions.head import Head
+from pvae.distributions.heads import Likelihood, make_head
 from pvae.distributions.levels import (
     BinomialProportion,
     DiscretizedLogistic,

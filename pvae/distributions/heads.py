@@ -1,6 +1,5 @@
 """Likelihood heads: from the output f of a network to the distribution p(x|z) of data."""
 
-import copy
 import inspect
 import math
 from collections.abc import Sequence
@@ -9,11 +8,11 @@ from typing import Any, Literal, Self, get_args
 import pyro.distributions as dist
 import torch
 import torch.nn.functional as F
-from pyro.nn import PyroModule
 from torch import Tensor, nn
 from torch.distributions import constraints
 
 from pvae.distributions import levels as of_levels
+from pvae.distributions.head import Head
 from pvae.errors import PvaeError
 from pvae.nn import remember
 
@@ -48,77 +47,15 @@ Likelihood = Literal[
 Scale = float | Literal["learned", "network"]
 
 
-class Head(PyroModule):
-    r"""Turns the output f of a decoder into p(x|z). Base class of the heads.
+class _OfOdds(Head):
+    """f is the log odds of a mean in [0, 1]."""
 
-    A head of your own overrides `forward`, and `out_shape`, `support` and `bias` where they differ
-    from those here. Any model with a decoder takes it: `VAE(event_shape, likelihood=MyHead())`, or
-    `--model.likelihood my_file.py:MyHead` in the shell.
-
-    Attributes:
-        event_shape: Shape of one datum; `sized` sets it.
-        support: The values that x can take.
-
-    Example:
-        >>> class Laplace(Head):
-        ...     def forward(self, f):
-        ...         return dist.Laplace(f, 0.5).to_event(self.event_dim)
-        >>> Laplace().sized((1, 8, 8))(torch.zeros(5, 1, 8, 8)).event_shape
-        torch.Size([1, 8, 8])
-    """
-
-    event_shape: tuple[int, ...] = ()
-    support: constraints.Constraint = constraints.real
-
-    def sized(self, event_shape: Sequence[int]) -> Self:
-        """Returns a copy of this head for data of one shape.
-
-        Heads make parameters and networks that depend on the shape here.
-        """
-        head = copy.deepcopy(self)
-        head.event_shape = tuple(event_shape)
-        return head
-
-    @property
-    def event_dim(self) -> int:
-        """Number of dimensions of one datum."""
-        return len(self.event_shape)
-
-    @property
-    def out_shape(self) -> tuple[int, ...]:
-        """Shape of f for one datum."""
-        return self.event_shape
-
-    def forward(self, f: Tensor) -> dist.Distribution:
-        """Returns p(x|z), [...] with events of `event_shape`, for f [..., *out_shape]."""
-        raise NotImplementedError
-
-    def bias(self, x: Tensor) -> Tensor | None:
-        """Returns the f at which the mean of p(x|z) is that of data x [N, *event_shape].
-
-        Of several outputs for each value, this is the first. None leaves the decoder unchanged.
-        """
-        return None
-
-    def shaped(self, f: Tensor, batch_shape: Sequence[int]) -> Tensor:
-        """Returns f as [..., *out_shape], where a decoder has flattened it.
-
-        Raises:
-            PvaeError: If f has another number of values.
-        """
-        if f.shape[max(0, f.ndim - len(self.out_shape)) :] == self.out_shape:
-            return f
-        shape = (*batch_shape, *self.out_shape)
-        if f.numel() != math.prod(shape):
-            raise PvaeError(
-                f"The decoder gives a tensor of shape {tuple(f.shape)}; {type(self).__name__} for "
-                f"data of shape {self.event_shape} takes one of {shape}. Make the decoder's last "
-                f"layer give {self.out_shape} for each datum."
-            )
-        return f.reshape(shape)
+    def bias(self, x: Tensor) -> Tensor:
+        r"""Returns :math:`\log (\bar x / (1 - \bar x))`, the mean clamped to [0.001, 0.999]."""
+        return x.mean(0).clamp(0.001, 0.999).logit()
 
 
-class Bernoulli(Head):
+class Bernoulli(_OfOdds):
     r"""For x of 0 and 1: :math:`x \sim \mathrm{Bernoulli}(\sigma(f))`.
 
     Example:
@@ -131,18 +68,14 @@ class Bernoulli(Head):
     def forward(self, f: Tensor) -> dist.Distribution:
         return dist.Bernoulli(logits=f).to_event(self.event_dim)
 
-    def bias(self, x: Tensor) -> Tensor:
-        r"""Returns :math:`\log (\bar x / (1 - \bar x))`, the mean clamped to [0.001, 0.999]."""
-        return _log_odds(x)
 
-
-class ContinuousBernoulli(Head):
+class ContinuousBernoulli(_OfOdds):
     r"""For x in [0, 1], a density: :math:`p(x) \propto \lambda^x (1 - \lambda)^{1 - x}`.
 
     .. math:: \lambda = \sigma(f)
 
     Source: Loaiza-Ganem & Cunningham 2019, *The continuous Bernoulli: fixing a pervasive error
-    in variational autoencoders*, https://arxiv.org/abs/1907.06845.
+    in variational autoencoders* (arXiv:1907.06845).
     """
 
     support = constraints.unit_interval
@@ -150,12 +83,8 @@ class ContinuousBernoulli(Head):
     def forward(self, f: Tensor) -> dist.Distribution:
         return dist.ContinuousBernoulli(logits=f).to_event(self.event_dim)
 
-    def bias(self, x: Tensor) -> Tensor:
-        """Returns the log odds of the mean, as `Bernoulli`."""
-        return _log_odds(x)
 
-
-class Binomial(Head):
+class Binomial(_OfOdds):
     r"""For x of levels k / n, where k counts successes: :math:`k \sim \mathrm{Bin}(n, \sigma(f))`.
 
     Data with `observation="grey"` have such values.
@@ -174,10 +103,6 @@ class Binomial(Head):
     def forward(self, f: Tensor) -> dist.Distribution:
         p = of_levels.BinomialProportion(f, self.support.levels)
         return p.to_event(self.event_dim)
-
-    def bias(self, x: Tensor) -> Tensor:
-        """Returns the log odds of the mean, as `Bernoulli`."""
-        return _log_odds(x)
 
 
 class _LocationScale(Head):
@@ -205,7 +130,7 @@ class _LocationScale(Head):
         """s, a scalar; None where the network gives it."""
         if self.two_outputs:
             return None
-        return self.log_scale.exp() if "log_scale" in self._parameters else self.fixed_scale
+        return self.fixed_scale if "fixed_scale" in self._buffers else self.log_scale.exp()
 
     def _loc_scale(self, f: Tensor) -> tuple[Tensor, Tensor]:
         if not self.two_outputs:
@@ -253,7 +178,7 @@ class DiscretizedLogistic(_LocationScale):
     Raises:
         PvaeError: If the scale is none of these, or there are fewer than two levels.
 
-    Source: Salimans et al. 2017, *PixelCNN++*, https://arxiv.org/abs/1701.05517, section 2.1.
+    Source: Salimans et al. 2017, *PixelCNN++*, section 2.1 (arXiv:1701.05517).
     """
 
     _first = 0.1  # a scale as wide as all levels would have hardly a gradient
@@ -270,9 +195,7 @@ class DiscretizedLogistic(_LocationScale):
 class LogisticMixture(Head):
     r"""For images of levels k / n: a mixture for each pixel, whose channels depend on each other.
 
-    Each pixel's channels share a component of a mixture of discretised logistics; the location of
-    a channel moves with the channels before it. See
-    `pvae.distributions.MixtureOfDiscretizedLogistics`. The network gives
+    The distribution is `pvae.distributions.MixtureOfDiscretizedLogistics`. The network gives
     [M, 1 + 2C + C(C−1)/2, H, W]: logits, locations, scales before softplus, and coefficients
     before tanh.
 
@@ -283,7 +206,7 @@ class LogisticMixture(Head):
     Raises:
         PvaeError: If a number is too small, or data are not images [C, H, W].
 
-    Source: Salimans et al. 2017, *PixelCNN++*, https://arxiv.org/abs/1701.05517.
+    Source: Salimans et al. 2017, *PixelCNN++*, sections 2.1 and 2.2 (arXiv:1701.05517).
     """
 
     def __init__(self, levels: int = 256, num_mixtures: int = 5) -> None:
@@ -442,10 +365,6 @@ def make_head(
     kind: Any = globals()[likelihood.title().replace("_", "")]
     taken = inspect.signature(kind).parameters
     return kind(**{name: given[name] for name in given if name in taken}).sized(event_shape)
-
-
-def _log_odds(x: Tensor) -> Tensor:
-    return x.mean(0).clamp(0.001, 0.999).logit()
 
 
 def _rate(f: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What Pyro lacks: distributions of values that take one of a few levels between 0 and 1."""
+"""Distributions of values that take one of a few levels between 0 and 1."""
 
 import math
 
@@ -33,21 +33,21 @@ class Levels(constraints.Constraint):
 
 
 class DiscretizedLogistic(TorchDistribution):
-    r"""A logistic whose values are rounded to the nearest of equally spaced levels in [0, 1].
+    r"""A logistic rounded to the nearest of equally spaced levels in [0, 1].
 
     With n + 1 levels :math:`x = k / n` and :math:`h = 1 / 2n` half their distance,
 
     .. math:: P(x) = \sigma\left(\frac{x + h - \mu}{s}\right)
         - \sigma\left(\frac{x - h - \mu}{s}\right),
 
-    where the lowest level takes all of the left tail (its second term is 0) and the highest all
-    of the right (its first term is 1), so that the levels' probabilities add up to one. With
+    except that the lowest level takes the whole left tail (its second term is 0) and the highest
+    the whole right tail (its first term is 1), so that the probabilities add up to one. With
     :math:`a > b` for the two arguments, the logarithm is computed as
 
     .. math:: \log(\sigma(a) - \sigma(b)) = \log \sigma(a) + \log \sigma(-b)
         + \log(1 - e^{b - a}),
 
-    which neither cancels nor underflows; no approximation of narrow or far levels is needed.
+    which neither cancels nor underflows.
 
     Args:
         loc: μ, in the units of x, [...].
@@ -57,7 +57,8 @@ class DiscretizedLogistic(TorchDistribution):
     Raises:
         PvaeError: If there are fewer than two levels.
 
-    Source: Salimans et al. 2017, *PixelCNN++*, section 2.1, with pixels in [0, 1].
+    Source: Salimans et al. 2017, *PixelCNN++*, section 2.1, with pixels in [0, 1]
+    (arXiv:1701.05517).
 
     Example:
         >>> import torch
@@ -117,22 +118,22 @@ class DiscretizedLogistic(TorchDistribution):
 
 
 class MixtureOfDiscretizedLogistics(TorchDistribution):
-    r"""A mixture of discretised logistics for each pixel, whose channels depend on each other.
+    r"""A mixture of discretised logistics for each pixel, with dependent channels.
 
     .. math::
         m &\sim \mathrm{Cat}(\pi) \\
         x_c \mid m, x_{<c} &\sim \mathrm{DiscretizedLogistic}\Big(
         \mu_{mc} + \sum_{j < c} r_{mcj} \big(x_j - \tfrac12\big), s_{mc} \Big)
 
-    for each pixel: one component m for all of its channels, and locations that move with the
-    channels before.
+    for each pixel. All of its channels share the component m, and the location of a channel
+    depends on the channels before it.
 
     Args:
         logits: log π up to a constant, [..., M, H, W].
         loc: μ, [..., M, C, H, W].
         scale: s, positive, [..., M, C, H, W].
         coefficients: r, [..., M, C(C−1)/2, H, W], in the order (c, j) = (1, 0), (2, 0), (2, 1),
-            …; None for channels that are independent given m.
+            …; None for independent channels given m.
         levels: The number of levels of a channel, at least 2.
 
     Shape:
@@ -141,7 +142,8 @@ class MixtureOfDiscretizedLogistics(TorchDistribution):
     Raises:
         PvaeError: If there is no component, or there are fewer than two levels.
 
-    Source: Salimans et al. 2017, *PixelCNN++*, sections 2.1 and 2.2, with pixels in [0, 1].
+    Source: Salimans et al. 2017, *PixelCNN++*, sections 2.1 and 2.2, with pixels in [0, 1]
+    (arXiv:1701.05517).
 
     Example:
         >>> import torch
@@ -189,7 +191,7 @@ class MixtureOfDiscretizedLogistics(TorchDistribution):
 
     @property
     def mean(self) -> Tensor:
-        """E[x] where there is one channel; else with the channels before at their means."""
+        """E[x] for one channel; for more, each with the channels before it at their means."""
         weights, channels = self.logits.softmax(-3), []
         for c in range(self.event_shape[0]):
             loc = self.loc[..., c, :, :] + self._shift(c, channels)
@@ -243,7 +245,7 @@ class MixtureOfDiscretizedLogistics(TorchDistribution):
         return log_p.logsumexp(-3).sum((-2, -1))
 
     def _shift(self, c: int, before: list[Tensor]) -> Tensor:
-        """What the channels before add to the location of channel c, [..., M, H, W]."""
+        """Returns the shift of channel c's location by the channels before it, [..., M, H, W]."""
         if self.coefficients is None or not c:
             return self.loc.new_zeros(())
         first = math.comb(c, 2)
@@ -251,10 +253,10 @@ class MixtureOfDiscretizedLogistics(TorchDistribution):
 
 
 class BinomialProportion(TorchDistribution):
-    r"""The share of successes among n, :math:`x = k / n` with :math:`k \sim \mathrm{Bin}(n, p)`.
+    r"""The share of successes among n trials, :math:`x = k / n`, :math:`k \sim \mathrm{Bin}(n, p)`.
 
-    The likelihood of counts k = 0 … n that are kept as values in [0, 1], as grey levels are. For
-    the counts themselves there is Pyro's Binomial.
+    For counts k = 0 … n that are stored as values in [0, 1], as grey levels are. Pyro's Binomial is
+    for the counts themselves.
 
     Args:
         logits: log p / (1 − p), [...].

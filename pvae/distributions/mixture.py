@@ -1,4 +1,4 @@
-"""A mixture of Gaussians whose draws have gradients."""
+"""A mixture of Gaussians with reparameterised draws."""
 
 import math
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ __all__ = ["DiagonalMixture"]
 
 
 class DiagonalMixture(TorchDistribution):
-    r"""A mixture of diagonal Gaussians whose draws can be differentiated.
+    r"""A mixture of diagonal Gaussians whose draws have gradients.
 
     .. math:: q(z) = \sum_k \pi_k \prod_d \mathcal N(z_d; \mu_{kd}, \sigma_{kd}^2)
 
@@ -22,19 +22,19 @@ class DiagonalMixture(TorchDistribution):
     .. math:: S_d(z) = \sum_k r_{kd} \Phi\left(\frac{z_d - \mu_{kd}}{\sigma_{kd}}\right), \qquad
         r_{kd} \propto \pi_k \prod_{j<d} \mathcal N(z_j; \mu_{kj}, \sigma_{kj}^2),
 
-    carry z to uniform noise that does not depend on the parameters λ, so that a draw moves with
-    them by :math:`dz/d\lambda = -(\partial S / \partial z)^{-1} \, \partial S / \partial
-    \lambda`, a triangular system. (Pyro's MixtureOfDiagNormals, which has another such gradient,
-    multiplies densities out, which overflows for some fifty narrow dimensions, and divides by
-    the distance of the means.)
+    map z to uniform noise that does not depend on the parameters λ. Implicit differentiation
+    therefore gives :math:`dz/d\lambda = -(\partial S / \partial z)^{-1} \, \partial S / \partial
+    \lambda`, a triangular system. (The gradient of Pyro's MixtureOfDiagNormals overflows for about
+    fifty narrow dimensions, and divides by the distance of the means.)
 
     Args:
         logits: Of π, [..., K].
         loc: μ, [..., K, D].
         scale: σ, [..., K, D], positive.
 
-    Source: Graves 2016, *Stochastic Backpropagation through Mixture Density Distributions*;
-    Figurnov, Mohamed & Mnih 2018.
+    Source: Graves 2016, *Stochastic Backpropagation through Mixture Density Distributions*
+    (arXiv:1607.05690); Figurnov, Mohamed & Mnih 2018, *Implicit Reparameterization Gradients*
+    (arXiv:1805.08498).
 
     Example:
         >>> import torch
@@ -98,7 +98,7 @@ class DiagonalMixture(TorchDistribution):
     @torch.no_grad()
     def _draw(self, sample_shape: torch.Size) -> Tensor:
         shape = sample_shape + self.batch_shape
-        # Not torch.multinomial: numbers that are drawn before their use can be recorded.
+        # torch.multinomial cannot be recorded; draws of uniform numbers can.
         u = torch.rand(*shape, 1, dtype=self.loc.dtype, device=self.loc.device)
         noise = torch.randn(*shape, *self.event_shape, dtype=u.dtype, device=u.device)
         k = (u > self.logits.softmax(-1).cumsum(-1)[..., :-1]).sum(-1)
@@ -110,7 +110,7 @@ class DiagonalMixture(TorchDistribution):
         return loc + scale * noise
 
     def _attach(self, z: Tensor) -> Tensor:
-        """Returns z with its gradient: z - (∂S/∂z)⁻¹ (S - S) for a ∂S/∂z that is held fixed."""
+        """Returns z with its gradient: z - (∂S/∂z)⁻¹ (S - S), with ∂S/∂z and one S held fixed."""
         eps = self._standard(z)
         log_p = self._log_p(eps)
         before = log_p.cumsum(-1) - log_p  # of the coordinates before d, [..., K, D]

@@ -1,8 +1,8 @@
-"""Where a distribution has a density: its support, and log densities that are -inf outside of it.
+"""Supports of distributions, and log densities that are -inf outside of them.
 
-With validation off, torch's `log_prob` returns finite numbers outside of a support, and some
-supports are wider than the distribution: that of a TransformedDistribution is its last
-transform's codomain, that of a von Mises the real line.
+With validation off, torch's `log_prob` returns finite numbers outside of a support. Some declared
+supports are too wide: that of a TransformedDistribution is its last transform's codomain, that of
+a von Mises the real line.
 """
 
 import copy
@@ -43,9 +43,9 @@ _BETWEEN = (constraints.interval, constraints.half_open_interval)
 
 
 def support_of(fn: Any) -> Constraint | None:
-    """Returns what a distribution says of its support; None where it says nothing.
+    """Returns the support that a distribution declares, or None.
 
-    That of an angle is one turn, where Pyro has all real numbers.
+    For angles it is one turn, where Pyro declares the real line.
     """
     if isinstance(peeled(fn), _ANGLES):
         return constraints.independent(_TURN, fn.event_dim)
@@ -57,21 +57,21 @@ def support_of(fn: Any) -> Constraint | None:
 
 
 def is_discrete(fn: Any) -> bool:
-    """Whether a distribution's density is against counting measure; unknown supports are real."""
+    """Whether a distribution is discrete; one without a known support counts as continuous."""
     support = support_of(fn)
     return support is not None and support.is_discrete
 
 
 def inside(fn: Any, value: Tensor, *, observed: bool = False) -> Tensor | None:
-    """Finds which values lie in the support of a distribution; what it masks does not count.
+    """Finds which values lie in the support of a distribution; masked values always do.
 
     Args:
         fn: A distribution.
         value: Values [*batch, *event].
-        observed: Whether these are data: bounds are strict then, and angles of any turn pass.
+        observed: Whether these are data: bounds are then strict, and angles of any turn pass.
 
     Returns:
-        Booleans that broadcast with [*batch]; None where the support is everything, or unknown.
+        Booleans that broadcast with [*batch]; None if all values are inside or it is unknown.
     """
     if isinstance(fn, MaskedDistribution):
         found = inside(fn.base_dist, value, observed=observed)
@@ -100,9 +100,9 @@ def inside(fn: Any, value: Tensor, *, observed: bool = False) -> Tensor | None:
 
 
 def contains(support: Constraint, value: Tensor, *, strict: bool = False) -> Tensor | None:
-    """Finds which values lie in a support; None where it is everything.
+    """Finds which values lie in a support; None if all do.
 
-    Bounds that are not of the support count as inside unless `strict`: draws are rounded to them.
+    Open bounds count as inside unless `strict`, because draws are rounded to them.
     """
     if isinstance(support, constraints.independent):
         found = contains(support.base_constraint, value, strict=strict)
@@ -135,7 +135,7 @@ def contains(support: Constraint, value: Tensor, *, strict: bool = False) -> Ten
 
 
 def same_support(a: Any, b: Any) -> bool:
-    """Whether two distributions have one support for certain, the same at each call."""
+    """Whether two distributions certainly have the same support at every call."""
     a, b = peeled(a), peeled(b)
     if any(is_image(fn) for fn in (a, b)):
         return False
@@ -143,11 +143,11 @@ def same_support(a: Any, b: Any) -> bool:
 
 
 def log_prob(fn: Any, value: Tensor, *args: Any, observed: bool = False, **kwargs: Any) -> Tensor:
-    """Returns the log density of a distribution, which is -inf outside of its support.
+    """Returns the log density of a distribution, -inf outside of its support.
 
-    Where gradients are on, values outside are replaced by one inside before the density is
-    computed, so that the gradient there is zero and not NaN; and where the support is discrete,
-    so that no table is read beyond its end.
+    A value outside is replaced by one inside before the density is computed, if gradients are on
+    (its gradient is then zero, not NaN) or the support is discrete (no table is read beyond its
+    end).
     """
     within = inside(fn, value, observed=observed)
     if within is None:
@@ -173,18 +173,18 @@ def unvalidated(fn: Any) -> Any:
 
 
 def peeled(fn: Any) -> Any:
-    """Returns a distribution without its masks and without what makes batches of it."""
+    """Returns a distribution without its wrappers: masks, expanded and independent batches."""
     while isinstance(fn, MaskedDistribution | ExpandedDistribution | Independent):
         fn = fn.base_dist
     return fn
 
 
 def is_image(fn: Any, *, read: bool = False) -> bool:
-    """Whether transforms carry a support to one that their codomain does not tell.
+    """Whether transforms map the base's support to something else than their codomain.
 
     Args:
         fn: A distribution.
-        read: Whether bounds that are tensors are compared too, which no recording allows.
+        read: Whether to compare bounds that are tensors too, which cannot be recorded.
     """
     if not isinstance(fn, TransformedDistribution) or not fn.transforms:
         return False
@@ -211,8 +211,8 @@ def pull_back(
         batch_dims: Number of their dimensions that are batch.
 
     Returns:
-        The values before the transforms; and whether each lies in the image of them all, [*batch],
-        or None where that is everything.
+        The values before the transforms; and whether each lies in the image of all of them,
+        [*batch], or None if all do.
     """
     within = None
     for transform in reversed(transforms):
@@ -225,7 +225,7 @@ def pull_back(
 
 
 def _same(a: Constraint | None, b: Constraint | None, *, read: bool = False) -> bool:
-    """Whether two constraints are one, bounds included and dimensions of the event aside."""
+    """Whether two constraints are the same, bounds included, event dimensions ignored."""
     a, b = (_elementwise(c) for c in (a, b))
     if a is None or b is None:
         return False
@@ -243,7 +243,7 @@ def _same(a: Constraint | None, b: Constraint | None, *, read: bool = False) -> 
             else ours[name] == theirs[name]
             for name in ours
         )
-    # Bounds that are tensors may be others at another call.
+    # Tensor bounds may change from call to call.
     return vars(a) == vars(b) if not _tensors(a) and not _tensors(b) else False
 
 
@@ -258,7 +258,7 @@ def _tensors(support: Constraint) -> list[Tensor]:
 
 
 def _compact(support: Constraint) -> Constraint:
-    """Returns a constraint whose bounds are not repeated along what a plate has expanded."""
+    """Returns a constraint without the copies of its bounds along expanded dimensions."""
     small = copy.copy(support)
     for name, value in vars(support).items():
         if isinstance(value, Tensor):

@@ -11,6 +11,7 @@ from pvae.nn.networks import (
     ConvEncoder,
     ScaleTril,
     at_least_one,
+    check_layers,
     make_decoder,
     make_encoder,
 )
@@ -24,6 +25,7 @@ __all__ = [
     "affine_autoregressive",
     "arguments",
     "at_least_one",
+    "check_layers",
     "make_decoder",
     "make_encoder",
     "rational_quadratic",

@@ -16,6 +16,7 @@ __all__ = [
     "ConvEncoder",
     "ScaleTril",
     "at_least_one",
+    "check_layers",
     "make_decoder",
     "make_encoder",
 ]
@@ -33,13 +34,13 @@ class MLP(nn.Module):
         in_shape: Event shape of the input.
         out_shape: Event shape of the output.
         hidden_dims: Widths of the hidden layers.
-        activation: `"relu"`, `"tanh"`, or what makes the nonlinearity after each hidden layer.
+        activation: `"relu"`, `"tanh"`, or a function that makes the nonlinearity after a layer.
 
     Shape:
         [..., *in_shape] to [..., *out_shape].
 
     Raises:
-        PvaeError: If a size is not positive, or no activation has this name.
+        PvaeError: If a size is not positive, or the activation is not known.
 
     Example:
         >>> import torch
@@ -94,7 +95,8 @@ class ConvEncoder(nn.Module):
     Shape:
         [..., C, H, W] to [..., *out_shape].
 
-    Source: Radford et al. 2016, *Deep Convolutional GANs* (strides in place of pooling).
+    Source: Radford et al. 2016, *Deep Convolutional GANs*, strides in place of pooling
+    (arXiv:1511.06434).
 
     Example:
         >>> import torch
@@ -128,8 +130,8 @@ class ConvEncoder(nn.Module):
 class ConvDecoder(nn.Module):
     """A linear layer, then transposed convolutions, each doubling height and width.
 
-    The mirror of `ConvEncoder`; sizes that are not a multiple of a power of two are met
-    through `output_padding`.
+    The mirror of `ConvEncoder`. `output_padding` handles sizes that are no multiple of a power
+    of two.
 
     Args:
         in_shape: Event shape of the input.
@@ -268,6 +270,28 @@ def at_least_one(**sizes: int) -> None:
             raise PvaeError(f"{name}={value}: it must be at least 1.")
 
 
+def check_layers(
+    latent_dims: Sequence[int], hidden_dims: Sequence[Sequence[int]]
+) -> tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]:
+    """Returns the sizes of a chain of codes as tuples.
+
+    Args:
+        latent_dims: Sizes of z_1 … z_L.
+        hidden_dims: For each layer, widths of the hidden layers of its network.
+
+    Raises:
+        PvaeError: If there is no layer, not one entry of hidden_dims for each, or a size below one.
+    """
+    latent_dims, hidden_dims = tuple(latent_dims), tuple(map(tuple, hidden_dims))
+    if not latent_dims or len(hidden_dims) != len(latent_dims) or min(latent_dims) < 1:
+        raise PvaeError(
+            f"latent_dims={latent_dims}, hidden_dims={hidden_dims}: give a positive size for "
+            "each layer, at least one, and for each its hidden widths, as in "
+            "latent_dims=(100, 50), hidden_dims=((200, 200), (100, 100))."
+        )
+    return latent_dims, hidden_dims
+
+
 def _batch_shape(x: Tensor, event_shape: tuple[int, ...]) -> torch.Size:
     cut = x.ndim - len(event_shape)
     if cut < 0 or tuple(x.shape[cut:]) != event_shape:
@@ -302,8 +326,7 @@ class ScaleTril(nn.Module):
 
     .. math:: L = \operatorname{diag}(e^s) (I + T), \qquad T \text{ strictly lower triangular}
 
-    T is in units of each row's own scale: a step of an optimiser that is right for a wide
-    dimension does not throw a narrow one about.
+    T is in units of each row's scale, so one step size fits wide and narrow dimensions.
 
     Args:
         scale_tril: L at the start, [..., D, D].

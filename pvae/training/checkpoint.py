@@ -123,7 +123,7 @@ def _with_head(saved: dict[str, Any], ours: Collection[str]) -> dict[str, Any]:
     for name, value in saved.items():
         owner, dot, last = name.rpartition(".")
         new = f"{owner}{dot}head.{last}"
-        moved = last in _IN_HEAD and name not in ours and new in ours and new not in saved
+        moved = last in _IN_HEAD and new in ours and new not in saved
         named[new if moved else name] = value
     return named
 

@@ -71,7 +71,7 @@ def test_learns_a_prior_that_no_gaussian_is():
 
 
 def test_bad_arguments():
-    with pytest.raises(PvaeError, match="num_steps=0: a flow has at least one step"):
+    with pytest.raises(PvaeError, match="num_steps=0: it must be at least 1"):
         FlowPriorVAE((4,), 2, num_steps=0)
     for widths in ([], [8, 2]):
         with pytest.raises(PvaeError, match=r"flow_hidden_dims=.*narrower than latent_dim=3"):

@@ -126,7 +126,7 @@ def test_what_degenerates_is_named_and_changes_nothing(x):
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
     with pytest.raises(PvaeError, match="num_components=9 is larger than the data"):
         mixture(few, 9)
-    with pytest.raises(PvaeError, match="num_components=0: a mixture has at least one"):
+    with pytest.raises(PvaeError, match="num_components=0: it must be at least 1"):
         GaussianMixture((2,), 0)
     with pytest.raises(PvaeError, match="VAE has no responsibilities"):
         Responsibilities(VAE((2,), 2))

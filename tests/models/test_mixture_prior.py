@@ -70,7 +70,7 @@ def test_finds_clusters():
 
 
 def test_bad_arguments():
-    with pytest.raises(PvaeError, match="num_components=0: a mixture has at least one component"):
+    with pytest.raises(PvaeError, match="num_components=0: it must be at least 1"):
         MixturePriorVAE((4,), 2, num_components=0)
     with pytest.raises(PvaeError, match="latent_dim=0"):
         MixturePriorVAE((4,), 0)

@@ -78,7 +78,7 @@ def test_in_the_shell_they_are_data_from_the_start(tmp_path, monkeypatch, capsys
 
 
 def test_bad_arguments():
-    with pytest.raises(PvaeError, match="num_pseudo_inputs=0: a mixture has at least one"):
+    with pytest.raises(PvaeError, match="num_pseudo_inputs=0: it must be at least 1"):
         small(0)
     with pytest.raises(PvaeError, match=r"num_pseudo_inputs=5 is larger than the data \(4\)"):
         small(5).start_from(torch.zeros(4, 1, 8, 8))
