@@ -5,7 +5,6 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-import pyro
 import torch
 from pyro import poutine
 from torch import Tensor
@@ -13,8 +12,8 @@ from torch._subclasses import FakeTensor
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from pvae.errors import PvaeError, first_line
-from pvae.pair.parameters import OwnParameters
-from pvae.pair.program import Program, evaluating
+from pvae.pair.parameters import quiet
+from pvae.pair.program import Program
 from pvae.runtime import free_memory, is_out_of_memory
 
 __all__ = ["Arguments", "check_tensor"]
@@ -176,7 +175,6 @@ class Arguments:
             {name: _map(visit, name, value) for name, value in kwargs.items()},
         )
 
-    @torch.no_grad()
     def _must_count(self, programs: Sequence[Program]) -> bool:
         """Whether the programs run with twice the data only if integers of size B double too."""
         twice, ends = [torch.cat([t, t]) for t in self.batch], (programs[0], programs[-1])
@@ -184,13 +182,7 @@ class Arguments:
         for self.counting in (False, True):
             args, kwargs = self.filled(twice)
             try:
-                with (
-                    poutine.block(),
-                    evaluating(*ends),
-                    OwnParameters(*ends),
-                    pyro.validation_enabled(False),
-                    torch.random.fork_rng(devices),
-                ):
+                with poutine.block(), quiet(*ends), torch.random.fork_rng(devices):
                     trace = poutine.trace(ends[1]).get_trace(*args, **kwargs)
                     replayed = poutine.replay(ends[0], trace=trace)
                     trace = poutine.trace(replayed).get_trace(*args, **kwargs)

@@ -13,7 +13,7 @@ from pyro.infer.autoguide import AutoGuide
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
-from pvae.data import Split
+from pvae.data import Data, Split, as_data
 from pvae.errors import PvaeError
 from pvae.pair.program import Program, name_of
 from pvae.pair.tensors import TensorSplit
@@ -22,24 +22,32 @@ __all__ = ["bind", "given"]
 
 
 def given(
-    data: Any, kwargs: dict[str, Any], device: str | torch.device, *programs: Program
+    data: Any,
+    kwargs: dict[str, Any],
+    device: str | torch.device | None,
+    *programs: Program,
+    split: str = "test",
 ) -> tuple[Split | TensorSplit, tuple[Program, ...]]:
-    """Returns data as a part on a device, and programs that its minibatches are enough for.
+    """Returns a split of any kind of data, and programs that its minibatches are enough for.
 
     Args:
-        data: A part, or positional arguments of the programs.
+        data: What `pvae.data.as_data` takes, or positional arguments of the programs.
         kwargs: Arguments by name.
-        device: Where to put the data.
+        device: Where to put the data; None leaves them where they are.
         *programs: The pair, or one of it.
+        split: Which split of a `Data`: `"train"` or `"test"`.
 
     Raises:
         PvaeError: As `TensorSplit`; the data have fields that the programs do not fit.
     """
+    data = as_data(data)
+    if isinstance(data, Data):
+        data = getattr(data, split)
     if not isinstance(data, Split | TensorSplit):
         data, kwargs = TensorSplit(data, kwargs), {}
     if kwargs:
         programs = tuple(functools.partial(program, **kwargs) for program in programs)
-    return bind(data.to(device), *programs)
+    return bind(data if device is None else data.to(device), *programs)
 
 
 def bind(

@@ -1,11 +1,9 @@
 """What is wrong with a pair, as far as its traces and one more call of the guide show it."""
 
-import pyro
-import torch
 from torch import Tensor
 
 from pvae.errors import PvaeError
-from pvae.pair.parameters import OwnParameters
+from pvae.pair.parameters import quiet
 from pvae.pair.program import Program
 from pvae.pair.structure import Structure, batch_plate
 from pvae.pair.traces import latent_sites, observed_sites, trace_guide
@@ -54,7 +52,7 @@ def _shared(
     if size < 2:
         return []
     try:
-        with OwnParameters(model, guide), pyro.validation_enabled(False), torch.no_grad():
+        with quiet(model, guide):
             sites = latent_sites(trace_guide(guide, *half))
     except PvaeError as error:
         return [f"The guide runs with {size} data and not with {size // 2}. {error} {cure}"]

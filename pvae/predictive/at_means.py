@@ -1,10 +1,8 @@
 """One call of a program at the means of its sites, in eval mode."""
 
 import contextlib
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import pyro
 import torch
 from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
@@ -14,17 +12,12 @@ from torch import Tensor
 from pvae.distributions import is_discrete
 from pvae.pair import (
     Arguments,
-    OwnParameters,
     Program,
-    evaluating,
     modules,
     trace_program,
 )
 
-if TYPE_CHECKING:
-    pass
-
-__all__ = ["AtMeans", "centre_of", "given_to", "place_of", "quiet", "trace_at_means"]
+__all__ = ["AtMeans", "centre_of", "given_to", "place_of", "trace_at_means"]
 
 
 def place_of(*programs: Program) -> torch.device | None:
@@ -40,17 +33,6 @@ def given_to(
     arguments, place = Arguments(args, kwargs), place_of(*programs)
     arguments = arguments if place is None else arguments.to(place)
     return arguments.bind(*programs), arguments.batch
-
-
-@contextlib.contextmanager
-def quiet(model: Program, guide: Program) -> Iterator[None]:
-    with (
-        evaluating(model, guide),
-        OwnParameters(model, guide),
-        pyro.validation_enabled(False),
-        torch.no_grad(),
-    ):
-        yield
 
 
 class AtMeans(Messenger):

@@ -1,29 +1,27 @@
 """Codes of data: posterior means, or draws, of a guide."""
 
-import functools
-from typing import TYPE_CHECKING, Any, overload
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pvae.data import Data, Split
 from pvae.errors import PvaeError
 from pvae.pair import (
     Program,
     TensorSplit,
     alone,
-    bind,
+    given,
     latent_sites,
     name_of,
+    quiet,
     trace_guide,
 )
-from pvae.predictive.at_means import given_to, quiet, trace_at_means
+from pvae.predictive.at_means import given_to, trace_at_means
 from pvae.runtime import own_random_state
 
-if TYPE_CHECKING:
-    from pvae.data import Data, Split
-
-__all__ = ["Codes", "draw_codes", "encode"]
+__all__ = ["Codes", "draw_codes", "encode", "encode_split"]
 
 _BATCH = 1000
 
@@ -45,7 +43,7 @@ class Codes(dict[str, NDArray[Any]]):
 
 
 @overload
-def encode(guide: Program, data: "Data | Split", /, **kwargs: Any) -> Codes: ...
+def encode(guide: Program, data: Data | Split, /, **kwargs: Any) -> Codes: ...
 @overload
 def encode(guide: Program, *batch: Any, **kwargs: Any) -> dict[str, Tensor]: ...
 @alone
@@ -82,19 +80,21 @@ def encode(guide: Program, *batch: Any, **kwargs: Any) -> Codes | dict[str, Tens
         >>> codes["z"].shape, codes.y.shape
         ((297, 20), (297,))
     """
-    part = getattr(batch[0], "test", batch[0]) if len(batch) == 1 else None
-    if hasattr(part, "batches"):
-        guide = functools.partial(guide, **kwargs) if kwargs else guide
-        if not isinstance(part, TensorSplit):  # whose guide is a program of its minibatches
-            part, (guide,) = bind(part, guide)
-        with own_random_state(0):
-            found = [_codes_of_data(guide, minibatch) for minibatch in part.batches(_BATCH)]
-        sites = {name: np.concatenate([codes[name] for codes in found]) for name in found[0]}
-        y = getattr(part, "y", None)
-        return Codes(sites, None if y is None else y.cpu().numpy())
+    if len(batch) == 1 and isinstance(batch[0], Data | Split | TensorSplit):
+        part, (guide,) = given(batch[0], kwargs, None, guide)
+        return encode_split(guide, part)
     with own_random_state(0):
-        (guide,), given = given_to(batch, kwargs, guide)
-        return _codes(guide, given)
+        (guide,), batch = given_to(batch, kwargs, guide)
+        return _codes(guide, batch)
+
+
+def encode_split(guide: Program, part: Split | TensorSplit) -> Codes:
+    """Returns the codes of a split whose minibatches are enough for the guide."""
+    with own_random_state(0):
+        found = [_codes_of_data(guide, minibatch) for minibatch in part.batches(_BATCH)]
+    sites = {name: np.concatenate([codes[name] for codes in found]) for name in found[0]}
+    y = getattr(part, "y", None)
+    return Codes(sites, None if y is None else y.cpu().numpy())
 
 
 def _codes(guide: Program, batch: tuple[Tensor, ...]) -> dict[str, Tensor]:
@@ -116,7 +116,7 @@ def _codes_of_data(guide: Program, batch: tuple[Tensor, ...]) -> dict[str, NDArr
     return {name: code.cpu().numpy() for name, code in codes.items()}
 
 
-def draw_codes(guide: Program, part: "Split") -> dict[str, NDArray[Any]]:
+def draw_codes(guide: Program, part: Split | TensorSplit) -> dict[str, NDArray[Any]]:
     """Returns a draw from q(z|x) for each datum of a part: for each site, an array [N, *event]."""
     found = []
     with own_random_state(0):

@@ -3,7 +3,7 @@
 import contextlib
 import inspect
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from pyro import poutine
@@ -20,17 +20,15 @@ from pvae.pair import (
     latent_sites,
     name_of,
     observed_sites,
+    quiet,
     runs_together,
     trace_model,
     trace_of,
     trace_program,
     with_densities,
 )
-from pvae.predictive.at_means import AtMeans, given_to, place_of, quiet, trace_at_means
+from pvae.predictive.at_means import AtMeans, given_to, place_of, trace_at_means
 from pvae.runtime import is_out_of_memory, own_random_state
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["decode", "generate", "prior_sites", "reconstruct"]
 

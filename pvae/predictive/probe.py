@@ -1,19 +1,17 @@
 """How well classes can be read from a guide's codes: linear and nearest-neighbour probes."""
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pvae.data import Data
 from pvae.errors import PvaeError
 from pvae.pair import Program, TensorSplit, alone, bind, name_of
 from pvae.predictive.encode import encode
 from pvae.runtime import own_random_state
-
-if TYPE_CHECKING:
-    from pvae.data import Data
 
 __all__ = ["Probe", "Probes", "probe"]
 
@@ -73,7 +71,7 @@ class Probes:
 @alone
 def probe(
     guide: Program,
-    data: "Data",
+    data: Data,
     *,
     num_train: int = 10_000,
     num_test: int = 10_000,
@@ -133,9 +131,7 @@ def probe(
     return Probes(tuple(rows), len(y), len(y_test), num_neighbors)
 
 
-def _drawn(
-    guide: Program, data: "Data", name: str, size: int
-) -> tuple[TensorSplit, Array, Program]:
+def _drawn(guide: Program, data: Data, name: str, size: int) -> tuple[TensorSplit, Array, Program]:
     """Draws data of a part, with their labels, and binds the guide to them."""
     part = getattr(data, name, None)
     y = getattr(part, "y", None)

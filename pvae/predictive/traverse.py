@@ -1,20 +1,18 @@
 """What x becomes as a code moves: interpolation between data, traversal of dimensions."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pvae.data import Data, Split
 from pvae.errors import PvaeError
-from pvae.pair import Arguments, Program, TensorSplit, alone, bind, name_of
-from pvae.predictive.encode import draw_codes, encode
+from pvae.pair import Arguments, Program, alone, given, name_of
+from pvae.predictive.encode import draw_codes, encode, encode_split
 from pvae.predictive.generate import decode, prior_sites
-
-if TYPE_CHECKING:
-    from pvae.data import Data, Split
 
 __all__ = ["Traversal", "interpolate", "traverse"]
 
@@ -110,7 +108,7 @@ class Traversal(NamedTuple):
 def traverse(
     model: Program,
     guide: Program,
-    data: "Data | Split | Tensor | Sequence[Tensor]",
+    data: Data | Split | Tensor | Sequence[Tensor],
     *,
     index: int = 0,
     site: str | None = None,
@@ -157,9 +155,7 @@ def traverse(
         >>> found.x.shape, found.site
         (torch.Size([2, 7, 1, 8, 8]), 'z')
     """
-    part = getattr(data, "test", data)
-    part = part if hasattr(part, "batches") else TensorSplit(part)
-    part, (model, guide) = bind(part, model, guide)
+    part, (model, guide) = given(data, {}, None, model, guide)
     size = len(part)
     if size < 2 or not 0 <= index < size or min(num_dims, steps) < 1 or not span > 0:
         raise PvaeError(
@@ -167,7 +163,7 @@ def traverse(
             f"span={span}: it takes at least 2 data, the index of one of them, and positive "
             "sizes."
         )
-    codes, draws = encode(guide, part), draw_codes(guide, part)
+    codes, draws = encode_split(guide, part), draw_codes(guide, part)
     datum = part.observe(slice(index, index + 1))
     order = [name for name in prior_sites(model, *datum) if name in codes]
     site = _site(site, order, codes, guide)
@@ -183,11 +179,11 @@ def traverse(
     z = torch.from_numpy(codes[site][index]).repeat(len(dims), steps, 1)
     for row, d in zip(z, dims, strict=True):
         row[:, d] = loc[d] + t * scale[d]
-    given = {
+    above = {
         name: torch.from_numpy(codes[name][[index]]).repeat_interleave(len(dims) * steps, 0)
         for name in order[: order.index(site)]
     }
-    latents = {**given, site: z.flatten(0, 1)}
+    latents = {**above, site: z.flatten(0, 1)}
     x = decode(model, latents, *datum, site=shown).unflatten(0, (len(dims), steps))
     return Traversal(x, z, site, tuple(map(int, dims)), tuple(float(variance[d]) for d in dims))
 

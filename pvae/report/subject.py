@@ -1,6 +1,5 @@
 """What the pictures are of: a pair, the test data, and the pair's answers as arrays."""
 
-import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
@@ -52,14 +51,10 @@ class Subject:
     @functools.cached_property
     def _bound(self) -> "tuple[Any, tuple[Program | None, Program | None]]":
         """The test data as the pair receives them, and the pair as programs of their batches."""
-        from pvae.data import as_data
-        from pvae.pair import TensorSplit, bind
+        from pvae.pair import given
 
-        part = as_data(self.data)
-        part = getattr(part, "test", part)
-        part = part if hasattr(part, "observe") else TensorSplit(part)
         pair = (self.model, self.guide)
-        part, programs = bind(part, *(p for p in pair if p is not None))
+        part, programs = given(self.data, {}, None, *(p for p in pair if p is not None))
         rest = iter(programs)
         return part, tuple(p if p is None else next(rest) for p in pair)
 
@@ -178,15 +173,11 @@ class Subject:
 
     def _trace(self, index: slice | Sequence[int] | Array) -> Any:
         """Returns the model's trace on some data, with latents that the guide has drawn."""
-        from pvae.pair import OwnParameters, evaluating, trace_guide, trace_model
+        from pvae.pair import quiet, trace_guide, trace_model
 
         batch = self._where_the_pair_is(index)
         model, guide = self._pair
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(torch.no_grad())
-            stack.enter_context(torch.random.fork_rng())
-            stack.enter_context(evaluating(model, guide))
-            stack.enter_context(OwnParameters(model, guide))
+        with quiet(model, guide), torch.random.fork_rng():
             return trace_model(model, trace_guide(guide, *batch), *batch)
 
     def _drawing(self, index: slice) -> "tuple[Program, tuple[Tensor, ...]]":

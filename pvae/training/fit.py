@@ -192,8 +192,7 @@ def fit(
     factor = _schedule(schedule)
     place = find_device(device)
     data = as_data(data)
-    train = data.train if isinstance(data, Data) else data
-    train, (model, guide) = given(train, kwargs, place, model, guide)
+    train, (model, guide) = given(data, kwargs, place, model, guide, split="train")
     validation = data.validation if isinstance(data, Data) else None
     validation = validation if validation is None else validation.only(train.names)
     _say_what_has_no_effect(epochs, batch_size, len(train), kl_warmup, patience, validation)
