@@ -24,7 +24,7 @@ import torch
 from common import train_and_evaluate, write
 
 import pvae
-from pvae.runs.config import build_pair, read_config
+from pvae.runs import build_pair, read_config
 
 ROWS = {
     "VAE": "--model VAE --guide MeanField",

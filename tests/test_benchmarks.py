@@ -9,7 +9,7 @@ import pytest
 
 import pvae
 from pvae.cli.options import parse
-from pvae.runs.config import build_pair
+from pvae.runs import build_pair
 
 
 @pytest.fixture

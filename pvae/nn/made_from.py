@@ -1,4 +1,4 @@
-"""What an object was made from: the arguments of its constructor, so that a run can name them."""
+"""The arguments that an object was constructed with, so that a run's config can name them."""
 
 import functools
 import inspect
@@ -10,7 +10,7 @@ _KEY = "_made_from"
 
 
 def remember(*classes: type) -> None:
-    """Lets the objects of some classes keep the arguments of their constructors."""
+    """Makes the objects of some classes keep their constructor's arguments."""
     for cls in classes:
         init = cls.__init__
 
@@ -24,10 +24,10 @@ def remember(*classes: type) -> None:
 
 
 def arguments(made: object) -> dict[str, Any] | None:
-    """Returns the arguments that an object was made from, by name; None if they are not known.
+    """Returns an object's constructor arguments by name, or None if they are not known.
 
-    They are what `remember` kept or, of a class that does as PyTorch's layers do, the attributes
-    that are named like the constructor's parameters.
+    They come from `remember` or, as in PyTorch's layers, from attributes with the names of the
+    constructor's parameters.
 
     Example:
         >>> from torch import nn

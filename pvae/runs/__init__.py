@@ -3,23 +3,10 @@
 Imports `training`, `pair`, `runtime` and `errors`.
 """
 
-from pvae.runs.config import (
-    GIVEN,
-    build_pair,
-    from_file,
-    full_name,
-    in_file,
-    load_yaml,
-    names_of,
-    one_line,
-    parameters,
-    read_config,
-    renamed,
-    resolve,
-    shared,
-    typed,
-)
+from pvae.runs.build import GIVEN, build_pair, one_line, parameters, typed
+from pvae.runs.config import load_yaml, names_of, read_config, renamed
 from pvae.runs.folder import load, read_history
+from pvae.runs.names import from_file, full_name, in_file, resolve, shared
 from pvae.runs.trust import check_trust, trusted
 
 __all__ = [

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from pvae.errors import PvaeError
 from pvae.pair import Program
-from pvae.runs.config import build_pair, read_config
+from pvae.runs.build import build_pair
+from pvae.runs.config import read_config
 from pvae.training import read_checkpoint, restore_pair, with_own_source
 
 __all__ = ["load", "read_history"]

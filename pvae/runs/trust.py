@@ -1,4 +1,4 @@
-"""What a config from elsewhere may name: classes of pvae, torch and Pyro that only compute."""
+"""Trust: a config from elsewhere may name only classes of pvae, torch and Pyro that compute."""
 
 import contextlib
 import importlib
@@ -16,17 +16,17 @@ _MOST_LEVELS, _MOST_VALUES = 40, 100_000
 
 
 def check_trust(config: Any, where: str, given: Collection[str] = ()) -> None:
-    """Refuses a config that names code to be run, before anything of it is imported.
+    """Refuses a config that names code to run, before any of it is imported.
 
-    A name is a class path, wherever it stands in the config and however it is quoted. Without
-    trust it has to be a network, an objective, an optimiser, a distribution or a transform of
-    pvae, torch or Pyro: those take numbers and make tensors. (Both libraries also have functions
-    that run what they are given, `torch.hub.load` for one.)
+    Every class path counts, wherever it stands in the config and however it is quoted. It must be
+    a network, an objective, an optimiser, a distribution or a transform of pvae, torch or Pyro:
+    those take numbers and make tensors. (Both libraries also have functions that run code they
+    are given, such as `torch.hub.load`.)
 
     Args:
         config: Plain containers from a file.
         where: The file, for the message.
-        given: Names that were typed on this command line, and may be anything.
+        given: Names that were typed on this command line; they may be anything.
 
     Raises:
         PvaeError: If it names anything else, or is nested too deeply.
@@ -50,7 +50,7 @@ def trusted(config: Any) -> bool:
 
 
 def _names(config: Any) -> Iterator[str]:
-    """Yields every text of a config that a class can be imported by, as YAML may quote it."""
+    """Yields every string of a config that may be a class path, also inside quoted YAML."""
     todo, count = [(config, 0)], 0
     while todo:
         value, level = todo.pop()
@@ -95,6 +95,6 @@ def _harmless(name: str) -> bool:
             try:
                 importlib.import_module(path)
             except ImportError:
-                return True  # there is nothing of this name, and who imports it says so
+                return True  # there is no such name, and its import will say so
         found = getattr(found, part)
     return isinstance(found, type) and issubclass(found, kinds)

@@ -1,4 +1,4 @@
-"""Where a computation runs: its device, the memory there, and which process this is."""
+"""Devices, their free memory, and the number of this process."""
 
 import contextlib
 import os
@@ -12,7 +12,7 @@ __all__ = ["default_device", "find_device", "free_memory", "is_out_of_memory", "
 
 
 def find_device(device: str) -> torch.device:
-    """Returns the device of that name; `"auto"` is the GPU where there is one.
+    """Returns the device of a name; `"auto"` is the GPU, if there is one.
 
     Raises:
         PvaeError: If there is no such device.
@@ -34,7 +34,7 @@ def find_device(device: str) -> torch.device:
 
 
 def free_memory(device: torch.device) -> int:
-    """Returns the free memory of a device in bytes, as far as it can be known."""
+    """Returns the free memory of a device in bytes, or an upper bound."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     try:
@@ -50,10 +50,10 @@ def free_memory(device: torch.device) -> int:
 
 
 def processes() -> tuple[int, int]:
-    """Returns this process's number and how many there are, as `torchrun` says; else (0, 1).
+    """Returns this process's number and the number of processes, as set by `torchrun`.
 
-    One of `RANK` and `WORLD_SIZE` alone, which schedulers and old exports leave behind, is no
-    `torchrun`: the process works alone.
+    Without `torchrun` they are (0, 1), also if only one of `RANK` and `WORLD_SIZE` is set, as by
+    a scheduler.
 
     Raises:
         PvaeError: If the two contradict each other or are no numbers.
@@ -71,7 +71,7 @@ def processes() -> tuple[int, int]:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that a device, or the machine, had no memory left."""
+    """Whether an error says that memory ran out."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and any(
@@ -80,5 +80,5 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def default_device(device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    """Makes a device that of new tensors, for programs that make theirs without naming one."""
+    """Returns a context in which new tensors are on a device by default."""
     return contextlib.nullcontext() if device.type == "cpu" else device

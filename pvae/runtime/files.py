@@ -1,4 +1,4 @@
-"""Run folders: files that are whole or not there, and one process at a time that writes them."""
+"""Files that are written whole or not at all, and locks of run folders."""
 
 import contextlib
 import datetime
@@ -30,11 +30,11 @@ _held: set[tuple[Path, int, int]] = set()  # folder, process, thread
 def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yields a temporary path beside `path` and renames it to `path` if the block succeeds.
 
-    The file reaches the disk before it gets its name, and its name before this returns: after a
-    power cut there is the old file or the new one.
+    File and name are on disk before this returns. After a power cut there is the old file or the
+    new one.
 
     Raises:
-        PvaeError: If the file cannot be written; an older file of that name is left as it was.
+        PvaeError: If the file cannot be written; an older file of that name is unchanged.
 
     Example:
         >>> import pathlib, tempfile
@@ -62,14 +62,14 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def locked(folder: str | os.PathLike[str] | None) -> Iterator[None]:
-    """Keeps a folder for this thread, so that no other process or thread writes there meanwhile.
+    """Locks a folder for this thread: no other process or thread writes there.
 
-    The lock is the system's own, on a file in the folder that names the process: it ends with
-    the process, however that ends. The thread that has it may take it again. What a process that
-    was killed had begun to write under the lock is removed. Without a folder nothing is done.
+    The lock is the operating system's, on a file that names the process, and ends with the
+    process. The thread that holds it may lock again. Unfinished files of a process that was
+    killed under the lock are removed. Without a folder nothing is done.
 
     Raises:
-        PvaeError: If the folder is in use (by which process is said), or cannot be written.
+        PvaeError: If another process, which is named, uses the folder, or it cannot be written.
     """
     if folder is None:
         yield
@@ -91,10 +91,7 @@ def locked(folder: str | os.PathLike[str] | None) -> Iterator[None]:
 
 
 def why(temporary: Path, error: Exception) -> OSError:
-    """Returns the system's own error, where a library failed to write a file and does not say why.
-
-    It tries what the library tried: to write more of the file.
-    """
+    """Returns the system's error after a library failed to write a file, by writing more of it."""
     try:
         with temporary.open("ab") as file:
             for _ in range(64):
@@ -145,13 +142,13 @@ def _mine(folder: Path) -> tuple[Path, int, int]:
 
 
 def _is_mine(folder: Path) -> bool:
-    """Whether this thread has locked a folder, or the one that it is in."""
+    """Whether this thread has locked a folder or its parent."""
     folder = folder.resolve()
     return _mine(folder) in _held or _mine(folder.parent) in _held
 
 
 def _remove_unfinished(folder: Path) -> None:
-    """Removes what was being written under the lock, by processes that are gone then."""
+    """Removes unfinished files of processes that held the lock before."""
     with contextlib.suppress(OSError):
         for pattern in (f".*{_UNDER_LOCK}", f"*/.*{_UNDER_LOCK}"):
             for path in folder.glob(pattern):
@@ -159,7 +156,7 @@ def _remove_unfinished(folder: Path) -> None:
 
 
 def _lock(file: int) -> bool | None:
-    """Locks an open file: False if somebody else has it, None where nothing can be locked."""
+    """Locks an open file; False if it is in use, None if the file system has no locks."""
     try:
         if fcntl is None:
             import msvcrt
@@ -183,7 +180,7 @@ def _lock(file: int) -> bool | None:
 
 
 def _make(folder: Path) -> None:
-    """Makes a folder and those above it, on disk too."""
+    """Makes a folder and its parents, on disk too."""
     if not folder.is_dir():
         _make(folder.parent)
         folder.mkdir(exist_ok=True)
@@ -191,7 +188,7 @@ def _make(folder: Path) -> None:
 
 
 def _sync(path: Path) -> None:
-    """Waits until a file, or the names in a folder, are on disk."""
+    """Waits until a file or a folder's entries are on disk."""
     folder = path.is_dir()
     if folder and os.name == "nt":  # which opens no folders
         return
@@ -210,6 +207,6 @@ def _cannot_write(path: Path, error: OSError) -> PvaeError:
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     return PvaeError(
         f"Cannot write {path}: {error.strerror or error}. "
-        f"{'Free some space or choose' if full else 'Choose'} another folder; what was there "
-        "before is unchanged."
+        f"{'Free some space or choose' if full else 'Choose'} another folder; older files are "
+        "unchanged."
     )

@@ -1,4 +1,4 @@
-"""Memory: what a row (one sample of one datum) takes up, and work in chunks of such rows."""
+"""Memory: bytes of a row (one sample of one datum), and work in chunks of rows."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["Chunks", "LiveBytes", "check_memory", "keep_freed_memory"]
 
 
 def check_memory(memory: float | None) -> None:
-    """Refuses what is no number of MiB.
+    """Refuses a `memory` that is not a number of MiB.
 
     Raises:
         PvaeError: If `memory` is neither None nor a finite number above zero.
@@ -32,7 +32,7 @@ def check_memory(memory: float | None) -> None:
 
 
 class Chunks:
-    """Runs work a chunk at a time, in smaller chunks once memory runs out.
+    """Runs work in chunks, and in smaller ones after memory has run out.
 
     Args:
         rows: The most rows (samples times data) of a chunk.
@@ -44,7 +44,7 @@ class Chunks:
     def run(
         self, num: int, size: int, compute: Callable[[int, int], dict[str, Tensor]]
     ) -> dict[str, Tensor]:
-        """Puts the results of samples `start` to `stop` together.
+        """Computes samples chunk by chunk and returns the joined results.
 
         Args:
             num: Number of samples.
@@ -92,8 +92,8 @@ class LiveBytes(TorchDispatchMode):
     """Counts the bytes of the tensors that are made inside this context.
 
     Attributes:
-        peak: The most that were alive at one time.
-        total: All that were ever made: what autograd might keep.
+        peak: The most bytes alive at one time.
+        total: The bytes of all tensors made: what autograd might keep.
     """
 
     def __init__(self) -> None:
@@ -140,11 +140,11 @@ def _storage(tensor: Tensor) -> int:
 
 @functools.cache
 def keep_freed_memory() -> None:
-    """Lets the C library keep up to 64 MiB of freed memory for the next tensor.
+    """Makes the C library keep up to 64 MiB of freed memory for the next tensors.
 
-    glibc gives the large temporaries of each chunk back to the kernel and takes them anew,
-    which costs a fifth to a third of the time of an evaluation on a CPU. A freed block just
-    under 32 MiB raises its thresholds, for this process and for good.
+    glibc returns the large temporaries of each chunk to the kernel, which costs a fifth to a third
+    of the time of an evaluation on a CPU. Freeing a block just under 32 MiB raises glibc's
+    thresholds for the rest of the process.
     """
     for _ in range(2):
         torch.empty(2**23 - 2**12).zero_()

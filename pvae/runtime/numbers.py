@@ -1,4 +1,4 @@
-"""Numbers among the arguments: as plain Python numbers, after a look at their kind and sign."""
+"""Checks numbers among the arguments and returns them as Python's."""
 
 import math
 import operator
@@ -14,13 +14,13 @@ __all__ = ["number", "weight", "whole"]
 
 
 def whole(name: str, value: Any, least: int = 1, why: str | None = None) -> int:
-    """Returns an integer argument as an `int`, also where it is NumPy's or a tensor's.
+    """Returns an integer argument as an `int`, also if it is NumPy's or a tensor.
 
     Args:
         name: The argument's name, for the message.
         value: What was given.
         least: The smallest value that makes sense.
-        why: What to say of others.
+        why: The message for other values.
 
     Raises:
         PvaeError: If it is no integer, a truth value, or below `least`.
@@ -40,7 +40,7 @@ def whole(name: str, value: Any, least: int = 1, why: str | None = None) -> int:
 
 
 def number(name: str, value: Any, *, zero: bool = False) -> float:
-    """Returns a positive argument as a `float`, also where it is NumPy's or a tensor's.
+    """Returns a positive argument as a `float`, also if it is NumPy's or a tensor.
 
     Args:
         name: The argument's name, for the message.
@@ -65,7 +65,7 @@ def number(name: str, value: Any, *, zero: bool = False) -> float:
 
 
 def weight(name: str, value: float | Tensor) -> float | Tensor:
-    """Returns a weight of a term of an objective: a `float`, or the tensor of one number given.
+    """Returns the weight of an objective's term as a `float`, or as the one-number tensor given.
 
     Raises:
         PvaeError: If it is negative, NaN, infinite, or no number.

@@ -1,4 +1,4 @@
-"""Precision: matrix products in bfloat16, all else in float32."""
+"""Precision: matrix products in bfloat16, everything else in float32."""
 
 import contextlib
 from collections.abc import Iterable
@@ -37,7 +37,7 @@ _PRODUCTS = {
 
 
 def check_precision(precision: str, device: torch.device | None = None) -> None:
-    """Refuses a precision that is not known, or that a device computes no faster.
+    """Refuses an unknown precision, and bfloat16 on a device without instructions for it.
 
     Raises:
         PvaeError: If it is neither `"float32"` nor `"bf16"`; for `"bf16"`, if the device has no
@@ -64,16 +64,16 @@ def able(device: torch.device) -> bool:
 def rounding(
     dtype: torch.dtype, products: Iterable[str], device: torch.device
 ) -> torch.dtype | str:
-    """Returns how far torch is told to round what it multiplies.
+    """Returns the precision to which torch rounds the factors of products.
 
     Args:
-        dtype: Of the tensors.
-        products: Kinds of products that are taken: `"matmul"`, `"conv"` or `"rnn"`.
-        device: Where.
+        dtype: Dtype of the tensors.
+        products: Kinds of products: `"matmul"`, `"conv"` or `"rnn"`.
+        device: Their device.
 
     Returns:
-        The dtype, or for float32 what `torch.backends` has in its place: `"tf32"` (10 bits;
-        convolutions on a GPU, unless they are told otherwise) or `"bf16"` (7 bits).
+        The dtype, or for float32 the setting of `torch.backends`: `"tf32"` (10 bits; the default
+        for convolutions on a GPU) or `"bf16"` (7 bits).
     """
     if dtype != torch.float32:
         return dtype
@@ -88,10 +88,9 @@ def rounding(
 
 
 def in_precision(precision: Precision) -> contextlib.AbstractContextManager[Any]:
-    """Returns a context in which products of float32 are taken in that precision.
+    """Returns a context in which products of float32 tensors are computed in that precision.
 
-    Their results, and so everything that is made of them, are float32 again; gradients flow
-    through the products in bfloat16.
+    Their results are float32 again. Gradients pass through the products in bfloat16.
     """
     return _Products() if precision == "bf16" else contextlib.nullcontext()
 

@@ -23,13 +23,13 @@ __all__ = [
 
 
 def noise_state() -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """Returns the state of torch's own generators, which a step's noise comes from."""
+    """Returns the state of torch's generators, the source of a step's noise."""
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
     return torch.get_rng_state(), cuda
 
 
 def restore_noise(state: tuple[torch.Tensor, list[torch.Tensor]]) -> None:
-    """Sets torch's generators to what `noise_state` returned."""
+    """Sets torch's generators to a state of `noise_state`."""
     torch.set_rng_state(state[0])
     if state[1]:
         torch.cuda.set_rng_state_all(state[1])
@@ -37,7 +37,7 @@ def restore_noise(state: tuple[torch.Tensor, list[torch.Tensor]]) -> None:
 
 @contextlib.contextmanager
 def own_random_state(seed: int) -> Iterator[None]:
-    """Seeds the global generators for the block, and leaves them as they were before it.
+    """Seeds the global generators for the block, and restores their state after it.
 
     Raises:
         PvaeError: If the seed is no integer from 0 to 2^32 - 1.
@@ -51,7 +51,7 @@ def own_random_state(seed: int) -> Iterator[None]:
 
 
 def check_seed(seed: int) -> int:
-    """Returns a seed as a plain integer, after a look at whether every generator takes it.
+    """Returns a seed as an integer that every generator accepts.
 
     Raises:
         PvaeError: If the seed is no integer from 0 to 2^32 - 1.
@@ -65,7 +65,7 @@ def check_seed(seed: int) -> int:
 
 
 def random_state() -> dict[str, Any]:
-    """Returns the state of torch's, Python's and numpy's global generators."""
+    """Returns the state of the global generators of torch, Python and NumPy."""
     version, inner, gauss = random.getstate()
     name, keys, position, has_gauss, cached = np.random.get_state()
     return {
@@ -77,7 +77,7 @@ def random_state() -> dict[str, Any]:
 
 
 def restore_random_state(state: dict[str, Any]) -> None:
-    """Sets the generators to what `random_state` returned."""
+    """Sets the generators to a state of `random_state`."""
     torch.set_rng_state(state["torch"])
     if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(state["cuda"])

@@ -297,7 +297,7 @@ def test_an_objective_of_the_shell_trains_with_its_particles(here, monkeypatch, 
 def test_a_network_is_given_as_a_class_path():
     decoder = ["--model.decoder", "pvae.nn.MLP", "--model.decoder.init_args.in_shape", "[3]"]
     config = parsed("--model.latent_dim=3", *decoder, "--model.decoder.out_shape", "[1, 8, 8]")
-    model, _ = pvae.runs.config.build_pair(config, (1, 8, 8))
+    model, _ = pvae.runs.build_pair(config, (1, 8, 8))
     assert type(model.decoder) is pvae.nn.MLP
     assert model.decoder.out_shape == (1, 8, 8)
 

@@ -9,7 +9,7 @@ from torch import nn
 
 import pvae
 from pvae.errors import PvaeError
-from pvae.runs.config import build_pair, load_yaml, read_config, resolve
+from pvae.runs import build_pair, load_yaml, read_config, resolve
 from pvae.training.record import write_config
 
 PAIR = '''

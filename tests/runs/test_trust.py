@@ -9,8 +9,7 @@ import yaml
 import pvae
 from pvae import PvaeError
 from pvae.cli.main import main
-from pvae.runs.config import load_yaml, read_config, resolve
-from pvae.runs.trust import check_trust, trusted
+from pvae.runs import check_trust, load_yaml, read_config, resolve, trusted
 
 RUN = "--model.hidden_dims [4] --guide.hidden_dims [4] --model.latent_dim 2 --progress false"
 EVIL = "import os\nos.makedirs('code was run', exist_ok=True)\nfrom pvae.models import VAE as M\n"
