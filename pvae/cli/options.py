@@ -75,9 +75,8 @@ def parse(command: str, argv: list[str]) -> tuple[dict[str, Any], argparse.Names
             config[side]["init_args"]["event_shape"] = list(shape)
     config["data"] = {"source": source} | found.pop("data", {})
     config |= {key: value for key, value in found.items() if key not in PLACES}
-    if command != "check":
-        _share_lr(config, base.get("optim"), rest)
-    _share_particles(config, base.get("loss"), rest)
+    _share_inner(config, "optim", "lr", base, rest)
+    _share_inner(config, "loss", "num_particles", base, rest)
     return config, early
 
 
@@ -210,30 +209,26 @@ def _share(
             rest.append(f"--{side}.{name}={typed[side]}")
 
 
-def _share_lr(config: dict[str, Any], stored: Any, rest: list[str]) -> None:
-    """--lr is also the rate of a named optimiser, whose class would bring a default of its own."""
-    options = {argument.partition("=")[0] for argument in rest}
-    own = "lr" in (stored.get("init_args") or {} if isinstance(stored, dict) else {})
-    if options & {"--optim.lr", "--optim.init_args.lr"} or (own and "--lr" not in options):
-        return
-    if isinstance(config["optim"], dict) and "lr" in config["optim"].get("init_args", {}):
-        config["optim"]["init_args"]["lr"] = config["lr"]
+def _share_inner(
+    config: dict[str, Any], place: str, name: str, stored: dict[str, Any], rest: list[str]
+) -> None:
+    """Gives the class in `place` the value of `--name`, unless it has a value of its own.
 
-
-def _share_particles(config: dict[str, Any], stored: Any, rest: list[str]) -> None:
-    """--num_particles is also the number of a named objective, whose class has its own default."""
-    options = {argument.partition("=")[0] for argument in rest}
-    init_args = config["loss"].get("init_args", {}) if isinstance(config["loss"], dict) else {}
-    if "num_particles" not in init_args:
+    The class's default does not count as its own value.
+    """
+    init_args = _init_args(config.get(place))
+    if name not in init_args:
         return
-    own = options & {"--loss.num_particles", "--loss.init_args.num_particles"}
-    own |= {*(stored.get("init_args") or {} if isinstance(stored, dict) else {})} & {
-        "num_particles"
-    }
-    if own and "--num_particles" not in options:
-        config["num_particles"] = init_args["num_particles"]
+    options = {argument.partition("=")[0] for argument in rest}
+    typed = options & {f"--{place}.{name}", f"--{place}.init_args.{name}"}
+    if typed or (name in _init_args(stored.get(place)) and f"--{name}" not in options):
+        config[name] = init_args[name]
     else:
-        init_args["num_particles"] = config["num_particles"]
+        init_args[name] = config[name]
+
+
+def _init_args(part: Any) -> dict[str, Any]:
+    return part.get("init_args") or {} if isinstance(part, dict) else {}
 
 
 def _drop_replaced(base: dict[str, Any], rest: list[str]) -> None:
