@@ -3,16 +3,20 @@
 import contextlib
 import inspect
 import io
-import itertools
 import os
-import re
-import shutil
 import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pvae.cli.folder import (
+    RUN_FILES,
+    check_folder,
+    empty_folder,
+    make_folder,
+    remove_folder,
+)
 from pvae.cli.options import (
     HELP_OF,
     PROGRAMS,
@@ -54,15 +58,6 @@ examples:
   pvae run --model path/to/file.py:MyModel --guide path/to/file.py:MyGuide
   pvae run --config runs/digits-VAE-1/config.yaml
 """
-
-RUN_FILES = (
-    "config.yaml",
-    "checkpoint.pt",
-    "history.csv",
-    "evaluation.json",
-    "evaluation.nc",
-    "report.html",
-)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -142,7 +137,7 @@ def _train(command: str, argv: list[str], lock: contextlib.ExitStack) -> None:
     if early.resume:
         lock.enter_context(locked(early.resume))
     if early.out:
-        _check_folder(Path(early.out), early.overwrite)
+        check_folder(Path(early.out), early.overwrite)
     data = load_data(config)
     print(f"data: {data.in_words}", flush=True)
     for side in SIDES:
@@ -166,9 +161,9 @@ def _train(command: str, argv: list[str], lock: contextlib.ExitStack) -> None:
     if early.resume:
         out = Path(early.resume)
     else:
-        out = _make_folder(early.out, f"{data.name}-{name_of(model)}")
+        out = make_folder(early.out, f"{data.name}-{name_of(model)}")
         lock.enter_context(locked(out))
-        _empty_folder(out, early.overwrite)
+        empty_folder(out, early.overwrite)
         write_config(out, config)
         keep_source(out, config)
     print(f"run folder: {out}", flush=True)
@@ -177,7 +172,7 @@ def _train(command: str, argv: list[str], lock: contextlib.ExitStack) -> None:
     except PvaeError:
         if not early.resume and not (out / "checkpoint.pt").exists():
             lock.close()
-            _remove_folder(out)  # nothing was trained, and the name is free again
+            remove_folder(out)  # nothing was trained, and the name is free again
         raise
     if command == "train":
         print(f"`pvae evaluate {_typed(out, config)}` evaluates the pair")
@@ -220,59 +215,6 @@ def _check_numbers(config: dict[str, Any]) -> None:
         check_seed(config.get("seed", 0))
     except PvaeError as error:
         raise UsageError(f"--{error}") from None
-
-
-def _check_folder(out: Path, overwrite: bool) -> None:
-    from pvae.runtime import LOCK
-
-    try:
-        content = {path.name for path in out.iterdir()} if out.exists() else set()
-    except OSError as error:
-        raise PvaeError(f"cannot use {out} as a run folder: {error.strerror}") from None
-    content.discard(LOCK)
-    if content and not content & set(RUN_FILES):
-        raise PvaeError(f"{out} has content, but no run: choose another folder")
-    if content and not overwrite:
-        raise PvaeError(f"{out} has a run already: choose another folder, or add --overwrite")
-
-
-def _make_folder(out: str | None, name: str) -> Path:
-    try:
-        if out:
-            Path(out).mkdir(parents=True, exist_ok=True)
-            return Path(out)
-        for number in itertools.count(1):
-            folder = Path("runs") / f"{re.sub(r'[^\w.-]', '_', name)}-{number}"
-            with contextlib.suppress(FileExistsError):
-                folder.mkdir(parents=True)
-                return folder
-    except OSError as error:
-        raise PvaeError(f"cannot make {out or 'a folder in runs'}: {error.strerror}") from None
-    raise AssertionError
-
-
-def _empty_folder(out: Path, overwrite: bool) -> None:
-    """Removes a former run's files and nothing else."""
-    from pvae.training import FOLDER
-
-    _check_folder(out, overwrite)  # once more: another process may have been faster
-    try:
-        for file in RUN_FILES:
-            (out / file).unlink(missing_ok=True)
-        if (out / FOLDER).is_dir():
-            shutil.rmtree(out / FOLDER)
-    except OSError as error:
-        raise PvaeError(f"cannot empty {out}: {error.strerror}") from None
-    shutil.rmtree(out / "evaluation.partial", ignore_errors=True)
-
-
-def _remove_folder(out: Path) -> None:
-    from pvae.training import FOLDER
-
-    with contextlib.suppress(OSError):
-        (out / "config.yaml").unlink(missing_ok=True)
-        shutil.rmtree(out / FOLDER, ignore_errors=True)
-        out.rmdir()
 
 
 def _require(run: Path, name: str, command: str) -> None:
