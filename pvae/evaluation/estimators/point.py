@@ -86,6 +86,7 @@ def is_code(inspection: Inspection) -> bool:
         quiet(inspection.model, guide),
         torch.random.fork_rng([device] if device.type == "cuda" else []),
     ):
+        trace_guide(guide, *inspection.batch)  # draws from the random state of the inspection
         again = latent_sites(trace_guide(guide, *inspection.batch))
     for name, site in latent_sites(structure.guide_trace).items():
         if not torch.equal(site["value"], again[name]["value"]):
