@@ -111,8 +111,12 @@ def test_the_hash_is_of_every_field(name):
     changed = {**TOKENS, name: TOKENS[name].copy()}
     changed[name].flat[:] = np.roll(changed[name], 1, 0).flat
     assert load(changed).test.hash != load(TOKENS).test.hash
-    wider = {**TOKENS, name: TOKENS[name].astype(np.float32)}
-    assert load(wider).test.hash != load(TOKENS).test.hash
+
+
+def test_the_hash_is_of_type_and_shape_too():
+    zeros = [np.zeros((N, *shape), dtype) for shape, dtype in
+             (((4,), "i4"), ((2, 2), "i4"), ((4,), "f4"), ((2,), "i8"))]  # fmt: skip
+    assert len({load({"x": X, "other": other}).test.hash for other in zeros}) == 4
 
 
 def test_y_is_given_if_asked_for_and_may_be_a_vector_or_missing():
@@ -218,6 +222,7 @@ def test_a_whole_source_is_one_part_as_it_is():
         for tensor, a in zip(part.tensors(), TOKENS.values(), strict=True):
             assert np.array_equal(tensor.numpy(), a)
     assert as_data({"x": X.astype("f8")}).x.dtype == torch.float64
+    assert as_data({"y": Y, "x": X}).names == ("x", "y")
     x = torch.zeros(3)
     assert as_data(x) is x
 
@@ -229,6 +234,9 @@ CROOKED = {
     "partly": Items(lambda i: {"a": 1.0} if i else {"a": 1.0, "b": 2.0}),
     "ragged batches": torch_data.DataLoader(
         Items(item), 8, collate_fn=lambda items: np.zeros((8, items[0][1] + 1))
+    ),
+    "weights": torch_data.DataLoader(
+        Items(item), sampler=torch_data.WeightedRandomSampler(np.ones(N), N)
     ),
     "a sampler": torch_data.DataLoader(
         Items(item), sampler=torch_data.SubsetRandomSampler([1, 2, 3])
@@ -246,6 +254,7 @@ CROOKED = {
         (CROOKED["partly"], "Item 1 .*no field b"),
         (CROOKED["ragged batches"], "Pad them"),
         (CROOKED["a sampler"], r"Subset\(dataset, indices\)"),
+        (CROOKED["weights"], r"Subset\(dataset, indices\)"),
         (CROOKED["words"], r"not numbers: b. .*select_dtypes"),
         ({"a": TOKENS["tokens"], "b": Y[:3]}, r"a \[40, 7\], b \[3\]"),
     ],

@@ -265,6 +265,15 @@ def test_what_neither_names_is_neither_read_nor_hashed():
     assert not hasattr(model, "func")  # nothing stands between the loop and the program
 
 
+def test_the_size_of_a_draw_is_no_place_for_data(recwarn):
+    draws = takes(tokens=None, x=None, size=None)
+    _, (bound, _) = bind(as_data(XYZ), draws, takes("x", size=None))
+    assert bound(size=5) == {"tokens": None, "x": None, "size": 5}
+    part, _ = bind(as_data(LABELLED), takes(x=None, size=None), takes("x"))
+    assert part.names == ("x",)
+    assert not recwarn.list
+
+
 def test_labels_go_where_the_second_argument_is_and_only_there():
     _, (model, guide) = bind(as_data(LABELLED), takes("x", labels=None), takes("x"))
     assert torch.equal(model(*LABELLED.values())["labels"], LABELLED["y"])
