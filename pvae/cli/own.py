@@ -6,13 +6,10 @@ from pvae.cli.options import PLACES, UsageError, load_data, new_parser, options_
 
 __all__ = ["check_pair", "write_pair"]
 
-_DATA = 64
-
 
 def check_pair(argv: list[str]) -> int:
     """Says what a pair is and what is wrong with it; returns 1 after a fault."""
     from pvae.diagnosis import diagnose
-    from pvae.pair import bind
     from pvae.runs import build_pair
 
     named = list(itertools.takewhile(lambda argument: not argument.startswith("-"), argv))
@@ -33,9 +30,7 @@ def check_pair(argv: list[str]) -> int:
     data = load_data(config)
     print(f"data: {data.in_words}")
     model, guide = build_pair(config, data.event_shape)
-    part, pair = bind(data.test, model, guide)
-    batch = part.observe(slice(0, _DATA))
-    found = diagnose(*pair, *batch, **options_of(diagnose, config))
+    found = diagnose(model, guide, data, **options_of(diagnose, config))
     print(found)
     return 1 if found.faults else 0
 

@@ -25,6 +25,7 @@ from pvae.pair import (
     latent_sites,
     listed,
     look,
+    opened,
     plate_sizes,
     same_buffers,
 )
@@ -86,7 +87,7 @@ def diagnose(
         model: Pyro program p(z) p(x|z), called as `model(*batch, **kwargs)`.
         guide: Pyro program q(z|x), called as `guide(*batch, **kwargs)`.
         *batch: Some 64 data, tensors of leading size B, and what else the programs take, as for
-            `pvae.check`.
+            `pvae.check`; or a dataset.
         loss: The objective that is to train the pair, as for `pvae.fit`.
         num_particles: As for `pvae.fit`.
         seed: Of the draws.
@@ -111,6 +112,7 @@ def diagnose(
     ):
         warnings.simplefilter("ignore")
         try:
+            batch, kwargs, (model, guide) = opened(batch, kwargs, model, guide, few=64)
             arguments = Arguments(batch, kwargs)
             model, guide = arguments.bind(model, guide)
             batch = arguments.batch

@@ -38,7 +38,8 @@ def log_weights(
         model: Pyro program p(z) p(x|z), called as `model(*batch, **kwargs)`.
         guide: Pyro program q(z|x), called as `guide(*batch, **kwargs)`.
         *batch: The data, tensors of leading size B, and what else the programs take, as for
-            `pvae.check`.
+            `pvae.check`. Or a dataset: a part of what `pvae.data.load` returns (of all of it, the
+            test part), a data frame, a Dataset or a DataLoader.
         num_samples: K, the number of samples for each datum.
         strategy: How the K samples are computed: in a particle `"plate"` left of the batch
             plate (the encoder runs once), by `"tile"`-ing the batch, or in a `"loop"`.

@@ -8,7 +8,7 @@ from pvae.pair.alone import alone
 from pvae.pair.arguments import Arguments, check_tensor
 from pvae.pair.bounded import Bounded, in_free_memory
 from pvae.pair.check import check, look
-from pvae.pair.fields import bind, given
+from pvae.pair.fields import bind, given, opened
 from pvae.pair.glance import at_a_glance, plate_sizes
 from pvae.pair.inspect import inspect
 from pvae.pair.measures import (
@@ -80,6 +80,7 @@ __all__ = [
     "move",
     "name_of",
     "observed_sites",
+    "opened",
     "plate_sizes",
     "plates_at",
     "plates_in_words",

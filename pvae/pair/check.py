@@ -17,6 +17,7 @@ from pvae.pair.admission import bounded_sites, check_observed
 from pvae.pair.alone import alone
 from pvae.pair.arguments import Arguments, check_tensor
 from pvae.pair.bounded import in_free_memory
+from pvae.pair.fields import opened
 from pvae.pair.measures import other_mask, other_measure, outside_draws
 from pvae.pair.parameters import OwnParameters
 from pvae.pair.program import Program, name_of, refuse_meta
@@ -36,7 +37,8 @@ def check(model: Program, guide: Program, *batch: Any, **kwargs: Any) -> Structu
         model: Pyro program p(z) p(x|z), called as `model(*batch, **kwargs)`.
         guide: Pyro program q(z|x), called as `guide(*batch, **kwargs)`.
         *batch: One minibatch, tensors of leading size B, and what else the programs take: see
-            `pvae.pair.arguments.Arguments` for what counts the data.
+            `pvae.pair.arguments.Arguments` for what counts the data. Or a dataset, of which 64
+            test data are taken.
         **kwargs: Arguments of the programs by name.
 
     Returns:
@@ -58,6 +60,7 @@ def check(model: Program, guide: Program, *batch: Any, **kwargs: Any) -> Structu
         >>> check(model, guide, torch.zeros(4, 1, 8, 8)).latent
         ('z',)
     """
+    batch, kwargs, (model, guide) = opened(batch, kwargs, model, guide, few=64)
     structure = look(model, guide, *batch, **kwargs)
     for remark in structure.remarks:
         warnings.warn(remark, stacklevel=2)

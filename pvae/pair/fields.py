@@ -2,8 +2,10 @@
 
 import functools
 import inspect
+import os
 import re
 import warnings
+from collections.abc import Mapping
 from inspect import Parameter
 from itertools import takewhile
 from typing import Any, NamedTuple
@@ -18,7 +20,7 @@ from pvae.errors import PvaeError
 from pvae.pair.program import Program, name_of
 from pvae.pair.tensors import TensorSplit
 
-__all__ = ["bind", "given"]
+__all__ = ["bind", "given", "opened"]
 
 
 def given(
@@ -48,6 +50,30 @@ def given(
     if kwargs:
         programs = tuple(functools.partial(program, **kwargs) for program in programs)
     return bind(data if device is None else data.to(device), *programs)
+
+
+def opened(
+    args: tuple[Any, ...], kwargs: dict[str, Any], *programs: Program, few: int | None = None
+) -> tuple[tuple[Any, ...], dict[str, Any], tuple[Program, ...]]:
+    """Opens a dataset that is handed over in place of a batch: of a Data the test part.
+
+    Args:
+        args: Positional arguments: a batch; or a Data, a part of one, a data frame, a Dataset or a
+            DataLoader.
+        kwargs: Arguments by name.
+        *programs: The pair, or one of it.
+        few: How many of the data to take; None for all.
+
+    Returns:
+        Arguments, and programs that are called with them. A batch comes back as it is.
+    """
+    kinds = (Mapping, Tensor, str, os.PathLike)  # a dict is an argument of the programs here
+    data = as_data(args[0]) if len(args) == 1 and not isinstance(args[0], kinds) else None
+    data = data.test if isinstance(data, Data) else data
+    if not isinstance(data, Split | TensorSplit):
+        return args, kwargs, programs
+    part, programs = bind(data, *programs)
+    return part.observe(slice(few)) if few else part.tensors(), kwargs, programs
 
 
 def bind(

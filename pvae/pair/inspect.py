@@ -5,6 +5,7 @@ from typing import Any
 from pvae.pair.alone import alone
 from pvae.pair.arguments import Arguments
 from pvae.pair.check import look
+from pvae.pair.fields import opened
 from pvae.pair.parameters import quiet
 from pvae.pair.program import Program
 from pvae.pair.structure import Inspection
@@ -37,6 +38,7 @@ def inspect(
         >>> found.plate, found.dim, found.structure.latent
         ('data', -1, ('z',))
     """
+    batch, kwargs, (model, guide) = opened(batch, kwargs, model, guide)
     arguments = Arguments(batch, kwargs)
     with quiet(model, guide):
         model, guide = arguments.bind(model, guide)

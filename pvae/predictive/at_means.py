@@ -10,12 +10,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from pvae.distributions import is_discrete
-from pvae.pair import (
-    Arguments,
-    Program,
-    modules,
-    trace_program,
-)
+from pvae.pair import Arguments, Program, modules, opened, trace_program
 
 __all__ = ["AtMeans", "centre_of", "given_to", "place_of", "trace_at_means"]
 
@@ -30,6 +25,7 @@ def given_to(
     args: tuple[Any, ...], kwargs: dict[str, Any], *programs: Program
 ) -> tuple[tuple[Program, ...], tuple[Tensor, ...]]:
     """Returns programs of a batch alone, and the batch, on the device of the parameters."""
+    args, kwargs, programs = opened(args, kwargs, *programs)
     arguments, place = Arguments(args, kwargs), place_of(*programs)
     arguments = arguments if place is None else arguments.to(place)
     return arguments.bind(*programs), arguments.batch

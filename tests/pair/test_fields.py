@@ -182,6 +182,24 @@ def test_a_third_partys_pair_gets_all_fields_by_position():
         assert found.data["hash"] == want.data["hash"]
 
 
+def test_a_dataset_stands_for_its_test_data():
+    x, mask = torch.randn(30, 4), torch.rand(30, 4) < 0.5
+    data = pvae.data.load({"imgs": x, "seq_mask": mask})
+    batch = data.test.tensors()
+    pair = reads_all, writes_all
+    loader = torch_data.DataLoader(torch_data.TensorDataset(*batch), batch_size=2)
+    weights = []
+    for given in (batch, (data,), (data.test,), (loader,)):
+        torch.manual_seed(0)
+        weights.append(pvae.log_weights(*pair, *given, num_samples=3))
+    assert all(torch.equal(w, weights[0]) for w in weights)
+    value = pvae.check(*pair, data).guide_trace.nodes["_INPUT"]["args"]
+    assert all(torch.equal(a, b) for a, b in zip(value, batch, strict=True))
+    assert str(pvae.diagnose(*pair, data)) == str(pvae.diagnose(*pair, *batch))
+    shown = [pvae.reconstruct(*pair, *given) for given in (batch, (data.test,))]
+    assert torch.equal(*shown)
+
+
 def test_labels_that_are_missing_train_and_are_evaluated():
     x, y = torch.randn(30, 2), torch.randn(30)
     y[::3] = torch.nan
