@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import pyro
 import torch
 from pyro.infer import ELBO, ReweightedWakeSleep
@@ -23,10 +22,8 @@ from pvae.objectives import Beta_ELBO, LossName, choose_elbo
 from pvae.pair import (
     Program,
     Structure,
-    TensorSplit,
     alone,
     at_a_glance,
-    base_distribution,
     batch_plate,
     check,
     check_data,
@@ -34,9 +31,7 @@ from pvae.pair import (
     given,
     gives_a_point,
     in_words,
-    latent_sites,
     move,
-    observed_sites,
     same_buffers,
 )
 from pvae.runtime import (
@@ -54,8 +49,9 @@ from pvae.runtime import (
 from pvae.training.checkpoint import plain, read_checkpoint
 from pvae.training.loop import Run
 from pvae.training.optimiser import MakeOptimizer, Optimiser
-from pvae.training.record import described, write_config
-from pvae.training.source import keep_source
+from pvae.training.record import keep_config
+from pvae.training.schedule import rate_factor
+from pvae.training.settings import of_data, of_loss, of_sites
 from pvae.training.svi import SVI, Mode
 
 __all__ = ["Fit", "fit"]
@@ -183,13 +179,14 @@ def fit(
         >>> len(fit(model, guide, digits, epochs=2, progress=False).history)
         2
     """
-    options = dict(locals())
+    apart = {"model", "guide", "data", "out", "resume", "kwargs"}
+    options = {name: value for name, value in locals().items() if name not in apart}
     epochs, batch_size = whole("epochs", epochs), whole("batch_size", batch_size)
     num_particles = whole("num_particles", num_particles, why="at least one sample of z is needed")
     patience, seed = whole("patience", patience), check_seed(seed)
     lr, kl_warmup = number("lr", lr), number("kl_warmup", kl_warmup, zero=True)
     clip_norm = None if clip_norm is None else number("clip_norm", clip_norm)
-    factor = _schedule(schedule)
+    factor = rate_factor(schedule)
     place = find_device(device)
     data = as_data(data)
     train, (model, guide) = given(data, kwargs, place, model, guide, split="train")
@@ -203,7 +200,7 @@ def fit(
         mode = "compiled" if steps >= _STEPS_WORTH_COMPILING else "eager"
     checkpoint = None if out is None else Path(out) / "checkpoint.pt"
     # Splits are hashed where they were loaded.
-    sources = {} if checkpoint is None else _hashes(train, validation)
+    sources = {} if checkpoint is None else of_data(train, validation)
     with (
         locked(out),
         torch.inference_mode(False),
@@ -274,12 +271,12 @@ def fit(
                     "patience": None if validation is None else patience,
                     "schedule": schedule if isinstance(schedule, str) else "a function",
                 }
-                | _loss_settings(elbo) | _sites(structure) | run.svi.optim.settings | sources
+                | of_loss(elbo) | of_sites(structure) | run.svi.optim.settings | sources
             )  # fmt: skip
             if resume and checkpoint is not None and checkpoint.exists():
                 run.restore(read_checkpoint(checkpoint))
             if checkpoint is not None and not (checkpoint.parent / "config.yaml").exists():
-                _describe(checkpoint.parent, model, guide, data, options)
+                keep_config(checkpoint.parent, model, guide, data, options)
             run.go(progress)
     return Fit(
         run.history,
@@ -333,65 +330,6 @@ def _try_smallest(model: Program, guide: Program, batch: tuple[Tensor, ...], num
             f"The pair cannot train on the last minibatch of an epoch: with {num_data} data and "
             f"batch_size={size} it has {rest}. {error} Choose another batch_size."
         ) from error
-
-
-def _hashes(train: Split | TensorSplit, validation: Split | None) -> dict[str, str | None]:
-    held_out = None if validation is None else validation.hash[:16]
-    return {"data (hash)": train.hash[:16], "validation data (hash)": held_out}
-
-
-def _loss_settings(loss: ELBO) -> dict[str, Any]:
-    """Returns an objective's class and the numbers in its attributes."""
-    how = {"max_plate_nesting", "strict_enumeration_warning", "retain_graph", "ignore_jit_warnings"}
-    options = {
-        f"loss.{name}": value.item() if isinstance(value, Tensor) else value
-        for name, value in vars(loss).items()
-        if not name.startswith("_") and name not in how
-        if isinstance(value, int | float | str | np.generic | None)
-        or (isinstance(value, Tensor) and value.numel() == 1)
-    }
-    return {"loss": type(loss).__name__} | options
-
-
-def _sites(structure: Structure) -> dict[str, str]:
-    """Returns the distribution of each site."""
-    return {
-        f"{role}'s {name}": type(base_distribution(site["fn"])).__name__
-        for role, trace in (("model", structure.model_trace), ("guide", structure.guide_trace))
-        for name, site in {**latent_sites(trace), **observed_sites(trace)}.items()
-    }
-
-
-def _describe(
-    run: Path, model: Program, guide: Program, data: object, options: dict[str, object]
-) -> None:
-    """Writes the run's config, if pair and data can be made again from it."""
-    names = inspect.signature(fit).parameters.keys() - {"model", "guide", "data", "out", "resume"}
-    options = {name: value for name, value in options.items() if name in names}
-    if (config := described(model, guide, data, options)) is not None:
-        write_config(run, config)
-        keep_source(run, config)
-
-
-def _schedule(schedule: str | Callable[[float], float]) -> Callable[[float], float]:
-    if callable(schedule):
-        return schedule
-    known = {
-        "cosine": lambda share: 0.03 + 0.97 * (1 + math.cos(math.pi * share)) / 2,
-        "constant": lambda share: 1.0,
-        "burda": _burda,
-    }
-    if schedule not in known:
-        raise PvaeError(
-            f"schedule={schedule!r}: 'cosine', 'constant', 'burda', or a function of [0, 1)."
-        )
-    return known[schedule]
-
-
-def _burda(share: float) -> float:
-    """Rate 10^(−i/7) in epochs (3^i − 1) / 2 to (3^(i+1) − 1) / 2 of 3280, i = 0 … 7."""
-    stage = sum(share * 3280 + 1e-6 >= (3**i - 1) / 2 for i in range(1, 8))
-    return 10 ** (-stage / 7)
 
 
 def _full_size(structure: Structure, size: int, plate: str | None) -> int | None:

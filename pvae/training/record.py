@@ -13,9 +13,10 @@ from pvae.distributions import Head
 from pvae.nn import arguments
 from pvae.pair import Program
 from pvae.runtime import atomic
+from pvae.training.source import keep_source
 from pvae.version import __version__
 
-__all__ = ["described", "write_config"]
+__all__ = ["keep_config", "write_config"]
 
 _GIVEN = {"model", "guide"}  # arguments that are filled in when the pair is built
 
@@ -31,20 +32,29 @@ def write_config(run: str | os.PathLike[str], config: dict[str, Any]) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def described(
-    model: Program, guide: Program, data: Any, options: dict[str, Any]
-) -> dict[str, Any] | None:
-    """Returns the config that makes a pair and its data again, or None if there is none.
+def keep_config(
+    run: Path, model: Program, guide: Program, data: Any, options: dict[str, Any]
+) -> None:
+    """Writes the config and the source files of a pair that Python trains, if that is possible.
 
-    It exists for data from `pvae.data.load` by name or file, and for programs that can be
+    It is possible for data from `pvae.data.load` by name or file, and for programs that can be
     imported: module-level functions, and objects whose constructor arguments are known and plain.
 
     Args:
+        run: The run's folder.
         model: Pyro program.
         guide: Pyro program.
         data: The data.
         options: Arguments of `fit`; those that are not plain are left out.
     """
+    if (config := _config(model, guide, data, options)) is not None:
+        write_config(run, config)
+        keep_source(run, config)
+
+
+def _config(
+    model: Program, guide: Program, data: Any, options: dict[str, Any]
+) -> dict[str, Any] | None:
     if not isinstance(data, Data) or data.source is None:
         return None
     sides = {"model": _program(model), "guide": _program(guide)}

@@ -1,0 +1,46 @@
+"""Settings of a run, by which a resumed run is recognised."""
+
+from typing import Any
+
+import numpy as np
+from pyro.infer import ELBO
+from torch import Tensor
+
+from pvae.data import Split
+from pvae.pair import (
+    Structure,
+    TensorSplit,
+    base_distribution,
+    latent_sites,
+    observed_sites,
+)
+
+__all__ = ["of_data", "of_loss", "of_sites"]
+
+
+def of_data(train: Split | TensorSplit, validation: Split | None) -> dict[str, str | None]:
+    """Returns the hashes of the data."""
+    held_out = None if validation is None else validation.hash[:16]
+    return {"data (hash)": train.hash[:16], "validation data (hash)": held_out}
+
+
+def of_loss(loss: ELBO) -> dict[str, Any]:
+    """Returns an objective's class and the numbers in its attributes."""
+    how = {"max_plate_nesting", "strict_enumeration_warning", "retain_graph", "ignore_jit_warnings"}
+    options = {
+        f"loss.{name}": value.item() if isinstance(value, Tensor) else value
+        for name, value in vars(loss).items()
+        if not name.startswith("_") and name not in how
+        if isinstance(value, int | float | str | np.generic | None)
+        or (isinstance(value, Tensor) and value.numel() == 1)
+    }
+    return {"loss": type(loss).__name__} | options
+
+
+def of_sites(structure: Structure) -> dict[str, str]:
+    """Returns the distribution of each site."""
+    return {
+        f"{role}'s {name}": type(base_distribution(site["fn"])).__name__
+        for role, trace in (("model", structure.model_trace), ("guide", structure.guide_trace))
+        for name, site in {**latent_sites(trace), **observed_sites(trace)}.items()
+    }
