@@ -188,7 +188,7 @@ def _train(command: str, argv: list[str], lock: contextlib.ExitStack) -> None:
 
 
 def _lengthen(run: Path, config: dict[str, Any]) -> None:
-    """Keeps another number of epochs in the config of a run that goes on."""
+    """Writes another number of epochs into the config of a resumed run."""
     from pvae.runs import load_yaml
     from pvae.training import write_config
 
@@ -251,16 +251,16 @@ def _evaluate_run(run: Path, given: dict[str, Any], trust: bool) -> None:
     config = read_config(run, trust=trust)
     _require(run, "checkpoint.pt", f"pvae train --resume {run}")
     _check_numbers(given)
-    # What is there already is added to: it says what it is of, unless something else is asked for.
+    # An evaluation is added to: its seed and num_samples hold unless others are typed.
     former = {}
-    if half_done(run) is None:  # else the config says what that was asked for
+    if half_done(run) is None:  # else its options are in the config
         with contextlib.suppress(PvaeError):
             evaluation = pvae.Evaluation.load(run)
             former = {"seed": evaluation.seed}
             if evaluation.bounds:  # a guide that gives a point has none
                 former["num_samples"] = list(evaluation.bounds)
-    # The config keeps what was asked of the evaluation, for --config and for the next time; what
-    # training takes too (the seed, the device) stays that of the training.
+    # The config keeps the evaluation's options, for --config and for the next time. Options that
+    # training has too (the seed, the device) stay those of the training.
     names = _of_evaluation()
     asked = {key: value for key, value in given.items() if key in names}
     if asked and processes()[0] == 0:
@@ -279,7 +279,7 @@ def _add_trust(parser: Any) -> None:
 
 
 def _typed(run: Path, config: dict[str, Any]) -> str:
-    """Returns a run as it is named on a command line, with the option that its config needs."""
+    """Returns a run for a command line, with `--trust` if its config needs it."""
     from pvae.runs import names_of, trusted
 
     return f"{run}" if trusted(names_of(config)) else f"{run} --trust"

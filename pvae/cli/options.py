@@ -1,4 +1,4 @@
-"""What a command line asks for: options from type hints, a config file, and their defaults."""
+"""Parses a command line: options from type hints, a config file, and their defaults."""
 
 import argparse
 import copy
@@ -33,11 +33,11 @@ HELP_OF = {
 
 
 class UsageError(PvaeError):
-    """A command line that cannot be understood."""
+    """The command line is wrong."""
 
 
 def parse(command: str, argv: list[str]) -> tuple[dict[str, Any], argparse.Namespace]:
-    """Returns the config that a command line asks for, and where the run is to be written."""
+    """Returns the config of a command line, and the options that say where the run is written."""
     import pyro
     import yaml
 
@@ -50,7 +50,7 @@ def parse(command: str, argv: list[str]) -> tuple[dict[str, Any], argparse.Names
         _check_names(config, early.config or early.resume, argv, rest)
     if command == "check":  # of a run's config, what it takes
         config = {key: config[key] for key in config.keys() & {*PROGRAMS, *_of_check()}}
-    # Files may draw parameters as soon as they are run.
+    # A file may draw parameters when it is run.
     pyro.set_rng_seed(config["seed"])
     targets = {side: resolve(config[side]["class_path"], f"{side}s") for side in SIDES}
     if shared(*(config[side]["class_path"] for side in SIDES)):
@@ -81,7 +81,7 @@ def parse(command: str, argv: list[str]) -> tuple[dict[str, Any], argparse.Names
 
 
 def _check_names(config: dict[str, Any], where: str, argv: list[str], rest: list[str]) -> None:
-    """Of a config, what is not replaced may name what is trusted or typed on this command line."""
+    """Refuses names in a config that are neither trusted nor typed on this command line."""
     from pvae.runs import check_trust, full_name, names_of
 
     typed = {part for argument in argv for part in (argument, argument.partition("=")[2])}
@@ -128,7 +128,7 @@ def _check_resume(argv: list[str], run: str) -> None:
     from pvae.evaluation import evaluate
     from pvae.training import fit
 
-    # Training goes on as it began; how it is evaluated is not part of it.
+    # Training continues unchanged; options of the evaluation may change.
     free = inspect.signature(evaluate).parameters.keys() - inspect.signature(fit).parameters.keys()
     free |= {"resume", "device", "progress", "trust", "epochs"}
     names = {argument.partition("=")[0] for argument in argv if argument.startswith("--")}
@@ -140,7 +140,7 @@ def _check_resume(argv: list[str], run: str) -> None:
 
 
 def _start(early: argparse.Namespace) -> dict[str, Any]:
-    """Returns the config file's content, completed and with the early options put into it."""
+    """Returns the config file's content, completed and overridden by the early options."""
     from pvae.runs import full_name, load_yaml, read_config
     from pvae.runtime import check_seed
     from pvae.training import with_own_source
@@ -173,7 +173,7 @@ def _start(early: argparse.Namespace) -> dict[str, Any]:
 
 
 def _mapping(config: dict[str, Any], key: str, short: str | None = None) -> dict[str, Any]:
-    """Returns a copy of a part of a config, where a bare name may stand for the whole."""
+    """Returns a copy of a part of a config; a bare name stands for `{short: name}`."""
     value = config.get(key)
     value = {} if value is None else value
     if value and short and isinstance(value, str):
@@ -192,13 +192,13 @@ def _share(
     targets: dict[str, Any],
     rest: list[str],
 ) -> None:
-    """What one side is given is the other side's default; the command line goes first."""
+    """Makes one side's value the other side's default; the command line has priority."""
     from pvae.runs import parameters
 
     typed = {side: getattr(early, f"{side}.{name}") for side in SIDES}
     stored = {side: config[side]["init_args"].get(name) for side in SIDES}
     for side, other in (("model", "guide"), ("guide", "model")):
-        # A value of the wrong type is named on the side where it was typed.
+        # A value of the wrong type is reported on the side where it was typed.
         shared_value = typed[other] if isinstance(typed[other], int | list) else None
         order = (typed[side], shared_value, stored[side], stored[other])
         value = next((value for value in order if value is not None), None)
@@ -232,7 +232,7 @@ def _init_args(part: Any) -> dict[str, Any]:
 
 
 def _drop_replaced(base: dict[str, Any], rest: list[str]) -> None:
-    """Drops a config's object when the command line names another for its place."""
+    """Drops an object of a config if the command line names another one for its place."""
     for argument in rest:
         *parents, key = re.sub(r"^--|=.*", "", argument).split(".")
         node: Any = base
@@ -256,7 +256,7 @@ def _underscored(argv: list[str]) -> list[str]:
 
 def _check_options(parser: Any, rest: list[str]) -> None:
     known = {name for action in parser._actions for name in action.option_strings}
-    # What follows a dot is jsonargparse's to judge where the option before it takes an object.
+    # jsonargparse checks what follows a dot, if the option before the dot takes an object.
     objects = tuple(f"{name}." for name in known - {f"--{name}" for name in PROGRAMS})
     for name in (argument.partition("=")[0] for argument in rest if argument.startswith("--")):
         if name not in known and not name.startswith(objects):
@@ -313,7 +313,7 @@ def new_parser(command: str) -> Any:
 
 
 def values(parser: Any, argv: list[str], *, defaults: bool = True) -> dict[str, Any]:
-    """Returns what a command line says as plain values."""
+    """Returns the values of a command line as plain values."""
     import yaml
 
     from pvae.runs import one_line
@@ -339,7 +339,7 @@ def load_data(config: dict[str, Any]) -> Any:
 
 
 def options_of(function: Callable[..., Any], config: dict[str, Any]) -> dict[str, Any]:
-    """Returns the arguments of a function that a config holds, as its type hints ask for them."""
+    """Returns a function's arguments from a config, converted by its type hints."""
     from pvae.runs import typed
 
     names = inspect.signature(function).parameters.keys() - PROGRAMS - {"out", "resume"}

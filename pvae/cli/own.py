@@ -1,4 +1,4 @@
-"""The shell's commands for writing one's own: `pvae new NAME` and `pvae check MODEL GUIDE`."""
+"""The commands for new pairs: `pvae new NAME` and `pvae check MODEL GUIDE`."""
 
 import itertools
 
@@ -8,7 +8,7 @@ __all__ = ["check_pair", "write_pair"]
 
 
 def check_pair(argv: list[str]) -> int:
-    """Says what a pair is and what is wrong with it; returns 1 after a fault."""
+    """Describes a pair and its faults; returns 1 if there are any."""
     from pvae.diagnosis import diagnose
     from pvae.runs import build_pair
 
@@ -36,7 +36,7 @@ def check_pair(argv: list[str]) -> int:
 
 
 def write_pair(argv: list[str]) -> None:
-    """Writes a model, a guide and a test, and says what can be done with them."""
+    """Writes a model, a guide and a test, and prints the next commands."""
     from pvae.cli.new import camel, new
 
     parser = new_parser("new")
