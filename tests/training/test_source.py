@@ -129,6 +129,8 @@ def test_a_head_of_ones_own_belongs_to_its_run(tmp_path, monkeypatch, capsys):
     assert main(["train", *own, *small, *grey, "--out", "run"]) == 0
     head = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["model"]["init_args"]
     assert head["likelihood"] == {"class_path": "own.py:Laplace", "init_args": {"scale": 0.6}}
+    kept = sorted(path.name for path in (tmp_path / "run" / "source").glob("*.py"))
+    assert kept == ["own.py", "widths.py"]
     capsys.readouterr()
     assert main(["evaluate", "run", "--num_samples", "5"]) == 1
     assert "names own.py:Laplace" in capsys.readouterr().err
