@@ -1,6 +1,7 @@
 """Distributions of values that take one of a few levels between 0 and 1."""
 
 import math
+from typing import Any, Self
 
 import pyro.distributions as dist
 import torch
@@ -32,7 +33,27 @@ class Levels(constraints.Constraint):
         return f"levels={self.levels}, values k / {self.levels - 1}"
 
 
-class DiscretizedLogistic(TorchDistribution):
+class _OfLevels(TorchDistribution):
+    """A distribution of `levels` levels, with tensors [*batch_shape, ...] of the names given."""
+
+    _tensors: tuple[str, ...]
+
+    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> Self:
+        """Returns the distribution with a larger batch shape."""
+        new = self._get_checked_instance(type(self), _instance)
+        batch_shape, cut = torch.Size(batch_shape), len(self.batch_shape)
+        for name in self._tensors:
+            value = getattr(self, name)
+            if value is not None:
+                value = value.expand(*batch_shape, *value.shape[cut:])
+            setattr(new, name, value)
+        new.levels = self.levels
+        TorchDistribution.__init__(new, batch_shape, self.event_shape, validate_args=False)
+        new._validate_args = self._validate_args
+        return new
+
+
+class DiscretizedLogistic(_OfLevels):
     r"""A logistic rounded to the nearest of equally spaced levels in [0, 1].
 
     With n + 1 levels :math:`x = k / n` and :math:`h = 1 / 2n` half their distance,
@@ -68,6 +89,7 @@ class DiscretizedLogistic(TorchDistribution):
     """
 
     arg_constraints = {"loc": constraints.real, "scale": constraints.positive}  # noqa: RUF012
+    _tensors = ("loc", "scale")
 
     def __init__(
         self,
@@ -95,16 +117,6 @@ class DiscretizedLogistic(TorchDistribution):
             total = total + torch.sigmoid((self.loc - (k - 0.5) / n) / self.scale)
         return total / n
 
-    def expand(self, batch_shape: torch.Size, _instance: object = None) -> "DiscretizedLogistic":
-        """Returns the distribution with a larger batch shape."""
-        new = self._get_checked_instance(DiscretizedLogistic, _instance)
-        batch_shape = torch.Size(batch_shape)
-        new.loc, new.scale = self.loc.expand(batch_shape), self.scale.expand(batch_shape)
-        new.levels = self.levels
-        super(DiscretizedLogistic, new).__init__(batch_shape, validate_args=False)
-        new._validate_args = self._validate_args
-        return new
-
     @torch.no_grad()
     def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
         """Returns levels [*sample_shape, ...]."""
@@ -117,7 +129,7 @@ class DiscretizedLogistic(TorchDistribution):
         return _log_prob(value, self.loc, self.scale, self.levels)
 
 
-class MixtureOfDiscretizedLogistics(TorchDistribution):
+class MixtureOfDiscretizedLogistics(_OfLevels):
     r"""A mixture of discretised logistics for each pixel, with dependent channels.
 
     .. math::
@@ -158,6 +170,7 @@ class MixtureOfDiscretizedLogistics(TorchDistribution):
         "loc": constraints.independent(constraints.real, 4),
         "scale": constraints.independent(constraints.positive, 4),
     }
+    _tensors = ("logits", "loc", "scale", "coefficients")
 
     def __init__(
         self,
@@ -199,25 +212,6 @@ class MixtureOfDiscretizedLogistics(TorchDistribution):
             channels.append(part.mean)
         return torch.stack([(weights * each).sum(-3) for each in channels], -3)
 
-    def expand(
-        self, batch_shape: torch.Size, _instance: object = None
-    ) -> "MixtureOfDiscretizedLogistics":
-        """Returns the distribution with a larger batch shape."""
-        new = self._get_checked_instance(MixtureOfDiscretizedLogistics, _instance)
-        batch_shape = torch.Size(batch_shape)
-        cut = len(self.batch_shape)
-        for name in ("logits", "loc", "scale", "coefficients"):
-            value = getattr(self, name)
-            if value is not None:
-                value = value.expand(*batch_shape, *value.shape[cut:])
-            setattr(new, name, value)
-        new.levels = self.levels
-        super(MixtureOfDiscretizedLogistics, new).__init__(
-            batch_shape, self.event_shape, validate_args=False
-        )
-        new._validate_args = self._validate_args
-        return new
-
     @torch.no_grad()
     def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
         """Returns images of levels, [*sample_shape, ..., C, H, W]."""
@@ -252,7 +246,7 @@ class MixtureOfDiscretizedLogistics(TorchDistribution):
         return sum(self.coefficients[..., first + j, :, :] * (before[j] - 0.5) for j in range(c))
 
 
-class BinomialProportion(TorchDistribution):
+class BinomialProportion(_OfLevels):
     r"""The share of successes among n trials, :math:`x = k / n`, :math:`k \sim \mathrm{Bin}(n, p)`.
 
     For counts k = 0 … n that are stored as values in [0, 1], as grey levels are. Pyro's Binomial is
@@ -272,6 +266,7 @@ class BinomialProportion(TorchDistribution):
     """
 
     arg_constraints = {"logits": constraints.real}  # noqa: RUF012
+    _tensors = ("logits",)
 
     def __init__(self, logits: Tensor, levels: int, *, validate_args: bool | None = None) -> None:
         self.logits, self.levels = logits, _at_least_two(levels)
@@ -286,15 +281,6 @@ class BinomialProportion(TorchDistribution):
     def mean(self) -> Tensor:
         """E[x] = p."""
         return self.logits.sigmoid()
-
-    def expand(self, batch_shape: torch.Size, _instance: object = None) -> "BinomialProportion":
-        """Returns the distribution with a larger batch shape."""
-        new = self._get_checked_instance(BinomialProportion, _instance)
-        batch_shape = torch.Size(batch_shape)
-        new.logits, new.levels = self.logits.expand(batch_shape), self.levels
-        super(BinomialProportion, new).__init__(batch_shape, validate_args=False)
-        new._validate_args = self._validate_args
-        return new
 
     @torch.no_grad()
     def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
