@@ -127,15 +127,17 @@ def _collected(batches: Iterable[Any], where: str) -> dict[str, np.ndarray]:
     """Reads all batches into memory."""
     parts: dict[str, list[np.ndarray]] = {}
     used = 0
-    for batch in batches:
-        for name, value in _numbers(batch).items():
-            parts.setdefault(name, []).append(value)
-            used += value.nbytes
-        if not storage._fits(used, _CPU):
-            raise PvaeError(
-                f"{where} is read in one go, and does not fit in memory. Save it as .npy files, or "
-                "give a Dataset with __len__ and __getitem__, whose rows are read as needed."
-            )
+    with torch.random.fork_rng([]):  # a loader seeds its workers from the global generator
+        for batch in batches:
+            for name, value in _numbers(batch).items():
+                parts.setdefault(name, []).append(value)
+                used += value.nbytes
+            if not storage._fits(used, _CPU):
+                raise PvaeError(
+                    f"{where} is read in one go, and does not fit in memory. Save it as a .npy "
+                    "file, or give a Dataset with __len__ and __getitem__, whose rows are read as "
+                    "needed."
+                )
     if not parts:
         raise PvaeError(f"{where} is empty; give at least two data.")
     for name, pieces in parts.items():
@@ -192,12 +194,14 @@ class _Items:
         for i, row in enumerate(rows):
             item = _numbers(self._dataset[row])
             for name in names:
-                value, shape = item.get(name), self.first[name].shape
-                if value is None:
+                value, first = item.get(name), self.first[name]
+                if value is None or value.dtype != first.dtype:
+                    has = "no" if value is None else f"a {value.dtype}"
                     raise PvaeError(
-                        f"Item {row} of {self._where} has no field {name}, and item 0 has."
+                        f"Item {row} of {self._where} has {has} field {name}, and item 0 a "
+                        f"{first.dtype} one. Let all items have the same fields."
                     )
-                if value.shape != shape:
-                    raise _ragged(name, shape, value.shape, self._where)
+                if value.shape != first.shape:
+                    raise _ragged(name, first.shape, value.shape, self._where)
                 found[name][i] = value
         return found
