@@ -235,9 +235,7 @@ CROOKED = {
     "ragged batches": torch_data.DataLoader(
         Items(item), 8, collate_fn=lambda items: np.zeros((8, items[0][1] + 1))
     ),
-    "weights": torch_data.DataLoader(
-        Items(item), sampler=torch_data.WeightedRandomSampler(np.ones(N), N)
-    ),
+    "one datum only": torch_data.DataLoader(Items(item), sampler=[0] * N),
     "a sampler": torch_data.DataLoader(
         Items(item), sampler=torch_data.SubsetRandomSampler([1, 2, 3])
     ),
@@ -255,7 +253,7 @@ CROOKED = {
         (CROOKED["of two types"], "Item 1 of the source has a float64 field a, and item 0 a int64"),
         (CROOKED["ragged batches"], "Pad them"),
         (CROOKED["a sampler"], r"Subset\(dataset, indices\)"),
-        (CROOKED["weights"], r"Subset\(dataset, indices\)"),
+        (CROOKED["one datum only"], r"Subset\(dataset, indices\)"),
         (CROOKED["words"], r"not numbers: b. .*select_dtypes"),
         ({"a": TOKENS["tokens"], "b": Y[:3]}, r"a \[40, 7\], b \[3\]"),
     ],

@@ -217,8 +217,9 @@ def test_labels_that_are_missing_train_and_are_evaluated():
             pyro.sample("z", dist.Normal(loc, 0.5))
 
     source = {"x": x.numpy(), "y": y.numpy()}
-    data = pvae.data.load(source, labels=True)
-    assert pvae.fit(model, guide, data, epochs=1, progress=False).history
+    data = pvae.data.load({**source, "number": np.arange(30)}, labels=True, validation=5)
+    (epoch,) = pvae.fit(model, guide, data, epochs=1, progress=False).history
+    assert epoch["validation_elbo"] < 0
     for whole in (source, (x, y)):
         found = pvae.evaluate(model, guide, whole, num_samples=500, progress=False)
         # x and y are jointly normal, with covariance 1 + 11ᵀ.
