@@ -1,4 +1,4 @@
-"""Data by name, file or array, and how x is observed: binarised, dequantised or as stored.
+"""Data by name, file, array or Dataset: named fields, of which x is observed, and their parts.
 
 Imports `runtime` and `errors`.
 

@@ -19,52 +19,27 @@ Parts = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 class VisionSet(NamedTuple):
-    """How torchvision calls a dataset, and where under the root folder it puts the files."""
+    """How torchvision calls a dataset and its parts, and how pvae observes it."""
 
     kind: str
     train: dict[str, object]
     test: dict[str, object]
-    files: tuple[str, ...]
     observation: str
 
 
-def _idx(folder: str, train: str = "train", test: str = "t10k") -> tuple[str, ...]:
-    return tuple(
-        f"{folder}/raw/{part}-{what}-ubyte"
-        for part in (train, test)
-        for what in ("images-idx3", "labels-idx1")
-    )
-
-
-_TRAIN, _TEST = {"train": True}, {"train": False}
-_CIFAR = ("data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5")
-_CIFAR = tuple(f"cifar-10-batches-py/{file}" for file in (*_CIFAR, "test_batch", "batches.meta"))
-_BALANCED = _idx("EMNIST", "emnist-balanced-train", "emnist-balanced-test")
-_OMNIGLOT = ("omniglot-py/images_background", "omniglot-py/images_evaluation")
-_OMNIGLOT = tuple(f"{folder}{end}" for folder in _OMNIGLOT for end in (".zip", "/"))
+_PARTS = {"train": True}, {"train": False}
+_SPLITS = {"split": "train"}, {"split": "test"}
+_BALANCED = {"split": "balanced", "train": True}, {"split": "balanced", "train": False}
+_ALPHABETS = {"background": True}, {"background": False}
 
 SETS = {
-    "mnist": VisionSet("MNIST", _TRAIN, _TEST, _idx("MNIST"), "dynamic"),
-    "fashion_mnist": VisionSet("FashionMNIST", _TRAIN, _TEST, _idx("FashionMNIST"), "dynamic"),
-    "kmnist": VisionSet("KMNIST", _TRAIN, _TEST, _idx("KMNIST"), "dynamic"),
-    "emnist": VisionSet(
-        "EMNIST",
-        {"split": "balanced", "train": True},
-        {"split": "balanced", "train": False},
-        _BALANCED,
-        "dynamic",
-    ),
-    "omniglot": VisionSet(
-        "Omniglot", {"background": True}, {"background": False}, _OMNIGLOT, "dynamic"
-    ),
-    "cifar10": VisionSet("CIFAR10", _TRAIN, _TEST, _CIFAR, "dequantize"),
-    "svhn": VisionSet(
-        "SVHN",
-        {"split": "train"},
-        {"split": "test"},
-        ("train_32x32.mat", "test_32x32.mat"),
-        "dequantize",
-    ),
+    "mnist": VisionSet("MNIST", *_PARTS, "dynamic"),
+    "fashion_mnist": VisionSet("FashionMNIST", *_PARTS, "dynamic"),
+    "kmnist": VisionSet("KMNIST", *_PARTS, "dynamic"),
+    "emnist": VisionSet("EMNIST", *_BALANCED, "dynamic"),
+    "omniglot": VisionSet("Omniglot", *_ALPHABETS, "dynamic"),
+    "cifar10": VisionSet("CIFAR10", *_PARTS, "dequantize"),
+    "svhn": VisionSet("SVHN", *_SPLITS, "dequantize"),
 }
 
 
@@ -86,7 +61,7 @@ def read(name: str, root: Path) -> Parts:
         if len(x) != len(y):
             raise PvaeError(
                 f"The {part} part of {name} in {root} has {len(x)} images and {len(y)} labels. "
-                f"Delete {', '.join(SETS[name].files)} there and run again to download them."
+                f"Delete {', '.join(_files(_kind(name)))} there and run again to download them."
             )
     return x_train, x_test, y_train, y_test
 
@@ -104,29 +79,33 @@ def _part(name: str, root: Path, arguments: dict[str, object]) -> tuple[Tensor, 
     return x if x.ndim == 4 else x.unsqueeze(1), y.long()
 
 
-def _open(name: str, root: Path, arguments: dict[str, object]) -> object:
+def _kind(name: str) -> type:
     import torchvision.datasets
 
-    wanted = SETS[name]
-    kind = getattr(torchvision.datasets, wanted.kind)
-    # torchvision fails in as many ways as there are parsers and servers, hence the wide nets.
+    return getattr(torchvision.datasets, SETS[name].kind)
+
+
+def _open(name: str, root: Path, arguments: dict[str, object]) -> object:
+    kind = _kind(name)
+    files = _files(kind)
+    # torchvision raises whatever its parsers and servers raise, so everything is caught.
     try:
         return kind(str(root), **arguments, download=False)
     except Exception as error:
-        _raise_damaged(root, wanted.files, kind, error)
-        if all((root / file).exists() for file in wanted.files):
+        _raise_damaged(root, files, error)
+        if all((root / file).exists() for file in files):
             raise PvaeError(
-                f"{name} in {root} cannot be read ({_line(error)}). Delete "
-                f"{', '.join(wanted.files)} there and run again to download them."
+                f"{name} in {root} cannot be read ({_line(error)}). Delete {', '.join(files)} "
+                "there and run again to download them."
             ) from error
     try:
         return kind(str(root), **arguments, download=True)
     except Exception as error:
-        _raise_damaged(root, (*wanted.files, *_checksums(kind)), kind, error)
+        _raise_damaged(root, files | _archives(kind), error)
         raise PvaeError(
             f"{name} is not in {root} and could not be downloaded ({_line(error)}). It should hold "
-            f"{', '.join(wanted.files)}. Put them there, or name the folder that has them with "
-            "root= or the environment variable PVAE_DATA."
+            f"{', '.join(files)}. Put them there, or name the folder that has them with root= or "
+            "the environment variable PVAE_DATA."
         ) from error
 
 
@@ -134,37 +113,46 @@ def _line(error: BaseException) -> str:
     return " ".join(str(error).split()).rstrip(".") or type(error).__name__
 
 
-def _checksums(kind: type) -> dict[str, str]:
-    """Returns the MD5 sums that torchvision publishes, by path under the root folder."""
+def _files(kind: type) -> dict[str, str | None]:
+    """Returns the files that a set is read from, with the MD5 sums that torchvision publishes."""
     match kind.__name__:
         case "CIFAR10":
-            meta = (kind.meta["filename"], kind.meta["md5"])
-            sums = dict((*kind.train_list, *kind.test_list, meta))
-            return {f"{kind.base_folder}/{f}": md5 for f, md5 in sums.items()} | {
-                kind.filename: kind.tgz_md5
-            }
+            meta = kind.meta["filename"], kind.meta["md5"]
+            files = (*kind.train_list, *kind.test_list, meta)
+            return {f"{kind.base_folder}/{file}": md5 for file, md5 in files}
         case "SVHN":
-            return {file: md5 for _, file, md5 in kind.split_list.values()}
+            return {file: md5 for _, file, md5 in map(kind.split_list.get, ("train", "test"))}
         case "Omniglot":
-            return {f"{kind.folder}/{f}.zip": md5 for f, md5 in kind.zips_md5.items()}
+            zips = {f"{kind.folder}/{file}.zip": md5 for file, md5 in kind.zips_md5.items()}
+            return zips | {f"{kind.folder}/{file}/": None for file in kind.zips_md5}
+    parts = ("train", "t10k")
+    if kind.__name__ == "EMNIST":
+        parts = ("emnist-balanced-train", "emnist-balanced-test")
+    content = ("images-idx3", "labels-idx1")
+    names = (f"{part}-{what}-ubyte" for part in parts for what in content)
+    return {f"{kind.__name__}/raw/{file}": None for file in names}
+
+
+def _archives(kind: type) -> dict[str, str | None]:
+    """Returns the archives that torchvision downloads beside these files, with their MD5 sums."""
+    match kind.__name__:
+        case "CIFAR10":
+            return {kind.filename: kind.tgz_md5}
         case "EMNIST":
             return {"EMNIST/raw/gzip.zip": kind.md5}
-        case _:
-            return {f"{kind.__name__}/raw/{file}": md5 for file, md5 in kind.resources}
+        case "SVHN" | "Omniglot":
+            return {}
+    return {f"{kind.__name__}/raw/{file}": md5 for file, md5 in kind.resources}
 
 
-def _raise_damaged(root: Path, files: tuple[str, ...], kind: type, error: Exception) -> None:
+def _raise_damaged(root: Path, files: dict[str, str | None], error: Exception) -> None:
     """Names the files that are there and not whole, if any."""
     from torchvision.datasets.utils import check_integrity
 
-    sums = _checksums(kind)
     damaged = []
-    for file in files:
+    for file, md5 in files.items():
         path = root / file
-        if not path.is_file():
-            continue
-        whole = check_integrity(str(path), sums[file]) if file in sums else _whole_idx(path)
-        if not whole:
+        if path.is_file() and not (check_integrity(str(path), md5) if md5 else _whole_idx(path)):
             damaged.append(str(path))
     if damaged:
         it, is_ = ("it", "is") if len(damaged) == 1 else ("them", "are")
