@@ -3,6 +3,7 @@
 Imports `importance`, `pair`, `distributions`, `runtime` and `errors`.
 """
 
+from pvae.objectives.base import ParticleELBO
 from pvae.objectives.choose import LossName, choose_elbo, plain_elbo
 from pvae.objectives.importance_weighted import IWAE_ELBO, STL_ELBO, DReG_ELBO
 from pvae.objectives.kl_weight import LatentScale
@@ -17,6 +18,7 @@ __all__ = [
     "InfoVAE_ELBO",
     "LatentScale",
     "LossName",
+    "ParticleELBO",
     "choose_elbo",
     "plain_elbo",
 ]

@@ -13,6 +13,7 @@ from pvae.errors import PvaeError
 from pvae.importance import Particles, find_fault, refuse_global, refuse_other_jacobian
 from pvae.pair import (
     Arguments,
+    Inspection,
     Program,
     Structure,
     base_distribution,
@@ -87,39 +88,41 @@ class ParticleELBO(ELBO):
         draws = call.guide()
         return call.model(draws), draws
 
+    def take(self, inspection: Inspection) -> None:
+        """Takes what an inspection has found, so that the first call need not look again."""
+        kind = _kind(Arguments(inspection.batch))
+        self._seen[kind] = (inspection.model, inspection.guide, None, *self._lay_out(inspection))
+
     def _call(self, model: Program, guide: Program, args: Any, kwargs: Any) -> "Call":
         """Prepares one call of the pair; what holds no data is bound to it."""
         arguments = Arguments(args, kwargs)
-        kind = tuple((n, t.ndim) for n, t in zip(arguments.names, arguments.batch, strict=True))
+        kind = _kind(arguments)
         seen = self._seen.get(kind)
         known = seen is not None and seen[0] == model and seen[1] == guide
         if known:
             arguments.counting = seen[2]
         bound = arguments.bind(model, guide)
         if not known:
-            found = self._look_at(*bound, arguments.batch)
+            with poutine.block():
+                found = self._lay_out(inspect(*bound, *arguments.batch, plate=self.plate))
             seen = self._seen[kind] = (model, guide, arguments.counting, *found)
         return Call(Particles(*bound, *seen[3:]), arguments.batch, self.num_particles)
 
-    def _look_at(
-        self, model: Program, guide: Program, batch: tuple[Tensor, ...]
-    ) -> tuple[Structure, int, str]:
-        """Finds a pair's structure, its batch plate's dimension, and how to lay particles out."""
-        devices = [tensor.device for tensor in batch[:1] if tensor.is_cuda]
-        with poutine.block(), quiet(model, guide), torch.random.fork_rng(devices):
-            found = inspect(model, guide, *batch, plate=self.plate)
-            refuse_unbounded(found)
-            pair = model, guide, found.structure, found.dim
-            if enumerated := found.structure.enumerated:
-                raise PvaeError(
-                    f"Site {enumerated[0]!r} is enumerated in parallel, and "
-                    f"{type(self).__name__} takes samples. Leave out "
-                    'infer={"enumerate": "parallel"} to sample it, or use TraceEnum_ELBO.'
-                )
+    def _lay_out(self, found: Inspection) -> tuple[Structure, int, str]:
+        """Returns the structure, the batch plate's dimension, and how to lay particles out."""
+        refuse_unbounded(found)
+        if enumerated := found.structure.enumerated:
+            raise PvaeError(
+                f"Site {enumerated[0]!r} is enumerated in parallel, and "
+                f"{type(self).__name__} takes samples. Leave out "
+                'infer={"enumerate": "parallel"} to sample it, or use TraceEnum_ELBO.'
+            )
+        pair, batch = (found.model, found.guide, found.structure, found.dim), found.batch
+        devices, faults = [tensor.device for tensor in batch[:1] if tensor.is_cuda], []
+        with poutine.block(), quiet(*pair[:2]), torch.random.fork_rng(devices):
             single = Particles(*pair, "loop")
             refuse_global(single, batch)
             refuse_other_jacobian(single, batch)
-            faults = []
             for how in ("plate", "tile"):
                 fault = find_fault(Particles(*pair, how), single, batch)
                 if fault is None:
@@ -130,6 +133,10 @@ class ParticleELBO(ELBO):
             f"{'; '.join(faults)}. Let the networks treat every dimension left of the event as "
             "batch, or use pyro.infer.Trace_ELBO."
         )
+
+
+def _kind(arguments: Arguments) -> tuple[tuple[str, int], ...]:
+    return tuple((n, t.ndim) for n, t in zip(arguments.names, arguments.batch, strict=True))
 
 
 def needs_rsample(objective: ParticleELBO, draws: Trace, instead: str) -> None:

@@ -1,52 +1,29 @@
 """What is wrong with a pair, as far as its traces and one more call of the guide show it."""
 
-from torch import Tensor
-
 from pvae.errors import PvaeError
 from pvae.pair.parameters import quiet
-from pvae.pair.program import Program
-from pvae.pair.structure import Structure, batch_plate
+from pvae.pair.structure import Inspection, Structure
 from pvae.pair.traces import latent_sites, observed_sites, trace_guide
 
 __all__ = ["at_a_glance", "plate_sizes"]
 
 
-def at_a_glance(
-    structure: Structure,
-    model: Program,
-    guide: Program,
-    batch: tuple[Tensor, ...],
-    plate: str | None = None,
-) -> list[str]:
-    """Says what is wrong with a pair as far as one more call of the guide shows it.
-
-    Args:
-        structure: What `pvae.check` found, on this minibatch.
-        model: Pyro program.
-        guide: Pyro program.
-        batch: One minibatch, tensors of leading size B.
-        plate: Name of the batch plate, where it is ambiguous.
-    """
-    return plate_sizes(structure) + _shared(structure, model, guide, batch, plate)
+def at_a_glance(inspection: Inspection) -> list[str]:
+    """Says what is wrong with a pair, as far as one more call of the guide shows it."""
+    return plate_sizes(inspection.structure) + _shared(inspection)
 
 
-def _shared(
-    structure: Structure,
-    model: Program,
-    guide: Program,
-    batch: tuple[Tensor, ...],
-    plate: str | None,
-) -> list[str]:
-    """A guide that looks at no data has a place for each row of a minibatch, whoever is there."""
-    size = len(batch[0])
-    half = tuple(t[: size // 2] for t in batch)
+def _shared(inspection: Inspection) -> list[str]:
+    """Finds a guide that keeps a parameter for each row of a minibatch, whatever data are there."""
+    model, guide, size = inspection.model, inspection.guide, inspection.size
+    half = tuple(t[: size // 2] for t in inspection.batch)
     cure = (
         "What a guide keeps for the rows of a minibatch, as Pyro's AutoGuides do, is shared by all "
         "minibatches, whose rows are other data each time. Let the guide compute it from x "
         "(pvae.guides.MeanField), or keep it for all data and hand in the index of each datum."
     )
     try:
-        _, dim = batch_plate(structure, size, plate)
+        dim = inspection.dim
     except PvaeError:
         return []
     if size < 2:
@@ -67,7 +44,7 @@ def _shared(
 
 
 def plate_sizes(structure: Structure) -> list[str]:
-    """A plate of one name has to count the same data in both programs."""
+    """Finds plates of one name that count different data in the two programs."""
     sizes: dict[str, dict[str, int]] = {}
     for role, trace in (("guide", structure.guide_trace), ("model", structure.model_trace)):
         for site in {**latent_sites(trace), **observed_sites(trace)}.values():

@@ -18,22 +18,21 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from pvae.data import Data, Split, as_data
 from pvae.errors import PvaeError
-from pvae.objectives import Beta_ELBO, LossName, choose_elbo
+from pvae.objectives import Beta_ELBO, LossName, ParticleELBO, choose_elbo
 from pvae.pair import (
+    Inspection,
     Program,
-    Structure,
     alone,
     at_a_glance,
-    batch_plate,
     check,
     check_data,
-    evaluating,
     given,
     gives_a_point,
     in_words,
     move,
     same_buffers,
 )
+from pvae.pair import inspect as inspect_pair
 from pvae.runtime import (
     Precision,
     check_precision,
@@ -216,17 +215,19 @@ def fit(
         move(place, model, guide)
         validation = validation if validation is None else validation.to(place)
         first = next(iter(train.batches(batch_size, device=place)))
-        with evaluating(model, guide):
-            structure = check(model, guide, *first)
-            elbo = choose_elbo(loss, structure, num_particles)
-            for text in at_a_glance(structure, model, guide, first, plate):
-                warnings.warn(text, stacklevel=2)
+        pair = inspect_pair(model, guide, *first, plate=plate)
+        structure = pair.structure
+        elbo = choose_elbo(loss, structure, num_particles)
+        for text in (*structure.remarks, *at_a_glance(pair)):
+            warnings.warn(text, stacklevel=3)
         if isinstance(elbo, ReweightedWakeSleep):
             raise PvaeError(
                 "ReweightedWakeSleep has two losses, of the model and of the guide, and fit "
                 "follows one bound. Take its steps with pvae.SVI, which returns both, or train "
                 "with IWAE_ELBO or DReG_ELBO."
             )
+        if isinstance(elbo, ParticleELBO) and elbo.plate in (None, plate):
+            elbo.take(pair)
         _try_smallest(model, guide, first, len(train))
         caveat, size = structure.caveat, len(first[0])
         for part, seen in ((train, size), (validation, 0)):
@@ -251,7 +252,7 @@ def fit(
             patience=patience,
             seed=seed,
             checkpoint=checkpoint,
-            full_size=_full_size(structure, len(first[0]), plate),
+            full_size=_full_size(pair),
             objective="log p(x, z)" if gives_a_point(structure) else "ELBO",
         )
         if caveat:
@@ -332,16 +333,16 @@ def _try_smallest(model: Program, guide: Program, batch: tuple[Tensor, ...], num
         ) from error
 
 
-def _full_size(structure: Structure, size: int, plate: str | None) -> int | None:
+def _full_size(inspection: Inspection) -> int | None:
     """Returns the number of data that a subsampling plate scales its sites to, if it does."""
     try:
-        name, _ = batch_plate(structure, size, plate)
+        name = inspection.plate
     except PvaeError:
-        if plate is not None:
+        if inspection.wanted is not None:
             raise
         return None
-    for site in structure.model_trace.nodes.values():
+    for site in inspection.structure.model_trace.nodes.values():
         for frame in site.get("cond_indep_stack", ()):
-            if frame.name == name and frame.full_size not in (None, -1, size):
+            if frame.name == name and frame.full_size not in (None, -1, inspection.size):
                 return int(frame.full_size)
     return None

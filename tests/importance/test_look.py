@@ -150,3 +150,9 @@ def test_an_inspection_says_what_a_pair_is_and_is_enough_for_a_sampler():
     sampler = pvae.importance.Sampler(found)
     assert pair.runs == {"model": 4, "guide": 4}
     assert sampler.strategy == "plate"
+
+
+def test_fit_hands_what_it_has_found_to_its_objective(monkeypatch):
+    pair, objective = Pair(), pvae.objectives.IWAE_ELBO(num_particles=4)
+    monkeypatch.delattr("pvae.objectives.base.inspect")
+    pvae.fit(pair.model, pair.guide, X, loss=objective, epochs=2, batch_size=10, progress=False)
