@@ -4,7 +4,6 @@ import contextlib
 import math
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,8 @@ from torch.utils._pytree import tree_leaves
 from pvae.compile import Change, Recorded, Watch, as_number, can_replay, decides, in_words, kind_of
 from pvae.errors import PvaeError, first_line
 from pvae.pair import OwnParameters, Program
-from pvae.runtime import is_out_of_memory, noise_state, restore_noise, rounding
+from pvae.runtime import is_out_of_memory, noise_state, restore_noise
+from pvae.training.agreement import EagerStep, differ, same
 from pvae.training.optimiser import Optimiser
 
 __all__ = ["CompiledGradient", "Gradient"]
@@ -25,9 +25,6 @@ __all__ = ["CompiledGradient", "Gradient"]
 CHECKED_EVERY = 500  # steps
 MOST_GRAPHS = 8
 _MOST_ANEW = 2
-# Relative errors of the loss, and of a gradient in norm, that rounding explains.
-_TOLERANCE = {"bf16": (1e-3, 0.1), torch.float64: (1e-9, 1e-7), torch.float32: (1e-5, 2e-3)}
-_TOLERANCE["tf32"] = (1.25e-4, 1.25e-2)  # three bits more than bf16
 
 Gradient = tuple[Tensor, Tensor]
 """A loss and the norm of its gradient, which is in the parameters' `grad`."""
@@ -183,11 +180,13 @@ class CompiledGradient:
         buffers = [b for module in self.own.modules.values() for b in module.buffers()]
         before = [b.clone() for b in buffers], noise_state()
 
-        def run() -> _Eager:
+        def run() -> EagerStep:
             _rewind(buffers, before)
             loss, norm = eager()
             trained = [p for p in self.optim.parameters if p.grad is not None]
-            found = _Eager(loss, norm, trained, [p.grad for p in trained], frozenset(self.own.used))
+            found = EagerStep(
+                loss, norm, trained, [p.grad for p in trained], frozenset(self.own.used)
+            )
             _put(trained, [None] * len(trained))
             found.after = [b.clone() for b in buffers], noise_state()
             return found
@@ -198,9 +197,10 @@ class CompiledGradient:
             return first.loss, first.norm
         # A loss that is near zero by chance is not judged by its own size alone.
         values = sum(a.numel() for a in (*args, *kwargs.values()) if isinstance(a, Tensor))
+        how = values, self.precision, self.optim.names
         recorded = self._graphs.get(key)
         # Parameters that have appeared, or lost their gradient, are not those of the graph.
-        known = recorded is not None and _same(recorded.trained, first.trained)
+        known = recorded is not None and same(recorded.trained, first.trained)
         wrong = None
         for fresh in (not known, True):
             _rewind(buffers, before)
@@ -212,14 +212,14 @@ class CompiledGradient:
             recorded = self._graphs[key]
             loss, norm, *gradients = recorded(args, kwargs)
             after = [b.clone() for b in buffers]
-            wrong = self._difference(first, recorded, [loss, *gradients], after, values)
+            wrong = differ(first, recorded, [loss, *gradients], after, *how)
             if wrong is None:
                 _put(first.trained, gradients)
                 return loss, norm
             if fresh:
                 # Initial values and prototypes may be drawn in a first call, and in no other.
                 again = run()
-                if self._difference(again, recorded, [loss, *gradients], after, values):
+                if differ(again, recorded, [loss, *gradients], after, *how):
                     self._give_up(f"compiled, {wrong}")
                 break
         # Nothing has happened but the eager step.
@@ -227,7 +227,7 @@ class CompiledGradient:
         _put(first.trained, first.gradients)
         return first.loss, first.norm
 
-    def _record(self, key: Any, found: "_Eager", args: Any, kwargs: Any) -> bool:
+    def _record(self, key: Any, found: EagerStep, args: Any, kwargs: Any) -> bool:
         self._graphs.pop(key, None)
         if self._fixed and len(self._graphs) > _MOST_ANEW:
             self._give_up("a program decides by a number among its arguments, which changes")
@@ -287,61 +287,10 @@ class CompiledGradient:
             self._give_up(why_not)
         return self._anew <= _MOST_ANEW
 
-    def _difference(
-        self,
-        eager: "_Eager",
-        recorded: Recorded,
-        found: Sequence[Tensor],
-        after: Sequence[Tensor],
-        values: int,
-    ) -> str | None:
-        """Says how loss and gradients differ beyond rounding; None if they do not."""
-        if not _same(eager.trained, recorded.trained):
-            return "other parameters have a gradient"
-        expected = [torch.tensor(float(eager.loss), dtype=torch.float64), *eager.gradients]
-        # A gradient that is rounding alone, as of a bias before batch normalisation, has no size.
-        total = float(torch.nn.utils.get_total_norm(eager.gradients))
-        for i, (ours, theirs) in enumerate(zip(found, expected, strict=True)):
-            kind: Any = "bf16"
-            if self.precision != "bf16":
-                dtype = theirs.dtype if i else ours.dtype
-                kind = rounding(dtype, recorded.products, ours.device)
-            least, most = _TOLERANCE.get(kind, _TOLERANCE["bf16"])
-            ours, theirs = ours.double(), theirs.to(ours.device).double()
-            size, error = float(theirs.norm()), float((ours - theirs).norm())
-            bound = max(most * size, least * total) if i else least * max(size, values)
-            if not error <= bound:
-                name = "the loss"
-                if i:
-                    name = f"the gradient of {self.optim.names[id(eager.trained[i - 1])]}"
-                return f"{name} differs by {error / (size or 1):.1e} of its size"
-        for ours, theirs in zip(after, eager.after[0], strict=True):
-            _, most = _TOLERANCE.get(theirs.dtype, (0, 0))
-            ours, theirs = ours.double(), theirs.double()
-            if not (ours - theirs).norm() <= most * theirs.norm():
-                return "a buffer is not what it should be"
-        return None
-
     def _give_up(self, why: str) -> None:
         self.why_not, self._watch = why, None
         self._graphs.clear()
         warnings.warn(f"SVI runs eagerly from here on: {why}.", stacklevel=5)
-
-
-@dataclass
-class _Eager:
-    """An eager step and the state after it."""
-
-    loss: float | Tensor
-    norm: Tensor
-    trained: list[Tensor]
-    gradients: list[Tensor]
-    used: frozenset[int]
-    after: Any = None
-
-
-def _same(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> bool:
-    return list(map(id, ours)) == list(map(id, theirs))
 
 
 def _is_input(value: Any) -> bool:

@@ -5,7 +5,6 @@ import inspect
 from collections.abc import Callable, Container, Iterable, Iterator
 from typing import Any
 
-import numpy as np
 import torch
 from pyro.optim import PyroOptim
 from pyro.optim.lr_scheduler import PyroLRScheduler
@@ -14,13 +13,11 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from pvae.errors import PvaeError, first_line
+from pvae.training.optimiser_state import TECHNICAL, restore, state_of
 
 __all__ = ["MakeOptimizer", "Optimiser"]
 
 MakeOptimizer = Callable[[Iterable[Tensor]], torch.optim.Optimizer | LRScheduler]
-
-# Options of a group that change how a step is computed, not its result.
-_TECHNICAL = {"params", "initial_lr", "fused", "foreach", "capturable", "differentiable"}
 
 
 class Optimiser:
@@ -161,13 +158,13 @@ class Optimiser:
         if not self.groups:
             return {}
         found = {"optimiser": type(self._torch).__name__}
-        for name in self.groups[0].keys() - _TECHNICAL:
+        for name in self.groups[0].keys() - TECHNICAL:
             values = [_plain_option(group.get(name)) for group in self.groups]
             same = all(value == values[0] for value in values)
             found[name if name == "lr" else f"optimiser.{name}"] = values[0] if same else values
         if self._schedule is not None:
             found["optimiser.schedule"] = type(self._schedule).__name__
-            options = {n: v for n, v in _state_of(self._schedule).items() if n[:1] != "_"}
+            options = {n: v for n, v in state_of(self._schedule).items() if n[:1] != "_"}
             found |= {f"optimiser.schedule.{name}": value for name, value in options.items()}
         return found
 
@@ -291,7 +288,7 @@ class Optimiser:
         """Returns the optimiser's state."""
         if self._torch is None:
             return {}
-        schedule = {} if self._schedule is None else {"schedule": _state_of(self._schedule)}
+        schedule = {} if self._schedule is None else {"schedule": state_of(self._schedule)}
         return self._torch.state_dict() | schedule
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -314,47 +311,15 @@ class Optimiser:
             return
         if "param_groups" not in state:
             raise ValueError("pvae used to keep one for each parameter of an optimiser of Pyro's")
-        _restore(self._torch, {k: v for k, v in state.items() if k != "schedule"})
+        restore(self._torch, {k: v for k, v in state.items() if k != "schedule"})
         if self._schedule is not None:
             self._schedule.load_state_dict(state["schedule"])
-
-
-def _restore(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    for ours, theirs in zip(optimizer.param_groups, state["param_groups"], strict=True):
-        # PyTorch fills in options that an older version did not have, and checks nothing else.
-        missing, odd = ours.keys() - theirs.keys(), theirs.keys() - ours.keys()
-        if missing - _TECHNICAL and odd - _TECHNICAL:
-            raise ValueError(f"it has {', '.join(sorted(odd - _TECHNICAL))}")
-        if missing - _TECHNICAL:
-            raise ValueError(f"a group lacks {', '.join(sorted(missing - _TECHNICAL))}")
-        for parameter, key in zip(ours["params"], theirs["params"], strict=True):
-            for name, value in state["state"].get(key, {}).items():
-                if not _fits(value, parameter):
-                    shapes = list(value.shape), list(parameter.shape)
-                    raise ValueError(f"{name} has shape {shapes[0]}, its parameter {shapes[1]}")
-    optimizer.load_state_dict(state)
-
-
-def _fits(value: Any, parameter: Tensor) -> bool:
-    """Whether a state tensor has its parameter's shape, or 1 in some dimensions."""
-    if not isinstance(value, Tensor) or value.ndim != parameter.ndim:
-        return True
-    return all(a in (1, b) for a, b in zip(value.shape, parameter.shape, strict=True))
 
 
 def _fused(make: type[torch.optim.Optimizer], parameters: Iterable[Tensor]) -> dict[str, bool]:
     """Returns `fused=True` if the optimiser has it for these parameters."""
     able = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in parameters)
     return {"fused": True} if able and "fused" in inspect.signature(make).parameters else {}
-
-
-def _state_of(schedule: LRScheduler) -> dict[str, Any]:
-    """Returns a scheduler's state without its functions."""
-    return {
-        name: value
-        for name, value in schedule.state_dict().items()
-        if isinstance(value, int | float | str | list | bool | np.generic | None)
-    }
 
 
 def _plain_option(value: Any) -> Any:

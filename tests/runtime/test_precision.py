@@ -82,7 +82,7 @@ def test_gradients_are_compared_in_the_precision_in_force(monkeypatch):
         return "tf32" if "conv" in products and dtype == torch.float32 else dtype
 
     assert not _off_by(5e-3, "conv", monkeypatch)
-    monkeypatch.setattr("pvae.training.compiled_step.rounding", fake)
+    monkeypatch.setattr("pvae.training.agreement.rounding", fake)
     assert _off_by(5e-3, "conv", monkeypatch)
     assert not _off_by(5e-2, "conv", monkeypatch)
     assert not _off_by(5e-3, "dense", monkeypatch)  # it has no convolutions

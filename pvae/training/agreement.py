@@ -1,0 +1,82 @@
+"""Compares a compiled step with an eager one."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pvae.compile import Recorded
+from pvae.runtime import rounding
+
+__all__ = ["EagerStep", "differ", "same"]
+
+# Relative errors of the loss, and of a gradient in norm, that rounding explains.
+_TOLERANCE = {"bf16": (1e-3, 0.1), torch.float64: (1e-9, 1e-7), torch.float32: (1e-5, 2e-3)}
+_TOLERANCE["tf32"] = (1.25e-4, 1.25e-2)  # three bits more than bf16
+
+
+@dataclass
+class EagerStep:
+    """An eager step and the state after it."""
+
+    loss: float | Tensor
+    norm: Tensor
+    trained: list[Tensor]
+    gradients: list[Tensor]
+    used: frozenset[int]
+    after: Any = None
+
+
+def differ(
+    eager: EagerStep,
+    recorded: Recorded,
+    found: Sequence[Tensor],
+    after: Sequence[Tensor],
+    values: int,
+    precision: str,
+    names: dict[int, str],
+) -> str | None:
+    """Says how a graph's loss and gradients differ beyond rounding; None if they do not.
+
+    Args:
+        eager: The eager step.
+        recorded: The graph.
+        found: Its loss and gradients.
+        after: The buffers after it.
+        values: Number of values in the minibatch: a loss that is near zero by chance is judged by
+            these too.
+        precision: `"float32"` or `"bf16"`.
+        names: Names of the parameters, by id.
+    """
+    if not same(eager.trained, recorded.trained):
+        return "other parameters have a gradient"
+    expected = [torch.tensor(float(eager.loss), dtype=torch.float64), *eager.gradients]
+    # A gradient that is rounding alone, as of a bias before batch normalisation, has no size.
+    total = float(torch.nn.utils.get_total_norm(eager.gradients))
+    for i, (ours, theirs) in enumerate(zip(found, expected, strict=True)):
+        kind: Any = "bf16"
+        if precision != "bf16":
+            dtype = theirs.dtype if i else ours.dtype
+            kind = rounding(dtype, recorded.products, ours.device)
+        least, most = _TOLERANCE.get(kind, _TOLERANCE["bf16"])
+        ours, theirs = ours.double(), theirs.to(ours.device).double()
+        size, error = float(theirs.norm()), float((ours - theirs).norm())
+        bound = max(most * size, least * total) if i else least * max(size, values)
+        if not error <= bound:
+            name = "the loss"
+            if i:
+                name = f"the gradient of {names[id(eager.trained[i - 1])]}"
+            return f"{name} differs by {error / (size or 1):.1e} of its size"
+    for ours, theirs in zip(after, eager.after[0], strict=True):
+        _, most = _TOLERANCE.get(theirs.dtype, (0, 0))
+        ours, theirs = ours.double(), theirs.double()
+        if not (ours - theirs).norm() <= most * theirs.norm():
+            return "a buffer is not what it should be"
+    return None
+
+
+def same(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> bool:
+    """Whether two lists hold the same tensors."""
+    return list(map(id, ours)) == list(map(id, theirs))
