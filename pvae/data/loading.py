@@ -130,7 +130,8 @@ def as_data(source: Any) -> Any:
     """Returns what `fit` and its kin take for data: a Data, a Split, or else the source itself.
 
     A name or a file is loaded, with a test part. A dict of arrays, a data frame, a Dataset or a
-    DataLoader is one part, whole, its fields as they are: nothing is held out or drawn.
+    DataLoader is one part, whole, its fields as they are: nothing is held out or drawn. (A dict
+    that is itself an argument of the programs goes into a tuple: `(batch,)`.)
 
     Args:
         source: Anything.

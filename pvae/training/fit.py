@@ -83,7 +83,7 @@ class Fit:
 def fit(
     model: Program,
     guide: Program,
-    data: Data | Split | Tensor | tuple[Any, ...],
+    data: Any,
     *,
     epochs: int = 100,
     batch_size: int = 128,
@@ -118,9 +118,10 @@ def fit(
     Args:
         model: Pyro program p(z) p(x|z), called as `model(*batch, **kwargs)`.
         guide: Pyro program q(z|x), called as `guide(*batch, **kwargs)`.
-        data: What `pvae.data.load` returns, one part of it, or the pair's arguments: a tensor
-            of leading size N, or a tuple of such tensors and what else the programs take, as for
-            `pvae.check`.
+        data: What `pvae.data.load` returns, or one part of it; a name or a file, which is loaded;
+            a dict of arrays, a data frame, a Dataset or a DataLoader, used whole and as given; or
+            the pair's arguments: a tensor of leading size N, or a tuple of such tensors and what
+            else the programs take, as for `pvae.check`.
         epochs: Passes through the training data.
         batch_size: B, data in a minibatch (the last one of an epoch may be smaller); all data,
             if there are fewer.

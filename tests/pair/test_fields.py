@@ -93,6 +93,10 @@ def test_sentences_run_in_the_shell(run):
     assert last > first + 1
     page = (run / "run" / "report.html").read_text()
     assert "as_given" in page
+    model, guide = topics()
+    pvae.fit(model, guide, str(run / "tokens.npz"), epochs=1, progress=False)
+    again = pvae.evaluate(model, guide, run / "tokens.npz", num_samples=1, progress=False)
+    assert again.data["hash"] == found["data"]["hash"]
 
 
 def test_log_weights_of_sentences_are_those_computed_by_hand():
@@ -177,6 +181,8 @@ def test_a_third_partys_pair_gets_all_fields_by_position():
     dataset = torch_data.TensorDataset(x, mask)
     sources = {"a": x, "b": mask}, dataset, torch_data.DataLoader(dataset, batch_size=7)
     for source in sources:
+        with pytest.raises(PvaeError, match="no parameter"):  # the batches have reached the pair
+            pvae.fit(reads_all, writes_all, source, progress=False)
         found = pvae.evaluate(reads_all, writes_all, source, **evaluate)
         assert np.array_equal(found.log_px, want.log_px)
         assert found.data["hash"] == want.data["hash"]
