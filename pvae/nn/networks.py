@@ -231,21 +231,9 @@ def make_decoder(
     channels: Sequence[int] = (64, 32),
     activation: Literal["relu", "tanh"] = "relu",
 ) -> nn.Module:
-    """Makes one of the built-in decoders, as models use them.
+    """Makes one of the built-in decoders, as models use them: the mirror of `make_encoder`.
 
-    Args:
-        in_shape: Shape of the code.
-        out_shape: Shape of the output for one datum, a head's `out_shape`.
-        network: `"dense"`, one hidden layer by default, or `"conv"`, transposed convolutions.
-        hidden_dims: Widths of the dense network's hidden layers.
-        channels: Channels of the convolutions, from the code to the image.
-        activation: Nonlinearity of the dense network.
-
-    Returns:
-        A network from [..., *in_shape] to [..., *out_shape].
-
-    Raises:
-        PvaeError: If the network is not one of these, or a size does not fit.
+    It takes the same arguments, with channels from the code to the image.
 
     Example:
         >>> import torch
@@ -273,14 +261,10 @@ def at_least_one(**sizes: int) -> None:
 def check_layers(
     latent_dims: Sequence[int], hidden_dims: Sequence[Sequence[int]]
 ) -> tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]:
-    """Returns the sizes of a chain of codes as tuples.
-
-    Args:
-        latent_dims: Sizes of z_1 … z_L.
-        hidden_dims: For each layer, widths of the hidden layers of its network.
+    """Returns sizes of a chain of codes and of their networks as tuples, one entry a layer.
 
     Raises:
-        PvaeError: If there is no layer, not one entry of hidden_dims for each, or a size below one.
+        PvaeError: If there is no layer, or they do not have one entry for each.
     """
     latent_dims, hidden_dims = tuple(latent_dims), tuple(map(tuple, hidden_dims))
     if not latent_dims or len(hidden_dims) != len(latent_dims) or min(latent_dims) < 1:
