@@ -27,5 +27,5 @@ if TYPE_CHECKING:
     pvae.models.NoSuchModel  # pyright: ignore[reportAttributeAccessIssue]
     pvae.guides.NoSuchGuide  # pyright: ignore[reportAttributeAccessIssue]
     pvae.objectives.NO_SUCH_ELBO  # pyright: ignore[reportAttributeAccessIssue]
-    pvae.models.VAE(digits.event_shape, no_such=1)  # pyright: ignore[reportCallIssue]
+    pvae.models.VAE(digits.event_shape, latent_dim="8")  # pyright: ignore[reportArgumentType]
     pvae.fit(model, guide, digits, epochs="ten")  # pyright: ignore[reportArgumentType]
