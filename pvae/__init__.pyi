@@ -16,7 +16,7 @@ from . import (
 )
 from .diagnosis import Diagnosis, diagnose
 from .errors import PvaeError
-from .evaluation import Evaluation, compare, evaluate
+from .evaluation import Evaluation, compare, estimators, evaluate
 from .importance import log_weights
 from .pair import Inspection, check, inspect
 from .predictive import (
@@ -48,6 +48,7 @@ __all__ = [
     "diagnosis",
     "distributions",
     "encode",
+    "estimators",
     "evaluate",
     "evaluation",
     "fit",

@@ -6,6 +6,7 @@ import numpy as np
 import pyro.distributions as dist
 import pytest
 import torch
+from asking import evaluate
 from programs import PROGRAMS
 from pyro.infer import TraceMeanField_ELBO
 from small import Decoder, Encoder, take_steps
@@ -30,7 +31,7 @@ def test_trains_and_evaluates_as_well_as_the_cpu(network):
     for device in ("cuda", "cpu"):
         pair = _pair(network)
         pvae.fit(*pair, digits, epochs=10, device=device, progress=False)
-        result = pvae.evaluate(*pair, digits, num_samples=200, device=device, progress=False)
+        result = evaluate(*pair, digits, num_samples=200, device=device, progress=False)
         bounds.append(result.log_px.mean())
         assert result.data["hash"] == digits.test.hash
     assert abs(bounds[0] - bounds[1]) < 1.0
@@ -63,7 +64,7 @@ def test_programs_that_name_no_device(name):
     model, guide, batch, exact = PROGRAMS[name]()
     options = {"device": "cuda", "progress": False}
     pvae.fit(model, guide, batch, epochs=2, batch_size=16, **options)
-    result = pvae.evaluate(model, guide, batch, num_samples=2000, **options)
+    result = evaluate(model, guide, batch, num_samples=2000, **options)
     for module in pvae.pair.modules(model, guide).values():
         module.cpu()
     error = result.log_px - exact(*batch).cpu().numpy()
@@ -77,7 +78,7 @@ def test_every_estimator_as_on_the_cpu():
     pair = pvae.models.VAE((1, 8, 8), 2), pvae.guides.MeanField((1, 8, 8), 2)
     options = {"ais": 6, "bdmc": 6, "gap": 4, "quadrature": True, "num_temperatures": 100}
     cpu, cuda = (
-        pvae.evaluate(*pair, x, num_samples=2000, device=device, progress=False, **options)
+        evaluate(*pair, x, num_samples=2000, device=device, progress=False, **options)
         for device in ("cpu", "cuda")
     )
     assert cuda.findings.keys() == cpu.findings.keys()
@@ -86,7 +87,7 @@ def test_every_estimator_as_on_the_cpu():
     for name in ("quadrature", "ais_prior", "ais_guide"):
         assert np.abs(cuda.findings[name].log_px - cpu.findings[name].log_px).mean() < 0.2
     # Chunks regroup the same units: on a GPU the numbers agree to rounding.
-    again = pvae.evaluate(*pair, x, num_samples=2000, device="cuda", memory=1, progress=False)
+    again = evaluate(*pair, x, num_samples=2000, device="cuda", memory=1, progress=False)
     np.testing.assert_allclose(again.log_px, cuda.log_px, atol=1e-3)
 
 
@@ -96,18 +97,18 @@ def test_out_of_memory_halves_the_chunk():
     pair = pvae.models.VAE((1, 28, 28)), pvae.guides.MeanField((1, 28, 28))
     x = (torch.rand(32, 1, 28, 28) < 0.3).float()
     options = {"num_samples": 5000, "prior_samples": 0, "memory": 100_000, "progress": False}
-    pvae.evaluate(*pair, x, **{**options, "num_samples": 100}, device="cuda")  # loads libraries
+    evaluate(*pair, x, **{**options, "num_samples": 100}, device="cuda")  # loads libraries
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_reserved()
-    expected = pvae.evaluate(*pair, x, device="cuda", **options)
+    expected = evaluate(*pair, x, device="cuda", **options)
     needed = torch.cuda.max_memory_reserved() - before
     torch.cuda.empty_cache()
     limit = torch.cuda.memory_reserved() + needed / 3
     torch.cuda.set_per_process_memory_fraction(limit / torch.cuda.mem_get_info()[1])
     try:
         with pytest.warns(UserWarning, match="out of memory: going on with"):
-            result = pvae.evaluate(*pair, x, device="cuda", **options)
+            result = evaluate(*pair, x, device="cuda", **options)
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
     np.testing.assert_allclose(result.log_px, expected.log_px, rtol=1e-4)
@@ -132,7 +133,7 @@ def test_an_evaluation_of_many_samples_is_the_same_each_time(monkeypatch):
     pair, found = _pair(), []
     for _ in range(4):
         options = {"num_samples": 500, "prior_samples": 0, "device": "cuda", "progress": False}
-        found.append(pvae.evaluate(*pair, x, **options).log_px)
+        found.append(evaluate(*pair, x, **options).log_px)
         gc.collect()
         torch.cuda.empty_cache()
         kept = [torch.full((n,), torch.nan, device="cuda") for n in (1, 2, 20) * 200]
@@ -198,6 +199,6 @@ def test_bf16_is_as_good():
         pair = _pair()
         options = {"mode": "compiled", "precision": precision, "progress": False}
         pvae.fit(*pair, digits, epochs=20, device="cuda", **options)
-        result = pvae.evaluate(*pair, digits, num_samples=200, device="cuda", progress=False)
+        result = evaluate(*pair, digits, num_samples=200, device="cuda", progress=False)
         bounds.append(result.log_px.mean())
     assert abs(bounds[0] - bounds[1]) < 0.5

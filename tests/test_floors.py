@@ -17,6 +17,7 @@ FLOORS = {
     "errors": 0,
     "version": 0,
     "runtime": 1,
+    "drawing": 1,
     "distributions": 1,
     "nn": 1,
     "data": 2,

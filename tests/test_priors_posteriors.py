@@ -5,6 +5,7 @@ import warnings
 
 import pytest
 import torch
+from asking import evaluate
 from pvae.guides import (
     IAF,
     FullCovariance,
@@ -76,7 +77,7 @@ def test_is_checked_trained_and_evaluated(pair, x, tmp_path):
     options = {"batch_size": 10, "lr": 5e-3, "mode": "eager", "progress": False}
     pvae.fit(*pair, x, epochs=4, out=tmp_path, **options)
     annealing = {"ais": 2, "num_chains": 2, "num_temperatures": 5}
-    found = pvae.evaluate(*pair, x, num_samples=20, prior_samples=5, progress=False, **annealing)
+    found = evaluate(*pair, x, num_samples=20, prior_samples=5, progress=False, **annealing)
     assert found.strategy == "plate"
     assert not found.missing
     assert (found.elbo < found.log_px).all()
@@ -94,9 +95,7 @@ def test_is_checked_trained_and_evaluated(pair, x, tmp_path):
 @pytest.mark.parametrize("name", ["mixture", "IAF", "semi-amortised"])
 def test_has_an_inference_gap(name, x):
     torch.manual_seed(0)
-    found = pvae.evaluate(
-        *PAIRS[name](), x, num_samples=20, gap=2, num_temperatures=5, progress=False
-    )
+    found = evaluate(*PAIRS[name](), x, num_samples=20, gap=2, num_temperatures=5, progress=False)
     gap = found.findings["gap"]
     assert gap.own_family == (name != "IAF")  # a flow has no parameters of one datum to move
     assert (gap.to_best > 0).all()

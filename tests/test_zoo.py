@@ -4,6 +4,7 @@ import numpy as np
 import pyro
 import pytest
 import torch
+from asking import evaluate
 from zoo import ZOO, make
 
 import pvae
@@ -129,7 +130,7 @@ def test_every_estimator_applies(name):
     model, guide, observation = make(name)
     x = data(observation, 24)
     options = {"num_chains": 2, "num_temperatures": 10, "num_leapfrog": 1, "progress": False}
-    found = pvae.evaluate(
+    found = evaluate(
         model, guide, x, num_samples=30, prior_samples=10, ais=2, bdmc=2, gap=2, **options
     )
     if name in POINTS:

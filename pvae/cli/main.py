@@ -19,10 +19,12 @@ from pvae.cli.folder import (
 )
 from pvae.cli.options import (
     HELP_OF,
-    PROGRAMS,
     SIDES,
     UsageError,
+    add_evaluation,
+    estimators_of,
     load_data,
+    names_of_evaluation,
     new_parser,
     options_of,
     parse,
@@ -206,11 +208,9 @@ def _check_numbers(config: dict[str, Any]) -> None:
     from pvae.evaluation import check_counts
     from pvae.runtime import check_memory, check_seed
 
-    names = {"num_samples", "num_data", "prior_samples", "ais", "bdmc", "gap", "quadrature"}
-    names |= {"num_chains", "num_temperatures", "num_leapfrog"}
-    given = {n: config[n] for n in names & config.keys() if config[n] is not None}
     try:
-        check_counts(**{"num_samples": 1} | given)
+        check_counts(config.get("num_samples", 1), config.get("num_data"))
+        estimators_of(config)
         check_memory(config.get("memory"))
         check_seed(config.get("seed", 0))
     except PvaeError as error:
@@ -223,13 +223,12 @@ def _require(run: Path, name: str, command: str) -> None:
 
 
 def _evaluate(argv: list[str]) -> None:
-    import pvae
     from pvae.runs import read_config
     from pvae.runtime import locked, processes
 
     parser = new_parser("evaluate")
     parser.add_argument("run", metavar="RUN", type=str, help="The folder of a trained run.")
-    parser.add_function_arguments(pvae.evaluate, skip=PROGRAMS | {"out"}, fail_untyped=False)
+    add_evaluation(parser, {"out"})
     _add_trust(parser)
     given = values(parser, argv, defaults=False)
     trust = given.pop("trust", False)
@@ -261,7 +260,7 @@ def _evaluate_run(run: Path, given: dict[str, Any], trust: bool) -> None:
                 former["num_samples"] = list(evaluation.bounds)
     # The config keeps the evaluation's options, for --config and for the next time. Options that
     # training has too (the seed, the device) stay those of the training.
-    names = _of_evaluation()
+    names = names_of_evaluation() - {"memory", "strategy"}
     asked = {key: value for key, value in given.items() if key in names}
     if asked and processes()[0] == 0:
         write_config(run, config | asked)
@@ -283,13 +282,6 @@ def _typed(run: Path, config: dict[str, Any]) -> str:
     from pvae.runs import names_of, trusted
 
     return f"{run}" if trusted(names_of(config)) else f"{run} --trust"
-
-
-def _of_evaluation() -> set[str]:
-    import pvae
-
-    shared = inspect.signature(pvae.fit).parameters.keys() | {"memory", "strategy"}
-    return set(inspect.signature(pvae.evaluate).parameters) - shared
 
 
 def _report(argv: list[str]) -> None:
@@ -368,7 +360,8 @@ def _save_evaluation(run: Path, model: Any, guide: Any, data: Any, config: dict[
     import pvae
     from pvae.runtime import processes
 
-    evaluation = pvae.evaluate(model, guide, data, **options_of(pvae.evaluate, config), out=run)
+    options = options_of(pvae.evaluate, config) | {"estimators": estimators_of(config)}
+    evaluation = pvae.evaluate(model, guide, data, **options, out=run)
     if processes()[0] == 0:
         print(evaluation.table())
     return evaluation

@@ -2,6 +2,7 @@
 
 import argparse
 import copy
+import functools
 import inspect
 import re
 from collections.abc import Callable
@@ -125,12 +126,8 @@ def _early(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
 
 
 def _check_resume(argv: list[str], run: str) -> None:
-    from pvae.evaluation import evaluate
-    from pvae.training import fit
-
     # Training continues unchanged; options of the evaluation may change.
-    free = inspect.signature(evaluate).parameters.keys() - inspect.signature(fit).parameters.keys()
-    free |= {"resume", "device", "progress", "trust", "epochs"}
+    free = names_of_evaluation() | {"resume", "device", "progress", "trust", "epochs"}
     names = {argument.partition("=")[0] for argument in argv if argument.startswith("--")}
     if fixed := sorted(names - {f"--{name}" for name in free}):
         raise UsageError(
@@ -265,10 +262,49 @@ def _check_options(parser: Any, rest: list[str]) -> None:
             raise UsageError(f"there is no option {name}. {close}")
 
 
+def add_evaluation(parser: Any, skip: set[str]) -> None:
+    """Adds the options of `pvae.evaluate` and those of each estimator."""
+    seen = PROGRAMS | {"estimators"} | skip
+    for function in _of_evaluation():
+        parser.add_function_arguments(function, skip=set(seen), fail_untyped=False)
+        seen |= inspect.signature(function).parameters.keys()
+
+
+def names_of_evaluation() -> set[str]:
+    """Returns the options that training does not take."""
+    from pvae.training import fit
+
+    names = (inspect.signature(each).parameters.keys() for each in _of_evaluation())
+    return set().union(*names) - inspect.signature(fit).parameters.keys()
+
+
+def estimators_of(config: dict[str, Any]) -> list[Any]:
+    """Returns the estimators that a config asks for."""
+    _, *functions = _of_evaluation()
+    found = (function(**options_of(function, config)) for function in functions)
+    return [each for each in found if each is not None]
+
+
+def _of_evaluation() -> list[Callable[..., Any]]:
+    from pvae.evaluation import estimators, evaluate
+
+    return [evaluate, *map(_named, estimators.find_estimators())]
+
+
+def _named(kind: Any) -> Callable[..., Any]:
+    """Returns `from_options` under the estimator's name, which tells groups of options apart."""
+
+    @functools.wraps(kind.from_options)
+    def function(**options: Any) -> Any:
+        return kind.from_options(**options)
+
+    function.__name__ = kind.__name__
+    return function
+
+
 def _run_parser(command: str, targets: dict[str, Any]) -> Any:
     from pvae.data import load
     from pvae.diagnosis import diagnose
-    from pvae.evaluation import evaluate
     from pvae.runs import GIVEN
     from pvae.training import fit
 
@@ -288,8 +324,7 @@ def _run_parser(command: str, targets: dict[str, Any]) -> Any:
         parser.add_function_arguments(diagnose, skip=PROGRAMS, fail_untyped=False)
     else:
         parser.add_function_arguments(fit, skip=PROGRAMS | {"out", "resume"}, fail_untyped=False)
-        shared = set(inspect.signature(fit).parameters)
-        parser.add_function_arguments(evaluate, skip=PROGRAMS | shared, fail_untyped=False)
+        add_evaluation(parser, set(inspect.signature(fit).parameters))
     for name in ("model", "guide", "data"):
         group = [action for action in parser._actions if f"--{name}" in action.option_strings]
         action = group[0] if group else parser.add_argument(f"--{name}")

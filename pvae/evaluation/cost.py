@@ -1,6 +1,7 @@
 """What an evaluation will take, measured on a few draws, and said before it is spent."""
 
 import time
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -9,29 +10,23 @@ from pvae.importance import Sampler
 
 __all__ = ["expected_time"]
 
-_GRADIENT = 3.0  # the price of a row with its gradient, in rows
-_DENSITY = 0.03  # the price of a density without a network, in rows
-_ENCODINGS = 2**21  # of the surgery, at most
-_GAP = 8_000  # gradients of the inference gap, for each datum
-_QUADRATURE = {1: 2_000, 2: 60_000}  # points of a grid
 _WORTH_SAYING = 20.0  # seconds
 
 
 def expected_time(
-    sampler: Sampler, batch: tuple[Tensor, ...], work: dict[str, tuple[int, dict[str, int]]]
+    sampler: Sampler, batch: tuple[Tensor, ...], runs: Mapping[str, float]
 ) -> str | None:
     """Says about how long an evaluation takes; None where that is a matter of seconds.
 
     Args:
         sampler: Draws of the pair; its context must be entered.
         batch: Some data to measure with.
-        work: For each estimator the number of its data and its options.
+        runs: For each part of the work, how many runs of the decoder it takes.
     """
-    rows = {name: count * _rows(name, sampler, options) for name, (count, options) in work.items()}
-    if sum(rows.values()) < 2**16:  # the measurement would take longer
+    if sum(runs.values()) < 2**16:  # the measurement would take longer
         return None
-    seconds = _seconds_per_row(sampler, batch)
-    times = {name: number * seconds for name, number in rows.items()}
+    seconds = _seconds_per_run(sampler, batch)
+    times = {name: number * seconds for name, number in runs.items()}
     total = sum(times.values())
     if total < _WORTH_SAYING:
         return None
@@ -39,25 +34,7 @@ def expected_time(
     return f"this will take about {_words(total)} in one process ({', '.join(parts)})"
 
 
-def _rows(name: str, sampler: Sampler, options: dict[str, int]) -> float:
-    """Runs of the decoder for one datum."""
-    if name.startswith(("ais", "bdmc")):
-        steps = options["num_temperatures"] * (options["num_leapfrog"] + 1)
-        return _GRADIENT * options["num_chains"] * steps * (2 if name == "bdmc" else 1)
-    if name == "gap":
-        return _GRADIENT * _GAP
-    if name == "quadrature":
-        return _QUADRATURE.get(sampler.latent_numel, 0)
-    plate = sampler.strategy == "plate"
-    if name == "surgery":  # a density of the guide for each other datum, or a call of it
-        count = options["num_data"]
-        return _DENSITY * count if plate else min(count, _ENCODINGS / count)
-    # Draws of the prior are usually decoded once for all data.
-    shared = name == "prior" and plate
-    return (_DENSITY if shared else 1) * options["num_samples"]
-
-
-def _seconds_per_row(sampler: Sampler, batch: tuple[Tensor, ...]) -> float:
+def _seconds_per_run(sampler: Sampler, batch: tuple[Tensor, ...]) -> float:
     def clock() -> float:
         if batch[0].is_cuda:
             torch.cuda.synchronize(batch[0].device)

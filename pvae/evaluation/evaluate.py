@@ -4,10 +4,9 @@ import dataclasses
 import math
 import os
 import warnings
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,33 +15,19 @@ from torch import Tensor
 from pvae.data import Data, Split, as_data
 from pvae.errors import PvaeError, reason_of
 from pvae.evaluation.cost import expected_time
-from pvae.evaluation.estimators import annealed
-from pvae.evaluation.estimators.aggregate import surgery as surgery_of
-from pvae.evaluation.estimators.gap import gap as inference_gap
+from pvae.evaluation.estimator import Estimator, Task
+from pvae.evaluation.estimators import find_estimators
 from pvae.evaluation.estimators.importance import from_weights
 from pvae.evaluation.estimators.pareto import khat_threshold
 from pvae.evaluation.estimators.point import fingerprint_of_code, from_code, is_code, prior_of
-from pvae.evaluation.estimators.prior import NUM_SAMPLES, from_prior
-from pvae.evaluation.estimators.quadrature import quadrature as quadrature_of
 from pvae.evaluation.identity import check_counts, choose, describe, discretised, fingerprint_of
 from pvae.evaluation.result import Evaluation
 from pvae.evaluation.work import Whole, Work, take
-from pvae.importance import Density, Sampler, Strategy
-from pvae.pair import Program, TensorSplit, alone, check_data, given, inspect, move, name_of
+from pvae.importance import Sampler, Strategy
+from pvae.pair import Program, alone, check_data, given, inspect, move, name_of
 from pvae.runtime import check_seed, default_device, find_device, own_random_state
 
 __all__ = ["evaluate"]
-
-_PRIOR_RUNS = 2**18  # of the decoder, which the prior may take without being asked for
-_WORDS = {
-    "prior": "Naive Monte Carlo from the prior",
-    "surgery": "The ELBO surgery",
-    "quadrature": "Quadrature",
-    "ais_prior": "AIS from the prior",
-    "ais_guide": "AIS from the guide",
-    "bdmc": "Bidirectional Monte Carlo",
-    "gap": "The inference gap",
-}
 
 
 @alone
@@ -53,15 +38,7 @@ def evaluate(
     *,
     num_samples: int | list[int] = 5000,
     num_data: int | None = None,
-    prior_samples: int | None = None,
-    ais: int = 0,
-    bdmc: int = 0,
-    gap: int = 0,
-    quadrature: int | bool = False,
-    surgery: bool = True,
-    num_chains: int = 16,
-    num_temperatures: int = 500,
-    num_leapfrog: int = 2,
+    estimators: Sequence[Estimator] | None = None,
     seed: int = 0,
     strategy: Strategy = "auto",
     plate: str | None = None,
@@ -78,9 +55,7 @@ def evaluate(
         w_k = \frac{p_\theta(x, z_k)}{q_\phi(z_k | x)}
 
     From one stream of weights come the ELBO, L_K for each K, the jackknife and the
-    Pareto-smoothed estimates and the diagnostics; beside it naive Monte Carlo from the prior
-    and the ELBO surgery. Annealed importance sampling, bidirectional Monte Carlo, the inference
-    gaps and quadrature are asked for by the number of data they may cost.
+    Pareto-smoothed estimates and the diagnostics. What else is computed, `estimators` says.
 
     A guide that gives a point z = f(x) (a Delta: an autoencoder) has no density, and there is no
     bound. The evaluation says so, and reports log p(x, z) and the squared error at the point, in
@@ -104,23 +79,8 @@ def evaluate(
             below it, and for K itself. Or an increasing list of all these K.
         num_data: How many of the data are evaluated, drawn at random, the same ones for every
             seed; None for all.
-        prior_samples: Samples for each datum from the prior, for naive Monte Carlo; 0 for none.
-            None is 500, but none at all where each datum needs draws of its own and they would
-            take more runs of the decoder than the bounds (and more than 262,144).
-        ais: Number of data, drawn at random, for annealed importance sampling, from the prior
-            (which can find modes that the guide misses) and from the guide. At most all data
-            are taken, here and in the next two.
-        bdmc: Number of data simulated from the model for bidirectional Monte Carlo.
-        gap: Number of data for the inference gaps, which need AIS on as many; AIS that is there
-            already for as many is used.
-        surgery: Whether to look at the aggregate of q(z|x) over the data, which takes as long as
-            everything else where there are many data and few samples, and much longer in
-            hierarchies.
-        quadrature: Number of data for which a latent space of one or two dimensions is
-            integrated over; True for all.
-        num_chains: Chains for each datum, in AIS.
-        num_temperatures: Temperatures, in AIS.
-        num_leapfrog: Leapfrog steps at each temperature, in AIS.
+        estimators: What to learn beside the bounds, from `pvae.estimators`: `AIS(100)`, `Gap(50)`,
+            one of your own. None is naive Monte Carlo from the prior and the ELBO surgery.
         seed: Seed of the draws.
         strategy: See `pvae.log_weights`.
         plate: Name of the batch plate, where it is ambiguous.
@@ -153,18 +113,8 @@ def evaluate(
         >>> evaluation.log_px.shape
         (297,)
     """
-    annealing = {
-        "num_chains": num_chains,
-        "num_temperatures": num_temperatures,
-        "num_leapfrog": num_leapfrog,
-    }
-    counts = {"ais": ais, "bdmc": bdmc, "gap": gap, "quadrature": quadrature}
-    some = {"num_data": num_data, "prior_samples": prior_samples}
-    given_counts = {name: value for name, value in some.items() if value is not None}
-    ks = check_counts(num_samples, **counts, **given_counts, **annealing)
-    # Integers of numpy, say, could not be saved.
-    ais, bdmc, gap, _ = map(int, counts.values())
-    annealing = {name: int(value) for name, value in annealing.items()}
+    ks = check_counts(num_samples, num_data)
+    asked = _distinct(_usual() if estimators is None else estimators)
     seed = check_seed(seed)
     place = find_device(device)
     # Some estimators follow gradients, whatever mode they are called in.
@@ -176,9 +126,7 @@ def evaluate(
         rows = choose(len(part), num_data)
         part = part if rows is None else part.take(rows)
         described = describe(data, part)
-        quadrature = len(part) if quadrature is True else int(quadrature)
         everything = np.arange(len(part))
-        order = np.random.default_rng(seed).permutation(len(part))
         batch = take(part, everything[:64], place)
         found = inspect(model, guide, *batch, plate=plate)
         code, drawn_by = is_code(found), guide
@@ -188,10 +136,8 @@ def evaluate(
         sampler = Sampler(found, strategy=strategy, memory=memory)
         if sampler.bound:  # all data together, or not at all
             part = Whole(part, len(batch[0]), guide)
-            ais, bdmc, gap, quadrature = (
-                len(part) if n else 0 for n in (ais, bdmc, gap, quadrature)
-            )
-        described |= discretised(data, sampler.structure)
+        structure = sampler.structure
+        described |= discretised(data, structure)
         few = len(batch[0])
         caveat, fault = check_data(model, drawn_by, part, place, size=few, seen=few)
         if fault:
@@ -208,48 +154,27 @@ def evaluate(
             "device": place.type,
         }
         folder = None if out is None else Path(out)
-        options = {**counts, **given_counts, **annealing, "surgery": surgery}
-        work = Work(folder, key, progress, **options)
+        work = Work(folder, key, progress, estimators=asked, num_data=num_data)
         work.whole = sampler.bound
-        shared = (sampler, part)
-        where = {"work": work, "device": place}
         with work, sampler:
             result = _former(folder, work)
-            latent = set(sampler.structure.latent) - set(sampler.structure.enumerated)
-            former = {} if result is None else result.settings
-            plan = _plan(
-                everything,
-                order,
-                prior=prior_samples if latent else 0,
-                most=len(part) * (ks[-1] if ks else 0),
-                surgery=bool(
-                    sampler.structure.latent and not code and surgery and not sampler.bound
-                ),
-                quadrature=quadrature,
-                ais=ais,
-                bdmc=bdmc,
-                gap=0 if code else gap,
-                code=code,
-                former=former,
-                annealing=annealing,
+            task = Task(
+                sampler, part, everything, result, work, place, seed, code, ks[-1] if ks else 0
             )
+            plan = _plan(asked, task)
             if progress and work.rank == 0 and not sampler.bound:
-                todo = {} if result or code else {"bounds": (len(part), {"num_samples": ks[-1]})}
-                todo |= {
-                    task.name: (len(task.positions), task.settings)
-                    for task in plan
-                    if task.due(former)
+                runs = {} if result or code else {"bounds": len(part) * ks[-1]}
+                runs |= {
+                    name: len(own.positions) * estimator.cost(sampler)
+                    for name, (estimator, own) in plan.items()
+                    if _due(estimator, own)
                 }
-                if gap and not code and former.get("gap", {}).get("num_data", 0) < gap:
-                    todo["gap"] = (len(order[:gap]), {})
-                if words := expected_time(sampler, tuple(t[:16] for t in batch), todo):
+                if words := expected_time(sampler, tuple(t[:16] for t in batch), runs):
                     print(words, flush=True)
             if result is None:
                 result = Evaluation(
-                    **from_code(*shared, guide, **where)
-                    if code
-                    else from_weights(*shared, ks, seed=seed, **where),
-                    num_samples=0 if code else ks[-1],
+                    **from_code(task, guide) if code else from_weights(task, ks),
+                    num_samples=task.num_samples,
                     seed=seed,
                     khat_threshold=math.nan if code else khat_threshold(ks[-1]),
                     model=names[0],
@@ -257,149 +182,97 @@ def evaluate(
                     data=described,
                     rows=rows,
                     strategy=sampler.strategy,
-                    caveat=sampler.structure.caveat or caveat,
-                    exact=not latent,
+                    caveat=structure.caveat or caveat,
+                    exact=not set(structure.latent) - set(structure.enumerated),
                     key=work.key,
                 )
                 if "details" in result.missing:
                     warnings.warn(f"Left out: {result.missing['details']}", stacklevel=3)
                 result = _save(result, folder, work)
-
-            def add(task: _Task) -> None:
-                nonlocal result
-                if not task.due(result.settings):
-                    return
-                work.settings = task.settings
-                found, missing, made = dict(result.findings), dict(result.missing), {}
-                try:
-                    found[task.name] = task.estimate(*shared, task.positions, seed=seed, **where)
-                    made = {task.name: task.settings}
-                    missing.pop(task.name, None)
-                except Exception as error:  # what is known already is worth more than this
-                    reason = reason_of(error)
-                    if task.name not in found:
-                        missing[task.name] = reason
-                    warnings.warn(f"{_WORDS[task.name]} was left out: {reason}", stacklevel=4)
-                result = dataclasses.replace(
-                    result, findings=found, missing=missing, settings=result.settings | made
-                )
-                result = _save(result, folder, work)
-
-            for task in plan:
-                add(task)
-            if surgery and sampler.bound:
-                add(_Task("surgery", everything, _no_surgery))
-            if gap and code:
-                add(_Task("gap", np.sort(order[:gap]), _no_gap))
-            elif gap:
-                some = np.sort(order[:gap])
-                source, log_px = _best_known(result, some)
-                # With another estimate of log p(x) the gap is another.
-                depends = {"of": source, "of_settings": result.settings.get(source)}
-                add(_Task("gap", some, partial(inference_gap, log_px=log_px), depends))
+            for estimator, own in plan.values():
+                own = dataclasses.replace(own, known=result)
+                if _due(estimator, own):
+                    result = _save(_add(result, estimator, own), folder, work)
         work.close()
     return result
 
 
-@dataclasses.dataclass(frozen=True)
-class _Task:
-    """An estimator that was asked for, its data, and the options that its numbers depend on."""
-
-    name: str
-    positions: np.ndarray
-    estimate: Callable[..., Any]
-    options: dict[str, Any] = dataclasses.field(default_factory=dict)
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        return {"num_data": len(self.positions), **self.options}
-
-    def due(self, former: dict[str, dict[str, Any]]) -> bool:
-        """Whether it is not there already, for as many data or more."""
-        there = former.get(self.name, {})
-        enough = there.get("num_data", 0) >= len(self.positions)
-        same = there | {"num_data": len(self.positions)} == self.settings
-        return bool(len(self.positions)) and not (enough and same)
+def _usual() -> list[Estimator]:
+    """The estimators that the shell's options ask for where none is typed."""
+    found = (kind.from_options() for kind in find_estimators())
+    return [each for each in found if each is not None]
 
 
-def _plan(
-    everything: np.ndarray,
-    order: np.ndarray,
-    *,
-    prior: int | None,
-    most: int,
-    surgery: bool,
-    quadrature: int,
-    ais: int,
-    bdmc: int,
-    gap: int,
-    code: bool,
-    former: dict[str, dict[str, Any]],
-    annealing: dict[str, int],
-) -> list[_Task]:
-    """Returns the estimators beside the bounds, but for the gap, which needs the others' values."""
-
-    def task(name: str, positions: np.ndarray, estimate: Callable, **options: Any) -> _Task:
-        return _Task(name, positions, partial(estimate, **options), options)
-
-    plan = []
-    if prior != 0:
-        limit = max(most, _PRIOR_RUNS) if prior is None else None
-        estimate = partial(from_prior, most=limit)
-        plan.append(task("prior", everything, estimate, num_samples=int(prior or NUM_SAMPLES)))
-    if surgery:
-        plan.append(task("surgery", everything, surgery_of))
-    if quadrature:
-        plan.append(task("quadrature", np.sort(order[:quadrature]), _quadrature))
-    some = np.sort(order[: max(ais, gap)])
-    if ais or former.get("ais_prior", {}).get("num_data", 0) < len(some):
-        for start in ("prior",) if code else ("prior", "guide"):
-            options = {"start": start, **annealing}
-            plan.append(task(f"ais_{start}", some, annealed.ais, **options))
-    simulated = {"start": "prior", **annealing}
-    plan.append(task("bdmc", np.sort(order[:bdmc]), annealed.bdmc, **simulated))
-    return plan
+def _distinct(estimators: Iterable[Estimator]) -> list[Estimator]:
+    """Refuses what is no estimator, and two of one name."""
+    asked = list(estimators)
+    for each in asked:
+        if not isinstance(each, Estimator):
+            what = each.__name__ if isinstance(each, type) else repr(each)
+            raise PvaeError(
+                f"estimators: {what} is not an estimator; pass instances of the classes in "
+                "pvae.estimators, as in estimators=[AIS(100)]."
+            )
+    names = [each.name for each in asked]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise PvaeError(
+            f"estimators: {', '.join(sorted(twice))} is asked for twice, and would be stored under "
+            "one name; evaluate once for each."
+        )
+    return asked
 
 
-def _no_surgery(*_: Any, **__: Any) -> NoReturn:
-    raise PvaeError(
-        "The pair runs with all its data together and no others, and the aggregate posterior is "
-        "made of each datum's q(z|x) at the draws of the others. Let the programs take their "
-        "shapes from their arguments."
-    )
+def _plan(asked: Sequence[Estimator], task: Task) -> dict[str, tuple[Estimator, Task]]:
+    """Returns what has to run, in order, each with the data that it is for.
 
-
-def _no_gap(*_: Any, **__: Any) -> NoReturn:
-    raise PvaeError("A guide that gives a point has no bound, and so no gap below log p(x).")
-
-
-def _quadrature(sampler: Sampler, part: Split | TensorSplit, positions: np.ndarray, **options: Any):
-    del options["seed"]  # nothing is drawn but the box to start from
-    density = Density(sampler, take(part, positions[:64], options["device"]))
-    return quadrature_of(density, part, positions, **options)
-
-
-def _best_known(evaluation: Evaluation, positions: np.ndarray) -> tuple[str, np.ndarray]:
-    """The best estimate of log p(x) at these data: its name, and its values among all N.
-
-    Quadrature, where it is there and certain, else of the estimates from below the one whose
-    mean is highest. It is the same one for all data: the highest for each datum would be that of
-    the luckiest draws.
+    An estimator that another one needs as well runs once, on the larger number of data.
     """
-    names, best, source = ("quadrature", "ais_prior", "ais_guide"), evaluation.log_px, "log_px"
-    for name in names:
-        found = evaluation.findings.get(name)
-        if found is None or not np.isin(positions, found.datum).all():
-            continue
-        values = evaluation.log_px.copy()
-        values[found.datum] = found.log_px
-        if name == "quadrature":
-            if np.isfinite(values[positions]).all():
-                return name, values
-            continue
-        if values[positions].mean() > best[positions].mean():
-            best, source = values, name
-    return source, best
+    size = len(task.data)
+
+    def sized(each: Estimator) -> Estimator:
+        wanted = size if each.num_data is None or task.sampler.bound else each.num_data
+        return dataclasses.replace(each, num_data=min(wanted, size))
+
+    asked, found = [sized(each) for each in asked], dict[str, Estimator]()
+    for each in (one for estimator in asked for one in estimator.plan(asked, task)):
+        if each.name not in found or found[each.name].num_data < each.num_data:
+            found[each.name] = each
+    order = np.random.default_rng(task.seed).permutation(size)
+    return {
+        each.name: (each, dataclasses.replace(task, positions=np.sort(order[: each.num_data])))
+        for each in sorted(found.values(), key=lambda each: each.finding.order)
+    }
+
+
+def _settings(estimator: Estimator, task: Task) -> dict[str, Any]:
+    return {"num_data": len(task.positions), **estimator.options(task)}
+
+
+def _due(estimator: Estimator, task: Task) -> bool:
+    """Whether a finding is not there already, for as many data or more."""
+    there = task.known.settings.get(estimator.name, {}) if task.known else {}
+    own = _settings(estimator, task)
+    num_data = own["num_data"]
+    return there.get("num_data", 0) < num_data or there | {"num_data": num_data} != own
+
+
+def _add(result: Evaluation, estimator: Estimator, task: Task) -> Evaluation:
+    """Runs an estimator; where it fails, the reason is kept, and what was known before."""
+    name = estimator.name
+    found, missing, made = dict(result.findings), dict(result.missing), {}
+    task.work.settings = settings = _settings(estimator, task)
+    try:
+        found[name] = estimator.estimate(task)
+        made = {name: settings}
+        missing.pop(name, None)
+    except Exception as error:  # what is known already is worth more than this
+        reason = reason_of(error)
+        if name not in found:
+            missing[name] = reason
+        warnings.warn(f"{estimator.title} was left out: {reason}", stacklevel=4)
+    return dataclasses.replace(
+        result, findings=found, missing=missing, settings=result.settings | made
+    )
 
 
 def _former(folder: Path | None, work: Work) -> Evaluation | None:
@@ -423,7 +296,7 @@ def _read(folder: Path | None, key: str) -> Evaluation | None:
     if former.key == key:
         former.save_summary(folder)  # a kill between its two files left another one, or none
         return former
-    lost = [_WORDS[name] for name in former.findings if name in _WORDS]
+    lost = [found.title for name, found in former.in_order() if name != "code"]
     warnings.warn(
         f"The evaluation in {folder} is of another pair, data, seed or number of samples "
         f"(seed {former.seed}, K = {former.num_samples}). It is replaced, and what it had beside "

@@ -2,7 +2,6 @@
 
 import itertools
 import math
-import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,42 +15,29 @@ from pvae.errors import PvaeError
 from pvae.evaluation.work import fingerprint
 from pvae.importance import Sampler, seed_unit
 from pvae.pair import Structure, TensorSplit, modules
+from pvae.runtime import whole
 
 __all__ = ["check_counts", "choose", "describe", "discretised", "fingerprint_of"]
 
 _BOUNDS = (1, 5, 50, 500, 5000)
 
 
-def check_counts(num_samples: int | Sequence[int], **counts: int) -> list[int]:
-    """Returns the K of the bounds, increasing, after a look at all numbers that were asked for.
+def check_counts(num_samples: int | Sequence[int], num_data: int | None = None) -> list[int]:
+    """Returns the K of the bounds, increasing, after a look at the numbers that were asked for.
 
     Raises:
         PvaeError: If one of them is no integer or too small, or the K do not increase.
     """
-    for name, value in counts.items():
-        none = ("prior_samples", "ais", "bdmc", "gap", "quadrature")
-        least = 0 if name in none else 1
-        if _integer(name, value) < least:
-            raise PvaeError(f"{name}={value}: it must be at least {least}.")
-    if not isinstance(num_samples, Sequence):
-        num_samples = _integer("num_samples", num_samples)
-        if num_samples < 1:
-            raise PvaeError(f"num_samples={num_samples}: at least one sample is needed.")
+    if num_data is not None:
+        whole("num_data", num_data)
+    if not isinstance(num_samples, Sequence) or isinstance(num_samples, str):
+        num_samples = whole("num_samples", num_samples)
         return [k for k in _BOUNDS if k < num_samples] + [num_samples]
-    ks = [_integer("num_samples", k) for k in num_samples]
-    if not ks or ks[0] < 1 or any(a >= b for a, b in itertools.pairwise(ks)):
-        raise PvaeError(
-            f"num_samples={ks}: the numbers of samples K must be at least 1 and increase, as in "
-            "[1, 10, 100]."
-        )
+    why = "the numbers of samples K must be at least 1 and increase, as in [1, 10, 100]"
+    ks = [whole("num_samples", k, why=why) for k in num_samples]
+    if not ks or any(a >= b for a, b in itertools.pairwise(ks)):
+        raise PvaeError(f"num_samples={ks}: {why}.")
     return ks
-
-
-def _integer(name: str, value: Any) -> int:
-    try:
-        return operator.index(value)
-    except TypeError:
-        raise PvaeError(f"{name}={value!r}: an integer is needed.") from None
 
 
 def choose(size: int, num_data: int | None) -> np.ndarray | None:

@@ -4,20 +4,15 @@ import contextlib
 import json
 import math
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pvae.errors import PvaeError, first_line
-from pvae.evaluation.estimators.aggregate import Surgery
-from pvae.evaluation.estimators.annealed import Annealed, Sandwich
-from pvae.evaluation.estimators.gap import Gap
-from pvae.evaluation.estimators.point import AtCode
-from pvae.evaluation.estimators.prior import FromPrior
-from pvae.evaluation.estimators.quadrature import Quadrature
-from pvae.evaluation.finding import Finding
+from pvae.evaluation.estimators import find_estimators
+from pvae.evaluation.finding import Known, finding_of
 from pvae.evaluation.summary import summarise, tabulate
 from pvae.evaluation.verdict import verdict
 from pvae.evaluation.work import half_done
@@ -25,43 +20,15 @@ from pvae.runtime import atomic, why
 
 __all__ = ["Evaluation"]
 
-_PER_DATUM = (
-    "elbo",
-    "elbo_analytic",
-    "log_px",
-    "log_px_se",
-    "psis",
-    "cubo",
-    "khat",
-    "ess",
-    "kl",
-    "reconstruction",
-    "zero_weights",
-    "rows",
-)
-_META = (
-    "num_samples",
-    "seed",
-    "khat_threshold",
-    "model",
-    "guide",
-    "data",
-    "strategy",
-    "caveat",
-    "exact",
-    "sites",
-    "missing",
-    "settings",
-    "key",
-)
-_KINDS = {
-    kind.__name__: kind
-    for kind in (Annealed, AtCode, FromPrior, Gap, Quadrature, Sandwich, Surgery)
-}
+
+_TYPES = {each.name: each.type for each in fields(Known)}
+_PER_DATUM = [n for n, kind in _TYPES.items() if kind in (np.ndarray, np.ndarray | None)]
+_ARRAYS = (*_PER_DATUM, "bounds", "bounds_se", "jvi", "findings")
+_META = [name for name in _TYPES if name not in _ARRAYS]
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class Evaluation(Known):
     """Bounds on log p(x) and their diagnostics, in nats; arrays are over the N data.
 
     Where the guide gives a point there is no bound: all that is one, or tells of weights, is NaN
@@ -99,72 +66,31 @@ class Evaluation:
         strategy: How the samples were computed: `"plate"`, `"tile"` or `"loop"`.
         caveat: Why these numbers are not likelihoods, else `None`.
         exact: Whether nothing was sampled, so that `log_px` is exact.
-        findings: What the other estimators found: `"prior"`, `"ais_prior"`, `"ais_guide"`,
+        findings: What the estimators found, by name: `"prior"`, `"ais_prior"`, `"ais_guide"`,
             `"bdmc"`, `"quadrature"`, `"gap"`, `"surgery"`, as far as they were asked for; of a
-            guide that gives a point, `"code"`.
+            guide that gives a point, `"code"`. One of a class that is not imported here is an
+            `Unread`: it is kept, and shown without its row.
         missing: Why an estimator that was asked for does not apply, or failed.
         settings: The options of each that was found.
         key: Names the pair, data, seed and samples that this evaluation is of.
         verdict: In words, what was checked and what was not.
     """
 
-    elbo: np.ndarray
-    log_px: np.ndarray
-    log_px_se: np.ndarray
-    khat: np.ndarray
-    ess: np.ndarray
-    kl: np.ndarray
-    reconstruction: np.ndarray
-    zero_weights: np.ndarray
-    bounds: dict[int, np.ndarray]
-    sites: dict[str, dict[str, Any]]
-    num_samples: int
-    seed: int
-    khat_threshold: float
-    model: str
-    guide: str
-    data: dict[str, Any]
-    strategy: str
-    caveat: str | None = None
-    exact: bool = False
-    elbo_analytic: np.ndarray | None = None
-    psis: np.ndarray | None = None
-    cubo: np.ndarray | None = None
-    rows: np.ndarray | None = None
-    bounds_se: dict[int, np.ndarray] = field(default_factory=dict)
-    jvi: dict[int, dict[int, np.ndarray]] = field(default_factory=dict)
-    findings: dict[str, Finding] = field(default_factory=dict)
-    missing: dict[str, str] = field(default_factory=dict)
-    settings: dict[str, dict[str, Any]] = field(default_factory=dict)
-    key: str = ""
     verdict: str = field(init=False)
 
     def __post_init__(self) -> None:
-        words = verdict(
-            self.khat,
-            self.khat_threshold,
-            self.num_samples,
-            log_px=self.log_px,
-            log_px_se=self.log_px_se,
-            ais=self.findings.get("ais_prior"),
-            exact=self.exact,
-            guide=self.guide if "code" in self.findings else None,
-        )
-        object.__setattr__(self, "verdict", words)
-
-    def __len__(self) -> int:
-        return len(self.elbo)
+        object.__setattr__(self, "verdict", verdict(self))
 
     def summary(self) -> dict[str, Any]:
         """Returns the keys of `evaluation.json`: means per datum and standard errors, in nats.
 
         `se` is the standard error over the data (sd / √N); `None` where a number is undefined.
         """
-        return summarise(self)
+        return summarise(self, self.verdict)
 
     def table(self) -> str:
         """Returns the bounds and estimates as a table for a terminal."""
-        return tabulate(self)
+        return tabulate(self, self.summary())
 
     def __str__(self) -> str:
         return self.table()
@@ -224,10 +150,8 @@ class Evaluation:
         meta = json.dumps({name: getattr(self, name) for name in _META})
         attrs = {"units": "nats", "created_by": "pvae", "meta": meta}
         groups = {"/evaluation": xarray.Dataset(arrays, coords=coords, attrs=attrs)}
-        for name, found in self.findings.items():
-            dataset = found.to_dataset()
-            # A group's coordinates would have to be those of its parent.
-            groups[f"/{name}"] = dataset.assign_attrs(kind=type(found).__name__)
+        # A group's coordinates would have to be those of its parent.
+        groups |= {f"/{name}": found.to_dataset() for name, found in self.findings.items()}
         return xarray.DataTree.from_dict(groups)
 
     def to_elpd(self) -> Any:
@@ -242,7 +166,8 @@ class Evaluation:
         if not self.bounds:
             raise PvaeError(
                 "The guide gives a point, so there is no bound on log p(x) and no k̂. What is known "
-                "at the code is in findings['code']; evaluate(..., ais=n) estimates log p(x)."
+                "at the code is in findings['code']; evaluate(..., estimators=[AIS()]) estimates "
+                "log p(x)."
             )
         import xarray
         from arviz_stats.utils import ELPDData
@@ -298,10 +223,8 @@ class Evaluation:
                     }
                     for order, row in zip(data["jvi_order"].values, data["jvi"].values, strict=True)
                 }
-            findings = {
-                name: _KINDS[group.attrs["kind"]].from_dataset(group)
-                for name, group in groups.items()
-            }
+            find_estimators()  # their files have the classes of the findings
+            findings = {name: finding_of(group) for name, group in groups.items()}
             return cls(**arrays, **meta, findings=findings)
         except PermissionError as error:
             raise PvaeError(f"{path} cannot be read: {error.strerror}.") from error

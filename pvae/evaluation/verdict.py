@@ -1,73 +1,35 @@
 """The verdict: in words what was checked about an estimate of log p(x), and what was not."""
 
-import math
-from typing import TYPE_CHECKING
-
 import numpy as np
 
-if TYPE_CHECKING:
-    from pvae.evaluation.estimators.annealed import Annealed
+from pvae.evaluation.finding import Known
 
-__all__ = ["above_bound", "verdict"]
+__all__ = ["verdict"]
 
 
-def verdict(
-    khat: np.ndarray,
-    threshold: float,
-    num_samples: int,
-    *,
-    log_px: np.ndarray | None = None,
-    log_px_se: np.ndarray | None = None,
-    ais: "Annealed | None" = None,
-    exact: bool = False,
-    guide: str | None = None,
-) -> str:
-    """Says what k̂ and AIS from the prior tell about the bounds, and what they cannot tell.
-
-    Args:
-        khat: Pareto k̂ of each datum, [N].
-        threshold: The k̂ up to which `num_samples` samples are enough.
-        num_samples: K.
-        log_px: The importance-weighted bound, [N], nats.
-        log_px_se: Its standard error, [N].
-        ais: Annealed importance sampling from the prior, on some of the data.
-        exact: Whether nothing was sampled at all.
-        guide: Name of the guide where it gives a point, so that there is no bound.
-    """
-    if guide is not None:
-        return _of_a_point(guide, len(khat), ais)
-    if exact:
+def verdict(known: Known) -> str:
+    """Says what k̂ and the findings tell about the bounds, and what they cannot tell."""
+    said = [found.verdict(known) for found in known.findings.values()]
+    said = [words for words in said if words]
+    if known.code:
+        if "ais_prior" not in known.findings:
+            said.append(
+                "Annealed importance sampling from the prior estimates log p(x) without the "
+                "guide: ask for --ais 100 (in Python, estimators=[AIS(100)])."
+            )
+        return " ".join(said)
+    if known.exact:
         return (
             "Nothing was sampled: every latent site is summed out, or there is none, so that "
             "these values of log p(x) are exact."
         )
-    tails, low = _tails(khat, threshold, num_samples)
-    modes = _modes(log_px, log_px_se, ais, khat, threshold) if ais is not None else None
-    if modes is None and low:
-        modes = (
+    tails, low = _tails(known.khat, known.khat_threshold, known.num_samples)
+    if low and "ais_prior" not in known.findings:
+        said.append(
             "A low k̂ cannot exclude a mode of the posterior that the guide never visits; nothing "
             "here has checked for that (--ais N does, on N data)."
         )
-    return f"{tails} {modes}" if modes else tails
-
-
-def _of_a_point(guide: str, size: int, ais: "Annealed | None") -> str:
-    """Says that there is no bound, and what there is instead."""
-    words = (
-        f"There is no bound on log p(x): {guide} gives a point, which has no density. log p(x, z) "
-        "at that point is what training maximised, and it can lie above log p(x) or below."
-    )
-    if ais is None:
-        return (
-            f"{words} Annealed importance sampling from the prior estimates log p(x) without the "
-            "guide: ask for --ais 100 (in Python, ais=100)."
-        )
-    data = f"the {len(ais):,} data" if len(ais) == size else f"{len(ais):,} of {size:,} data"
-    return (
-        f"{words} AIS from the prior ({ais.num_chains} chains, {ais.num_temperatures} "
-        f"temperatures) estimates log p(x) of {data} without the guide; in expectation it lies "
-        "below log p(x), by as much as annealing falls short (--bdmc tells on simulated data)."
-    )
+    return " ".join([tails, *said])
 
 
 def _tails(khat: np.ndarray, threshold: float, num_samples: int) -> tuple[str, bool]:
@@ -107,98 +69,6 @@ def _tails(khat: np.ndarray, threshold: float, num_samples: int) -> tuple[str, b
         f"k̂ is at most {threshold:.2f} for {every}: no sign that the guide's tails are "
         f"too light for these estimates and their errors.{rest}"
     ), low
-
-
-def above_bound(
-    ais: "Annealed", log_px: np.ndarray, log_px_se: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns by how much AIS is above the bound, its error, and where that is no chance, [n].
-
-    Not by chance is more than three standard errors of both, and more than 0.05 nats, beyond
-    half the bound's variance, by which the log of a mean is too low. Where an error is not known
-    (one chain, one sample) nothing is. A bound of -inf, where every weight is zero, is below
-    anything.
-    """
-    at = ais.datum
-    with np.errstate(invalid="ignore"):
-        zero = np.isneginf(log_px[at])
-        difference = np.where(zero, np.inf, ais.log_px - log_px[at])
-        own = np.where(zero, 0.0, log_px_se[at])
-        noise = np.sqrt(own**2 + ais.log_px_se**2)
-        return (
-            difference,
-            noise,
-            (difference > 3 * noise + own**2 / 2 + 0.05) | np.isposinf(difference),
-        )
-
-
-def _modes(
-    log_px: np.ndarray, log_px_se: np.ndarray, ais: "Annealed", khat: np.ndarray, threshold: float
-) -> str:
-    """What AIS from the prior, which can reach every mode, finds beside the guide's samples."""
-    difference, noise, above = above_bound(ais, log_px, log_px_se)
-    n, higher = len(difference), int(above.sum())
-    finite = np.isfinite(difference)
-    known = difference[finite]
-    mean = float(known.mean()) if len(known) else math.nan
-    se = math.nan
-    if len(known):
-        alone = len(known) == 1
-        se = float(noise[finite][0] if alone else known.std(ddof=1) / math.sqrt(len(known)))
-    lost = int(np.isneginf(difference).sum())
-    data = "1 datum" if n == 1 else f"{n:,} data"
-    rest = len(log_px) - n
-    unchecked = f" The other {rest:,} data were not checked." if rest else ""
-    chains = "chain" if ais.num_chains == 1 else "chains"
-    run = f"AIS from the prior ({ais.num_chains} {chains}, {ais.num_temperatures} temperatures)"
-    size = f"{abs(mean):.2f} ± {se:.2f} nats" if len(known) > 1 else f"{abs(mean):.2f} nats"
-    infinite = int(np.isposinf(difference).sum())
-    with np.errstate(invalid="ignore"):
-        far = bool((above & ~(difference <= 6 * noise + 0.05)).any())
-    if higher and (far or not mean <= 2 * se or higher > max(1, 0.02 * n)):
-        by = f" by {size} on average" if len(known) else ""
-        at = khat[ais.datum][above]
-        trusted = int((at <= threshold).sum())
-        why = f": for {trusted} of them k̂ is low, so that " if trusted < higher else ": "
-        why += "the guide leaves out part of their posterior, and its samples cannot show that"
-        if not trusted:
-            why = (
-                ": the bound is loose there, with too few samples for this guide or a part of the "
-                "posterior that the guide leaves out"
-            )
-        many = f"{higher} (for {infinite} every weight was zero)" if infinite else f"{higher}"
-        if mean < 0:
-            short = ", too short to reach what the guide finds" if mean < -2 * se - 0.05 else ""
-            return (
-                f"{run} on {data} comes out lower{by}{short}, and yet higher by more than three "
-                f"standard errors for {many}{why}.{unchecked}"
-            )
-        return (
-            f"{run} on {data} finds log p(x) higher{by}, and by more than three standard errors "
-            f"for {many}{why}.{unchecked}"
-        )
-    if np.isnan(noise).all():
-        return (
-            f"{run} on {data} has no error to compare by (one chain, or one sample of the guide), "
-            f"and can rule out no missed mode.{unchecked}"
-        )
-    if lost and len(known):
-        return (
-            f"{run} on {data} came to nothing for {lost} of them: too short to reach what the "
-            f"guide finds, so it can rule out no missed mode.{unchecked}"
-        )
-    if mean < -2 * se - 0.05:
-        return (
-            f"{run} on {data} comes out lower by {size} on average: too short to reach what the "
-            f"guide finds, so it can rule out no missed mode.{unchecked}"
-        )
-    if not len(known):
-        return f"{run} on {data} came to nothing, and can rule out no missed mode.{unchecked}"
-    sign = "−" if mean < 0 else "+"
-    return (
-        f"{run} on {data} agrees (difference {sign}{size}): no sign of a mode that the guide "
-        f"misses there, as far as annealing can reach.{unchecked}"
-    )
 
 
 def _percent(share: float) -> str:

@@ -1,6 +1,6 @@
 """The report of a run: one HTML file with the bounds, how far to trust them, and pictures.
 
-Imports `evaluation`, `predictive`, `pair`, `data`, `runtime` and `errors`.
+Imports `evaluation`, `drawing`, `predictive`, `pair`, `data`, `runtime` and `errors`.
 """
 
 from pvae.report.compare import write_comparison

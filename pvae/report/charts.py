@@ -10,7 +10,7 @@ from markupsafe import Markup
 from matplotlib.ticker import MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
-from pvae.report.svg import (
+from pvae.drawing import (
     ACCENT,
     FILL,
     INK,
@@ -18,20 +18,23 @@ from pvae.report.svg import (
     PAPER,
     SECOND,
     WARN_FILL,
+    axes,
     chart,
     finite,
     key,
     mark,
     plain,
     responsive,
+    text,
 )
-from pvae.report.text import count, decimals, number
 
 Series = NDArray[np.float64]
 Marks = tuple[str, list[tuple[int, float]]]
 Level = tuple[str, float]
 
-__all__ = ["Level", "Marks", "bounds", "histogram", "khat_histogram", "training"]
+_DASHES = ((1, 0), (1, 2), (5, 2, 1, 2))
+
+__all__ = ["Level", "Marks", "bounds", "histogram", "num_bins", "training"]
 
 
 def bounds(
@@ -82,7 +85,7 @@ def _bounds(
         else:
             ax.fill_between(k, mean - se, mean + se, color=ACCENT, alpha=0.16, linewidth=0)
             ax.set_xlim(k[0] / 1.25, k[-1] * 1.25 * (k[-1] / k[0]) ** 0.1)
-        for (name, value), dashes in zip(levels, ((1, 0), (1, 2), (5, 2, 1, 2)), strict=False):
+        for (name, value), dashes in zip(levels, itertools.cycle(_DASHES), strict=False):
             ax.axhline(value, color=MUTED, linewidth=1.3, dashes=dashes, label=name)
         ax.plot(k, mean, marker="o", markersize=4.5, color=ACCENT)
         for (name, points), shape in zip(marks, "^vD", strict=False):
@@ -90,9 +93,9 @@ def _bounds(
                 *zip(*points, strict=True), shape, markersize=6, markerfacecolor=PAPER,
                 markeredgecolor=INK, markeredgewidth=1.1, label=name,
             )  # fmt: skip
-        text = number(float(mean[-1]), decimals(*se))
+        label = text.number(float(mean[-1]), text.decimals(*se))
         ax.annotate(
-            text, (k[-1], mean[-1]), (10, 0), textcoords="offset points", va="center",
+            label, (k[-1], mean[-1]), (10, 0), textcoords="offset points", va="center",
             color=ACCENT, bbox={"fc": PAPER, "ec": "none", "pad": 1},
         )  # fmt: skip
         if elbo is not None and math.isfinite(elbo):
@@ -107,7 +110,7 @@ def _bounds(
         plain(ax.yaxis)
         # A label close before the next would run into it.
         close = [b < 1.7 * a for a, b in itertools.pairwise(k)] + [False]
-        labels = ["" if hide else count(i) for i, hide in zip(k, close, strict=True)]
+        labels = ["" if hide else text.count(i) for i, hide in zip(k, close, strict=True)]
         ax.set_xticks(k, labels)
         ax.xaxis.set_minor_locator(NullLocator())
         ax.set_title("nats per datum")
@@ -193,58 +196,46 @@ def _training(
     return drawn.svg
 
 
-def histogram(values: Any, label: str, places: int) -> Markup | None:
-    """Returns a histogram of per-datum numbers with their mean.
+def histogram(
+    known: Series,
+    bins: int | Series,
+    label: str,
+    across: str,
+    line: tuple[float, str],
+    split: float | None = None,
+    zero: bool = False,
+) -> Markup:
+    """Returns a histogram of numbers over the data, with a line that has a name.
 
     Args:
-        values: Numbers [N]; what is not finite is left out.
+        known: Finite numbers [n].
+        bins: How many bars, or their edges.
         label: What the picture shows, for those who cannot see it.
-        places: Decimals of the mean.
+        across: What grows to the right.
+        line: Where the line stands, and its name.
+        split: From where on bars have the warning colour; below zero, where `zero` is set.
+        zero: Whether a dashed line stands at zero.
     """
-    known = finite(values)
-    if not len(known):
-        return None
+    parts = [(known, FILL)]
+    if zero:
+        parts = [(known[known < 0], WARN_FILL), (known[known >= 0], FILL)]
+    elif split is not None:
+        parts = [(known[known <= split], FILL), (known[known > split], WARN_FILL)]
     with chart(label) as drawn:
         ax = drawn.figure.subplots()
-        ax.hist(known, bins=_bins(known), color=FILL, histtype="stepfilled")
+        for part, colour in parts:
+            ax.hist(part, bins=bins, color=colour, histtype="stepfilled")
         ax.margins(y=0.2)
-        mean = float(known.mean())
-        every = "mean" if len(known) == np.size(values) else "mean of the finite"
-        mark(ax, mean, f"{every} {number(mean, places)}", INK)
-        plain(ax.xaxis)
-        plain(ax.yaxis, whole=True)
-        ax.set_title("data")
-        ax.set_xlabel("nats →", loc="right")
+        if zero:
+            ax.axvline(0, color=MUTED, linewidth=1.4, dashes=(4, 3))
+        mark(ax, *line, INK)
+        axes(ax, across=across, up="data", whole="up")
     return drawn.svg
 
 
-def _bins(known: Series) -> int:
+def num_bins(known: Series) -> int:
+    """Returns how many bars show the shape of finite numbers [n]."""
     if np.ptp(known) == 0:
         return 1
     edges = np.histogram_bin_edges(known, "fd" if len(known) > 30 else "sturges")
     return int(np.clip(len(edges) - 1, 5, 60))
-
-
-def khat_histogram(khat: Any, threshold: float) -> Markup | None:
-    """Returns a histogram of k̂, what lies above the threshold in the warning colour."""
-    known = finite(khat)
-    if not len(known):
-        return None
-    low = min(float(known.min()), threshold - 0.3)
-    high = max(float(known.max()), threshold + 0.3)
-    width = (high - low) / min(50, max(12, int(math.sqrt(len(known)) * 2)))
-    below = math.ceil((threshold - low) / width)
-    # An edge on the threshold, so that no bar is on both of its sides.
-    edges = threshold + width * np.arange(-below, math.ceil((high - threshold) / width) + 1)
-    with chart("Histogram of the Pareto shape k̂ of the importance weights") as drawn:
-        ax = drawn.figure.subplots()
-        for part, colour in ((known[known <= threshold], FILL),
-                             (known[known > threshold], WARN_FILL)):  # fmt: skip
-            ax.hist(part, bins=edges, color=colour, histtype="stepfilled")
-        ax.margins(y=0.2)
-        mark(ax, threshold, f"threshold {number(threshold)}", INK)
-        plain(ax.xaxis)
-        plain(ax.yaxis, whole=True)
-        ax.set_title("data")
-        ax.set_xlabel("k̂ →", loc="right")
-    return drawn.svg

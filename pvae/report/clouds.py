@@ -9,13 +9,14 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from pvae.report.svg import (
+from pvae.drawing import (
     ACCENT,
     CLASSES,
     INK,
     MUTED,
     PAPER,
     SECOND,
+    axes,
     chart,
     finite,
     plain,
@@ -117,10 +118,7 @@ def densities(sets: dict[str, NDArray[Any]], label: str) -> list[Markup]:
                     finite(values), bins=edges, density=True, histtype="step", linewidth=1.8,
                     edgecolor=colour, label=title,
                 )  # fmt: skip
-            ax.set_title("density")
-            plain(ax.xaxis)
-            plain(ax.yaxis)
-            ax.set_xlabel("x →", loc="right")
+            axes(ax, across="x", up="density")
         return drawn.svg
 
     return [responsive(draw)]

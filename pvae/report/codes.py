@@ -3,36 +3,38 @@
 import numpy as np
 from markupsafe import Markup
 
+from pvae.drawing import HIDDEN, Panel, text
 from pvae.report.images import Pictures, columns, grid, is_image
-from pvae.report.panels import Panel
 from pvae.report.subject import Subject
-from pvae.report.text import count, number
 
 __all__ = ["interpolation", "probes", "traversal"]
 
 _PAIRS = 5
 
 
-def probes(subject: Subject, title: str) -> Panel:
+def probes(subject: Subject) -> Panel:
     """Tabulates how well the classes are read from the codes, where the data have labels."""
     labels = [getattr(getattr(subject.data, p, None), "y", None) for p in ("train", "test")]
     if subject.guide is None or any(y is None for y in labels):
-        return Panel(title, hidden=True)
+        return HIDDEN
     found = subject.probe()
     head = ("features", "dimensions", "linear", f"{found.num_neighbors}-NN")
     rows = [
         (
             {"PCA": "PCA of x", "x": "x itself"}.get(row.features, row.features),
-            count(row.dim),
-            *(f"{number(a, 3)} ± {number(found.se(a), 3)}" for a in (row.linear, row.knn)),
+            text.count(row.dim),
+            *(
+                f"{text.number(a, 3)} ± {text.number(found.se(a), 3)}"
+                for a in (row.linear, row.knn)
+            ),
         )
         for row in found.rows
     ]
     drawn = ", drawn at random from all" if found.num_train < len(subject.data.train) else ""
     note = (
-        f"Accuracy on {count(found.num_test)} test data ± its standard error, after learning from "
-        f"{count(found.num_train)} training data{drawn}. Linear is logistic regression on "
-        f"standardised features; {found.num_neighbors}-NN the vote of the {found.num_neighbors} "
+        f"Accuracy on {text.count(found.num_test)} test data ± its standard error, after learning "
+        f"from {text.count(found.num_train)} training data{drawn}. Linear is logistic regression "
+        f"on standardised features; {found.num_neighbors}-NN the vote of the {found.num_neighbors} "
         "nearest training data, by Euclidean distance of the features as they are. Codes are "
         "posterior means where these are known in closed form, of a discrete site the most "
         "probable value. x as the pair observes it and its "
@@ -42,7 +44,7 @@ def probes(subject: Subject, title: str) -> Panel:
         note += "The pair is called with the labels, so that the codes may have them from there."
     else:
         note += "The pair is called without the labels."
-    return Panel(title, (_table(head, rows),), note)
+    return Panel((_table(head, rows),), note)
 
 
 def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> Markup:
@@ -59,11 +61,11 @@ def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> Markup:
     ).format(cells, body)
 
 
-def interpolation(subject: Subject, title: str) -> Panel:
+def interpolation(subject: Subject) -> Panel:
     """Draws x along the straight line between the codes of two test data, for several pairs."""
     pairs = min(_PAIRS, subject.size // 2)
     if not _can_draw(subject) or not pairs:
-        return Panel(title, hidden=True)
+        return HIDDEN
     across = columns(subject.event[-1])
     start, end = slice(0, 2 * pairs, 2), slice(1, 2 * pairs, 2)
     lines = subject.interpolate(start, end, across - 2)
@@ -78,13 +80,13 @@ def interpolation(subject: Subject, title: str) -> Panel:
     )
     if subject.num_sites > 1:
         note += " Every latent site moves along a line of its own."
-    return Panel(title, (body,), note + look.note)
+    return Panel((body,), note + look.note)
 
 
-def traversal(subject: Subject, title: str) -> Panel:
+def traversal(subject: Subject) -> Panel:
     """Draws x as each of the most active dimensions of one code moves."""
     if not _can_draw(subject) or subject.size < 2:
-        return Panel(title, hidden=True)
+        return HIDDEN
     steps = columns(subject.event[-1])
     steps -= 1 - steps % 2  # one column is the middle
     found = subject.traverse(steps)
@@ -93,7 +95,7 @@ def traversal(subject: Subject, title: str) -> Panel:
     x = found.x.reshape(-1, *found.x.shape[2:])
     body = grid(look.pixels(x), steps, alt)
     moving = ", ".join(
-        f"{d} ({number(v)})" for d, v in zip(found.dims, found.variance, strict=True)
+        f"{d} ({text.number(v)})" for d, v in zip(found.dims, found.variance, strict=True)
     )
     most = " most" if len(found.dims) > 1 else ""
     note = (
@@ -107,7 +109,7 @@ def traversal(subject: Subject, title: str) -> Panel:
             f" {found.site} is the first site that the model draws; those below it follow at their "
             "prior means given it, so that the details which they hold of the datum are lost."
         )
-    return Panel(f"{title} of {found.site}", (body,), note + look.note)
+    return Panel((body,), note + look.note, f"Traversal of {found.site}")
 
 
 def _can_draw(subject: Subject) -> bool:

@@ -6,26 +6,24 @@ import pathlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import jinja2
 import numpy as np
 from markupsafe import Markup
 
-from pvae.report import text
-from pvae.report.panels import Panel, attempt
-from pvae.report.svg import (
+from pvae.drawing import (
     ACCENT,
     FILL,
     INK,
-    MUTED,
     SECOND,
-    WARN_FILL,
+    Panel,
+    attempt,
     chart,
     finite,
-    mark,
     plain,
     responsive,
+    text,
 )
-from pvae.runtime import atomic
+from pvae.report.charts import histogram, num_bins
+from pvae.report.page import write_page
 from pvae.version import __version__
 
 if TYPE_CHECKING:
@@ -50,14 +48,7 @@ def write_comparison(path: str | os.PathLike[str], comparison: "Comparison") -> 
     Raises:
         PvaeError: The file cannot be written.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("pvae.report", ""), autoescape=True, trim_blocks=True,
-        lstrip_blocks=True, undefined=jinja2.StrictUndefined,
-    )  # fmt: skip
-    page = environment.get_template("compare.html").render(_context(comparison))
-    with atomic(path) as temporary:
-        temporary.write_text(page, encoding="utf-8")
-    return pathlib.Path(path)
+    return write_page(path, "compare.html", _context(comparison))
 
 
 def _context(comparison: "Comparison") -> dict[str, Any]:
@@ -71,17 +62,20 @@ def _context(comparison: "Comparison") -> dict[str, Any]:
             _block("ELBO", None, runs, [run.elbo for run in runs]),
         ],
         "gain": _gain([run.log_px.difference for run in runs[1:]]),
-        "forest": attempt("Differences and their 95% intervals", _forest_panel, comparison),
+        "forest": attempt(
+            "forest", "Differences and their 95% intervals", _forest_panel, comparison
+        ),
         "details": [
-            (run, attempt("Histogram of the differences", _histogram_panel, runs[0], run, i),
-             attempt("One run against the other", _scatter_panel, runs[0], run, i))
+            (
+                run,
+                attempt(f"histogram-{i}", "Histogram of the differences", _histogram_panel,
+                        runs[0], run, i),
+                attempt(f"scatter-{i}", "One run against the other", _scatter_panel,
+                        runs[0], run, i),
+            )
             for i, run in enumerate(runs[1:], start=2)
         ],
         "version": __version__,
-        "number": text.number,
-        "count": text.count,
-        "percent": text.percent,
-        "plural": text.plural,
     }  # fmt: skip
 
 
@@ -128,7 +122,7 @@ def _forest_panel(comparison: "Comparison") -> Panel | None:
     )
     if left_out := len(comparison.runs) - 1 - len(rows):
         note += f" {text.plural(left_out, 'run has', 'runs have')} no interval."
-    return Panel("Differences and their 95% intervals", (body,), note)
+    return Panel((body,), note)
 
 
 def _forest(rows: Sequence["Compared"], reference: str, k: int, width: float) -> Markup:
@@ -190,29 +184,18 @@ def _histogram_panel(first: "Compared", run: "Compared", number: int) -> Panel |
         )
     if missing := len(d.values) - len(known):
         note += f" {text.plural(missing, 'datum', 'data')} without a finite difference: not drawn."
-    return Panel("Histogram of the differences", (body,), note)
+    return Panel((body,), note)
 
 
 def _histogram(known: Any, d: "Difference", label: str) -> Markup:
     low, high = min(float(known.min()), 0.0), max(float(known.max()), 0.0)
-    bins = len(np.histogram_bin_edges(known, "fd" if len(known) > 30 else "sturges")) - 1
-    step = float(np.ptp(known)) / int(np.clip(bins, 5, 60)) or (high - low) / 10 or 1.0
+    step = float(np.ptp(known)) / num_bins(known) or (high - low) / 10 or 1.0
     step = max(step, (high - low) / 60)
     # An edge on zero, so that no bar is on both of its sides.
     edges = step * np.arange(math.floor(low / step) - 1, math.ceil(high / step) + 2)
-    with chart(label) as drawn:
-        ax = drawn.figure.subplots()
-        for part, colour in ((known[known < 0], WARN_FILL), (known[known >= 0], FILL)):
-            ax.hist(part, bins=edges, color=colour, histtype="stepfilled")
-        ax.margins(y=0.2)
-        ax.axvline(0, color=MUTED, linewidth=1.4, dashes=(4, 3))
-        mean = float(known.mean())
-        mark(ax, mean, f"mean {text.number(mean, text.decimals(d.se), sign=True)}", INK)
-        plain(ax.xaxis)
-        plain(ax.yaxis, whole=True)
-        ax.set_title("data")
-        ax.set_xlabel("difference, nats →", loc="right")
-    return drawn.svg
+    mean = float(known.mean())
+    line = mean, f"mean {text.number(mean, text.decimals(d.se), sign=True)}"
+    return histogram(known, edges, label, "difference, nats", line, zero=True)
 
 
 def _scatter_panel(first: "Compared", run: "Compared", number: int) -> Panel | None:
@@ -246,4 +229,4 @@ def _scatter_panel(first: "Compared", run: "Compared", number: int) -> Panel | N
         )
     if shown.shape[1] < known.shape[1]:
         note += f" {text.count(shown.shape[1])} of {text.count(known.shape[1])} data are drawn."
-    return Panel("One run against the other", (drawn.svg,), note)
+    return Panel((drawn.svg,), note)

@@ -1,15 +1,14 @@
 """The bounds and the estimates of log p(x) as tables, and the mean bound against K."""
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from markupsafe import Markup
 
-from pvae.evaluation import CUBO_KHAT, mean_and_se
-from pvae.report import charts, text
-from pvae.report.panels import Panel
+from pvae.drawing import HIDDEN, Panel, text
+from pvae.evaluation import CUBO_KHAT, Estimate, find_estimators, mean_and_se
+from pvae.report import charts
 
 if TYPE_CHECKING:
     from pvae.evaluation import Evaluation
@@ -20,18 +19,6 @@ Mean = dict[str, float | None]
 
 _NOTHING: Mean = {"mean": None, "se": None}
 _HINT = Markup("{} was not asked for: <code>pvae evaluate RUN {}</code> adds it.")
-_SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
-_HINTS = {
-    "prior": ("Naive Monte Carlo from the prior", "--prior_samples 500"),
-    "quadrature": ("Quadrature", "--quadrature true"),
-    "ais": ("AIS", "--ais 100"),
-    "ais_prior": ("AIS from the prior", "--ais 100"),
-    "ais_guide": ("AIS from the guide", "--ais 100"),
-    "bdmc": ("Bidirectional Monte Carlo", "--bdmc 100"),
-    "gap": ("The inference gap", "--gap 100"),
-    "surgery": ("The ELBO surgery", ""),
-    "details": ("Details of the bounds", ""),
-}
 
 
 @dataclass(frozen=True)
@@ -102,13 +89,13 @@ def estimates(evaluation: "Evaluation", summary: dict[str, Any]) -> list[Row]:
         if e.psis is not None:
             note = "Pareto-smoothed weights (Vehtari et al. 2024): not a bound"
             rows.append(_same_data("PSIS", note, e.psis, e))
-    for name in ("prior", "ais_prior", "ais_guide", "quadrature"):
-        if name in e.findings:
-            found = summary[name]
-            size = found["num_data"] if found["num_data"] < len(e) else None
+    for name, found in e.in_order():
+        if isinstance(found, Estimate):
+            own = summary[name]
+            size = own["num_data"] if own["num_data"] < len(e) else None
             rows.append(
-                Row(_HINTS[name][0], _note(name, found), found["mean"], found["se"],
-                    size=size, above=found["above_log_px"])
+                Row(found.title, found.note(own), own["mean"], own["se"],
+                    size=size, above=own["above_log_px"])
             )  # fmt: skip
     if e.cubo is not None and not e.exact:
         rows.append(_from_above(e, e.cubo))
@@ -119,40 +106,6 @@ def _same_data(name: str, note: str, values: np.ndarray, e: "Evaluation") -> Row
     with np.errstate(invalid="ignore"):
         found, above = mean_and_se(values), mean_and_se(values - e.log_px)
     return Row(name, note, found["mean"], found["se"], above=above)
-
-
-def _note(name: str, found: dict[str, Any]) -> str:
-    if name == "prior":
-        return (
-            f"S = {text.count(found['num_samples'])}, Var[p(x|z)] / E[p(x|z)]² about "
-            f"{text.number(found['relative_variance']['median'], 1)} (at most S), effective sample "
-            f"size about {text.number(found['ess']['median'], 1)} (medians)"
-            + ("; all data were compared with the same draws" if found["shared"] else "")
-        )
-    if name == "quadrature":
-        return (
-            "log p(x) itself, by the trapezoid rule (Trefethen & Weideman 2014); largest numerical "
-            f"error {_small(found['error'])}"
-        ) + (
-            f"; unknown for {text.plural(found['unknown'], 'datum', 'data')}, whose mass was not "
-            "found or lies at an edge of the support"
-            if found["unknown"]
-            else ""
-        )
-    source = "Neal 2001" if name == "ais_prior" else "Neal 2001; Wu et al. 2017"
-    return (
-        f"{text.plural(found['num_chains'], 'chain')}, "
-        f"{text.plural(found['num_temperatures'], 'temperature')} ({source})"
-    )
-
-
-def _small(error: float | None) -> str:
-    if error is None:
-        return "unknown for some datum"
-    power = math.floor(math.log10(error)) if error > 0 else -16
-    if power > -3:
-        return f"{text.number(error, 3)} nats"
-    return f"below 10{str(power + 1).translate(_SUPERSCRIPT)} nats"
 
 
 def _from_above(e: "Evaluation", cubo: np.ndarray) -> Row:
@@ -170,26 +123,28 @@ def _from_above(e: "Evaluation", cubo: np.ndarray) -> Row:
     return Row(name, note, found["mean"], found["se"], size=size, above=above)
 
 
-def absent(evaluation: "Evaluation", *names: str) -> list[str]:
-    """Returns why findings are not on the page: not applicable, or not asked for, and how to."""
-    e, reasons, hints = evaluation, dict[str, list[str]](), list[str]()
-    latents = [site["variance"] for site in e.sites.values()]
-    dims = None if None in latents else sum(map(len, latents))
-    for name in names:
-        words, option = _HINTS[name]
-        if name in e.missing:
-            reasons.setdefault(e.missing[name], []).append(words)
-        elif name in e.findings or e.exact or not option:
-            continue
-        elif name != "quadrature" or dims in (1, 2):
-            hints.append(name)
-    if {"ais_prior", "ais_guide"} <= set(hints):
-        hints = ["ais", *(name for name in hints if not name.startswith("ais_"))]
-    lines = [f"Left out: {', '.join(words)}. {reason}" for reason, words in reasons.items()]
-    for name in hints:
-        words, option = _HINTS[name]
-        lines.append(_HINT.format(words, option))
-    return lines
+def absent(evaluation: "Evaluation") -> dict[str, list[str]]:
+    """Returns for each section why findings are not there, or how to ask for them."""
+    e = evaluation
+    titles = {"details": ("estimates", "Details of the bounds")}
+    hints = dict[str, list[str]]()
+    for kind in find_estimators():
+        section, usual = kind.finding.section, kind()
+        parts = usual.parts(e.code)
+        titles |= {part.name: (section, part.title) for part in parts}
+        lacking = [p for p in parts if p.name not in e.findings and p.name not in e.missing]
+        if usual.suggested(e):
+            asked = [usual] if len(lacking) == len(usual.parts(False)) else lacking
+            hints.setdefault(section, []).extend(_HINT.format(p.title, p.hint) for p in asked)
+    reasons = dict[str, dict[str, list[str]]]()
+    for name, reason in e.missing.items():
+        section, title = titles.get(name, ("estimates", name))
+        reasons.setdefault(section, {}).setdefault(reason, []).append(title)
+    return {
+        section: [f"Left out: {', '.join(t)}. {r}" for r, t in reasons.get(section, {}).items()]
+        + hints.get(section, [])
+        for section in ("estimates", "trust", "parts")
+    }
 
 
 def bits(evaluation: "Evaluation", summary: dict[str, Any]) -> str | None:
@@ -215,10 +170,9 @@ def bits(evaluation: "Evaluation", summary: dict[str, Any]) -> str | None:
 
 def against_k(evaluation: "Evaluation", summary: dict[str, Any]) -> Panel | None:
     """Draws the mean bound against K, with those estimates beside it that are of all data."""
-    title = "Bound against K"
     if evaluation.exact:
-        return Panel(title, hidden=True)
-    marks, levels = _beside(summary)
+        return HIDDEN
+    marks, levels = _beside(evaluation, summary)
     body, outside = charts.bounds(summary, marks, levels)
     if body is None:
         return None
@@ -238,15 +192,24 @@ def against_k(evaluation: "Evaluation", summary: dict[str, Any]) -> Panel | None
         )
     if levels:
         note += " Horizontal lines are other estimates on the same data."
-    if any(name in summary and summary[name]["num_data"] < len(evaluation)
-           for name in ("ais_prior", "ais_guide")):  # fmt: skip
-        note += " AIS ran on some of the data, whose mean is another number: it is not drawn here."
+    partial = [
+        found.title for name, found in evaluation.in_order()
+        if isinstance(found, Estimate) and found.level
+        and summary[name]["num_data"] < len(evaluation)
+    ]  # fmt: skip
+    if partial:
+        note += (
+            f" {', '.join(partial)}: on some of the data, whose mean is another number, and not "
+            "drawn here."
+        )
     if outside:
         note += f" Outside of the frame: {', '.join(outside)}."
-    return Panel(title, (body,), note)
+    return Panel((body,), note)
 
 
-def _beside(summary: dict[str, Any]) -> tuple[list[charts.Marks], list[charts.Level]]:
+def _beside(
+    evaluation: "Evaluation", summary: dict[str, Any]
+) -> tuple[list[charts.Marks], list[charts.Level]]:
     marks = []
     for order in (1, 2):
         rows = [r for r in summary["jvi"] if r["order"] == order and r["mean"] is not None]
@@ -254,11 +217,10 @@ def _beside(summary: dict[str, Any]) -> tuple[list[charts.Marks], list[charts.Le
             marks.append((f"JVI-{order}", [(r["num_samples"], r["mean"]) for r in rows]))
     if summary["psis"] and summary["psis"]["mean"] is not None:
         marks.append(("PSIS", [(summary["num_samples"], summary["psis"]["mean"])]))
-    words = {"ais_prior": "AIS, prior", "ais_guide": "AIS, guide", "quadrature": "quadrature"}
     levels = [
-        (label, summary[name]["mean"]) for name, label in words.items()
-        if name in summary and summary[name]["num_data"] == summary["num_data"]
-        and summary[name]["mean"] is not None
+        (found.level, summary[name]["mean"]) for name, found in evaluation.in_order()
+        if isinstance(found, Estimate) and found.level and summary[name]["mean"] is not None
+        and summary[name]["num_data"] == len(evaluation)
     ]  # fmt: skip
     return marks, levels
 

@@ -1,62 +1,26 @@
 """The pictures of a report: each a figure with its sentence, or the reason why it is missing."""
 
-import dataclasses
 import math
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
+from pvae.drawing import HIDDEN, Missing, Panel, text
 from pvae.errors import PvaeError
 from pvae.report import clouds
 from pvae.report.images import Pictures, columns, grid, is_image
 from pvae.report.subject import Subject
-from pvae.report.text import NONE, count, number
 
-__all__ = ["Missing", "Panel", "attempt", "latent", "least_likely", "reconstructions", "samples"]
+if TYPE_CHECKING:
+    from pvae.evaluation import Evaluation
+
+__all__ = ["latent", "least_likely", "reconstructions", "samples"]
 
 _MEANS = 2000
 _COLOURS = ("Grey", "blue", "orange")
-
-
-class Missing(Exception):
-    """There is nothing to draw, and the message says why."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Panel:
-    """A figure, or the sentence in its place.
-
-    Attributes:
-        title: What the figure is.
-        bodies: SVG or image elements, side by side.
-        note: How to read it.
-        missing: Why there is no figure, else None.
-        failed: Whether that is a failure and not a property of the pair or the data.
-        items: Pictures with a caption of their own.
-        hidden: Whether the page is complete without it.
-    """
-
-    title: str
-    bodies: tuple[Markup, ...] = ()
-    note: str = ""
-    missing: str | None = None
-    failed: bool = False
-    items: tuple[dict[str, Any], ...] = ()
-    hidden: bool = False
-
-
-def attempt(title: str, draw: Callable[..., Panel | None], *args: Any) -> Panel:
-    """Returns a panel whatever happens: a figure that fails never loses the page."""
-    try:
-        return draw(*args) or Panel(title, missing="There are no finite numbers to draw.")
-    except (Missing, PvaeError) as reason:
-        return Panel(title, missing=str(reason))
-    except Exception as error:
-        text = f"{type(error).__name__}: {error}".strip().removesuffix(":")
-        return Panel(title, missing=f"This figure could not be drawn. {text}", failed=True)
 
 
 def _needs(subject: Subject, *parts: str) -> None:
@@ -74,7 +38,7 @@ def _no_picture(event: tuple[int, ...]) -> Missing:
     return Missing(f"Data of shape {size} are neither images nor vectors, so there is no picture.")
 
 
-def reconstructions(subject: Subject, title: str) -> Panel | None:
+def reconstructions(subject: Subject) -> Panel | None:
     """Draws the first test data and their reconstructions."""
     _needs(subject, "data", "model", "guide")
     event = subject.event
@@ -88,18 +52,19 @@ def reconstructions(subject: Subject, title: str) -> Panel | None:
             f"Above, the first {n} test images as the pair observes them; beneath, their "
             "reconstructions: the mean of p(x|z) at the posterior mean of z." + look.note
         )
-        return Panel(title, (grid(pixels, n, alt),), note)
+        return Panel((grid(pixels, n, alt),), note)
     if len(event) > 1:
         raise _no_picture(event)
     n = min(6 if event and event[0] > 2 else 2000, subject.size)
     x, mean = subject.x(slice(0, n)), subject.reconstruct(slice(0, n))
     return _vectors(
-        title, {"data": x, "reconstruction": mean}, [f"test datum {i}" for i in range(n)],
-        f"The first {count(n)} test data, and the mean of p(x|z) at the posterior mean of z.",
+        "Reconstructions", {"data": x, "reconstruction": mean},
+        [f"test datum {i}" for i in range(n)],
+        f"The first {text.count(n)} test data, and the mean of p(x|z) at the posterior mean of z.",
     )  # fmt: skip
 
 
-def samples(subject: Subject, title: str) -> Panel | None:
+def samples(subject: Subject) -> Panel | None:
     """Draws the means of x for z from the prior."""
     _needs(subject, "model")
     drawn = subject.generate(40)
@@ -111,16 +76,16 @@ def samples(subject: Subject, title: str) -> Panel | None:
         shown = subject.x(slice(0, 1000)) if subject.size else drawn
         look = Pictures.of(shown)
         alt = f"{len(drawn)} images generated from the prior"
-        return Panel(title, (grid(look.pixels(drawn), across, alt),), note + look.note)
+        return Panel((grid(look.pixels(drawn), across, alt),), note + look.note)
     if len(event) > 1:
         raise _no_picture(event)
     if event and event[0] > 2:
-        return _vectors(title, {"sample": drawn[:6]}, [f"sample {i}" for i in range(6)], note)
+        return _vectors("Samples", {"sample": drawn[:6]}, [f"sample {i}" for i in range(6)], note)
     many = {"means of samples": subject.generate(2000)}
     if subject.size:
         many = {"test data": subject.x(slice(0, 2000))} | many
         note += " A mean carries no observation noise, so it spreads less than the data do."
-    return _vectors(title, many, [], note)
+    return _vectors("Samples", many, [], note)
 
 
 def _vectors(
@@ -133,31 +98,29 @@ def _vectors(
         bodies = clouds.plane(sets) if size == 2 else clouds.lines(sets, titles)
     if size != 2 and len(sets) > 1:
         note += " " + "; ".join(f"{c}: {s}" for c, s in zip(_COLOURS, sets, strict=False)) + "."
-    return Panel(title, tuple(bodies), note) if bodies else None
+    return Panel(tuple(bodies), note) if bodies else None
 
 
-def latent(subject: Subject, title: str) -> Panel | None:
+def latent(subject: Subject) -> Panel | None:
     """Draws a latent space of two dimensions: what it decodes to, and where the data are."""
     _needs(subject, "data", "model", "guide")
     sites = {name: z.shape[1:] for name, z in subject.encode(slice(0, 2)).items()}
     if list(sites.values()) != [(2,)]:
-        return Panel(title, hidden=True)
+        return HIDDEN
     (site,) = sites
     shown = min(_MEANS, subject.size)
     z, labels = subject.encode(slice(0, shown))[site], subject.labels(slice(0, shown))
     scatter, coloured = clouds.latent(z, labels, site)
-    means = f"The posterior means of {count(shown)} test data" + (
+    means = f"The posterior means of {text.count(shown)} test data" + (
         ", coloured by label; a circle is at the median of its class." if coloured else "."
     )
     if not is_image(subject.event):
-        return Panel(title, (scatter,), means)
+        return Panel((scatter,), means)
     try:
         manifold, how = _manifold(subject, site, z)
     except PvaeError as reason:
-        return Panel(title, (scatter,), f"{means} What the plane decodes to is not shown. {reason}")
-    return Panel(
-        title, (manifold, scatter), f"{how} The second picture: {means[0].lower()}{means[1:]}"
-    )
+        return Panel((scatter,), f"{means} What the plane decodes to is not shown. {reason}")
+    return Panel((manifold, scatter), f"{how} The second picture: {means[0].lower()}{means[1:]}")
 
 
 def _manifold(subject: Subject, site: str, z: NDArray[Any]) -> tuple[Markup, str]:
@@ -180,29 +143,24 @@ def _manifold(subject: Subject, site: str, z: NDArray[Any]) -> tuple[Markup, str
     return body, f"The first picture: the mean of p(x|{site}) {how}.{look.note}"
 
 
-def least_likely(
-    subject: Subject,
-    log_px: NDArray[Any],
-    places: int,
-    title: str,
-    rows: NDArray[Any] | None = None,
-) -> Panel | None:
-    """Draws the data with the lowest log p(x), those of `rows`, beside their reconstructions."""
+def least_likely(subject: Subject, evaluation: "Evaluation", places: int) -> Panel | None:
+    """Draws the data with the lowest log p(x) beside their reconstructions."""
     _needs(subject, "data")
+    log_px, rows = np.asarray(evaluation.log_px), getattr(evaluation, "rows", None)
     if rows is not None and subject.size > rows[-1]:
         every = np.full(subject.size, np.nan)
         every[rows] = log_px
         log_px = every
     if subject.size != len(log_px):
         raise Missing(
-            f"{count(len(log_px))} data were evaluated and {count(subject.size)} were handed to "
-            "the report, so the numbers cannot be matched with data."
+            f"{text.count(len(log_px))} data were evaluated and {text.count(subject.size)} were "
+            "handed to the report, so the numbers cannot be matched with data."
         )
     known = np.flatnonzero(~np.isnan(log_px))
     worst = known[np.argsort(log_px[known], kind="stable")[:5]]
     if not len(worst):
-        return Panel(title, missing="No datum has a value of log p(x).")
-    values = [number(float(log_px[i]), places) for i in worst]
+        return Panel(missing="No datum has a value of log p(x).")
+    values = [text.number(float(log_px[i]), places) for i in worst]
     both = subject.model is not None and subject.guide is not None
     mean = subject.reconstruct(worst) if both else None
     x = subject.x(worst)
@@ -215,15 +173,15 @@ def least_likely(
             pair = look.pixels(np.stack([x[j], mean[j]]) if both else x[j : j + 1])
             alt = f"Test image {i}" + (" and its reconstruction" if both else "")
             items.append({"body": grid(pair, 2, alt, 130), "index": int(i), "value": value})
-        return Panel(title, (), note + look.note, items=tuple(items))
+        return Panel((), note + look.note, items=tuple(items))
     if len(subject.event) == 1 and subject.event[0] > 2:
         sets = {"data": x} | ({"reconstruction": mean} if both else {})
         titles = [f"datum {i}: {v}" for i, v in zip(worst, values, strict=True)]
         note = note.replace("; the reconstruction is on the right", "")
-        return _vectors(title, sets, titles, note)
-    shown = [" ".join(f"{v:.4g}" for v in row.ravel()[:8]) or NONE for row in x]
+        return _vectors("Least likely", sets, titles, note)
+    shown = [" ".join(f"{v:.4g}" for v in row.ravel()[:8]) or text.NONE for row in x]
     items = [
-        {"body": f"({text})", "index": int(i), "value": value}
-        for text, i, value in zip(shown, worst, values, strict=True)
+        {"body": f"({words})", "index": int(i), "value": value}
+        for words, i, value in zip(shown, worst, values, strict=True)
     ]
-    return Panel(title, (), "Each with its index in the test data (from 0).", items=tuple(items))
+    return Panel((), "Each with its index in the test data (from 0).", items=tuple(items))

@@ -5,17 +5,17 @@ import os
 import pathlib
 import platform
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
-import jinja2
 import numpy as np
 from torch import Tensor
 
+from pvae.drawing import Missing, Panel, attempt, text
 from pvae.pair import alone
-from pvae.report import charts, codes, decompositions, estimates, panels, text, trust
-from pvae.report.panels import Panel, attempt
+from pvae.report import charts, codes, estimates, panels, weights
+from pvae.report.page import write_page
 from pvae.report.subject import Subject
-from pvae.runtime import atomic
+from pvae.runtime import own_random_state
 from pvae.version import __version__
 
 if TYPE_CHECKING:
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from pvae.evaluation import Evaluation
 
 __all__ = ["write_report"]
+
+_FLAGGED = ("bounds", "log_px", "training", "least_likely")  # what a caveat is about
 
 
 @alone
@@ -60,105 +62,89 @@ def write_report(
     Raises:
         PvaeError: The file cannot be written, or the model observes no such site.
     """
-    loader = jinja2.PackageLoader("pvae.report", "")
-    environment = jinja2.Environment(
-        loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )  # fmt: skip
-    from pvae.runtime import own_random_state
-
     subject = Subject(model, guide, data, site)
     with own_random_state(evaluation.seed):
         if site is not None and subject.size:
             subject.x([0])  # raises where there is no such site
         context = _context(evaluation, subject, history or [], config)
-    page = environment.get_template("page.html").render(context)
-    with atomic(path) as temporary:
-        temporary.write_text(page, encoding="utf-8")
-    return pathlib.Path(path)
+    return write_page(path, "page.html", context)
 
 
 def _context(
-    evaluation: "Evaluation",
+    e: "Evaluation",
     subject: Subject,
     history: list[dict[str, Any]],
     config: dict[str, Any] | None,
 ) -> dict[str, Any]:
-    summary = evaluation.summary()
-    code = "code" in summary
-    rows = (estimates.at_code if code else estimates.bounds)(evaluation, summary)
-    others = estimates.estimates(evaluation, summary)
-    places = text.decimals(rows[0].se if code else rows[-1].se, summary["elbo"]["se"])
-    log_px = np.asarray(evaluation.log_px)
-    # Where there is no bound, nothing is drawn beside one.
-    hidden = ("bounds", "khat", "log_px", "ais", "least_likely") if code else ()
-    training = "log p(x, z) at the code" if code else "ELBO"
+    summary = e.summary()
+    rows = (estimates.at_code if e.code else estimates.bounds)(e, summary)
+    places = text.decimals(rows[0].se if e.code else rows[-1].se, summary["elbo"]["se"])
+    panels = _panels(e, summary, subject, history, places)
     return {
         "summary": summary,
-        "evaluation": evaluation,
+        "evaluation": e,
         "config": dict(text.flatten(config)) if config else {},
         "has_config": config is not None,
-        "facts": _facts(evaluation, subject, history, config),
+        "facts": _facts(e, subject, history, config),
         "rows": rows,
-        "estimates": others,
+        "estimates": estimates.estimates(e, summary),
         "places": places,
-        "bits": estimates.bits(evaluation, summary),
+        "bits": estimates.bits(e, summary),
         "one_datum": _one_datum(summary, places),
-        "undefined": int(np.sum(~np.isfinite(log_px))),
-        "absent": {
-            "estimates": estimates.absent(evaluation, "details", "prior", "quadrature"),
-            "trust": estimates.absent(
-                evaluation, "ais_prior", *(() if code else ("ais_guide",)), "bdmc"
-            ),
-            "parts": estimates.absent(evaluation, "surgery", "gap"),
-        },
-        "panels": {
-            "bounds": attempt("Bound against K", estimates.against_k, evaluation, summary),
-            "khat": attempt("Pareto k̂, datum by datum", trust.khat, evaluation),
-            "log_px": attempt("log p(x), datum by datum", trust.log_px, evaluation, places),
-            "ais": attempt("AIS against the bound, datum by datum", trust.ais, evaluation),
-            "acceptance": attempt("Acceptance of AIS", trust.acceptance, evaluation),
-            "bdmc": attempt("Bidirectional Monte Carlo, on simulated data", trust.bdmc, evaluation),
-            "kl_dims": attempt("KL of each latent dimension", decompositions.kl_dims, evaluation),
-            "surgery": attempt(
-                "ELBO surgery: what the rate is spent on", decompositions.surgery, evaluation
-            ),
-            "gap": attempt(
-                "Inference gap: from the ELBO to log p(x)", decompositions.gap, evaluation, summary
-            ),
-            "training": attempt(f"{training} over epochs", _training, history, training),
-            "reconstructions": attempt(
-                "Reconstructions", panels.reconstructions, subject, "Reconstructions"
-            ),
-            "samples": attempt("Samples", panels.samples, subject, "Samples"),
-            "latent": attempt("Latent space", panels.latent, subject, "Latent space"),
-            "probes": attempt(
-                "Classes read from the codes", codes.probes, subject, "Classes read from the codes"
-            ),
-            "interpolation": attempt(
-                "Interpolation", codes.interpolation, subject, "Interpolation"
-            ),
-            "traversal": attempt("Traversal", codes.traversal, subject, "Traversal"),
-            "least_likely": attempt(
-                "Least likely",
-                panels.least_likely,
-                subject,
-                log_px,
-                places,
-                "Least likely",
-                getattr(evaluation, "rows", None),
-            ),
-            **{name: Panel("", hidden=True) for name in hidden},
-        },
+        "undefined": int(np.sum(~np.isfinite(e.log_px))),
+        "absent": estimates.absent(e),
+        "panels": {panel.name: panel for panel in panels},
+        "found": _found(e),
         "versions": _versions(),
         "data_seed": getattr(subject.data, "seed", None),
-        "number": text.number,
-        "count": text.count,
-        "decimals": text.decimals,
-        "percent": text.percent,
-        "plural": text.plural,
-        "with_error": text.with_error,
     }
+
+
+def _panels(
+    e: "Evaluation",
+    summary: dict[str, Any],
+    subject: Subject,
+    history: list[dict[str, Any]],
+    places: int,
+) -> list[Panel]:
+    """Returns the figures of the page itself."""
+    objective = "log p(x, z) at the code" if e.code else "ELBO"
+    figures: list[Panel] = []
+
+    def add(name: str, title: str, draw: Callable[..., Panel | None], *args: Any) -> None:
+        figures.append(attempt(name, title, draw, *args, flagged=name in _FLAGGED))
+
+    if not e.code:  # where there is no bound, nothing is drawn beside one
+        add("bounds", "Bound against K", estimates.against_k, e, summary)
+        add("khat", "Pareto k̂, datum by datum", weights.khat, e)
+        add("log_px", "log p(x), datum by datum", weights.log_px, e, places)
+        add("least_likely", "Least likely", panels.least_likely, subject, e, places)
+    add("kl_dims", "KL of each latent dimension", weights.kl_dims, e)
+    add("training", f"{objective} over epochs", _training, history, objective)
+    add("reconstructions", "Reconstructions", panels.reconstructions, subject)
+    add("samples", "Samples", panels.samples, subject)
+    add("latent", "Latent space", panels.latent, subject)
+    add("probes", "Classes read from the codes", codes.probes, subject)
+    add("interpolation", "Interpolation", codes.interpolation, subject)
+    add("traversal", "Traversal", codes.traversal, subject)
+    return figures
+
+
+def _found(e: "Evaluation") -> dict[str, list[list[Panel]]]:
+    """Returns for each section the figures of each finding."""
+    found: dict[str, list[list[Panel]]] = {"estimates": [], "trust": [], "parts": []}
+    for name, each in e.in_order():
+        try:
+            own = each.panels(e)
+        except Exception as error:  # a figure that fails never loses the page
+            own = [attempt(name, each.title, _raise, error)]
+        if own:
+            found[each.section].append(own)
+    return found
+
+
+def _raise(error: Exception) -> NoReturn:
+    raise error
 
 
 def _one_datum(summary: dict[str, Any], places: int) -> str | None:
@@ -206,7 +192,7 @@ def _sizes(part: Any) -> str | None:
 
 def _training(history: list[dict[str, Any]], what: str) -> Panel | None:
     if not history:
-        raise panels.Missing("No training history was handed to the report.")
+        raise Missing("No training history was handed to the report.")
     drawn = charts.training(history, what)
     if drawn is None:
         return None
@@ -222,7 +208,7 @@ def _training(history: list[dict[str, Any]], what: str) -> Panel | None:
         note += " Where the KL weight is not 1, training shows the objective under that weight."
     if what != "ELBO":
         note += " It is no bound on log p(x); in training a penalty of the guide is subtracted."
-    return Panel(f"{what} over epochs", (drawn[0],), note)
+    return Panel((drawn[0],), note)
 
 
 def _versions() -> list[tuple[str, str]]:

@@ -6,6 +6,7 @@ import weakref
 import pyro
 import pytest
 import torch
+from asking import evaluate
 from pyro.infer import Trace_ELBO
 from small import same_state, state_of, take_steps
 from training.test_compiled_step import X, _pair
@@ -244,7 +245,7 @@ def test_an_evaluation_whose_replay_goes_wrong_ends(later_wrong, monkeypatch):
     monkeypatch.setattr("pvae.evaluation.estimators.importance._WORTH_COMPILING", 3000)
     monkeypatch.setattr("pvae.evaluation.estimators.importance._WORTH_TUNING", 3000)
     with pytest.raises(PvaeError, match=r"replay \d+ of a CUDA graph gives another result"):
-        pvae.evaluate(*pair, x, num_samples=300, prior_samples=0, progress=False)
+        evaluate(*pair, x, num_samples=300, prior_samples=0, progress=False)
 
 
 def test_a_recording_on_several_devices_is_not_captured(captures, monkeypatch):
@@ -263,7 +264,7 @@ def test_a_recording_on_several_devices_is_not_captured(captures, monkeypatch):
     x = pvae.data.load("digits").test.tensors()[0][:64]
     monkeypatch.setattr("pvae.evaluation.estimators.importance._WORTH_COMPILING", 3000)
     monkeypatch.setattr("pvae.evaluation.estimators.importance._WORTH_TUNING", 3000)
-    pvae.evaluate(*pair, x, num_samples=100, prior_samples=0, progress=False)
+    evaluate(*pair, x, num_samples=100, prior_samples=0, progress=False)
     assert len(captures) == 1
 
 
@@ -303,10 +304,10 @@ def test_evaluation_replays_its_chunks(captures, monkeypatch):
     pair = pvae.models.VAE((1, 8, 8), 4), pvae.guides.MeanField((1, 8, 8), 4)
     x = pvae.data.load("digits").test.tensors()[0][:64]
     options = {"num_samples": 300, "prior_samples": 0, "progress": False}
-    usual = pvae.evaluate(*pair, x, **options)
+    usual = evaluate(*pair, x, **options)
     assert not captures
     for name in ("_WORTH_TUNING", "_WORTH_COMPILING"):
         monkeypatch.setattr(f"pvae.evaluation.estimators.importance.{name}", 3000)
-    found = pvae.evaluate(*pair, x, **options)
+    found = evaluate(*pair, x, **options)
     assert captures
     assert found.log_px == pytest.approx(usual.log_px, rel=1e-5)

@@ -6,6 +6,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from asking import evaluate
 from broken import Guide, Model, Scaling, data
 from pyro import poutine
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -302,7 +303,7 @@ def test_a_straight_through_pair_mixes_nothing_and_its_bound_is_right():
         error = (log_w - l_k).exp().std(0) / num**0.5
         assert ((l_k - exact(x)).abs() < 6 * error + 1e-3).all()
     # In chunks too, whose draws are cut out of larger ones.
-    evaluation = pvae.evaluate(model, guide, x, num_samples=4000, memory=0.5, ais=8, progress=False)
+    evaluation = evaluate(model, guide, x, num_samples=4000, memory=0.5, ais=8, progress=False)
     l_k = torch.tensor(evaluation.log_px)
     assert ((l_k - exact(x)).abs() < 0.2).all()
     assert "a function of other draws" in evaluation.missing["ais_prior"]

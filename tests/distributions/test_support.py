@@ -7,6 +7,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from asking import evaluate
 from pyro.distributions import TorchDistribution
 from torch import nn, tensor
 from torch.distributions.transforms import (
@@ -17,7 +18,7 @@ from torch.distributions.transforms import (
 )
 
 import pvae
-from pvae import PvaeError, check, evaluate, log_weights
+from pvae import PvaeError, check, log_weights
 from pvae.distributions.support import inside, log_prob
 from pvae.importance.density import Density
 from pvae.importance.sampler import Sampler

@@ -5,6 +5,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from asking import evaluate
 from pyro.infer.autoguide import AutoNormal
 
 import pvae
@@ -35,7 +36,7 @@ def test_every_datum_keeps_its_own_parameters(size):
     x = torch.randn(size)
     model, guide, exact = _pair(x)
     options = {"ais": 2, "gap": 2, "num_chains": 4, "num_temperatures": 20, "num_leapfrog": 1}
-    found = pvae.evaluate(model, guide, x, **QUICK, **options)
+    found = evaluate(model, guide, x, **QUICK, **options)
     np.testing.assert_allclose(found.log_px, exact, atol=1e-4)
     ais = found.findings["ais_prior"]
     assert list(ais.datum) == list(range(size))  # all of them, for they run together
@@ -48,7 +49,7 @@ def test_every_datum_keeps_its_own_parameters(size):
 def test_more_data_than_the_pair_runs_with_are_refused():
     x = torch.randn(70)
     with pytest.raises(PvaeError, match="guide"):
-        pvae.evaluate(*_pair(x[:64])[:2], x, **QUICK)
+        evaluate(*_pair(x[:64])[:2], x, **QUICK)
 
 
 def test_an_autoguide_is_evaluated_on_its_data_and_named_when_they_are_others():
@@ -56,7 +57,7 @@ def test_an_autoguide_is_evaluated_on_its_data_and_named_when_they_are_others():
     x = torch.randn(48)
     model, _, exact = _pair(x)
     guide = AutoNormal(model)
-    found = pvae.evaluate(model, guide, x, **QUICK)
+    found = evaluate(model, guide, x, **QUICK)
     assert (found.elbo < exact).mean() > 0.9
     for few in (x[:16], x.repeat(2)):
         with pytest.raises(PvaeError, match="AutoNormal has parameters of its own for each of the"):

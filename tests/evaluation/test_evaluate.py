@@ -8,6 +8,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from asking import evaluate
 from oracles import gamma_poisson
 from programs import linear_gaussian
 from small import small_pair
@@ -23,7 +24,7 @@ from pvae.evaluation.estimators.pareto import psis
 @pytest.fixture(scope="module")
 def oracle():
     model, guide, x, exact = linear_gaussian()
-    return pvae.evaluate(model, guide, x, num_samples=1000, progress=False), x, exact.numpy()
+    return evaluate(model, guide, x, num_samples=1000, progress=False), x, exact.numpy()
 
 
 def test_log_px_is_exact_within_its_stated_error(oracle):
@@ -40,7 +41,7 @@ def test_log_px_is_exact_within_its_stated_error(oracle):
 
 def test_elbo_kl_and_reconstruction_against_closed_forms():
     model, guide, x, _ = linear_gaussian()
-    result = pvae.evaluate(model, guide, x, num_samples=4000, progress=False)
+    result = evaluate(model, guide, x, num_samples=4000, progress=False)
     np.testing.assert_allclose(result.elbo, result.reconstruction - result.kl)
     q = pvae.pair.trace_guide(guide, x).nodes["z"]["fn"]
     prior = dist.Normal(torch.zeros(2, dtype=x.dtype), 1.0).to_event(1)
@@ -69,7 +70,7 @@ def test_estimates_are_those_of_the_weights(monkeypatch):
     monkeypatch.setattr(weights, "bounds", lambda w, ks: seen.append(w.copy()) or original(w, ks))
     model, guide, x, _ = linear_gaussian()
     ks = [1, 5, 60]
-    result = pvae.evaluate(model, guide, x, num_samples=ks, prior_samples=0, progress=False)
+    result = evaluate(model, guide, x, num_samples=ks, prior_samples=0, progress=False)
     log_w = np.concatenate(seen)
     assert log_w.shape == (len(x), 60)
     expected = {
@@ -109,17 +110,17 @@ def test_same_seed_same_numbers_and_the_global_generator_is_left(oracle):
     model, guide, _, _ = linear_gaussian()
     torch.manual_seed(9)
     before = torch.get_rng_state()
-    again = pvae.evaluate(model, guide, x, num_samples=1000, progress=False)
+    again = evaluate(model, guide, x, num_samples=1000, progress=False)
     assert torch.equal(before, torch.get_rng_state())
     np.testing.assert_array_equal(again.log_px, result.log_px)
-    other = pvae.evaluate(model, guide, x, num_samples=1000, seed=1, progress=False)
+    other = evaluate(model, guide, x, num_samples=1000, seed=1, progress=False)
     assert (other.log_px != result.log_px).all()
 
 
 def test_a_datums_numbers_do_not_depend_on_the_data_behind_it():
     model, guide, x, _ = linear_gaussian()
-    whole = pvae.evaluate(model, guide, x, num_samples=40, progress=False)
-    part = pvae.evaluate(model, guide, x[:64], num_samples=40, progress=False)
+    whole = evaluate(model, guide, x, num_samples=40, progress=False)
+    part = evaluate(model, guide, x[:64], num_samples=40, progress=False)
     np.testing.assert_array_equal(whole.log_px[:64], part.log_px)
 
 
@@ -158,7 +159,7 @@ def test_table_shows_the_numbers(oracle):
 
 def test_one_sample_and_one_datum():
     model, guide, x, _ = linear_gaussian()
-    one = pvae.evaluate(model, guide, x[:1], num_samples=1, progress=False).summary()
+    one = evaluate(model, guide, x[:1], num_samples=1, progress=False).summary()
     assert one["elbo"]["se"] is None
     assert one["khat"]["median"] is None
     assert one["log_px"][-1]["num_samples"] == 1
@@ -169,15 +170,15 @@ def test_data_as_a_tuple_a_part_or_a_data_set():
     data = pvae.data.load("digits")
     model, guide = pvae.models.VAE((1, 8, 8)), pvae.guides.MeanField((1, 8, 8))
     options = {"num_samples": 5, "progress": False}
-    whole = pvae.evaluate(model, guide, data, **options)
-    part = pvae.evaluate(model, guide, data.test, **options)
-    tensors = pvae.evaluate(model, guide, data.test.tensors(), **options)
+    whole = evaluate(model, guide, data, **options)
+    part = evaluate(model, guide, data.test, **options)
+    tensors = evaluate(model, guide, data.test.tensors(), **options)
     np.testing.assert_array_equal(whole.log_px, part.log_px)
     np.testing.assert_array_equal(whole.log_px, tensors.log_px)
     assert whole.data["hash"] == part.data["hash"] == data.test.hash
     assert whole.data["name"] == "digits"
     with pytest.raises(PvaeError, match=r"is not the number of data \(3\): .* 1 \[4\]"):
-        pvae.evaluate(model, guide, (torch.zeros(3, 1), torch.zeros(4)), **options)
+        evaluate(model, guide, (torch.zeros(3, 1), torch.zeros(4)), **options)
 
 
 def test_grey_values_under_a_bernoulli_are_labelled():
@@ -185,7 +186,7 @@ def test_grey_values_under_a_bernoulli_are_labelled():
     model, guide = pvae.models.VAE((1, 8, 8)), pvae.guides.MeanField((1, 8, 8))
     with pytest.warns(UserWarning, match="not a likelihood"):
         pvae.fit(model, guide, data, epochs=1, progress=False)
-    result = pvae.evaluate(model, guide, data, num_samples=5, progress=False)
+    result = evaluate(model, guide, data, num_samples=5, progress=False)
     assert result.summary()["not_a_likelihood"].startswith("not a likelihood")
     assert "not a likelihood" in result.table()
 
@@ -204,7 +205,7 @@ def test_two_latent_sites_and_a_discrete_one():
             pyro.sample("a", dist.Normal(0.7 * x, 0.6))
             pyro.sample("y", dist.Bernoulli(torch.full_like(x, 0.4)))
 
-    result = pvae.evaluate(model, guide, x, num_samples=3000, progress=False)
+    result = evaluate(model, guide, x, num_samples=3000, progress=False)
     assert list(result.sites) == ["a", "y"]
     kl = 0.4 * math.log(0.4 / 0.3) + 0.6 * math.log(0.6 / 0.7)
     assert result.sites["y"]["kl"] == pytest.approx(kl, abs=0.01)
@@ -225,7 +226,7 @@ def test_an_explicit_density_has_its_exact_log_px():
         with pyro.plate("data", len(x)):
             pyro.sample("x", dist.Normal(1.0, 2.0), obs=x)
 
-    result = pvae.evaluate(model, lambda x: None, x, num_samples=30, progress=False)
+    result = evaluate(model, lambda x: None, x, num_samples=30, progress=False)
     assert result.log_px == pytest.approx(dist.Normal(1.0, 2.0).log_prob(x).numpy(), rel=1e-6)
     assert (result.khat == -float("inf")).all()
 
@@ -233,7 +234,7 @@ def test_an_explicit_density_has_its_exact_log_px():
 def test_everything_goes_round(tmp_path):
     pair = pvae.models.VAE((1, 8, 8), 2), pvae.guides.MeanField((1, 8, 8), 2)
     x = pvae.data.load("digits").test.tensors()[0][:6]
-    result = pvae.evaluate(
+    result = evaluate(
         *pair, x, num_samples=[2, 7, 60], ais=4, bdmc=3, gap=2, quadrature=True, num_chains=4,
         num_temperatures=6, out=tmp_path, progress=False,
     )  # fmt: skip
@@ -269,14 +270,14 @@ def test_cubo_is_shown_only_where_it_means_something():
         with pyro.plate("data", len(x)):
             pyro.sample("z", dist.Normal(fn.loc, fn.scale * factor[:, None]).to_event(1))
 
-    result = pvae.evaluate(model, guide, x, num_samples=1000, progress=False)
+    result = evaluate(model, guide, x, num_samples=1000, progress=False)
     shown = ~np.isnan(result.cubo)
     assert 0 < shown.mean() < 1
     assert (result.khat[shown] <= 0.25).all()
     assert (result.khat[~shown] > 0.25).all()
     assert (result.cubo - exact.numpy())[shown].mean() > 0
     assert result.summary()["cubo"]["shown_for"] == pytest.approx(shown.mean())
-    few = pvae.evaluate(model, guide, x, num_samples=10, progress=False)
+    few = evaluate(model, guide, x, num_samples=10, progress=False)
     assert np.isnan(few.cubo).all()  # no k̂, no indication
 
 
@@ -319,13 +320,13 @@ def test_batch_norm_that_keeps_no_statistics_is_refused():
             pyro.sample("z", dist.Normal(net.net(x), 1.0).to_event(1))
 
     with pytest.raises(PvaeError, match="mixes data across the batch"):
-        pvae.evaluate(model, guide, torch.randn(20, 3), num_samples=3, progress=False)
+        evaluate(model, guide, torch.randn(20, 3), num_samples=3, progress=False)
 
 
 def test_an_evaluation_without_trouble_warns_of_nothing(recwarn):
     model, guide, batch, _ = gamma_poisson()
     options = {"num_temperatures": 2, "num_chains": 2, "ais": 2, "progress": False}
-    pvae.evaluate(model, guide, tuple(t[:20] for t in batch), num_samples=5, **options)
+    evaluate(model, guide, tuple(t[:20] for t in batch), num_samples=5, **options)
     assert [str(w.message) for w in recwarn] == []
 
 
@@ -333,7 +334,7 @@ def test_annealed_data_are_drawn_at_random():
     model, guide, batch, _ = gamma_poisson()
     options = {"num_samples": 1, "prior_samples": 0, "num_temperatures": 1, "num_chains": 2}
     found = [
-        pvae.evaluate(model, guide, batch, ais=20, seed=seed, **options, progress=False).findings
+        evaluate(model, guide, batch, ais=20, seed=seed, **options, progress=False).findings
         for seed in (0, 1)
     ]
     for each in found:
@@ -353,7 +354,7 @@ def test_bits_of_the_elbo_are_those_of_log_px_where_nothing_is_latent():
         with pyro.plate("data", len(x)):
             pyro.sample("x", dist.Bernoulli(p).to_event(3), obs=x)
 
-    found = pvae.evaluate(coins, lambda x: None, data, num_samples=2, progress=False).summary()
+    found = evaluate(coins, lambda x: None, data, num_samples=2, progress=False).summary()
     log_px = dist.Bernoulli(p).log_prob(data.test.tensors()[0]).flatten(1).sum(1)
     bits = -log_px.mean().item() / math.log(2) / 64
     assert found["bits_per_dim"] == pytest.approx({"elbo": bits, "log_px": bits}, rel=1e-5)
@@ -362,21 +363,21 @@ def test_bits_of_the_elbo_are_those_of_log_px_where_nothing_is_latent():
 @pytest.mark.parametrize("progress", [True, False])
 def test_progress_bars_are_drawn_where_they_are_asked_for(progress, capfd):
     model, guide, x, _ = linear_gaussian()
-    pvae.evaluate(model, guide, x, num_samples=2, prior_samples=2, progress=progress)
+    evaluate(model, guide, x, num_samples=2, prior_samples=2, progress=progress)
     assert ("datum" in capfd.readouterr().err) == progress
 
 
 def test_empty_data():
     model, guide, x, _ = linear_gaussian()
     with pytest.raises(PvaeError, match="at least one"):
-        pvae.evaluate(model, guide, x[:0], progress=False)
+        evaluate(model, guide, x[:0], progress=False)
 
 
 def test_surgery_can_be_left_out():
     pair = small_pair()
     x = pvae.data.load("digits").test.tensors()[0][:10]
     found = [
-        pvae.evaluate(*pair, x, num_samples=5, prior_samples=0, surgery=each, progress=False)
+        evaluate(*pair, x, num_samples=5, prior_samples=0, surgery=each, progress=False)
         for each in (True, False)
     ]
     assert ["surgery" in each.findings for each in found] == [True, False]

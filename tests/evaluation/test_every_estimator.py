@@ -7,11 +7,10 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from asking import evaluate
 from programs import PROGRAMS
 from torch import nn
 from torch.nn.functional import softplus
-
-import pvae
 
 FINDINGS = {"prior", "surgery", "quadrature", "ais_prior", "ais_guide", "bdmc", "gap"}
 
@@ -112,7 +111,7 @@ def test_every_estimator_that_applies(name):
     batch = tuple(t[:10] for t in batch)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        result = pvae.evaluate(
+        result = evaluate(
             model, guide, batch, num_samples=3000, prior_samples=500, ais=4, bdmc=6, gap=2,
             quadrature=True, num_temperatures=80, progress=False,
         )  # fmt: skip

@@ -3,6 +3,7 @@
 import json
 import warnings
 
+import asking
 import numpy as np
 import pyro
 import pyro.distributions as dist
@@ -13,7 +14,7 @@ from small import small_pair
 
 import pvae
 from pvae import PvaeError
-from pvae.evaluation.estimators import annealed
+from pvae.evaluation.estimators import annealing
 
 ANNEALING = {"ais": 3, "num_chains": 4, "num_temperatures": 5}
 
@@ -27,7 +28,7 @@ def _clean_store():
 
 def evaluate(*args, **options):
     options = {"num_samples": 20, "prior_samples": 0, "progress": False, **options}
-    return pvae.evaluate(*args, **options)
+    return asking.evaluate(*args, **options)
 
 
 def replaced():
@@ -107,14 +108,14 @@ def test_another_seed_or_number_of_samples_is_another_evaluation(options, tmp_pa
 
 def test_what_failed_is_tried_again_and_what_was_found_is_kept(tmp_path, monkeypatch):
     pair, x = small_pair(), pvae.data.load("digits").test.tensors()[0][:20]
-    failing, anneal = [True], annealed.anneal
+    failing, anneal = [True], annealing.anneal
 
     def once(*args, **options):
         if failing.pop() if failing else False:
             raise PvaeError("out of heat")
         return anneal(*args, **options)
 
-    monkeypatch.setattr(annealed, "anneal", once)
+    monkeypatch.setattr(annealing, "anneal", once)
     options = {"out": tmp_path, **ANNEALING}
     said = "AIS from the prior was left out: out of heat"
     with pytest.warns(UserWarning, match=said):

@@ -4,6 +4,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from asking import evaluate
 
 import pvae
 from pvae.importance.density import Density
@@ -47,7 +48,7 @@ def test_a_plate_that_does_not_fit_is_no_reason_for_a_tile(parts, recwarn):
     model, guide, x = pair(*parts)
     for run in (
         lambda: pvae.log_weights(model, guide, x, num_samples=3),
-        lambda: pvae.evaluate(model, guide, x, num_samples=3, progress=False),
+        lambda: evaluate(model, guide, x, num_samples=3, progress=False),
     ):
         with pytest.raises(RuntimeError, match="DefaultCPUAllocator"):
             run()
@@ -63,7 +64,7 @@ def test_a_guide_that_does_not_fit_is_not_one_without_a_density(monkeypatch):
         with pytest.raises(RuntimeError, match="DefaultCPUAllocator"):
             Density(sampler, (x,))
     with pytest.warns(UserWarning, match=r"AIS from the guide was left out.*DefaultCPUAllocator"):
-        found = pvae.evaluate(model, guide, x, num_samples=3, ais=2, progress=False)
+        found = evaluate(model, guide, x, num_samples=3, ais=2, progress=False)
     assert found.missing["ais_guide"] == f"RuntimeError: {FULL}"
 
 

@@ -7,9 +7,9 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from asking import evaluate
 from programs import linear_gaussian
 
-import pvae
 from pvae import Evaluation, PvaeError
 
 
@@ -22,13 +22,16 @@ from pvae import Evaluation, PvaeError
         ({"memory": -1}, "memory=-1"),
         ({"memory": "big"}, "memory='big'"),
         ({"memory": True}, "memory=True"),
-        ({"num_samples": 10.5}, r"num_samples=10\.5: an integer is needed"),
-        ({"num_samples": [1, 5.5]}, r"num_samples=5\.5: an integer is needed"),
-        ({"num_samples": "10"}, "num_samples='1': an integer is needed"),
-        ({"ais": 2.5}, r"ais=2\.5: an integer is needed"),
-        ({"num_temperatures": 0}, "num_temperatures=0: it must be at least 1"),
-        ({"num_chains": 4.0}, r"num_chains=4\.0: an integer is needed"),
-        ({"prior_samples": -1}, "prior_samples=-1: it must be at least 0"),
+        ({"num_samples": 10.5}, r"num_samples=10\.5: a whole number is needed"),
+        (
+            {"num_samples": [1, 5.5]},
+            r"num_samples=5\.5: .*K must be at least 1",
+        ),
+        ({"num_samples": "10"}, "num_samples='10': a whole number is needed"),
+        ({"ais": 2.5}, r"ais=2\.5: a whole number is needed"),
+        ({"num_temperatures": 0}, "num_temperatures=0: a whole number is needed, at least 1"),
+        ({"num_chains": 4.0}, r"num_chains=4\.0: a whole number is needed"),
+        ({"prior_samples": -1}, "prior_samples=-1: a whole number is needed, at least 0"),
         ({"seed": -1}, "seed=-1: a seed is an integer"),
         ({"seed": 2**32}, "seed=4294967296: a seed is an integer"),
         ({"seed": 0.5}, r"seed=0\.5: a seed is an integer"),
@@ -38,7 +41,7 @@ from pvae import Evaluation, PvaeError
 def test_what_makes_no_sense_is_refused_in_words(options, said):
     model, guide, x, _ = linear_gaussian()
     with pytest.raises(PvaeError, match=said):
-        pvae.evaluate(model, guide, x, **({"num_samples": 2} | options), progress=False)
+        evaluate(model, guide, x, **({"num_samples": 2} | options), progress=False)
 
 
 def _numpy(**options):
@@ -59,14 +62,14 @@ def test_integers_of_numpy_are_integers(options, tmp_path):
     model, guide, x, _ = linear_gaussian()
     few = {"prior_samples": 0, "num_chains": 2, "num_temperatures": 1, "num_leapfrog": 1}
     options = few | options
-    result = pvae.evaluate(model, guide, x[:8], **options, out=tmp_path, progress=False)
+    result = evaluate(model, guide, x[:8], **options, out=tmp_path, progress=False)
     again = Evaluation.load(tmp_path)
     assert again.num_samples == 10
     assert list(again.bounds) == list(result.bounds)
     assert again.summary() == result.summary()
     plain = {name: value for name, value in options.items() if name != "num_samples"}
     plain = {name: int(value) for name, value in plain.items()} | {"num_samples": [*again.bounds]}
-    same = pvae.evaluate(model, guide, x[:8], **plain, out=tmp_path, progress=False)
+    same = evaluate(model, guide, x[:8], **plain, out=tmp_path, progress=False)
     assert same.key == result.key
 
 
@@ -86,8 +89,8 @@ def test_the_plate_that_is_named_counts_the_data_and_a_loop_is_a_loop():
 
     x = torch.randn(4, 4, generator=torch.Generator().manual_seed(0))
     with pytest.raises(PvaeError, match="Say plate=NAME"):
-        pvae.evaluate(model, guide, x, num_samples=2, progress=False)
-    result = pvae.evaluate(
+        evaluate(model, guide, x, num_samples=2, progress=False)
+    result = evaluate(
         model, guide, x, num_samples=400, prior_samples=0, plate="columns", strategy="loop",
         progress=False,
     )  # fmt: skip

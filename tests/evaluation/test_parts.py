@@ -2,20 +2,19 @@
 
 import sys
 import warnings
-from functools import partial
 
 import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from asking import evaluate
 
 import pvae
+from pvae import estimators
 from pvae.evaluation import cost
-from pvae.evaluation.estimators import annealed
 from pvae.evaluation.estimators import importance as weights
-from pvae.evaluation.estimators.gap import gap
-from pvae.evaluation.estimators.quadrature import Quadrature
+from pvae.evaluation.estimators.quadrature import Integrals
 from pvae.importance.sampler import Sampler
 from pvae.pair import inspect
 
@@ -57,7 +56,7 @@ def test_draws_are_decoded_once_where_no_datum_differs(differs, late):
     y[32 if late else 0 :: 2] = 1.0  # the first block of data may be all alike
     pair = Counted(**differs)
     options = FEW | {"num_samples": 2, "prior_samples": 3000}
-    result = pvae.evaluate(pair.model, pair.guide, (X, y), **options)
+    result = evaluate(pair.model, pair.guide, (X, y), **options)
     found = result.findings["prior"]
     error = (found.log_px - pair.exact(X, y)) / found.log_px_se
     assert np.abs(error).max() < 5
@@ -85,7 +84,7 @@ def test_labels_and_masks_beside_shared_draws(prior):
             pyro.sample("z", dist.Normal(torch.zeros(()).double(), 1.5))
 
     options = FEW | {"num_samples": 4000, "prior_samples": 4000}
-    result = pvae.evaluate(model, guide, (X, mask), **options)
+    result = evaluate(model, guide, (X, mask), **options)
     found = result.findings["prior"]
     assert found.shared != prior  # given y there is a z for each of its values
     noise = np.hypot(found.log_px_se, result.log_px_se)
@@ -94,20 +93,20 @@ def test_labels_and_masks_beside_shared_draws(prior):
 
 
 def test_what_costs_more_than_the_bounds_is_asked_for(monkeypatch):
-    monkeypatch.setattr(module, "_PRIOR_RUNS", 1000)
+    monkeypatch.setattr("pvae.evaluation.estimators.prior._RUNS", 1000)
     y = torch.arange(40).double()
     pair = Counted(prior=0.1)
     options = FEW | {"prior_samples": None}
     with pytest.warns(UserWarning, match="Naive Monte Carlo from the prior was left out"):
-        result = pvae.evaluate(pair.model, pair.guide, (X, y), **options)
+        result = evaluate(pair.model, pair.guide, (X, y), **options)
     assert "20,000 runs of the decoder" in result.missing["prior"]
     assert "--prior_samples 500" in result.missing["prior"]
     for given in ({"num_samples": 500}, {"prior_samples": 500}):
-        result = pvae.evaluate(pair.model, pair.guide, (X, y), **options | given)
+        result = evaluate(pair.model, pair.guide, (X, y), **options | given)
         assert result.findings["prior"].num_samples == 500
         assert not result.missing
     shared = Counted()
-    result = pvae.evaluate(shared.model, shared.guide, (X, y), **options)
+    result = evaluate(shared.model, shared.guide, (X, y), **options)
     assert result.findings["prior"].num_samples == 500
 
 
@@ -126,9 +125,9 @@ def linear():
 
 def test_a_part_of_the_data(tmp_path):
     options = FEW | {"num_samples": 4000}
-    everything = pvae.evaluate(*linear(), X, **options)
-    part = pvae.evaluate(*linear(), X, num_data=10, out=tmp_path, **options)
-    other = pvae.evaluate(*linear(), X, num_data=10, seed=1, **options)
+    everything = evaluate(*linear(), X, **options)
+    part = evaluate(*linear(), X, num_data=10, out=tmp_path, **options)
+    other = evaluate(*linear(), X, num_data=10, seed=1, **options)
     assert len(part) == 10
     assert part.rows.tolist() == other.rows.tolist() == sorted({*part.rows.tolist()})
     assert part.rows.max() > 10  # not the first ones
@@ -137,20 +136,20 @@ def test_a_part_of_the_data(tmp_path):
     assert noise.max() < 0.1
     assert part.data["hash"] == other.data["hash"] != everything.data["hash"]
     assert pvae.Evaluation.load(tmp_path).rows.tolist() == part.rows.tolist()
-    larger = pvae.evaluate(*linear(), X, num_data=20, **FEW)
+    larger = evaluate(*linear(), X, num_data=20, **FEW)
     assert {*part.rows} < {*larger.rows}
-    assert pvae.evaluate(*linear(), X, num_data=99, **FEW).rows is None
-    for wrong, said in ((0, "num_data=0: it must be at least 1"), (2.5, "an integer is needed")):
+    assert evaluate(*linear(), X, num_data=99, **FEW).rows is None
+    for wrong, said in ((0, "num_data=0: a whole number"), (2.5, "a whole number is needed")):
         with pytest.raises(pvae.PvaeError, match=said):
-            pvae.evaluate(*linear(), X, num_data=wrong, **FEW)
+            evaluate(*linear(), X, num_data=wrong, **FEW)
 
 
 def test_a_part_of_loaded_data_and_its_report(tmp_path):
     digits = pvae.data.load("digits")
     model, guide = pvae.models.VAE((1, 8, 8)), pvae.guides.MeanField((1, 8, 8))
-    part = pvae.evaluate(model, guide, digits, num_data=7, **FEW)
+    part = evaluate(model, guide, digits, num_data=7, **FEW)
     x = digits.test.x[torch.from_numpy(part.rows)]
-    same = pvae.evaluate(model, guide, x, **FEW)
+    same = evaluate(model, guide, x, **FEW)
     np.testing.assert_array_equal(part.log_px, same.log_px)
     path = pvae.write_report(tmp_path / "a.html", part, model=model, guide=guide, data=digits)
     page = path.read_text()
@@ -161,11 +160,11 @@ def test_a_part_of_loaded_data_and_its_report(tmp_path):
 
 @pytest.mark.parametrize(("asked", "size"), [(True, 4), (3, 3), (False, 0), (1000, 4)])
 def test_quadrature_of_so_many_data(asked, size, monkeypatch):
-    def counted(density, part, positions, work, device):
-        return Quadrature(positions, np.zeros(len(positions)), np.zeros(len(positions)))
+    def counted(self, task):
+        return Integrals(task.positions, *np.zeros((2, len(task.positions))))
 
-    monkeypatch.setattr(module, "quadrature_of", counted)
-    found = pvae.evaluate(*linear(), X[:4], quadrature=asked, **FEW).findings.get("quadrature")
+    monkeypatch.setattr(estimators.Quadrature, "estimate", counted)
+    found = evaluate(*linear(), X[:4], quadrature=asked, **FEW).findings.get("quadrature")
     assert size == (0 if found is None else len(found))
 
 
@@ -173,29 +172,29 @@ def broken(*_, **__):
     raise ZeroDivisionError("by chance")
 
 
+SHORT = {"num_temperatures": 2, "num_chains": 2}
 ESTIMATORS = {
-    "prior": ("from_prior", {"prior_samples": 10}),
-    "surgery": ("surgery_of", {"surgery": True}),
-    "quadrature": ("quadrature_of", {"quadrature": 3}),
-    "gap": ("inference_gap", {"gap": 2, "num_temperatures": 2, "num_chains": 2}),
-    "ais_prior": ("annealed.ais", {"ais": 2, "num_temperatures": 2, "num_chains": 2}),
-    "ais_guide": ("annealed.ais", {"ais": 2, "num_temperatures": 2, "num_chains": 2}),
-    "bdmc": ("annealed.bdmc", {"bdmc": 2, "num_temperatures": 2, "num_chains": 2}),
+    "prior": estimators.NaiveMonteCarlo(num_samples=10),
+    "surgery": estimators.Surgery(),
+    "quadrature": estimators.Quadrature(3),
+    "gap": estimators.Gap(2, estimators.AIS(**SHORT)),
+    "ais_prior": estimators.AIS(2, **SHORT),
+    "ais_guide": estimators.AIS(2, **SHORT),
+    "bdmc": estimators.BDMC(2, **SHORT),
 }
 
 
 @pytest.mark.parametrize("name", ESTIMATORS)
 def test_what_fails_is_missing_and_the_rest_is_kept(name, monkeypatch, tmp_path):
-    where, options = ESTIMATORS[name]
-    owner, name_there = (module, where) if "." not in where else (annealed, where[9:])
-    monkeypatch.setattr(owner, name_there, broken)
-    x = X[:8]
+    asked, x = ESTIMATORS[name], X[:8]
+    options = {"num_samples": 20, "progress": False, "estimators": [asked], "out": tmp_path}
+    monkeypatch.setattr(type(asked), "estimate", broken)
     with pytest.warns(UserWarning, match="was left out: ZeroDivisionError: by chance"):
-        result = pvae.evaluate(*linear(), x, **FEW | options, out=tmp_path)
+        result = pvae.evaluate(*linear(), x, **options)
     assert result.missing[name] == "ZeroDivisionError: by chance"
     assert np.isfinite(result.log_px).all()
     monkeypatch.undo()
-    again = pvae.evaluate(*linear(), x, **FEW | options, out=tmp_path)
+    again = pvae.evaluate(*linear(), x, **options)
     assert name in again.findings
     assert not again.missing
     np.testing.assert_array_equal(again.log_px, result.log_px)
@@ -203,10 +202,10 @@ def test_what_fails_is_missing_and_the_rest_is_kept(name, monkeypatch, tmp_path)
 
 @pytest.mark.parametrize("name", ["site_kl", "psis", "jackknife"])
 def test_a_detail_that_fails_costs_no_bound(name, monkeypatch, tmp_path):
-    expected = pvae.evaluate(*linear(), X, **FEW)
+    expected = evaluate(*linear(), X, **FEW)
     monkeypatch.setattr(weights, name, broken)
     with pytest.warns(UserWarning, match="ZeroDivisionError: by chance"):
-        result = pvae.evaluate(*linear(), X, **FEW)
+        result = evaluate(*linear(), X, **FEW)
     assert "ZeroDivisionError: by chance" in result.missing["details"]
     np.testing.assert_array_equal(result.log_px, expected.log_px)
     np.testing.assert_array_equal(result.elbo, expected.elbo)
@@ -215,9 +214,10 @@ def test_a_detail_that_fails_costs_no_bound(name, monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
-def test_in_other_modes(mode, monkeypatch):
-    monkeypatch.setattr(module, "inference_gap", partial(gap, num_samples=20, num_steps=5))
-    options = FEW | {"gap": 2, "bdmc": 2, "num_temperatures": 2, "num_chains": 2}
+def test_in_other_modes(mode):
+    gap = estimators.Gap(2, estimators.AIS(**SHORT), num_samples=20, num_steps=5)
+    asked = [gap, estimators.BDMC(2, **SHORT)]
+    options = {"num_samples": 20, "progress": False, "estimators": asked}
     expected = pvae.evaluate(*linear(), X[:8], **options)
     with mode(), warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -234,13 +234,13 @@ def test_the_time_is_said_before_it_is_spent(monkeypatch, capsys):
     sampler = Sampler(inspect(model, guide, X))
     with sampler:
         before = torch.get_rng_state()
-        asked = {"bounds": (10**6, {"num_samples": 10**4}), "gap": (10**6, {})}
+        asked = {"bounds": 1e10, "gap": 3e10}
         said = cost.expected_time(sampler, (X[:16],), asked)
         assert torch.equal(torch.get_rng_state(), before)
         assert "this will take about" in said
         assert "bounds" in said
         assert "gap" in said
-        assert cost.expected_time(sampler, (X[:16],), {"bounds": (40, {"num_samples": 9})}) is None
+        assert cost.expected_time(sampler, (X[:16],), {"bounds": 360}) is None
     monkeypatch.setattr(module, "expected_time", lambda *args: f"hours for {sorted(args[2])}")
-    pvae.evaluate(*linear(), X, **FEW | {"progress": True, "surgery": True, "quadrature": 2})
+    evaluate(*linear(), X, **FEW | {"progress": True, "surgery": True, "quadrature": 2})
     assert "hours for ['bounds', 'quadrature', 'surgery']" in capsys.readouterr().out

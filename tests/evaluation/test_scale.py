@@ -12,6 +12,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from asking import evaluate
 from programs import linear_gaussian
 from small import small_pair
 
@@ -25,6 +26,7 @@ from pvae.runtime.memory import Chunks, LiveBytes
 SCRIPT = textwrap.dedent(
     """
     import os, signal, sys, torch, pvae
+    from pvae.estimators import AIS, NaiveMonteCarlo, Surgery
     from pvae.evaluation.work import Work
 
     torch.set_num_threads(1)
@@ -44,9 +46,10 @@ SCRIPT = textwrap.dedent(
     model = pvae.models.VAE((1, 8, 8), latent_dim=4, hidden_dims=[16])
     guide = pvae.guides.MeanField((1, 8, 8), latent_dim=4, hidden_dims=[16])
     data = pvae.data.load("digits").test.tensors()[0][:150]
+    ais = AIS(6, num_chains=4, num_temperatures=10, num_leapfrog=2)
     pvae.evaluate(
-        model, guide, data, num_samples=[1, 7, 300], prior_samples=20, ais=6, num_chains=4,
-        num_temperatures=10, num_leapfrog=2, progress=False, out=out, device="cpu",
+        model, guide, data, num_samples=[1, 7, 300], progress=False, out=out, device="cpu",
+        estimators=[NaiveMonteCarlo(num_samples=20), Surgery(), ais],
     )
     """
 )
@@ -156,10 +159,10 @@ def test_small_and_large_chunks(network):
     x = pvae.data.load("digits").test.tensors()[0][:70]
     options = {"num_samples": 200, "prior_samples": 20, "progress": False, "ais": 3}
     options |= {"num_chains": 6, "num_temperatures": 4, "num_leapfrog": 2}
-    usual = pvae.evaluate(model, guide, x, **options)
+    usual = evaluate(model, guide, x, **options)
     peaks = []
     for memory in (0.1, 1, 1000):
-        _same(pvae.evaluate(model, guide, x, memory=memory, **options), usual)
+        _same(evaluate(model, guide, x, memory=memory, **options), usual)
         with Sampler(inspect(model, guide, x[:32]), memory=memory) as sampler, LiveBytes() as made:
             next(sampler.stream((x[:32],), 200))
         peaks.append(made.peak / 2**20)
@@ -170,7 +173,7 @@ def test_small_and_large_chunks(network):
 def test_out_of_memory_halves_the_chunk_and_changes_nothing(monkeypatch):
     pair = small_pair()
     x = pvae.data.load("digits").test.tensors()[0][:40]
-    usual = pvae.evaluate(*pair, x, num_samples=300, progress=False)
+    usual = evaluate(*pair, x, num_samples=300, progress=False)
     model, decoder = pair[0], pair[0].decoder
     most, forward = 600, decoder.forward
 
@@ -181,36 +184,36 @@ def test_out_of_memory_halves_the_chunk_and_changes_nothing(monkeypatch):
 
     monkeypatch.setattr(decoder, "forward", limited)
     with pytest.warns(UserWarning, match="out of memory: going on with"):
-        again = pvae.evaluate(model, pair[1], x, num_samples=300, progress=False, prior_samples=0)
+        again = evaluate(model, pair[1], x, num_samples=300, progress=False, prior_samples=0)
     np.testing.assert_array_equal(again.log_px, usual.log_px)
     most = 31
     with pytest.raises(PvaeError, match="not enough memory for one sample of 32 data"):
-        pvae.evaluate(model, pair[1], x, num_samples=300, progress=False, prior_samples=0)
+        evaluate(model, pair[1], x, num_samples=300, progress=False, prior_samples=0)
 
 
 def test_an_evaluation_is_added_to(tmp_path, monkeypatch):
     pair = small_pair()
     x = pvae.data.load("digits").test.tensors()[0][:40]
     options = {"num_samples": 50, "progress": False, "out": tmp_path}
-    first = pvae.evaluate(*pair, x, **options)
+    first = evaluate(*pair, x, **options)
     drawn = []
     stream = Sampler.stream
     monkeypatch.setattr(Sampler, "stream", lambda *a, **k: drawn.append(1) or stream(*a, **k))
     annealing = {"num_chains": 4, "num_temperatures": 5, "num_leapfrog": 2}
-    second = pvae.evaluate(*pair, x, **options, ais=3, **annealing)
+    second = evaluate(*pair, x, **options, ais=3, **annealing)
     probes = len(drawn)  # a single sample, which tells the pair from others
     assert probes == 1  # the weights were there already
-    monkeypatch.setattr("pvae.evaluation.estimators.annealed.anneal", None)  # nor is AIS run again
-    again = pvae.evaluate(*pair, x, **options, ais=3, **annealing)
+    monkeypatch.setattr("pvae.evaluation.estimators.annealing.anneal", None)  # nor is AIS run again
+    again = evaluate(*pair, x, **options, ais=3, **annealing)
     ours, theirs = (e.findings["ais_prior"] for e in (again, second))
     np.testing.assert_array_equal(ours.log_px, theirs.log_px)
     np.testing.assert_array_equal(first.log_px, second.log_px)
     assert set(second.findings) == {"prior", "surgery", "ais_prior", "ais_guide"}
-    third = pvae.evaluate(*pair, x, **options)
+    third = evaluate(*pair, x, **options)
     assert set(third.findings) == set(second.findings)  # nothing computed is lost
     assert len(drawn) == 3
     with pytest.warns(UserWarning, match="It is replaced, .* lost: .*AIS from the guide"):
-        other = pvae.evaluate(*small_pair(seed=1), x, **options)
+        other = evaluate(*small_pair(seed=1), x, **options)
     assert len(drawn) > 5  # another pair: anew
     assert set(other.findings) == {"prior", "surgery"}
 
@@ -286,7 +289,7 @@ def test_chunks_cover_every_sample_once():
 
 def test_memory_must_be_positive():
     with pytest.raises(PvaeError, match="memory=0"):
-        pvae.evaluate(*small_pair(), torch.zeros(3, 1, 8, 8), memory=0, progress=False)
+        evaluate(*small_pair(), torch.zeros(3, 1, 8, 8), memory=0, progress=False)
 
 
 @pytest.mark.parametrize("growing", ["samples", "data"])
@@ -299,8 +302,8 @@ def test_memory_grows_neither_with_samples_nor_with_data(growing):
         pvae.evaluate(model, guide, x, num_samples=50, progress=False)
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         x = torch.zeros(int(sys.argv[2]), 784)
-        pvae.evaluate(model, guide, x, num_samples=int(sys.argv[1]), prior_samples=0,
-                      progress=False)
+        pvae.evaluate(model, guide, x, num_samples=int(sys.argv[1]),
+                      estimators=[pvae.estimators.Surgery()], progress=False)
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
     """
     sizes = {"samples": ((500, 4), (20_000, 4)), "data": ((2, 300), (2, 3000))}[growing]
@@ -316,15 +319,15 @@ def test_memory_grows_neither_with_samples_nor_with_data(growing):
 def test_k_lists(tmp_path):
     pair = small_pair()
     x = pvae.data.load("digits").test.tensors()[0][:10]
-    result = pvae.evaluate(*pair, x, num_samples=[2, 3, 10], progress=False)
+    result = evaluate(*pair, x, num_samples=[2, 3, 10], progress=False)
     assert list(result.bounds) == [2, 3, 10]
     rows = {row["num_samples"]: row["unused_samples"] for row in result.summary()["log_px"]}
     assert rows == {2: 0, 3: 1, 10: 0}
     for wrong in ([5, 5], [5, 2], [0, 3], []):
         with pytest.raises(PvaeError, match="must be at least 1 and increase"):
-            pvae.evaluate(*pair, x, num_samples=wrong, progress=False)
+            evaluate(*pair, x, num_samples=wrong, progress=False)
     with pytest.raises(PvaeError, match="ais=-1"):
-        pvae.evaluate(*pair, x, ais=-1, progress=False)
+        evaluate(*pair, x, ais=-1, progress=False)
 
 
 def test_bits_per_dimension():
@@ -336,7 +339,7 @@ def test_bits_per_dimension():
             low = torch.zeros(1, 8, 8)
             pyro.sample("x", dist.Uniform(low, low + 1, validate_args=False).to_event(3), obs=x)
 
-    found = pvae.evaluate(model, lambda x: None, data, num_samples=2, progress=False).summary()
+    found = evaluate(model, lambda x: None, data, num_samples=2, progress=False).summary()
     assert found["bits_per_dim"]["log_px"] == pytest.approx(np.log2(data.levels))
     assert found["exact"]
     binary = pvae.data.load("digits")
@@ -345,7 +348,7 @@ def test_bits_per_dimension():
         with pyro.plate("data", len(x)):
             pyro.sample("x", dist.Bernoulli(torch.full((1, 8, 8), 0.5)).to_event(3), obs=x)
 
-    found = pvae.evaluate(coins, lambda x: None, binary, num_samples=2, progress=False).summary()
+    found = evaluate(coins, lambda x: None, binary, num_samples=2, progress=False).summary()
     assert found["bits_per_dim"]["log_px"] == pytest.approx(1.0)
     json.dumps(found, allow_nan=False)
 
@@ -417,11 +420,11 @@ def test_the_gap_follows_ais(tmp_path):
     pair = small_pair()
     x = pvae.data.load("digits").test.tensors()[0][:40]
     options = {"num_samples": 20, "progress": False, "out": tmp_path, "num_chains": 4}
-    short = pvae.evaluate(*pair, x, **options, num_temperatures=4, ais=8, gap=3)
-    kept = pvae.evaluate(*pair, x, **options, num_temperatures=4, gap=5)
+    short = evaluate(*pair, x, **options, num_temperatures=4, ais=8, gap=3)
+    kept = evaluate(*pair, x, **options, num_temperatures=4, gap=5)
     assert len(kept.findings["ais_prior"]) == 8  # more data than the gap needs: not done again
     assert len(kept.findings["gap"]) == 5
-    longer = pvae.evaluate(*pair, x, **options, num_temperatures=40, ais=8, gap=5)
+    longer = evaluate(*pair, x, **options, num_temperatures=40, ais=8, gap=5)
     for result in (short, kept, longer):
         gap, ais = result.findings["gap"], result.findings["ais_guide"]
         at = np.isin(ais.datum, gap.datum)

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 
+import asking
 import numpy as np
 import pyro
 import pyro.distributions as dist
@@ -37,7 +38,7 @@ X = torch.randn(100, generator=torch.Generator().manual_seed(0))
 
 def evaluate(x=X, **options):
     options = {"num_samples": 20, "prior_samples": 0, "surgery": False, "progress": False} | options
-    return pvae.evaluate(model, guide, x, **options)
+    return asking.evaluate(model, guide, x, **options)
 
 
 def killed(monkeypatch, after, **options):
@@ -260,7 +261,7 @@ dist.init_process_group("gloo", init_method=f"file://{place}/store", rank=rank, 
 cases = {
     "same": {}, "seed": {"seed": rank}, "data": {"x": t.X + rank},
     "samples": {"num_samples": 5 + rank},
-    "chains": {"num_chains": 4 + rank}, "estimators": {"prior_samples": 5 * rank},
+    "chains": {"ais": 2, "num_chains": 4 + rank}, "estimators": {"prior_samples": 5 * rank},
     "folder": {"out": place / "run" if rank == 0 else None}, "again": {},
 }
 for name, options in cases.items():
@@ -295,7 +296,7 @@ def test_processes_share_out_one_evaluation_or_refuse(tmp_path):
             assert each[name] == f"{len(X)} {alone.log_px.sum()}"
         for name, what in (
             ("seed", "seed"), ("data", "data"), ("samples", "num_samples"),
-            ("chains", "num_chains"), ("estimators", "prior_samples"),
+            ("chains", "estimators"), ("estimators", "estimators"),
         ):  # fmt: skip
             assert "do not evaluate the same" in each[name]
             assert f"another {what}" in each[name] or f"and another {what}" in each[name]

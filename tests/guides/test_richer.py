@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from asking import evaluate
 from correlated import LINEAR, correlated, train
 from pvae.guides import (
     IAF,
@@ -85,7 +86,7 @@ def test_annealing_from_the_prior_does_not_depend_on_the_guide():
     found = {}
     for make in (MeanField, MixtureOfGaussians, IAF):
         guide = make((1, 8, 8), 2, hidden_dims=[16])
-        found[make] = pvae.evaluate(
+        found[make] = evaluate(
             model, guide, x[:6], num_samples=20, quadrature=True, progress=False, **options
         )
     exact = found[MeanField].findings["quadrature"].log_px

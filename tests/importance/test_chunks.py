@@ -7,6 +7,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from asking import evaluate
 from oracles import ORACLES
 from programs import PROGRAMS
 from pyro.nn import PyroModule
@@ -154,9 +155,9 @@ def test_what_a_model_computes_outside_of_torch(uncompiled, monkeypatch, outside
     x = torch.randn(96, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     options = {"num_samples": 300, "prior_samples": 0, "progress": False}
     with pytest.warns(UserWarning, match=f"evaluated without compiling it: .*{why}"):
-        found = pvae.evaluate(Outside(outside), Half(), x, **options)
+        found = evaluate(Outside(outside), Half(), x, **options)
     recorded = len(uncompiled)
-    expected = pvae.evaluate(Outside(torch.sigmoid), Half(), x, **options)
+    expected = evaluate(Outside(torch.sigmoid), Half(), x, **options)
     assert len(uncompiled) > recorded  # in torch it is compiled
     np.testing.assert_allclose(found.log_px, expected.log_px, rtol=1e-9)
 
@@ -165,14 +166,14 @@ def test_only_long_evaluations_compile(uncompiled, monkeypatch):
     pair = small_pair()
     x = pvae.data.load("digits").test.tensors()[0][:70]
     options = {"num_samples": 300, "prior_samples": 0, "progress": False}
-    usual = pvae.evaluate(*pair, x, **options)
+    usual = evaluate(*pair, x, **options)
     assert not uncompiled
     monkeypatch.setattr("pvae.evaluation.estimators.importance._WORTH_TUNING", 3000)
-    tuned = pvae.evaluate(*pair, x, **options)
+    tuned = evaluate(*pair, x, **options)
     assert not uncompiled
     np.testing.assert_array_equal(tuned.log_px, usual.log_px)
     monkeypatch.setattr("pvae.evaluation.estimators.importance._WORTH_COMPILING", 3000)
-    found = pvae.evaluate(*pair, x, **options)
+    found = evaluate(*pair, x, **options)
     assert len(uncompiled) == 2  # sizes of a chunk; the last 6 data have no graph of their own
     np.testing.assert_allclose(found.log_px, usual.log_px, rtol=1e-5)
     np.testing.assert_array_equal(found.log_px[64:], usual.log_px[64:])

@@ -5,8 +5,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-
-import pvae
+from asking import evaluate
 
 X = 1 + 2 * torch.rand(40, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 LOW = torch.tensor(1.0, dtype=torch.float64)
@@ -36,7 +35,7 @@ def log_px(x):
 
 
 def test_a_bound_that_the_plate_repeated_holds_for_any_datum():
-    result = pvae.evaluate(
+    result = evaluate(
         *pareto(), num_samples=500, quadrature=True, ais=10, bdmc=10, num_temperatures=40,
         progress=False,
     )  # fmt: skip
@@ -56,7 +55,7 @@ def test_bounds_that_differ_from_datum_to_datum_are_refused_in_words():
     model, guide, x = pareto(lambda x: 0.5 * x)
     options = {"num_samples": 20, "quadrature": True, "ais": 2, "num_temperatures": 2}
     with pytest.warns(UserWarning, match="was left out") as caught:
-        result = pvae.evaluate(model, guide, x, **options, progress=False)
+        result = evaluate(model, guide, x, **options, progress=False)
     assert {"quadrature", "ais_prior", "ais_guide"} <= set(result.missing)
     for reason in result.missing.values():
         assert "'z' has a support that varies" in reason

@@ -6,6 +6,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from asking import evaluate
 from masked import hidden_markov, semi_supervised
 from pyro.infer import TraceEnum_ELBO
 
@@ -36,7 +37,7 @@ def close(found, expected, tolerance=1e-9):
 def test_sequences_that_end_early_are_those_of_the_forward_algorithm(how, mask):
     model, guide, batch, exact = hidden_markov(how, mask)
     close(pvae.log_weights(model, guide, *batch, num_samples=2), exact.expand(2, -1))
-    found = pvae.evaluate(model, guide, batch, num_samples=3, progress=False)
+    found = evaluate(model, guide, batch, num_samples=3, progress=False)
     close(found.log_px, exact)
     close(found.elbo, exact)
     if mask != "distribution":  # there Pyro counts every state of a masked site
@@ -97,7 +98,7 @@ def test_labels_that_are_known_in_part_are_counted_once(where, labelled, mask):
         elbo, kl = exact, torch.zeros_like(exact)
     for one_hot in (False, True):
         model, guide, batch, _ = semi_supervised(labelled, where, mask, False, one_hot)
-        found = pvae.evaluate(model, guide, batch, num_samples=3, progress=False)
+        found = evaluate(model, guide, batch, num_samples=3, progress=False)
         close(found.log_px, exact)
         close(found.elbo, elbo)
         close(found.kl, kl)
@@ -124,7 +125,7 @@ def test_every_estimator_agrees_on_labels_that_are_known_in_part():
     model, guide, batch, exact = semi_supervised(0.5)
     options = {"ais": 4, "num_temperatures": 40, "quadrature": True, "progress": False}
     with pytest.warns(UserWarning, match="ELBO surgery was left out: Site 'y_unobserved' of"):
-        found = pvae.evaluate(model, guide, batch, num_samples=1000, **options)
+        found = evaluate(model, guide, batch, num_samples=1000, **options)
     close(found.findings["quadrature"].log_px, exact, 1e-6)
     for name in ("prior", "ais_prior", "ais_guide"):
         of = found.findings[name]
@@ -137,7 +138,7 @@ def test_every_estimator_agrees_on_labels_that_are_known_in_part():
 def test_the_code_of_all_data_has_the_same_sites(labelled):
     """Then the surgery is right; a mask of all data leaves a site out of the code."""
     model, guide, batch, _ = semi_supervised(labelled)
-    found = pvae.evaluate(model, guide, batch, num_samples=2000, progress=False)
+    found = evaluate(model, guide, batch, num_samples=2000, progress=False)
     rate = found.findings["surgery"].rate
     assert abs(rate - found.kl.mean()) < 0.5
     assert 0 < found.findings["surgery"].mutual_information < math.log(10)
@@ -199,7 +200,7 @@ def several(multivariate=False, size=5, chain=False):
 @pytest.mark.parametrize("size", [5, 1])
 def test_several_sites_of_the_guide_and_one_that_depends_on_some(chain, multivariate, size):
     model, guide, batch, kl_z, kl_2, elbo = several(multivariate, size, chain)
-    found = pvae.evaluate(model, guide, batch, **SEVERAL)
+    found = evaluate(model, guide, batch, **SEVERAL)
     assert found.sites["z"]["closed_form"]
     close(found.sites["z"]["kl"], kl_z.mean())
     close(found.sites["y_2"]["kl"], kl_2)
@@ -227,7 +228,7 @@ def test_a_chain_in_the_guide():
                 with pyro.poutine.mask(mask=t < lengths):
                     s = pyro.sample(f"s_{t}", dist.Categorical(move[s]), infer=SUM)
 
-    found = pvae.evaluate(model, guide, (x, lengths), num_samples=2, progress=False)
+    found = evaluate(model, guide, (x, lengths), num_samples=2, progress=False)
     close(found.log_px, exact)
     close(found.elbo.sum(), -TraceEnum_ELBO(max_plate_nesting=1).loss(model, guide, x, lengths))
     assert (torch.as_tensor(found.elbo) < exact - 0.1).any()
@@ -251,7 +252,7 @@ def test_what_the_guide_draws_is_not_summed_out_beside_another_site():
 
     joint = p_1.log()[:, None] + p_2.log() + dist.Normal(means, 1.0).log_prob(x[:, None, None])
     exact = joint.logsumexp((1, 2))
-    found = pvae.evaluate(model, guide, x, num_samples=4000, prior_samples=4000, progress=False)
+    found = evaluate(model, guide, x, num_samples=4000, prior_samples=4000, progress=False)
     assert abs(found.log_px - exact.numpy()).max() < 0.1
     assert abs(found.findings["prior"].log_px - exact.numpy()).max() < 0.1
 

@@ -8,6 +8,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from asking import evaluate
 from pyro.infer import TraceEnum_ELBO
 from torch import nn
 
@@ -166,7 +167,7 @@ def test_evaluate_and_diagnose(style):
     options = {"num_samples": 500, "ais": 3, "num_temperatures": 30, "progress": False}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        found = pvae.evaluate(pair.model, pair.guide, pair.x, **options)
+        found = evaluate(pair.model, pair.guide, pair.x, **options)
         assert not pvae.diagnose(pair.model, pair.guide, pair.x).faults
     assert abs(found.log_px - pair.exact.numpy()).max() < 0.4
     assert abs(found.findings["prior"].log_px - pair.exact.numpy()).max() < 0.8

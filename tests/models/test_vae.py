@@ -6,6 +6,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from asking import evaluate
 from pvae.models import VAE
 from pyro import poutine
 from torch import nn
@@ -44,7 +45,7 @@ def test_generates_encodes_reconstructs_and_is_bounded(shape, options, network):
     assert pvae.decode(model, {"z": torch.zeros(2, 3)}).shape == (2, *shape)
     fit = pvae.fit(model, guide, x, epochs=3, batch_size=3, progress=False)
     assert len(fit.history) == 3
-    result = pvae.evaluate(model, guide, x, num_samples=30, progress=False)
+    result = evaluate(model, guide, x, num_samples=30, progress=False)
     assert result.strategy == "plate"  # our networks work in a particle plate
     assert result.caveat is None
     assert (result.elbo < result.log_px).all()
@@ -103,7 +104,7 @@ def test_the_counts_of_digits_are_learned_in_bits_per_dimension(likelihood):
     for epochs in (1, 6):
         pvae.fit(model, guide, data, epochs=epochs, lr=3e-3, mode="eager", progress=False)
         options = {"num_samples": 20, "prior_samples": 0, "progress": False}
-        result = pvae.evaluate(model, guide, data, **options)
+        result = evaluate(model, guide, data, **options)
         found.append(result.summary()["bits_per_dim"])
         nats = -result.log_px.mean() / 64
         assert found[-1]["log_px"] == pytest.approx(nats / math.log(2))
@@ -124,7 +125,7 @@ def test_the_counts_of_digits_are_learned_in_bits_per_dimension(likelihood):
 def test_a_density_of_levels_has_no_bits(observation, options):
     data = pvae.data.load("digits", observation=observation)
     model, guide = VAE(data.event_shape, 3, **options), pvae.guides.MeanField(data.event_shape, 3)
-    result = pvae.evaluate(model, guide, data, num_samples=2, progress=False)
+    result = evaluate(model, guide, data, num_samples=2, progress=False)
     assert result.summary()["bits_per_dim"] is None
     assert "bits/dim" not in result.table()
 
@@ -191,7 +192,7 @@ def test_convolutional_pair_is_near_the_dense_one_on_digits():
         model = VAE(data.event_shape, latent_dim=8, network=network)
         guide = pvae.guides.MeanField(data.event_shape, latent_dim=8, network=network)
         pvae.fit(model, guide, data, epochs=15, progress=False)
-        result = pvae.evaluate(model, guide, data, num_samples=100, progress=False)
+        result = evaluate(model, guide, data, num_samples=100, progress=False)
         bounds[network] = result.log_px.mean()
     assert bounds["conv"] > bounds["dense"] - 2  # on 8×8 images it need only be near
 

@@ -8,6 +8,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from asking import evaluate
 from pyro import poutine
 from pyro.nn import PyroModule, PyroParam
 from pyro.poutine.runtime import _DIM_ALLOCATOR, _ENUM_ALLOCATOR, _PYRO_STACK
@@ -76,7 +77,7 @@ def test_an_interrupt_at_any_moment_leaves_pyro_clean(what):
         "log_weights": lambda: weights(model),
         "check": lambda: pvae.check(model, guide, X),
         "step": lambda: svi.step(X),
-        "evaluate": lambda: pvae.evaluate(
+        "evaluate": lambda: evaluate(
             model, guide, X, num_samples=4, prior_samples=0, surgery=False, progress=False
         ),
     }
@@ -174,7 +175,7 @@ def test_threads_get_the_numbers_that_they_get_alone():
         rows += [row["elbo"] for row in fitted.history]
         options = {"num_samples": 6, "prior_samples": 3, "surgery": False, "progress": False}
         for _ in range(3):
-            rows += pvae.evaluate(model, guide, X, **options).log_px.tolist()
+            rows += evaluate(model, guide, X, **options).log_px.tolist()
         return rows
 
     shifts = (0.1, 0.5, 0.9)

@@ -9,6 +9,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from asking import evaluate
 from pyro.infer import Trace_ELBO
 from torch import nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
@@ -77,7 +78,7 @@ def test_every_call_takes_what_pyros_svi_takes(kind):
     for strategy in ("plate", "tile", "loop"):
         log_w = pvae.log_weights(*pair, *args, **kwargs, num_samples=3, strategy=strategy)
         torch.testing.assert_close(log_w, expected.expand(3, 7))
-    found = pvae.evaluate(*pair, args, **kwargs, num_samples=3, progress=False, surgery=False)
+    found = evaluate(*pair, args, **kwargs, num_samples=3, progress=False, surgery=False)
     torch.testing.assert_close(torch.from_numpy(found.log_px).float(), expected)
     loss = IWAE_ELBO(num_particles=4).loss(*pair, *args, **kwargs)
     assert loss == pytest.approx(-expected.sum().item(), rel=1e-5)
@@ -155,7 +156,7 @@ def test_packed_sequences_are_cut_and_repeated_by_sequence():
     for strategy in ("plate", "tile", "loop"):
         log_w = pvae.log_weights(model, guide, packed, num_samples=3, strategy=strategy)
         torch.testing.assert_close(log_w, expected.expand(3, 6))
-    found = pvae.evaluate(model, guide, (packed,), num_samples=3, progress=False)
+    found = evaluate(model, guide, (packed,), num_samples=3, progress=False)
     torch.testing.assert_close(torch.from_numpy(found.log_px).float(), expected)
     call = Arguments((packed,))
     assert call.names == ["0.data", "0.lengths"]
@@ -246,7 +247,7 @@ def test_what_is_passed_through_is_named_when_the_programs_fail():
 def test_an_unknown_name_is_the_programs_to_refuse():
     pair = _pair(lambda x, scale=SCALE: (x, scale, len(x)))
     with pytest.raises(PvaeError, match="unexpected keyword argument 'num_sample'"):
-        pvae.evaluate(*pair, X, num_sample=3)
+        evaluate(*pair, X, num_sample=3)
 
 
 def test_nothing_that_counts_data():
@@ -276,7 +277,7 @@ def test_data_of_a_part_with_arguments_by_name():
     near, far = (pvae.fit(model, reads, data, **options, shift=s) for s in (0.0, 9.0))
     assert far.history[0]["elbo"] < near.history[0]["elbo"] - 1000
     options = {"num_samples": 2, "prior_samples": 0, "surgery": False, "progress": False}
-    near, far = (pvae.evaluate(model, reads, data, **options, shift=s) for s in (0.0, 9.0))
+    near, far = (evaluate(model, reads, data, **options, shift=s) for s in (0.0, 9.0))
     assert far.elbo.mean() < near.elbo.mean() - 1000
     near, far = (pvae.reconstruct(model, reads, data.test.x, shift=s) for s in (0.0, 9.0))
     torch.testing.assert_close(far, near + 9)

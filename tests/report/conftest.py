@@ -14,12 +14,13 @@ import torch
 
 import pvae
 from pvae.errors import PvaeError
-from pvae.evaluation import Evaluation
-from pvae.evaluation.estimators.aggregate import Surgery
-from pvae.evaluation.estimators.annealed import Annealed, Sandwich
-from pvae.evaluation.estimators.gap import Gap
+from pvae.evaluation import Evaluation, Known
+from pvae.evaluation.estimators.ais import Annealed
+from pvae.evaluation.estimators.bdmc import Sandwich
+from pvae.evaluation.estimators.gap import Gaps
 from pvae.evaluation.estimators.prior import FromPrior
-from pvae.evaluation.estimators.quadrature import Quadrature
+from pvae.evaluation.estimators.quadrature import Integrals
+from pvae.evaluation.estimators.surgery import AggregatePosterior
 from pvae.evaluation.summary import summarise
 
 VOID = {"meta", "img", "link", "br", "hr", "input"}
@@ -40,6 +41,7 @@ class Numbers:
     verdict: str = "The verdict in words."
     strategy: str = "plate"
     exact: bool = False
+    code: bool = False
 
     def __post_init__(self) -> None:
         n = len(self.log_px)
@@ -66,8 +68,10 @@ class Numbers:
     def __len__(self) -> int:
         return len(self.log_px)
 
+    in_order = Known.in_order
+
     def summary(self) -> dict[str, Any]:
-        return summarise(self)
+        return summarise(self, self.verdict)
 
 
 def everything(**changes: Any) -> Evaluation:
@@ -87,10 +91,11 @@ def everything(**changes: Any) -> Evaluation:
         "ais_prior": ais,
         "ais_guide": dataclasses.replace(ais, log_px=log_px[some], start="guide"),
         "bdmc": Sandwich(few, -80.0 - few, -79.625 - few, "prior", **path),
-        "quadrature": Quadrature(np.arange(n), log_px + 0.3125, np.full(n, 3e-10)),
-        "gap": Gap(few, log_px[few] - 4, log_px[few] - 2.5, log_px[few], noise[few], noise[few],
+        "quadrature": Integrals(np.arange(n), log_px + 0.3125, np.full(n, 3e-10)),
+        "gap": Gaps(few, log_px[few] - 4, log_px[few] - 2.5, log_px[few], noise[few], noise[few],
                    "z ~ Normal(loc, scale)", True, 1000, 450),
-        "surgery": Surgery(np.arange(n), np.full(n, 1.0), np.full(n, -2.5), np.full(n, -9.75), n),
+        "surgery": AggregatePosterior(np.arange(n), np.full(n, 1.0), np.full(n, -2.5),
+                                      np.full(n, -9.75), n),
     }  # fmt: skip
     fields = {
         "elbo": log_px - 4, "elbo_analytic": log_px - 4.0625, "log_px": log_px,

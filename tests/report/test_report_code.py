@@ -4,11 +4,12 @@ import re
 
 import pytest
 import torch
+from asking import evaluate
 from pvae.guides import Code
 from pvae.models import PPCA
 
 import pvae
-from pvae.report.text import decimals, number
+from pvae.drawing.text import decimals, number
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +23,7 @@ def made():
 
 
 def _evaluate(made, **options):
-    return pvae.evaluate(
+    return evaluate(
         made["model"], made["guide"], made["data"], num_temperatures=20, progress=False, **options
     )
 

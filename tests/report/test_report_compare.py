@@ -7,10 +7,10 @@ import re
 import numpy as np
 import pytest
 
+from pvae.drawing.text import number, percent
 from pvae.evaluation.compare import Comparison
 from pvae.evaluation.compared import Bound, Compared, Difference
 from pvae.report.compare import write_comparison
-from pvae.report.text import number, percent
 
 VOID = {"meta", "link", "img", "br", "hr"}
 

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from pvae.report.text import number
+from pvae.drawing.text import number
 
 HINTS = {
     "estimates": ("--prior_samples 500", "--quadrature true"),
@@ -83,14 +83,14 @@ def test_the_figure_shows_estimates_of_all_data_only(full, found, read):
     for name in ("JVI-1", "JVI-2", "PSIS", "quadrature", "ELBO"):
         assert f">{name}<" in chart
     assert "AIS, prior" not in chart
-    assert "AIS ran on some of the data" in full.text("bounds")
+    assert "AIS from the guide: on some of the data" in full.text("bounds")
     e = found()
     whole = dataclasses.replace(
         e.findings["ais_prior"], datum=np.arange(60), log_px=e.log_px, log_px_se=e.log_px_se
     )
     other = read(dataclasses.replace(e, findings={"ais_prior": whole}))
     assert ">AIS, prior<" in other.figure("bounds")
-    assert "AIS ran on some" not in other.text("bounds")
+    assert "on some of the data" not in other.text("bounds")
 
 
 def test_nonsense_is_left_out_of_the_figure_but_the_truth_never_is(found, read):

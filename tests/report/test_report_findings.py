@@ -6,8 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from pvae.evaluation.estimators.aggregate import Surgery
-from pvae.report import decompositions
+from pvae.evaluation.estimators.surgery import AggregatePosterior
 
 FIGURES = ("khat", "log_px", "ais", "acceptance", "bdmc", "kl_dims", "surgery", "gap")
 
@@ -143,7 +142,9 @@ def test_the_inference_gap_is_split(full, found, read):
 
 
 def test_a_figure_that_breaks_keeps_the_others(found, read, monkeypatch):
-    monkeypatch.setattr(decompositions, "_steps", lambda *_, **__: 1 / 0)
+    for name in ("surgery", "gap"):
+        where = f"pvae.evaluation.estimators.{name}.steps"
+        monkeypatch.setattr(where, lambda *_, **__: 1 / 0)
     page = read(found())
     for name in ("surgery", "gap"):
         assert "ZeroDivisionError" in page.text(name)
@@ -191,7 +192,7 @@ def test_one_datum_has_every_figure(found, read):
         if isinstance(getattr(e, field.name, None), np.ndarray)
     }  # fmt: skip
     findings = {name: first(f) for name, f in e.findings.items()}
-    findings["surgery"] = Surgery(np.arange(1), np.ones(1), np.zeros(1), -np.ones(1), 1)
+    findings["surgery"] = AggregatePosterior(np.arange(1), np.ones(1), np.zeros(1), -np.ones(1), 1)
     page = read(found(
         **one, findings=findings, bounds={7: e.log_px[:1]}, bounds_se={7: e.log_px_se[:1]},
         jvi={1: {7: e.log_px[:1]}},

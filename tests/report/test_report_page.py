@@ -6,9 +6,9 @@ import resource
 import numpy as np
 import pytest
 
+from pvae.drawing.text import number
 from pvae.errors import PvaeError
 from pvae.report import write_report
-from pvae.report.text import number
 
 SECTIONS = ("headline", "bounds-table", "trust", "learning", "pictures", "repeat")
 HISTORY = [

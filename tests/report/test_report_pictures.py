@@ -164,8 +164,9 @@ def test_matplotlib_stays_as_the_user_left_it():
     program = (
         "import sys, matplotlib\n"
         "matplotlib.rcParams['axes.facecolor'] = 'pink'; before = matplotlib.rcParams.copy()\n"
+        "import numpy as np\n"
         "from pvae.report import charts\n"
-        "svg = charts.histogram([1.0, 2.0, 3.0], 'three', 2)\n"
+        "svg = charts.histogram(np.arange(3.0), 3, 'three', 'nats', (1, 'one'))\n"
         "assert matplotlib.rcParams.copy() == before\n"
         "assert 'matplotlib.pyplot' not in sys.modules\n"
         "assert '<svg' in svg and 'ffc0cb' not in svg\n"

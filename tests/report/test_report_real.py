@@ -7,7 +7,7 @@ from torch import nn
 
 import pvae.data
 from pvae import evaluate, guides, models
-from pvae.report.text import decimals, number, percent
+from pvae.drawing.text import decimals, number, percent
 
 
 def test_our_own_pair_with_a_latent_plane(read):

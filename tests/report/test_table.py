@@ -7,9 +7,8 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from asking import evaluate
 from programs import linear_gaussian
-
-import pvae
 
 
 def line(table, start):
@@ -114,7 +113,7 @@ def test_a_prior_that_never_explains_a_datum_has_no_difference():
             pyro.sample("z", dist.Uniform(x - 1e-3, x + 1e-3))
 
     x = torch.linspace(0.1, 0.9, 30)
-    result = pvae.evaluate(model, guide, x, num_samples=50, prior_samples=2, progress=False)
+    result = evaluate(model, guide, x, num_samples=50, prior_samples=2, progress=False)
     prior = result.summary()["prior"]
     assert np.isneginf(result.findings["prior"].log_px).any()
     assert prior["mean"] is prior["above_log_px"]["mean"] is None
@@ -124,8 +123,7 @@ def test_a_prior_that_never_explains_a_datum_has_no_difference():
 def test_without_khat_the_table_has_no_line_for_it():
     model, guide, x, _ = linear_gaussian()
     few, one = (
-        pvae.evaluate(model, guide, x, num_samples=k, prior_samples=0, progress=False)
-        for k in (5, 1)
+        evaluate(model, guide, x, num_samples=k, prior_samples=0, progress=False) for k in (5, 1)
     )
     for result in (few, one):
         assert np.isnan(result.khat).all()

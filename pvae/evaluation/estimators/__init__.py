@@ -1,1 +1,31 @@
-"""The estimators of an evaluation, one file an idea."""
+"""The estimators, one file an idea, with the numerical methods that they are made of."""
+
+import importlib
+import inspect
+import pkgutil
+
+from pvae.evaluation.estimator import Estimator
+from pvae.evaluation.estimators.ais import AIS
+from pvae.evaluation.estimators.bdmc import BDMC
+from pvae.evaluation.estimators.gap import Gap
+from pvae.evaluation.estimators.prior import NaiveMonteCarlo
+from pvae.evaluation.estimators.quadrature import Quadrature
+from pvae.evaluation.estimators.surgery import Surgery
+
+__all__ = ["AIS", "BDMC", "Gap", "NaiveMonteCarlo", "Quadrature", "Surgery", "find_estimators"]
+
+
+def find_estimators() -> list[type[Estimator]]:
+    """Returns the estimators of the files in this folder, in the order of computing."""
+    found = set()
+    for info in pkgutil.iter_modules(__path__, f"{__name__}."):
+        module = importlib.import_module(info.name)
+        found |= {
+            each
+            for each in vars(module).values()
+            if isinstance(each, type)
+            and issubclass(each, Estimator)
+            and each.__module__ == module.__name__
+            and not inspect.isabstract(each)
+        }
+    return sorted(found, key=lambda each: (each.finding.order, each.__name__))

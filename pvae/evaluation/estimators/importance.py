@@ -7,16 +7,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from pvae.data import Split
 from pvae.errors import reason_of
+from pvae.evaluation.estimator import Task
 from pvae.evaluation.estimators.active_units import ActiveUnits, active_units, variances
 from pvae.evaluation.estimators.bounds import bounds, cubo, effective_sample_size
 from pvae.evaluation.estimators.jackknife import jackknife
 from pvae.evaluation.estimators.pareto import psis, rounding_error
 from pvae.evaluation.estimators.posterior import SiteKL, site_kl
-from pvae.evaluation.work import Work, in_blocks, take
+from pvae.evaluation.work import in_blocks
 from pvae.importance import Sampler, seed_unit
-from pvae.pair import TensorSplit
 from pvae.runtime import is_out_of_memory
 
 __all__ = ["CUBO_KHAT", "from_weights"]
@@ -27,48 +26,38 @@ _WORTH_COMPILING = 10**7  # samples times data, each of which saves a microsecon
 CUBO_KHAT = 0.25  # the k̂ from which w² has no variance
 
 
-def from_weights(
-    sampler: Sampler,
-    part: Split | TensorSplit,
-    ks: list[int],
-    work: Work,
-    device: torch.device,
-    seed: int,
-) -> dict[str, Any]:
+def from_weights(task: Task, ks: list[int]) -> dict[str, Any]:
     """Streams the log weights of every datum and reduces them, block of data by block.
 
     Args:
-        sampler: Draws of the pair; its context must be entered.
-        part: N data on the device.
+        task: All N data.
         ks: The K of L_K, increasing; the last is the number of samples S.
-        work: Does the blocks.
-        device: Where the data are.
-        seed: Seed of the draws.
 
     Returns:
         The fields of `Evaluation` that hold arrays over the data, `sites`, and in `missing` why
         some detail beside the bounds failed.
     """
+    sampler, size = task.sampler, len(task.data)
     # A block holds few data and many samples, so that the encoder runs seldom; a loop has one
     # sample at a time and wants many data. The cut depends on neither memory nor processes.
     most = max(1, _WEIGHTS // ks[-1])
     step = min(most, 256 if sampler.strategy == "loop" else 32)
     if sampler.bound:
-        step = len(part)
-    rows = len(part) * ks[-1]
+        step = size
+    rows = size * ks[-1]
 
     def compute(block: np.ndarray) -> dict[str, np.ndarray]:
         units = in_blocks(block, step)
-        return _merged([_block(sampler, take(part, u, device), ks, seed, int(u[0])) for u in units])
+        return _merged([_block(sampler, task.batch(u), ks, task.seed, int(u[0])) for u in units])
 
     # Of many data more are in a block, for small arrays take up more than what is in them.
-    blocks = in_blocks(np.arange(len(part)), step * max(1, len(part) // 8192))
+    blocks = in_blocks(task.positions, step * max(1, size // 8192))
     tuned = contextlib.nullcontext()
     if rows >= _WORTH_TUNING:
-        some = take(part, np.arange(min(step, len(part))), device)
+        some = task.batch(np.arange(min(step, size)))
         tuned = sampler.tuned(some, ks[-1], compiled=rows >= _WORTH_COMPILING)
     with tuned:
-        results = _merged(work.map("log weights", blocks, compute))
+        results = _merged(task.work.map("log weights", blocks, compute))
     columns = {name: v for name, v in results.items() if not name.startswith("sum ")}
     for name in ("bounds", "bounds_se", "jvi_1", "jvi_2"):
         columns[name] = dict(zip(ks, columns[name].T.copy(), strict=True))
@@ -83,7 +72,7 @@ def from_weights(
     columns["log_px_se"] = columns["bounds_se"][ks[-1]]
     reasons = [reason for reason in np.unique(columns.pop("failed")) if reason]
     columns["missing"] = {"details": "; ".join(reasons)} if reasons else {}
-    columns["sites"] = {name: _site(name, results, len(part)) for name in sampler.structure.latent}
+    columns["sites"] = {name: _site(name, results, size) for name in sampler.structure.latent}
     return columns
 
 

@@ -26,7 +26,7 @@ from pvae.importance import Density, Particles, Sampler, elbo_of, replaced
 from pvae.pair import base_distribution, latent_sites, mask_of, trace_of
 from pvae.runtime import is_out_of_memory
 
-__all__ = ["MeanField", "Member", "OwnFamily", "elbo_terms", "find_family"]
+__all__ = ["LocalGaussian", "Member", "OwnFamily", "elbo_terms", "find_family"]
 
 _LARGEST = 2.0  # step of a logarithm
 _SAME = {"probs": "logits", "covariance_matrix": "scale_tril", "precision_matrix": "scale_tril"}
@@ -241,7 +241,7 @@ class OwnFamily(Member):
                 pyro.sample(name, site["build"](values, mask), infer=dict(site["infer"]))
 
 
-class MeanField(Member):
+class LocalGaussian(Member):
     """Independent Normals on the unconstrained coordinates u."""
 
     def __init__(self, sampler: Sampler, batch: tuple[Tensor, ...]) -> None:

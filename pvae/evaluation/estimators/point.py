@@ -10,16 +10,16 @@ from pyro import poutine
 from pyro.poutine import Trace
 from torch import Tensor
 
-from pvae.data import Split
 from pvae.errors import PvaeError
+from pvae.evaluation.estimator import Task
 from pvae.evaluation.estimators.active_units import active_units, variances
-from pvae.evaluation.finding import Finding
-from pvae.evaluation.work import Work, in_blocks, take
+from pvae.evaluation.finding import Finding, Known
+from pvae.evaluation.numbers import mean_and_se
+from pvae.evaluation.work import in_blocks
 from pvae.importance import Particles, Sampler, sum_out
 from pvae.pair import (
     Inspection,
     Program,
-    TensorSplit,
     gives_a_point,
     latent_sites,
     name_of,
@@ -34,7 +34,7 @@ _ROWS = 256  # data at a time
 
 
 @dataclass(frozen=True)
-class AtCode(Finding):
+class AtCode(Finding, kind="AtCode"):
     """What a pair says of each datum at its code, the point z = f(x).
 
     Attributes:
@@ -42,6 +42,8 @@ class AtCode(Finding):
         log_likelihood: log p(x|z), [n], nats.
         squared_error: ‖x − E[x|z]‖², summed over the event, [n]; NaN without a mean.
     """
+
+    title, order = "log p(x, z) at the code", 0
 
     log_joint: np.ndarray
     log_likelihood: np.ndarray
@@ -51,6 +53,18 @@ class AtCode(Finding):
     def log_prior(self) -> np.ndarray:
         """Log p(z), [n]: minus the penalty on the code, with its constant."""
         return self.log_joint - self.log_likelihood
+
+    def summary(self, known: Known) -> dict[str, Any]:
+        names = ("log_joint", "log_likelihood", "log_prior", "squared_error")
+        means = {name: mean_and_se(getattr(self, name)) for name in names}
+        return {"num_data": len(self), **means}
+
+    def verdict(self, known: Known) -> str:
+        return (
+            f"There is no bound on log p(x): {known.guide} gives a point, which has no density. "
+            "log p(x, z) at that point is what training maximised, and it can lie above log p(x) "
+            "or below."
+        )
 
 
 def prior_of(model: Program, guide: Program) -> Program:
@@ -99,40 +113,31 @@ def is_code(inspection: Inspection) -> bool:
     return True
 
 
-def from_code(
-    sampler: Sampler,
-    part: Split | TensorSplit,
-    guide: Program,
-    work: Work,
-    device: torch.device,
-) -> dict[str, Any]:
+def from_code(task: Task, guide: Program) -> dict[str, Any]:
     """Evaluates every datum at its code.
 
     Args:
-        sampler: Of the model and `prior_of` the pair; its context must be entered.
-        part: N data on the device.
+        task: All N data; its sampler is of the model and `prior_of` the pair.
         guide: The guide that gives the codes.
-        work: Does the blocks.
-        device: Where the data are.
 
     Returns:
         The fields of `Evaluation` that `from_weights` returns. What would be a bound, or would
         tell of weights, is NaN or empty.
     """
+    sampler, size = task.sampler, len(task.data)
     single = sampler.particles_by("loop")
 
     def compute(block: np.ndarray) -> dict[str, np.ndarray]:
-        batch = take(part, block, device)
-        return _block(single, guide, batch)
+        return _block(single, guide, task.batch(block))
 
-    blocks = in_blocks(np.arange(len(part)), min(_ROWS, sampler.usual_rows))
-    results = work.map("code", blocks, compute)
+    blocks = in_blocks(task.positions, min(_ROWS, sampler.usual_rows))
+    results = task.work.map("code", blocks, compute)
     columns = {
         name: np.concatenate([r[name] for r in results])
         for name in ("log_joint", "log_likelihood", "squared_error")
     }
-    code = AtCode(datum=np.arange(len(part)), **columns)
-    nothing = np.full(len(part), np.nan)
+    code = AtCode(datum=task.positions, **columns)
+    nothing = np.full(size, np.nan)
     unknown = ("elbo", "log_px", "log_px_se", "khat", "ess", "kl", "zero_weights")
     sites = {}
     for name in sampler.structure.latent:

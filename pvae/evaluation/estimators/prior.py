@@ -1,30 +1,35 @@
 """Naive Monte Carlo from the prior: the lectures' cautionary baseline."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
 from pyro.poutine import Trace
 from torch import Tensor
 
-from pvae.data import Split
+from pvae.drawing import text
 from pvae.errors import PvaeError
+from pvae.evaluation.estimator import Estimator, Task
 from pvae.evaluation.estimators.bounds import effective_sample_size, log_mean_exp, log_px_se
-from pvae.evaluation.finding import Finding
-from pvae.evaluation.work import Work, in_blocks, take
+from pvae.evaluation.finding import Estimate, Known
+from pvae.evaluation.numbers import finite
+from pvae.evaluation.work import in_blocks
 from pvae.importance import Sampler, log_terms, seed_unit, sum_out
-from pvae.pair import TensorSplit, latent_sites, observed_sites
-from pvae.runtime import is_out_of_memory
+from pvae.pair import latent_sites, observed_sites
+from pvae.runtime import is_out_of_memory, whole
 
-__all__ = ["NUM_SAMPLES", "FromPrior", "from_prior"]
+__all__ = ["FromPrior", "NaiveMonteCarlo"]
 
-NUM_SAMPLES = 500  # for each datum, where nothing else is asked for
+_NUM_SAMPLES = 500  # for each datum, where nothing else is asked for
+_RUNS = 2**18  # of the decoder, which are spent without being asked for
 _FLOATS = 2**27  # of decoded draws that are kept for all data: half a GiB
+_SHARED = 0.03  # the price of a density without a network, in runs of the decoder
 
 
 @dataclass(frozen=True)
-class FromPrior(Finding):
+class FromPrior(Estimate, kind="FromPrior"):
     """Naive Monte Carlo, in nats.
 
     Attributes:
@@ -38,25 +43,34 @@ class FromPrior(Finding):
             but that of their mean does not fall with the number of data.
     """
 
-    log_px: np.ndarray
+    title, label, order = "Naive Monte Carlo from the prior", "prior, naive", 10
+
     log_px_se: np.ndarray
     relative_variance: np.ndarray
     ess: np.ndarray
     num_samples: int
     shared: bool = False
 
+    def summary(self, known: Known) -> dict[str, Any]:
+        return {
+            **super().summary(known),
+            "num_samples": self.num_samples,
+            "shared": self.shared,
+            "relative_variance": {"median": finite(np.median(self.relative_variance))},
+            "ess": {"median": finite(np.median(self.ess))},
+        }
 
-def from_prior(
-    sampler: Sampler,
-    part: Split | TensorSplit,
-    positions: np.ndarray,
-    work: Work,
-    device: torch.device,
-    *,
-    num_samples: int,
-    seed: int,
-    most: int | None = None,
-) -> FromPrior:
+    def note(self, summary: dict[str, Any]) -> str:
+        return (
+            f"S = {text.count(self.num_samples)}, Var[p(x|z)] / E[p(x|z)]² about "
+            f"{text.number(summary['relative_variance']['median'], 1)} (at most S), effective "
+            f"sample size about {text.number(summary['ess']['median'], 1)} (medians)"
+            + ("; all data were compared with the same draws" if self.shared else "")
+        )
+
+
+@dataclass(frozen=True)
+class NaiveMonteCarlo(Estimator):
     r"""Estimates log p(x) by averaging the likelihood over the prior.
 
     .. math:: \log p(x) \approx \log \frac1S \sum_{s=1}^S p_\theta(x | z_s), \qquad z_s \sim p(z)
@@ -69,55 +83,81 @@ def from_prior(
     first draw all the same, which shows whether it differs from the others (a label among the
     pair's arguments); such data have draws of their own.
 
-    Args:
-        sampler: Draws of the pair; its context must be entered.
-        part: All N data.
-        positions: Which of them: sorted positions in the part.
-        work: Where blocks are computed, see `Work`.
-        device: Where the pair and the data are.
-        num_samples: S.
-        seed: Seed of the draws.
-        most: Runs of the decoder above which nothing is done, or None.
-
-    Raises:
-        PvaeError: If it would take more than `most` runs of the decoder.
+    Attributes:
+        num_data: Number of data, drawn at random; None for all.
+        num_samples: S. None is 500, but none at all where each datum needs draws of its own and
+            they would take more runs of the decoder than the bounds (and more than 262,144).
     """
-    size = max(1, min(32, 2**20 // num_samples))  # log-likelihoods that are held together
-    blocks = in_blocks(positions, size)
-    batch = take(part, blocks[0], device)
-    decoded = _Decoded.of(sampler, batch, num_samples, size, seed)
-    if decoded is not None and decoded.log_likelihood(batch) is None:
-        decoded = None
-    needed = num_samples * len(positions)
-    if decoded is None and most is not None and needed > most:
-        raise PvaeError(
-            f"{num_samples:,} draws from the prior for each of {len(positions):,} data take "
-            f"{needed:,} runs of the decoder, for this pair's draws cannot be decoded once for all "
-            f"data; without being asked it takes no more than the bounds, {most:,}. Ask for "
-            f"--prior_samples {num_samples} (in Python prior_samples={num_samples})."
-        )
 
-    def compute(block: np.ndarray) -> dict[str, np.ndarray]:
-        batch = take(part, block, device)
-        found = None if decoded is None else decoded.log_likelihood(batch)
-        shared = found is not None
-        if found is None:
-            draws = sampler.prior_stream(batch, num_samples, first=int(block[0]), seed=seed)
-            found = torch.cat([part.double() for part in draws])
-        log_w = found.T.cpu().numpy()
-        se = log_px_se(log_w)
-        return {
-            "log_px": log_mean_exp(log_w),
-            "log_px_se": se,
-            "relative_variance": num_samples * se**2,
-            "ess": effective_sample_size(log_w),
-            "shared": np.full(len(block), shared),
-        }
+    name, finding, hint = "prior", FromPrior, "--prior_samples 500"
 
-    results = work.map("prior", blocks, compute)
-    columns = {name: np.concatenate([r[name] for r in results]) for name in results[0]}
-    shared = bool(columns.pop("shared").any())
-    return FromPrior(datum=positions, **columns, num_samples=num_samples, shared=shared)
+    num_samples: int | None = None
+
+    @classmethod
+    def from_options(cls, prior_samples: int | None = None) -> Self | None:
+        """Naive Monte Carlo from the prior.
+
+        Args:
+            prior_samples: Samples for each datum from the prior, for naive Monte Carlo; 0 for
+                none. None is 500, but none at all where each datum needs draws of its own and
+                they would take more runs of the decoder than the bounds (and more than 262,144).
+        """
+        if prior_samples is not None and not whole("prior_samples", prior_samples, 0):
+            return None
+        return cls(num_samples=prior_samples)
+
+    def plan(self, asked: Sequence[Estimator], task: Task) -> list[Estimator]:
+        structure = task.sampler.structure
+        return [self] if set(structure.latent) - set(structure.enumerated) else []
+
+    def options(self, task: Task) -> dict[str, Any]:
+        return {"num_samples": self.num_samples or _NUM_SAMPLES}
+
+    def cost(self, sampler: Sampler) -> float:
+        # Draws of the prior are usually decoded once for all data.
+        price = _SHARED if sampler.strategy == "plate" else 1.0
+        return price * (self.num_samples or _NUM_SAMPLES)
+
+    def estimate(self, task: Task) -> FromPrior:
+        sampler, positions = task.sampler, task.positions
+        num_samples = self.num_samples or _NUM_SAMPLES
+        size = max(1, min(32, 2**20 // num_samples))  # log-likelihoods that are held together
+        blocks = in_blocks(positions, size)
+        batch = task.batch(blocks[0])
+        decoded = _Decoded.of(sampler, batch, num_samples, size, task.seed)
+        if decoded is not None and decoded.log_likelihood(batch) is None:
+            decoded = None
+        needed, most = num_samples * len(positions), max(len(task.data) * task.num_samples, _RUNS)
+        if decoded is None and self.num_samples is None and needed > most:
+            raise PvaeError(
+                f"{num_samples:,} draws from the prior for each of {len(positions):,} data take "
+                f"{needed:,} runs of the decoder, for this pair's draws cannot be decoded once for "
+                f"all data; without being asked it takes no more than the bounds, {most:,}. Ask "
+                f"for --prior_samples {num_samples} (in Python "
+                f"NaiveMonteCarlo(num_samples={num_samples}))."
+            )
+
+        def compute(block: np.ndarray) -> dict[str, np.ndarray]:
+            batch = task.batch(block)
+            found = None if decoded is None else decoded.log_likelihood(batch)
+            shared = found is not None
+            if found is None:
+                first = int(block[0])
+                draws = sampler.prior_stream(batch, num_samples, first=first, seed=task.seed)
+                found = torch.cat([part.double() for part in draws])
+            log_w = found.T.cpu().numpy()
+            se = log_px_se(log_w)
+            return {
+                "log_px": log_mean_exp(log_w),
+                "log_px_se": se,
+                "relative_variance": num_samples * se**2,
+                "ess": effective_sample_size(log_w),
+                "shared": np.full(len(block), shared),
+            }
+
+        columns = task.map("prior", blocks, compute)
+        shared = bool(columns.pop("shared").any())
+        return FromPrior(positions, **columns, num_samples=num_samples, shared=shared)
 
 
 class _Decoded:

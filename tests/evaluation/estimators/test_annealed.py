@@ -1,16 +1,20 @@
 """AIS and bidirectional Monte Carlo of Pyro pairs whose log p(x) is known."""
 
+import dataclasses
+
 import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from asking import evaluate, task
 from oracles import ORACLES, SUMS, ambiguous_mixture
 from pyro.distributions.transforms import Planar
 
 import pvae
 from pvae import PvaeError
-from pvae.evaluation.estimators.annealed import ais, bdmc, simulate
+from pvae.evaluation.estimators import AIS, BDMC
+from pvae.evaluation.estimators.bdmc import _simulate
 from pvae.evaluation.work import Work
 from pvae.importance.density import Density
 from pvae.importance.sampler import Sampler
@@ -21,21 +25,20 @@ CPU = torch.device("cpu")
 CONTINUOUS = [name for name in ORACLES if name != "categorical_sampled"]
 
 
-def _estimate(function, pair, num=30, **options):
+def _estimate(kind, pair, num=30, **options):
     model, guide, batch, exact = pair
     options = {"start": "prior", "num_chains": 20, "num_temperatures": 40, "num_leapfrog": 4,
-               "seed": 0, **options}  # fmt: skip
+               **options}  # fmt: skip
     with Sampler(inspect(model, guide, *batch)) as sampler:
         positions = np.arange(min(num, len(batch[0])))
-        work = Work(None, {}, False)
-        found = function(sampler, TensorSplit(batch), positions, work, CPU, **options)
+        found = kind(num, **options).estimate(task(sampler, batch, positions))
     return found, exact.numpy()[positions]
 
 
 @pytest.mark.parametrize("start", ["prior", "guide"])
 @pytest.mark.parametrize("name", CONTINUOUS)
 def test_ais_is_right_within_its_error(name, start):
-    found, exact = _estimate(ais, ORACLES[name](), start=start, num_temperatures=100)
+    found, exact = _estimate(AIS, ORACLES[name](), start=start, num_temperatures=100)
     error = found.log_px - exact
     assert error.std() < 0.5
     assert np.abs(error).max() < 2
@@ -51,7 +54,7 @@ def test_ais_is_right_within_its_error(name, start):
 def test_bidirectional_monte_carlo_holds_the_exact_value(name):
     pair = ORACLES[name]()
     model, guide, batch, _ = pair
-    found, _ = _estimate(bdmc, pair, num=40)
+    found, _ = _estimate(BDMC, pair, num=40)
     assert found.gap > -3 * found.gap_se
     assert found.gap < 2
     with Sampler(inspect(model, guide, *batch)) as sampler:
@@ -60,7 +63,7 @@ def test_bidirectional_monte_carlo_holds_the_exact_value(name):
 
         density = Density(sampler, batch)
         seed_unit(0, 0, 4)
-        simulated, _ = simulate(sampler, density, take(TensorSplit(batch), np.arange(40), CPU))
+        simulated, _ = _simulate(sampler, density, take(TensorSplit(batch), np.arange(40), CPU))
     again = pvae.log_weights(model, guide, *simulated, num_samples=20_000)
     truth = (again.logsumexp(0) - np.log(20_000)).numpy()
     for side, sign in ((found.lower, 1), (found.upper, -1)):
@@ -70,7 +73,7 @@ def test_bidirectional_monte_carlo_holds_the_exact_value(name):
 
 def test_ais_from_the_prior_finds_the_mode_that_the_guide_misses():
     model, guide, batch, exact = ambiguous_mixture(missed=True)
-    result = pvae.evaluate(
+    result = evaluate(
         model, guide, batch, num_samples=1000, prior_samples=0, ais=20,
         num_temperatures=60, num_leapfrog=4, progress=False,
     )  # fmt: skip
@@ -82,7 +85,7 @@ def test_ais_from_the_prior_finds_the_mode_that_the_guide_misses():
     assert (guide.log_px - exact.numpy()[guide.datum]).mean() < -0.5
     assert "leaves out part of their posterior" in result.verdict
     whole = ambiguous_mixture(missed=False)
-    right = pvae.evaluate(
+    right = evaluate(
         *whole[:3], num_samples=1000, prior_samples=0, ais=20, num_temperatures=60,
         num_leapfrog=4, progress=False,
     )  # fmt: skip
@@ -111,7 +114,7 @@ def _gaussian(noise=0.3, said=False):
 
 def test_from_a_guide_that_is_the_posterior_every_chain_weighs_the_same():
     model, guide, x, exact = _gaussian()
-    found = pvae.evaluate(
+    found = evaluate(
         model, guide, x, num_samples=5, prior_samples=0, ais=20, num_chains=200,
         num_temperatures=1, progress=False,
     ).findings  # fmt: skip
@@ -123,7 +126,7 @@ def test_from_a_guide_that_is_the_posterior_every_chain_weighs_the_same():
 
 def test_the_standard_error_is_that_of_the_estimates():
     pair = ORACLES["gamma_poisson"]()
-    found, exact = _estimate(ais, pair, num=100, num_temperatures=30)
+    found, exact = _estimate(AIS, pair, num=100, num_temperatures=30)
     z = (found.log_px - exact) / found.log_px_se
     assert 0.6 < z.std() < 1.6
 
@@ -131,9 +134,9 @@ def test_the_standard_error_is_that_of_the_estimates():
 def test_a_discrete_site_is_refused_in_words():
     pair = ORACLES["categorical_sampled"]()
     with pytest.raises(PvaeError, match=r"'y' is discrete \(Categorical\).*enumerate"):
-        _estimate(ais, pair)
+        _estimate(AIS, pair)
     with pytest.warns(UserWarning, match="AIS from the prior was left out: Latent site 'y'"):
-        result = pvae.evaluate(*pair[:3], num_samples=20, ais=2, progress=False)
+        result = evaluate(*pair[:3], num_samples=20, ais=2, progress=False)
     assert "discrete" in result.missing["ais_prior"]
     assert "discrete" in result.summary()["missing"]["ais_guide"]
     assert len(result.log_px) == len(pair[3])
@@ -142,7 +145,7 @@ def test_a_discrete_site_is_refused_in_words():
 @pytest.mark.parametrize("name", SUMS)
 def test_nothing_to_anneal(name):
     with pytest.raises(PvaeError, match="nothing to anneal"):
-        _estimate(ais, SUMS[name]())
+        _estimate(AIS, SUMS[name]())
 
 
 def test_a_likelihood_without_gradient_only_makes_annealing_slower():
@@ -159,7 +162,7 @@ def test_a_likelihood_without_gradient_only_makes_annealing_slower():
 
     x = torch.randn(30, 1, generator=torch.Generator().manual_seed(0))
     exact = dist.Normal(0.0, 2**0.5).log_prob(x)[:, 0]
-    found, exact = _estimate(ais, (model, guide, (x,), exact), num_temperatures=100)
+    found, exact = _estimate(AIS, (model, guide, (x,), exact), num_temperatures=100)
     assert np.abs(found.log_px - exact).max() < 5 * found.log_px_se.max() + 0.05
     assert abs((found.log_px - exact).mean()) < 0.1
 
@@ -173,10 +176,10 @@ def test_annealing_is_cut_so_that_processes_can_share_it():
             sizes.append([len(block) for block in blocks])
             return super().map(name, blocks, compute)
 
-    options = {"start": "prior", "num_chains": 16, "num_temperatures": 5, "num_leapfrog": 2}
     with Sampler(inspect(model, guide, *batch)) as sampler:
-        work = Recording(None, {}, False)
-        ais(sampler, TensorSplit(batch), np.arange(100), work, CPU, **options, seed=0)
+        own = task(sampler, batch, np.arange(100))
+        own = dataclasses.replace(own, work=Recording(None, {}, False))
+        AIS(100, num_temperatures=5, start="prior").estimate(own)
     assert sizes == [[64, 36]]
 
 
@@ -201,7 +204,7 @@ def test_a_guide_without_an_inverse_starts_from_the_prior():
         pytest.warns(UserWarning, match="uses a tile: a particle plate .* cannot be checked"),
         pytest.warns(UserWarning, match="surgery was left out"),
     ):
-        result = pvae.evaluate(
+        result = evaluate(
             model, guide, x, num_samples=200, ais=10, num_temperatures=50, progress=False
         )
     assert "start from the prior" in result.missing["ais_guide"]
@@ -229,14 +232,14 @@ def test_data_that_cannot_be_simulated_say_why():
 
     x = torch.randn(10, 3)
     with pytest.raises(PvaeError, match="changes with the data themselves"):
-        _estimate(bdmc, (reads_x, guide, (x,), x[:, 0]))
+        _estimate(BDMC, (reads_x, guide, (x,), x[:, 0]))
     with pytest.raises(PvaeError, match="'x' is not one of the arguments"):
-        _estimate(bdmc, (changes_x, guide, (x,), x[:, 0]))
+        _estimate(BDMC, (changes_x, guide, (x,), x[:, 0]))
 
 
 def test_data_are_simulated_around_what_is_deterministic():
-    plain, _ = _estimate(bdmc, _gaussian())
-    found, _ = _estimate(bdmc, _gaussian(said=True))
+    plain, _ = _estimate(BDMC, _gaussian())
+    found, _ = _estimate(BDMC, _gaussian(said=True))
     np.testing.assert_array_equal(found.lower, plain.lower)
     np.testing.assert_array_equal(found.upper, plain.upper)
     assert found.gap > -3 * found.gap_se
@@ -273,9 +276,9 @@ def test_gradients_in_chunks_are_the_whole_gradients():
 
 
 def test_the_upper_bound_averages_inverse_weights(monkeypatch):
-    import pvae.evaluation.estimators.annealed as module
+    import pvae.evaluation.estimators.bdmc as module
 
     weights = torch.tensor([[1.0], [3.0]], dtype=torch.float64)
     monkeypatch.setattr(module, "anneal_back", lambda *_, **__: weights.log().expand(2, 5))
-    found, _ = _estimate(bdmc, ORACLES["linear_gaussian"](), num=5, num_chains=2)
+    found, _ = _estimate(BDMC, ORACLES["linear_gaussian"](), num=5, num_chains=2)
     np.testing.assert_allclose(found.upper, -np.log((1 + 1 / 3) / 2))

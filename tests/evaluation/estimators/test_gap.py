@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import oracles
@@ -9,18 +10,16 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from asking import evaluate, task
 from torch.distributions import kl_divergence
 
 from pvae.errors import PvaeError
 from pvae.evaluation.estimators import gap as module
 from pvae.evaluation.estimators.ascent import Best
-from pvae.evaluation.estimators.gap import Gap, gap
-from pvae.evaluation.work import Work
+from pvae.evaluation.estimators.gap import Gap, Gaps
 from pvae.importance.sampler import Sampler
 from pvae.pair import inspect
-from pvae.pair.tensors import TensorSplit
 
-CPU = torch.device("cpu")
 FAST = {"num_steps": 150, "num_samples": 400}
 
 
@@ -28,12 +27,13 @@ def run(model, guide, x, exact=None, *, rows=None, strategy="auto", positions=No
     sampler = Sampler(inspect(model, guide, x), strategy=strategy)
     if rows:
         sampler.gradient_chunks.rows = rows
-    log_px = None if exact is None else exact.double().numpy()
-    positions = np.arange(len(x)) if positions is None else positions
-    work = Work(None, {}, False)
+    known = None
+    if exact is not None:
+        known = SimpleNamespace(log_px=exact.double().numpy(), findings={})
+    options = {"seed": 0, **FAST, **options}
     with sampler:
-        options = {"seed": 0, **FAST, **options}
-        return gap(sampler, TensorSplit(x), positions, log_px, work, CPU, **options)
+        own = task(sampler, x, positions, seed=options.pop("seed"), known=known)
+        return Gap(len(own.positions), **options).estimate(own)
 
 
 class Linear:
@@ -296,7 +296,7 @@ def test_positions_and_chunks():
 def test_round_trip():
     pair = Linear(ORTHOGONAL, size=5)
     found = run(pair.model, pair.guide(wrong), pair.x, num_steps=2, num_samples=10)
-    again = Gap.from_dataset(found.to_dataset())
+    again = Gaps.from_dataset(found.to_dataset())
     for name in ("datum", "elbo", "elbo_best", "log_px", "elbo_best_se", "to_best_se"):
         np.testing.assert_array_equal(getattr(again, name), getattr(found, name))
     for name in ("family", "own_family", "num_samples", "num_steps"):
@@ -365,8 +365,6 @@ def test_a_full_covariance_finds_narrow_posteriors():
     """Its triangle moves in units of its own scales: the family holds the posterior exactly."""
     from pvae.guides import FullCovariance
 
-    import pvae
-
     torch.manual_seed(0)
     weight = torch.randn(6, 4)
 
@@ -388,7 +386,7 @@ def test_a_full_covariance_finds_narrow_posteriors():
         guide.encoder.weight[:4] = centre
         guide.encoder.bias.zero_()
         guide.encoder.bias[4:8] = -4.0
-    found = pvae.evaluate(
+    found = evaluate(
         model, guide, x, num_samples=50, prior_samples=0, gap=6, ais=6, num_temperatures=20,
         progress=False,
     ).findings["gap"]  # fmt: skip
@@ -556,10 +554,8 @@ def test_what_is_masked_in_both_programs_is_left_alone(kind, strategy):
     model, guide, (x, n), exact, kl = chain(kind, [3, 2, 1, 3])
     sampler = Sampler(inspect(model, guide, x, n), strategy=strategy)
     with sampler:
-        found = gap(
-            sampler, TensorSplit((x, n)), np.arange(4), exact.numpy(), Work(None, {}, False), CPU,
-            seed=0, num_samples=1000,
-        )  # fmt: skip
+        known = SimpleNamespace(log_px=exact.numpy(), findings={})
+        found = Gap(4).estimate(task(sampler, (x, n), known=known))
     assert found.own_family == (kind != "hierarchy")
     assert found.converged.all()
     assert (np.abs(found.approximation - kl) < 4 * found.elbo_best_se + 2e-3).all()

@@ -6,8 +6,8 @@ import pyro.distributions as dist
 import pytest
 import torch
 from arviz_stats.base import array_stats
+from asking import evaluate
 
-import pvae
 from pvae.evaluation.estimators.bounds import log_mean_exp, log_px_se
 from pvae.evaluation.estimators.pareto import khat, khat_threshold, psis, rounding_error
 
@@ -156,7 +156,7 @@ def test_an_evaluation_far_below_zero():
                 pyro.sample("z", dist.Normal(x / 2, scale * 0.5**0.5).to_event(1))
 
         few = {"prior_samples": 0, "surgery": False, "progress": False}
-        return pvae.evaluate(model, guide, x, num_samples=1000, **few)
+        return evaluate(model, guide, x, num_samples=1000, **few)
 
     near, far = found(0.0, 0.8), found(1e4, 0.8)
     assert far.log_px.max() < -4e7

@@ -7,8 +7,8 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from asking import evaluate
 
-import pvae
 from pvae.importance.sampler import Sampler
 from pvae.pair import inspect
 
@@ -107,10 +107,10 @@ def integral(log_p, *fns):
 
 def test_kl_of_an_evaluation_is_that_of_the_latents_together():
     options = {"num_samples": 3000, "prior_samples": 0, "progress": False}
-    one = pvae.evaluate(*two_labels()[:2], X, **options)
+    one = evaluate(*two_labels()[:2], X, **options)
     assert one.kl.mean() == pytest.approx(integral(log_prior, q(X)).mean(), abs=0.02)
     assert one.sites["z"]["kl"] == pytest.approx(one.kl.mean(), rel=1e-9)
-    two = pvae.evaluate(*shared_label()[:2], X, **options)
+    two = evaluate(*shared_label()[:2], X, **options)
     joint = integral(log_prior, q(X), q(X, -1.0))
     assert two.kl.mean() == pytest.approx(joint.mean(), abs=0.02)
     np.testing.assert_allclose(two.kl, joint, atol=0.15)
@@ -134,7 +134,7 @@ def test_a_site_with_a_parent_is_not_in_closed_form_and_one_without_is():
 
     x = torch.randn(100, generator=torch.Generator().manual_seed(0), **DOUBLE)
     options = {"num_samples": 500, "prior_samples": 0, "progress": False}
-    runs = [pvae.evaluate(model, guide, x, seed=seed, **options) for seed in (0, 1)]
+    runs = [evaluate(model, guide, x, seed=seed, **options) for seed in (0, 1)]
     found = runs[0].sites
     assert (found["a"]["closed_form"], found["z"]["closed_form"]) == (True, False)
     kl = torch.distributions.kl_divergence(dist.Normal(0.4 * x, 0.9), dist.Normal(0.0, 1.0))
@@ -167,6 +167,6 @@ def test_a_subclass_is_not_taken_for_its_parent():
         with pyro.plate("data", len(x)):
             pyro.sample("z", Tilted(0.5 * x, 0.8))
 
-    result = pvae.evaluate(model, guide, X, num_samples=50, progress=False)
+    result = evaluate(model, guide, X, num_samples=50, progress=False)
     assert not result.sites["z"]["closed_form"]
     assert result.elbo_analytic is None

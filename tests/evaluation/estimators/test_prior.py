@@ -2,9 +2,8 @@
 
 import numpy as np
 import pytest
+from asking import evaluate
 from oracles import ORACLES
-
-import pvae
 
 EASY = ["mixture", "categorical_in_model", "categorical_in_guide", "categorical_sampled"]
 
@@ -13,7 +12,7 @@ EASY = ["mixture", "categorical_in_model", "categorical_in_guide", "categorical_
 def test_the_prior_is_right_within_its_error(name):
     model, guide, batch, exact = ORACLES[name]()
     batch, exact = tuple(t[:60] for t in batch), exact[:60].numpy()
-    result = pvae.evaluate(model, guide, batch, num_samples=2, prior_samples=4000, progress=False)
+    result = evaluate(model, guide, batch, num_samples=2, prior_samples=4000, progress=False)
     found = result.findings["prior"]
     assert found.num_samples == 4000
     easy = found.ess > 50
@@ -35,7 +34,7 @@ def test_draws_for_the_prior_are_not_those_for_the_guide():
         with pyro.poutine.block(hide=["x"]):
             model(x)
 
-    result = pvae.evaluate(model, guide, batch, num_samples=200, prior_samples=200, progress=False)
+    result = evaluate(model, guide, batch, num_samples=200, prior_samples=200, progress=False)
     both = result.findings["prior"].log_px, result.log_px
     assert np.abs(both[0] - both[1]).max() > 1e-3
     assert abs((both[0] - both[1]).mean()) < 1
@@ -44,6 +43,6 @@ def test_draws_for_the_prior_are_not_those_for_the_guide():
 
 def test_none_is_asked_for():
     model, guide, batch, _ = ORACLES["gamma_poisson"]()
-    result = pvae.evaluate(model, guide, batch, num_samples=2, prior_samples=0, progress=False)
+    result = evaluate(model, guide, batch, num_samples=2, prior_samples=0, progress=False)
     assert "prior" not in result.findings
     assert "prior" not in result.summary()

@@ -8,17 +8,14 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from asking import evaluate, task
 
-import pvae
 from pvae.errors import PvaeError
 from pvae.evaluation.estimators import cubature
-from pvae.evaluation.estimators import quadrature as module
-from pvae.evaluation.estimators.quadrature import Quadrature, quadrature
-from pvae.evaluation.work import Work
-from pvae.importance.density import Density
+from pvae.evaluation.estimators import grid as module
+from pvae.evaluation.estimators.quadrature import Integrals, Quadrature
 from pvae.importance.sampler import Sampler
 from pvae.pair import inspect
-from pvae.pair.tensors import TensorSplit
 
 CPU = torch.device("cpu")
 DOUBLE = {"dtype": torch.float64}
@@ -27,14 +24,12 @@ DOUBLE = {"dtype": torch.float64}
 def run(model, guide, batch, exact=None, *, size=20, tolerance=1e-9, positions=None, **options):
     """Quadrature of the first few data, within a tolerance and its own error."""
     batch = tuple(t[:size] for t in batch)
-    positions = np.arange(len(batch[0])) if positions is None else positions
     sampler = Sampler(inspect(model, guide, *batch), **options)
     with sampler:
-        density = Density(sampler, batch)
-        found = quadrature(density, TensorSplit(batch), positions, Work(None, {}, False), CPU)
+        found = Quadrature().estimate(task(sampler, batch, positions))
     assert found.log_px.dtype == found.error.dtype == np.float64
     if exact is not None:
-        error = np.abs(found.log_px - exact[:size].double().numpy()[positions])
+        error = np.abs(found.log_px - exact[:size].double().numpy()[found.datum])
         assert error.max() < tolerance
         assert (error < 10 * found.error + 1e-10).all()
         assert found.error.max() < tolerance
@@ -213,15 +208,15 @@ def test_positions_blocks_and_memory(monkeypatch):
     positions = np.array([2, 3, 20, 39])
     found = run(*pair, size=40, positions=positions)
     assert found.datum.tolist() == positions.tolist()
-    np.testing.assert_allclose(found.log_px, everything.log_px[positions], 1e-12)
-    monkeypatch.setattr(module, "_BLOCK", 7)
+    np.testing.assert_allclose(found.log_px, everything.log_px[found.datum], 1e-12)
+    monkeypatch.setattr("pvae.evaluation.estimators.quadrature._BLOCK", 7)
     again = run(*pair, size=40, memory=0.01)
     np.testing.assert_allclose(again.log_px, everything.log_px, 1e-12)
 
 
 def test_round_trip():
     found = run(*narrow(0.1))
-    again = Quadrature.from_dataset(found.to_dataset())
+    again = Integrals.from_dataset(found.to_dataset())
     for name in ("datum", "log_px", "error"):
         np.testing.assert_array_equal(getattr(again, name), getattr(found, name))
 
@@ -310,7 +305,7 @@ def test_what_is_uncertain_is_neither_shown_nor_used():
             pyro.sample("z", dist.Beta(0.9 * (1 + x), 0.9 * (1 + n - x)))
 
     options = {"num_samples": 200, "quadrature": True, "gap": 4, "num_temperatures": 20}
-    result = pvae.evaluate(model, guide, x, **options, progress=False)
+    result = evaluate(model, guide, x, **options, progress=False)
     shown = result.summary()["quadrature"]
     assert (shown["num_data"], shown["unknown"]) == (2, 2)
     assert math.isfinite(shown["mean"])

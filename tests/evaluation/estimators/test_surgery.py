@@ -8,25 +8,25 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from asking import task
 from torch import nn
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal, Normal
 
 import pvae
 from pvae.errors import PvaeError
-from pvae.evaluation.estimators import aggregate as module
-from pvae.evaluation.estimators.aggregate import Surgery, surgery
-from pvae.evaluation.work import Work
+from pvae.evaluation.estimators import surgery as module
+from pvae.evaluation.estimators.surgery import AggregatePosterior, Surgery
 from pvae.importance.sampler import Sampler
 from pvae.pair import inspect
-from pvae.pair.tensors import TensorSplit
 
 CPU = torch.device("cpu")
 
 
-def run(model, guide, *batch, positions=None, seed=0, strategy="auto", drawn=None) -> Surgery:
+def run(
+    model, guide, *batch, positions=None, seed=0, strategy="auto", drawn=None
+) -> AggregatePosterior:
     """The surgery; `drawn` receives the draws, as rows."""
     sampler = Sampler(inspect(model, guide, *batch), strategy=strategy)
-    positions = np.arange(len(batch[0])) if positions is None else positions
     if drawn is not None:
         original = sampler.posterior
 
@@ -38,7 +38,7 @@ def run(model, guide, *batch, positions=None, seed=0, strategy="auto", drawn=Non
 
         sampler.posterior = posterior
     with sampler:
-        return surgery(sampler, TensorSplit(batch), positions, Work(None, {}, False), CPU, seed)
+        return Surgery().estimate(task(sampler, batch, positions, seed=seed))
 
 
 def collected(drawn: list[dict], name: str) -> torch.Tensor:
@@ -246,7 +246,7 @@ def test_the_seed_decides():
 def test_round_trip():
     x = oracles.random(10, 2, seed=0)
     found = run(*gaussian_pair(lambda x: x, lambda x: torch.full_like(x, 0.4)), x)
-    again = Surgery.from_dataset(found.to_dataset())
+    again = AggregatePosterior.from_dataset(found.to_dataset())
     assert again.num_data == 10
     assert again.rate == found.rate
     for name in ("datum", "log_q_given_x", "log_q_marginal", "log_prior"):

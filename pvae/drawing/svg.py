@@ -1,4 +1,7 @@
-"""matplotlib as inline SVG: text stays text, colours are the page's CSS variables."""
+"""matplotlib as inline SVG: text stays text, colours are the page's CSS variables.
+
+matplotlib is imported by the first chart, so that an evaluation does not wait for it.
+"""
 
 import contextlib
 import io
@@ -6,19 +9,13 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import matplotlib
 import numpy as np
 from markupsafe import Markup, escape
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import Formatter, MaxNLocator
 from numpy.typing import NDArray
-
-from pvae.report.text import number
 
 __all__ = [
     "ACCENT", "CLASSES", "FILL", "INK", "MUTED", "PAPER", "RULE", "SECOND", "WARN", "WARN_FILL",
-    "Chart", "chart", "finite", "key", "mark", "plain", "responsive",
+    "Chart", "axes", "chart", "finite", "key", "mark", "plain", "responsive",
 ]  # fmt: skip
 
 # Stand-ins that the SVG's style attributes are searched for: a CSS variable cannot be asked
@@ -48,12 +45,23 @@ class Chart:
     """A figure of a size in CSS pixels, and its SVG once the drawing is done."""
 
     def __init__(self, width: float, height: float) -> None:
+        from matplotlib.figure import Figure
+
         self.figure = Figure(figsize=(width / 72, height / 72), layout="constrained")
         self.svg = Markup("")
 
 
 @contextlib.contextmanager
 def chart(label: str, width: float = 350, height: float = 240) -> Iterator[Chart]:
+    """Yields a figure to draw in; after that its `svg` is there.
+
+    Args:
+        label: What the picture shows, for those who cannot see it.
+        width: CSS pixels.
+        height: CSS pixels.
+    """
+    import matplotlib
+
     # The reader's own matplotlib settings neither reach the report nor are changed by it.
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
@@ -116,31 +124,39 @@ def responsive(draw: Callable[[float], Markup]) -> Markup:
 
 
 def finite(values: Any) -> NDArray[np.float64]:
+    """Returns the finite ones of some numbers, [n]."""
     array = np.asarray(values, dtype=np.float64).ravel()
     return array[np.isfinite(array)]
 
 
-class _Number(Formatter):
-    """Tick labels in the page's number style, with as few decimals as tell the ticks apart."""
-
-    def __call__(self, value: float, pos: int | None = None) -> str:
-        return number(value)
-
-    def format_ticks(self, values: Any) -> list[str]:
-        ticks = np.asarray(values, dtype=np.float64)
-        step = float(np.diff(ticks).min()) if len(ticks) > 1 else 1.0
-        places = (p for p in range(9) if np.abs(ticks - ticks.round(p)).max() < 0.01 * step)
-        decimals = next(places, 9) if len(ticks) else 0
-        return [number(float(value), decimals) for value in ticks]
-
-
 def plain(axis: Any, whole: bool = False) -> None:
     """Sets few ticks, labelled in the page's own number style."""
+    from matplotlib.ticker import MaxNLocator
+
+    from pvae.drawing.ticks import Number
+
     axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10], integer=whole))
-    axis.set_major_formatter(_Number())
+    axis.set_major_formatter(Number())
 
 
-def mark(ax: Axes, x: float, text: str, colour: str, level: float = 1.0) -> None:
+def axes(ax: Any, *, across: str = "", up: str = "", whole: str = "") -> None:
+    """Names the axes of a chart, with plain ticks; an axis without a name stays as it is.
+
+    Args:
+        ax: The axes.
+        across: What grows to the right.
+        up: What grows upwards.
+        whole: Which of them have whole numbers alone: `"across"` or `"up"`.
+    """
+    if across:
+        plain(ax.xaxis, whole == "across")
+        ax.set_xlabel(f"{across} →", loc="right")
+    if up:
+        plain(ax.yaxis, whole == "up")
+        ax.set_title(up)
+
+
+def mark(ax: Any, x: float, text: str, colour: str, level: float = 1.0) -> None:
     """A vertical line with its name beside it, on the side where there is room."""
     low, high = ax.get_xlim()
     left = x > low + 0.6 * (high - low)
@@ -151,7 +167,7 @@ def mark(ax: Axes, x: float, text: str, colour: str, level: float = 1.0) -> None
     )  # fmt: skip
 
 
-def key(ax: Axes, columns: int) -> None:
+def key(ax: Any, columns: int) -> None:
     """The names of what is drawn, above the frame on the right."""
     ax.legend(
         loc="lower right", ncols=columns, bbox_to_anchor=(1, 1), borderpad=0, borderaxespad=0.3,

@@ -1,22 +1,25 @@
 """ELBO surgery: the rate split into mutual information and the divergence of q(z) from p(z)."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pvae.data import Split
+from pvae.drawing import Panel, attempt, responsive, steps, text
 from pvae.errors import PvaeError, first_line
-from pvae.evaluation.finding import Finding
-from pvae.evaluation.work import Work, in_blocks, take
+from pvae.evaluation.estimator import Estimator, Task
+from pvae.evaluation.finding import Finding, Known
+from pvae.evaluation.numbers import finite, show
+from pvae.evaluation.work import in_blocks
 from pvae.importance import Particles, Sampler, seed_unit, sum_out
-from pvae.pair import TensorSplit, latent_sites, mask_of
+from pvae.pair import latent_sites, mask_of
 from pvae.runtime import is_out_of_memory
 
-__all__ = ["Surgery", "surgery"]
+__all__ = ["AggregatePosterior", "Surgery"]
 
 LogQ = Callable[[tuple[Tensor, ...], dict[str, Tensor]], Tensor]
 
@@ -25,11 +28,12 @@ _PIECE = 64  # data that are drawn together
 _FLOATS = {"cpu": 2**19}  # latent values that are evaluated together
 _ENCODINGS = 2**21  # where a datum is encoded again for each draw: a minute or so on a CPU
 _FEWEST = 64  # draws all the same
+_DENSITY = 0.03  # the price of a density without a network, in runs of the decoder
 _TAG = 0x5A
 
 
 @dataclass(frozen=True)
-class Surgery(Finding):
+class AggregatePosterior(Finding, kind="Surgery"):
     r"""One draw z ~ q(z|x_n) for each of n data, weighed against all N data of the part.
 
     .. math:: \underbrace{E_n \mathrm{KL}(q(z|x_n) \| p(z))}_{\text{rate}}
@@ -50,12 +54,14 @@ class Surgery(Finding):
     evidence lower bound*.
 
     Example:
-        >>> found = Surgery(
+        >>> found = AggregatePosterior(
         ...     np.arange(2), np.zeros(2), np.log([0.5, 0.5]), np.array([-1.0, -2.0]), num_data=2
         ... )
         >>> found.rate, round(found.mutual_information, 4), round(found.marginal_kl, 4)
         (1.5, 0.6931, 0.8069)
     """
+
+    title, section, order = "The ELBO surgery", "parts", 50
 
     log_q_given_x: np.ndarray
     log_q_marginal: np.ndarray
@@ -92,19 +98,33 @@ class Surgery(Finding):
         """Log N, nats: the most that the mutual information can be."""
         return math.log(self.num_data)
 
+    def summary(self, known: Known) -> dict[str, Any]:
+        return {
+            "num_data": self.num_data,
+            "num_draws": len(self),
+            "mutual_information": finite(self.mutual_information),
+            "mutual_information_se": finite(self.mutual_information_se),
+            "log_num_data": self.log_num_data,
+            "marginal_kl": finite(self.marginal_kl),
+            "marginal_kl_se": finite(self.marginal_kl_se),
+        }
+
+    def panels(self, known: Known) -> list[Panel]:
+        return [attempt("surgery", "ELBO surgery: what the rate is spent on", _split_rate, self)]
+
+    def line(self, summary: dict[str, Any]) -> str:
+        return (
+            f"index-code mutual information {show(summary['mutual_information'])} (at most log N = "
+            f"{self.log_num_data:.2f}), marginal KL {show(summary['marginal_kl'])}"
+        )
+
     @property
     def _information(self) -> np.ndarray:
         return self.log_q_given_x - self.log_q_marginal
 
 
-def surgery(
-    sampler: Sampler,
-    part: Split | TensorSplit,
-    positions: np.ndarray,
-    work: Work,
-    device: torch.device,
-    seed: int,
-) -> Surgery:
+@dataclass(frozen=True)
+class Surgery(Estimator):
     r"""Draws one z ~ q(z|x_n) for each n, and evaluates q(z) = 1/N Σ_j q(z|x_j) without sampling.
 
     The code z is all of the guide's latent sites, those included that it enumerates: here they
@@ -118,65 +138,91 @@ def surgery(
     sites, whose networks see each draw, n·N is at most twenty million. Memory does not grow with
     N beyond the data themselves.
 
-    Args:
-        sampler: Draws of the pair; its context must be entered.
-        part: All N data.
-        positions: Whose z is drawn: sorted positions in the part, usually all.
-        work: Where blocks are computed, see `Work`.
-        device: Where the pair and the data are.
-        seed: Seed of the draws; each block of positions has its own.
+    Attributes:
+        num_data: Number of data whose z is drawn, at random; None for all.
 
     Raises:
         PvaeError: If the guide samples nothing, or a site that the model does not have; if a
             latent site is masked for some data only; if the guide's density cannot be evaluated
             at the draws of other data; or if a density is NaN.
 
-    Source: Hoffman & Johnson 2016.
+    Source: Hoffman & Johnson 2016, *ELBO surgery: yet another way to carve up the variational
+    evidence lower bound*.
     """
-    num_data = len(part)
-    seed_unit(seed, 0, purpose=_TAG)
-    log_q, layout = _log_q(sampler, take(part, np.arange(min(6, num_data)), device))
-    chained = len(latent_sites(sampler.structure.guide_trace)) > 1
-    if layout != "plate" or chained:  # networks see each datum again for each draw
-        most = max(_FEWEST, (_ENCODINGS if layout != "plate" else 10 * _ENCODINGS) // num_data)
-        some = np.random.default_rng(seed).permutation(len(positions))[:most]
-        positions = positions[np.sort(some)]
-    rows = _FLOATS.get(device.type, 2**26) // sampler.latent_numel
-    if layout != "plate":
-        rows = min(rows, sampler.usual_rows)  # the encoder sees each row, not each datum
-    observed = sampler.structure.observed
 
-    def compute(block: np.ndarray) -> dict[str, np.ndarray]:
-        seed_unit(seed, int(block[0]), 1, purpose=_TAG)
-        drawn, log_prior = [], []
-        for piece in in_blocks(block, _PIECE):
-            batch = take(part, piece, device)
-            _refuse_other_sites(sampler, batch)
-            values = sampler.posterior(batch, 1)
-            terms = sampler.terms(batch, 1, values)
-            prior = sum_out(t for name, t in terms.items() if name not in observed)
-            drawn.append({name: value[0] for name, value in values.items()})
-            log_prior.append(prior[0].double())
-        values = {name: torch.cat([each[name] for each in drawn]) for name in drawn[0]}
-        given, marginal = _against_all(log_q, values, part, block, device, rows)
-        found = {
-            "log_q_given_x": given,
-            "log_q_marginal": marginal,
-            "log_prior": torch.cat(log_prior),
-        }
-        for name, value in found.items():
-            bad = (value.isnan() | (value == math.inf)).nonzero()
-            if len(bad):
-                raise PvaeError(
-                    f"{name} is {float(value[bad[0, 0]])} at the draw of datum "
-                    f"{int(block[int(bad[0, 0])])}. Check the parameters and this datum for NaN, "
-                    "and the distributions for scales that reach zero."
-                )
-        return {name: value.cpu().numpy() for name, value in found.items()}
+    name, finding = "surgery", AggregatePosterior
 
-    results = work.map("surgery", in_blocks(positions, _BLOCK), compute)
-    columns = {name: np.concatenate([r[name] for r in results]) for name in results[0]}
-    return Surgery(np.asarray(positions), **columns, num_data=num_data)
+    @classmethod
+    def from_options(cls, surgery: bool = True) -> Self | None:
+        """ELBO surgery.
+
+        Args:
+            surgery: Whether to look at the aggregate of q(z|x) over the data, which takes as long
+                as everything else where there are many data and few samples, and much longer in
+                hierarchies.
+        """
+        return cls() if surgery else None
+
+    def plan(self, asked: Sequence[Estimator], task: Task) -> list[Estimator]:
+        applies = task.sampler.bound or (task.sampler.structure.latent and not task.code)
+        return [self] if applies else []
+
+    def cost(self, sampler: Sampler) -> float:
+        # A density of the guide for each other datum, or a call of it.
+        count = self.num_data or 0
+        plate = sampler.strategy == "plate"
+        return _DENSITY * count if plate else min(count, _ENCODINGS / max(1, count))
+
+    def estimate(self, task: Task) -> AggregatePosterior:
+        sampler, positions, num_data = task.sampler, task.positions, len(task.data)
+        if sampler.bound:
+            raise PvaeError(
+                "The pair runs with all its data together and no others, and the aggregate "
+                "posterior is made of each datum's q(z|x) at the draws of the others. Let the "
+                "programs take their shapes from their arguments."
+            )
+        seed_unit(task.seed, 0, purpose=_TAG)
+        log_q, layout = _log_q(sampler, task.batch(np.arange(min(6, num_data))))
+        chained = len(latent_sites(sampler.structure.guide_trace)) > 1
+        if layout != "plate" or chained:  # networks see each datum again for each draw
+            most = max(_FEWEST, (_ENCODINGS if layout != "plate" else 10 * _ENCODINGS) // num_data)
+            some = np.random.default_rng(task.seed).permutation(len(positions))[:most]
+            positions = positions[np.sort(some)]
+        rows = _FLOATS.get(task.device.type, 2**26) // sampler.latent_numel
+        if layout != "plate":
+            rows = min(rows, sampler.usual_rows)  # the encoder sees each row, not each datum
+        observed = sampler.structure.observed
+
+        def compute(block: np.ndarray) -> dict[str, np.ndarray]:
+            seed_unit(task.seed, int(block[0]), 1, purpose=_TAG)
+            drawn, log_prior = [], []
+            for piece in in_blocks(block, _PIECE):
+                batch = task.batch(piece)
+                _refuse_other_sites(sampler, batch)
+                values = sampler.posterior(batch, 1)
+                terms = sampler.terms(batch, 1, values)
+                prior = sum_out(t for name, t in terms.items() if name not in observed)
+                drawn.append({name: value[0] for name, value in values.items()})
+                log_prior.append(prior[0].double())
+            values = {name: torch.cat([each[name] for each in drawn]) for name in drawn[0]}
+            given, marginal = _against_all(log_q, values, task, block, rows)
+            found = {
+                "log_q_given_x": given,
+                "log_q_marginal": marginal,
+                "log_prior": torch.cat(log_prior),
+            }
+            for name, value in found.items():
+                bad = (value.isnan() | (value == math.inf)).nonzero()
+                if len(bad):
+                    raise PvaeError(
+                        f"{name} is {float(value[bad[0, 0]])} at the draw of datum "
+                        f"{int(block[int(bad[0, 0])])}. Check the parameters and this datum for "
+                        "NaN, and the distributions for scales that reach zero."
+                    )
+            return {name: value.cpu().numpy() for name, value in found.items()}
+
+        columns = task.map("surgery", in_blocks(positions, _BLOCK), compute)
+        return AggregatePosterior(positions, **columns, num_data=num_data)
 
 
 def _refuse_other_sites(sampler: Sampler, batch: tuple[Tensor, ...]) -> None:
@@ -201,16 +247,15 @@ def _refuse_other_sites(sampler: Sampler, batch: tuple[Tensor, ...]) -> None:
 def _against_all(
     log_q: LogQ,
     values: dict[str, Tensor],
-    part: Split | TensorSplit,
+    task: Task,
     block: np.ndarray,
-    device: torch.device,
     rows: int,
 ) -> tuple[Tensor, Tensor]:
     """Returns log q(z_m|x_m) and log q(z_m), each [M], of the draws of a block.
 
     Both come from one evaluation, so that their difference is at most log N to the last bit.
     """
-    num, num_data = len(block), len(part)
+    num, num_data, device = len(block), len(task.data), task.device
     # The encoder's share is least where many draws meet few data.
     size = max(1, min(num_data, max(16, rows // num)))
     step = max(1, rows // size)
@@ -218,7 +263,7 @@ def _against_all(
     own = total.clone()
     positions = torch.from_numpy(np.asarray(block)).to(device)
     for data in in_blocks(np.arange(num_data), size):
-        batch = take(part, data, device)
+        batch = task.batch(data)
         for start in range(0, num, step):
             here = slice(start, start + step)
             draws = {
@@ -286,3 +331,25 @@ def _se(values: np.ndarray) -> float:
     if len(values) < 2:
         return math.nan
     return float(values.std(ddof=1) / math.sqrt(len(values)))
+
+
+def _split_rate(found: AggregatePosterior) -> Panel | None:
+    """Draws the rate as mutual information and marginal KL, beside log N."""
+    parts = [
+        ("index-code mutual information", found.mutual_information, found.mutual_information_se),
+        ("marginal KL(q(z) ‖ p(z))", found.marginal_kl, found.marginal_kl_se),
+    ]
+    most = found.log_num_data
+    if not all(math.isfinite(value) for _, value, _ in parts):
+        return None
+    body = responsive(lambda width: steps("ELBO surgery", parts, "rate", found.rate, width, most))
+    n = text.count(found.num_data)
+    note = (
+        "Rate = mutual information + marginal KL (Hoffman & Johnson 2016), from one draw of z for "
+        f"{text.plural(len(found), 'datum', 'data')}. The first says how well a code tells which "
+        f"of the {n} data it is of; it cannot exceed log N = {text.number(most)} nats, the dashed "
+        "line, and close to it only says that N is small for this pair, and that the other part is "
+        "overstated. The second says how far the codes of all data together are from the prior: "
+        "what a better prior could win."
+    )
+    return Panel((body,), note)

@@ -1,0 +1,98 @@
+"""What AIS and bidirectional Monte Carlo share: options, where chains start, blocks of data."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pvae.errors import PvaeError
+from pvae.evaluation.estimator import Estimator, Task
+from pvae.evaluation.estimators.hmc import anneal, schedule, tune
+from pvae.evaluation.work import in_blocks
+from pvae.importance import AnnealingPath, Density, Sampler, replaced
+
+__all__ = ["Annealing"]
+
+_PILOT = 16  # chains of the pilot run
+_ROWS = 1024  # chains times data that move together on a CPU: enough to keep it busy
+_GRADIENT = 3.0  # what a run of the decoder with its gradient costs, in runs
+
+
+@dataclass(frozen=True)
+class Annealing(Estimator):
+    r"""Chains that anneal from the prior or the guide to p(x, z).
+
+    .. math:: f_\beta(z) = f_0(z)^{1 - \beta} \, p_\theta(x, z)^\beta, \qquad
+        f_0 = p(z) \text{ or } q_\phi(z | x)
+
+    Many chains for many data move at once by Hamiltonian Monte Carlo, in unconstrained
+    coordinates. A pilot run of its own chains tunes the step sizes, which are then frozen, so
+    that the mean weight is an unbiased estimate of p(x).
+
+    Attributes:
+        num_data: Number of data, drawn at random; None for all.
+        num_chains: Chains for each datum.
+        num_temperatures: Temperatures.
+        num_leapfrog: Leapfrog steps at each temperature.
+        start: Where the chains begin: `"prior"` or `"guide"`.
+    """
+
+    num_data: int | None = 100
+    num_chains: int = 16
+    num_temperatures: int = 500
+    num_leapfrog: int = 2
+    start: str = "prior"
+
+    def cost(self, sampler: Sampler) -> float:
+        return _GRADIENT * self.num_chains * self.num_temperatures * (self.num_leapfrog + 1)
+
+    def _density(self, task: Task) -> Density:
+        """Checks that the pair can be annealed."""
+        batch = task.batch(task.positions[:4])
+        density = Density(task.sampler, batch)
+        if not density.dim:
+            raise PvaeError(
+                "There is nothing to anneal: no latent site is left once the enumerated ones are "
+                "summed out, and log p(x) is exact."
+            )
+        if self.start == "guide" and density.no_guide:
+            raise PvaeError(
+                "The guide's density cannot be evaluated away from its own samples "
+                f"({density.no_guide}); start from the prior instead."
+            )
+        # One temperature is one evaluation: it raises where there is no gradient.
+        z, _ = self._draw(density, batch, 1)
+        anneal(density.path(batch, self.start), z, schedule(1), None, 1)
+        return density
+
+    def _blocks(self, task: Task) -> list[np.ndarray]:
+        """Cuts data into blocks; a chunk of gradients holds one chain of every datum at least."""
+        rows = _ROWS if task.device.type == "cpu" else 64 * _ROWS
+        size = min(rows // max(self.num_chains, _PILOT), task.sampler.gradient_rows)
+        return in_blocks(task.positions, max(1, size))
+
+    def _forward(
+        self, density: Density, batch: tuple[Tensor, ...], tick: Callable[[], None]
+    ) -> tuple[Tensor, Tensor, AnnealingPath, Tensor]:
+        """Tunes step sizes and anneals: log weights [C, B], acceptance, path and step sizes."""
+        path, betas = density.path(batch, self.start), schedule(self.num_temperatures)
+        pilot, _ = self._draw(density, batch, _PILOT)
+        steps = tune(path, pilot, betas, self.num_leapfrog, tick=tick)
+        z, outside = self._draw(density, batch, self.num_chains)
+        log_w, acceptance, _ = anneal(path, z, betas, steps, self.num_leapfrog, tick=tick)
+        return log_w.masked_fill(outside, -math.inf), acceptance, path, steps
+
+    def _draw(self, density: Density, batch: tuple[Tensor, ...], num: int) -> tuple[Tensor, Tensor]:
+        """Draws u [num, B, D], and says which [num, B] stand in for draws outside of the support.
+
+        The model has no density there, so that the weight of such a chain is zero.
+        """
+        draw = density.prior if self.start == "prior" else density.posterior
+        u = draw(batch, num)
+        outside = u.isnan().any(-1)
+        if outside.any():
+            u = replaced(torch.cat([u, density.prior(batch, 1)]))[:-1]
+        return u.contiguous(), outside

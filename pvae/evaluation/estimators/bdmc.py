@@ -1,0 +1,249 @@
+"""Bidirectional Monte Carlo: log p(x) of simulated data between two bounds."""
+
+import math
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import torch
+from markupsafe import Markup
+from pyro import poutine
+from torch import Tensor
+
+from pvae.drawing import ACCENT, FILL, INK, MUTED, SECOND, Panel, attempt, axes, chart, key, text
+from pvae.errors import PvaeError
+from pvae.evaluation.estimator import Task
+from pvae.evaluation.estimators.annealing import Annealing
+from pvae.evaluation.estimators.bounds import log_mean_exp
+from pvae.evaluation.estimators.hmc import anneal_back, schedule
+from pvae.evaluation.finding import Finding, Known
+from pvae.evaluation.numbers import finite, mean_and_se, show
+from pvae.importance import Density, Sampler, seed_unit
+from pvae.pair import latent_sites, trace_program
+from pvae.runtime import whole
+
+__all__ = ["BDMC", "Sandwich"]
+
+
+@dataclass(frozen=True)
+class Sandwich(Finding, kind="Sandwich"):
+    """Bidirectional Monte Carlo on data drawn from the model, in nats.
+
+    Attributes:
+        lower: Forward AIS, [n]: below log p(x) in expectation.
+        upper: Reverse AIS from the exact posterior draw, [n]: above it in expectation.
+        start: `"prior"` or `"guide"`.
+        num_chains: C.
+        num_temperatures: T.
+        num_leapfrog: L.
+    """
+
+    title, section, order = "Bidirectional Monte Carlo", "trust", 40
+
+    lower: np.ndarray
+    upper: np.ndarray
+    start: str
+    num_chains: int
+    num_temperatures: int
+    num_leapfrog: int
+
+    @property
+    def gap(self) -> float:
+        """Mean of upper - lower: neither estimate is further from log p(x) than this."""
+        return float((self.upper - self.lower).mean())
+
+    @property
+    def gap_se(self) -> float:
+        """Standard error of the gap over the data; NaN for a single one."""
+        if len(self) < 2:
+            return math.nan
+        return float((self.upper - self.lower).std(ddof=1) / math.sqrt(len(self)))
+
+    def summary(self, known: Known) -> dict[str, Any]:
+        return {
+            "num_data": len(self),
+            "lower": mean_and_se(self.lower),
+            "upper": mean_and_se(self.upper),
+            "gap": {"mean": finite(self.gap), "se": finite(self.gap_se)},
+            "num_chains": self.num_chains,
+            "num_temperatures": self.num_temperatures,
+            "num_leapfrog": self.num_leapfrog,
+        }
+
+    def panels(self, known: Known) -> list[Panel]:
+        title = "Bidirectional Monte Carlo, on simulated data"
+        return [attempt("bdmc", title, _sandwiches, self, flagged=True)]
+
+    def line(self, summary: dict[str, Any]) -> str:
+        return (
+            f"bidirectional Monte Carlo on {len(self)} simulated data: "
+            f"{show(summary['lower']['mean'])} to {show(summary['upper']['mean'])}, gap "
+            f"{show(summary['gap']['mean'])} ± {show(summary['gap']['se'])}"
+        )
+
+
+@dataclass(frozen=True)
+class BDMC(Annealing):
+    r"""Bounds log p(x) from both sides, on data drawn from the model together with their z.
+
+    Forward AIS bounds from below. The z that a datum was drawn with is an exact draw from
+    p(z|x); chains that start there and run the same kernels backwards bound from above. The
+    gap between the two says how far annealing with these settings can be off. See `Annealing`
+    for the options.
+
+    Raises:
+        PvaeError: As `AIS`; or if data cannot be drawn from the model by leaving out its
+            observations.
+
+    Source: Grosse, Ghahramani & Adams 2015, *Sandwiching the marginal likelihood using
+    bidirectional Monte Carlo*, arXiv:1511.02543.
+    """
+
+    name, finding, hint = "bdmc", Sandwich, "--bdmc 100"
+
+    @classmethod
+    def from_options(
+        cls,
+        bdmc: int = 0,
+        num_chains: int = 16,
+        num_temperatures: int = 500,
+        num_leapfrog: int = 2,
+    ) -> Self | None:
+        """Bidirectional Monte Carlo.
+
+        Args:
+            bdmc: Number of data simulated from the model for bidirectional Monte Carlo.
+            num_chains: As in AIS.
+            num_temperatures: As in AIS.
+            num_leapfrog: As in AIS.
+        """
+        num_data = whole("bdmc", bdmc, 0)
+        found = cls(num_data or None, num_chains, num_temperatures, num_leapfrog)
+        return found if num_data else None
+
+    def cost(self, sampler: Sampler) -> float:
+        return 2 * super().cost(sampler)
+
+    def estimate(self, task: Task) -> Sandwich:
+        density, betas = self._density(task), schedule(self.num_temperatures)
+
+        def compute(block: np.ndarray) -> dict[str, np.ndarray]:
+            seed_unit(task.seed, int(block[0]), purpose=4)
+            batch, exact = _simulate(task.sampler, density, task.batch(block))
+            tick = task.work.ticks(3 * (self.num_temperatures - 1))
+            forward, _, path, steps = self._forward(density, batch, tick)
+            z = exact.expand(self.num_chains, *exact.shape[1:]).contiguous()
+            back = anneal_back(path, z, betas, steps, self.num_leapfrog, tick=tick)
+            return {
+                "lower": log_mean_exp(forward.T.cpu().numpy()),
+                "upper": -log_mean_exp(-back.T.cpu().numpy()),
+            }
+
+        columns = task.map("bidirectional Monte Carlo", self._blocks(task), compute)
+        return Sandwich(np.arange(len(task.positions)), **columns, **self.options(task))
+
+
+def _simulate(
+    sampler: Sampler, density: Density, batch: tuple[Tensor, ...]
+) -> tuple[tuple[Tensor, ...], Tensor]:
+    """Draws data from the model, in the shapes of a batch.
+
+    Returns:
+        A batch in which the observed arguments are drawn anew, x ~ p(x|z), and the coordinates
+        u [1, B, D] of the z that they were drawn with.
+
+    Raises:
+        PvaeError: If an observed site is not one of the model's arguments, or its density at
+            the drawn data is another than the one that they were drawn from (as with a
+            decoder that reads x).
+    """
+    model, size = sampler.model, len(batch[0])
+    trace = trace_program("model", model, poutine.uncondition(model), batch)
+    # Without its observations, a pyro.deterministic looks like a latent site.
+    sites = latent_sites(trace).items()
+    drawn = {name: s for name, s in sites if not s["infer"].get("_deterministic")}
+    new = list(batch)
+    for name in sampler.structure.observed:
+        site = drawn.pop(name)
+        old, value = site["infer"]["obs"], site["value"].detach()
+        at = [
+            i
+            for i, t in enumerate(batch)
+            if t.numel() == old.numel() and torch.equal(t.reshape(old.shape).to(old.dtype), old)
+        ]
+        if not at:
+            raise PvaeError(
+                f"Data cannot be drawn from the model: its observed site {name!r} is not one of "
+                "the arguments that the model is called with."
+            )
+        new[at[0]] = value.expand(old.shape).reshape(batch[at[0]].shape).to(batch[at[0]].dtype)
+    simulated = tuple(new)
+    single = sampler.particles_by("loop")
+    rows = {
+        name: single.rows(site["value"], site["fn"].event_dim, 1, size)
+        for name, site in drawn.items()
+    }
+    before = single.log_terms(trace, 1, size)
+    again = single.log_terms(single.model(simulated, 1, rows), 1, size)
+    tolerance = 1e-8 if before[next(iter(before))].dtype == torch.float64 else 1e-3
+    for name in sampler.structure.observed:
+        if not torch.allclose(before[name], again[name], tolerance, tolerance):
+            raise PvaeError(
+                f"Data cannot be drawn from the model: the density of site {name!r} changes with "
+                "the data themselves (a decoder that reads x draws them one after the other)."
+            )
+    kept = {name: rows[name] for name in rows if name not in sampler.structure.enumerated}
+    return simulated, density.flatten(kept)
+
+
+def _sandwiches(found: Sandwich) -> Panel | None:
+    """Draws both ends for each simulated datum, and how far they are apart."""
+    there = np.isfinite(found.lower) & np.isfinite(found.upper)
+    if not there.any():
+        return None
+    lower, upper = found.lower[there], found.upper[there]
+    order = np.argsort(lower, kind="stable")
+    bodies = (_ends(lower[order], upper[order]), _gaps((upper - lower)[order], found))
+    places = text.decimals(found.gap_se)
+    note = (
+        f"For {text.plural(len(found), 'datum', 'data')} drawn from the model together with their "
+        "z, annealing forwards bounds log p(x) from below and annealing back from that z bounds "
+        "it from above, both in expectation (Grosse, Ghahramani & Adams 2015; "
+        f"{text.plural(found.num_chains, 'chain')}, "
+        f"{text.plural(found.num_temperatures, 'temperature')}). First, the two ends; then what "
+        f"lies between them in the same order, on average {text.number(found.gap, places)} ± "
+        f"{text.number(found.gap_se, places)} nats: on average neither end is further from log "
+        "p(x) than that, and below zero there is only noise. This holds for data drawn from the "
+        "model, not for the test data, whose posteriors can be harder; it says how well annealing "
+        "with these settings can do."
+    )
+    if left := int((~there).sum()):
+        note += f" {text.plural(left, 'datum', 'data')} without finite ends: not drawn."
+    return Panel(bodies, note)
+
+
+def _ends(lower: np.ndarray, upper: np.ndarray) -> Markup:
+    with chart("Bidirectional Monte Carlo: lower and upper ends for each simulated datum") as drawn:
+        ax, at = drawn.figure.subplots(), np.arange(1, len(lower) + 1)
+        ax.vlines(at, lower, upper, color=MUTED, linewidth=1.2)
+        size = 5 if len(at) < 60 else 3
+        for ends, shape, colour, name in ((lower, "^", ACCENT, "from below"),
+                                          (upper, "v", SECOND, "from above")):  # fmt: skip
+            ax.plot(at, ends, shape, color=colour, markersize=size, markeredgewidth=0, label=name)
+        key(ax, 2)
+        axes(ax, across="simulated data", up="nats", whole="across")
+    return drawn.svg
+
+
+def _gaps(gaps: np.ndarray, found: Sandwich) -> Markup:
+    with chart("Bidirectional Monte Carlo: the gap of each simulated datum") as drawn:
+        ax = drawn.figure.subplots()
+        ax.bar(np.arange(1, len(gaps) + 1), gaps, color=FILL, width=0.7)
+        if np.isfinite(found.gap):
+            ax.axhline(found.gap, color=INK, linewidth=1.4, label="mean gap")
+            if np.isfinite(found.gap_se):
+                ax.axhspan(found.gap - found.gap_se, found.gap + found.gap_se, color=INK,
+                           alpha=0.14, linewidth=0)  # fmt: skip
+            key(ax, 1)
+        axes(ax, across="simulated data", up="gap, nats", whole="across")
+    return drawn.svg

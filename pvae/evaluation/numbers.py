@@ -1,0 +1,35 @@
+"""Means over the data with their errors, as plain numbers for JSON and as text for a terminal."""
+
+import math
+
+import numpy as np
+
+__all__ = ["finite", "mean_and_se", "se_of_mean", "show"]
+
+Mean = dict[str, float | None]
+
+
+def mean_and_se(values: np.ndarray) -> Mean:
+    """Returns the mean over the data and its standard error, sd / √N; None where undefined."""
+    if not len(values):
+        return {"mean": None, "se": None}
+    with np.errstate(invalid="ignore"):
+        se = values.std(ddof=1) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+        return {"mean": finite(values.mean()), "se": finite(se)}
+
+
+def se_of_mean(errors: np.ndarray | None) -> float | None:
+    """Returns the Monte Carlo error of a mean over data that have samples of their own."""
+    if errors is None or not len(errors):
+        return None
+    return finite(np.sqrt(np.mean(errors**2) / len(errors)))
+
+
+def finite(value: float) -> float | None:
+    """Returns a plain float; None for what JSON does not know."""
+    return float(value) if math.isfinite(value) else None
+
+
+def show(value: float | None, places: int = 2) -> str:
+    """Returns a number as text; a dash for None."""
+    return "–" if value is None else f"{value:.{places}f}"

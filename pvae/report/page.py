@@ -1,0 +1,38 @@
+"""A page: numbers and figures put into a template, the template into one file."""
+
+import functools
+import os
+import pathlib
+from typing import Any
+
+import jinja2
+
+from pvae.drawing import text
+from pvae.runtime import atomic
+
+__all__ = ["write_page"]
+
+
+def write_page(
+    path: str | os.PathLike[str], template: str, context: dict[str, Any]
+) -> pathlib.Path:
+    """Writes a template of this folder as one HTML file; an older one stays until it is complete.
+
+    Raises:
+        PvaeError: The file cannot be written.
+    """
+    page = _environment().get_template(template).render(context)
+    with atomic(path) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    return pathlib.Path(path)
+
+
+@functools.cache
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("pvae.report", ""), autoescape=True, trim_blocks=True,
+        lstrip_blocks=True, undefined=jinja2.StrictUndefined,
+    )  # fmt: skip
+    names = ("count", "decimals", "number", "percent", "plural", "with_error")
+    environment.globals |= {name: getattr(text, name) for name in names}
+    return environment

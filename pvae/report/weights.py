@@ -1,0 +1,156 @@
+"""What the weights say datum by datum: k̂, the bound, and the KL of each latent dimension."""
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from markupsafe import Markup
+
+from pvae.drawing import (
+    ACCENT,
+    FILL,
+    HIDDEN,
+    Missing,
+    Panel,
+    chart,
+    finite,
+    key,
+    plain,
+    responsive,
+    text,
+)
+from pvae.evaluation import ActiveUnits
+from pvae.report import charts
+
+if TYPE_CHECKING:
+    from pvae.evaluation import Evaluation
+
+__all__ = ["khat", "kl_dims", "log_px"]
+
+_BARS = 64
+_SITES = 6
+
+
+def khat(evaluation: "Evaluation") -> Panel | None:
+    """Draws the histogram of k̂."""
+    if evaluation.exact:
+        return HIDDEN
+    values = np.asarray(evaluation.khat)
+    without = []
+    if constant := int(np.isneginf(values).sum()):
+        n = text.plural(constant, "datum has", "data have")
+        without.append(f"{n} constant weights (k̂ = −∞, as with an exact guide)")
+    if unknown := int(np.isnan(values).sum()):
+        n = text.plural(unknown, "datum has", "data have")
+        without.append(f"{n} no k̂ (too few samples or degenerate weights)")
+    known, threshold = finite(values), float(evaluation.khat_threshold)
+    if not len(known):
+        raise Missing(f"There is no k̂ to draw: {'; '.join(without) or 'no data'}.")
+    low = min(float(known.min()), threshold - 0.3)
+    high = max(float(known.max()), threshold + 0.3)
+    width = (high - low) / min(50, max(12, int(math.sqrt(len(known)) * 2)))
+    below = math.ceil((threshold - low) / width)
+    # An edge on the threshold, so that no bar is on both of its sides.
+    edges = threshold + width * np.arange(-below, math.ceil((high - threshold) / width) + 1)
+    label = "Histogram of the Pareto shape k̂ of the importance weights"
+    line = threshold, f"threshold {text.number(threshold)}"
+    body = charts.histogram(known, edges, label, "k̂", line, split=threshold)
+    note = (
+        "k̂ estimates how heavy the tail of a datum's importance weights is (Vehtari et al. 2024). "
+        "Up to the threshold the weights give no reason to doubt the Monte Carlo error; above it "
+        "a few samples carry the estimate, so the bound may lie far below log p(x) and its error "
+        "is understated."
+    )
+    if without:
+        note += f" Not drawn: {'; '.join(without)}."
+    return Panel((body,), note)
+
+
+def log_px(evaluation: "Evaluation", places: int) -> Panel | None:
+    """Draws the histogram of the bound, or of log p(x) itself."""
+    values = np.asarray(evaluation.log_px)
+    known = finite(values)
+    if not len(known):
+        return None
+    mean = float(known.mean())
+    every = "mean" if len(known) == len(values) else "mean of the finite"
+    line = mean, f"{every} {text.number(mean, places)}"
+    label = "Histogram of log p(x) over the data"
+    body = charts.histogram(known, charts.num_bins(known), label, "nats", line)
+    what = "log p(x)" if evaluation.exact else "bound on log p(x), at the largest K"
+    note = f"How many data have which {what}. The tail on the left is what the pair finds unlikely."
+    if missing := int(np.sum(~np.isfinite(values))):
+        note += f" {text.plural(missing, 'datum', 'data')} without a finite value: not drawn."
+    return Panel((body,), note)
+
+
+def kl_dims(evaluation: "Evaluation") -> Panel | None:
+    """Draws the KL of each latent dimension, sorted, the active ones marked."""
+    known = {n: s for n, s in evaluation.sites.items() if s["kl_dims"]}
+    if not known:
+        if not evaluation.sites:
+            return HIDDEN
+        raise Missing(
+            "The KL does not split into dimensions: no latent site has dimensions that are "
+            "independent of each other in both the guide and the prior."
+        )
+    largest = sorted(known, key=lambda name: -_sum(known[name]["kl_dims"]))[:_SITES]
+    shown = [name for name in known if name in largest]
+    several = len(shown) > 1
+    bodies = tuple(
+        _dims(name, known[name], i, 350)
+        if several
+        else responsive(lambda width, name=name: _dims(name, known[name], 0, width))
+        for i, name in enumerate(shown)
+    )
+    note = (
+        "KL(q(z|x) ‖ p(z)) of each dimension, averaged over the data, from the largest to the "
+        "smallest. In strong colour are the active units: their posterior mean varies over the "
+        f"data by more than {ActiveUnits.threshold:g} (Burda, Grosse & Salakhutdinov 2016, section "
+        "5.2). A faint bar varies less, or its mean is undefined. A dimension without KL carries "
+        "nothing about x."
+    )
+    dims = ", ".join(
+        f"the {_BARS} largest of {text.count(len(known[name]['kl_dims']))}"
+        + (f" of {name}" if several else "")
+        for name in shown if len(known[name]["kl_dims"]) > _BARS
+    )  # fmt: skip
+    note += f" Shown: {dims}." if dims else ""
+    if left := len(known) - len(shown):
+        note += (
+            f" {text.plural(left, 'site')} with less KL {'is' if left == 1 else 'are'} not shown."
+        )
+    if without := [name for name in evaluation.sites if name not in known]:
+        note += f" Not split into dimensions: {', '.join(without)}."
+    return Panel(bodies, note)
+
+
+def _dims(name: str, site: dict[str, Any], index: int, width: float) -> Markup:
+    kl = np.nan_to_num(np.asarray(site["kl_dims"], dtype=np.float64), posinf=np.nan)
+    order = np.argsort(-np.nan_to_num(kl), kind="stable")[:_BARS]
+    variance = site["variance"] or []
+    same = len(variance) == len(kl)
+    active = np.asarray(variance)[order] > ActiveUnits.threshold if same else np.zeros(len(order))
+    label = f"KL of the dimensions of latent site {index + 1}"
+    with chart(label, width, 200) as drawn:
+        ax, at = drawn.figure.subplots(), np.arange(len(order))
+        for some, colour, words in (
+            (active == 1, ACCENT, "active"),
+            (active == 0, FILL, "not active"),
+        ):
+            ax.bar(at[some], kl[order][some], color=colour, width=0.72,
+                   alpha=0.85, label=words if same else None)  # fmt: skip
+        if same and 0 < active.sum() < len(active):
+            key(ax, 2)
+        few = len(order) <= (20 if width > 500 or len(order) <= 10 else 12)
+        ax.set_xticks(at if few else [], [str(i + 1) for i in order] if few else [])
+        ax.set_xlim(-0.8, max(len(order), width / 60) - 0.2)
+        plain(ax.yaxis)
+        ax.set_title(f"{name}, nats", parse_math=False)
+        ax.set_xlabel("dimension, sorted →" if few else "dimensions, sorted →", loc="right")
+    return drawn.svg
+
+
+def _sum(values: Sequence[float]) -> float:
+    return float(np.nansum(values))
