@@ -65,7 +65,8 @@ class Dense:
     def evaluation(self, x: Tensor, num_samples: int) -> pvae.Evaluation:
         return pvae.evaluate(
             self.model, self.guide, x, num_samples=num_samples, device=str(x.device),
-            seed=int(torch.randint(2**31, ())), estimators=[pvae.estimators.Surgery()], progress=False,
+            seed=int(torch.randint(2**31, ())), estimators=[pvae.estimators.Surgery()],
+            progress=False,
         )  # fmt: skip
 
     def by_evaluate(self, x: Tensor, num_samples: int) -> Tensor:

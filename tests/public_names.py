@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     elbo: ELBO = pvae.objectives.IWAE_ELBO(num_particles=5)
     pvae.fit(model, guide, digits, loss=elbo).history
     assert_type(pvae.evaluate(model, guide, digits, num_samples=5), pvae.Evaluation)
+    pvae.evaluate(model, guide, digits, estimators=[pvae.estimators.AIS(10)])
     assert_type(pvae.log_weights(model, guide, num_samples=5), Tensor)
 
     pvae.no_such_name  # pyright: ignore[reportAttributeAccessIssue]
@@ -28,4 +29,5 @@ if TYPE_CHECKING:
     pvae.guides.NoSuchGuide  # pyright: ignore[reportAttributeAccessIssue]
     pvae.objectives.NO_SUCH_ELBO  # pyright: ignore[reportAttributeAccessIssue]
     pvae.models.VAE(digits.event_shape, latent_dim="8")  # pyright: ignore[reportArgumentType]
+    pvae.estimators.AIS(num_data="ten")  # pyright: ignore[reportArgumentType]
     pvae.fit(model, guide, digits, epochs="ten")  # pyright: ignore[reportArgumentType]

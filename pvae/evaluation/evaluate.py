@@ -1,6 +1,7 @@
 """evaluate(): everything that is known about log p(x) of a data set, put into an Evaluation."""
 
 import dataclasses
+import json
 import math
 import os
 import warnings
@@ -213,10 +214,10 @@ def _distinct(estimators: Iterable[Estimator]) -> list[Estimator]:
                 f"estimators: {what} is not an estimator; pass instances of the classes in "
                 "pvae.estimators, as in estimators=[AIS(100)]."
             )
-    names = [each.name for each in asked]
+    names = [part.name for each in asked for part in each.parts(False)]
     if twice := {name for name in names if names.count(name) > 1}:
         raise PvaeError(
-            f"estimators: {', '.join(sorted(twice))} is asked for twice, and would be stored under "
+            f"estimators: {' and '.join(sorted(twice))} would be computed twice and stored under "
             "one name; evaluate once for each."
         )
     return asked
@@ -262,8 +263,9 @@ def _add(result: Evaluation, estimator: Estimator, task: Task) -> Evaluation:
     found, missing, made = dict(result.findings), dict(result.missing), {}
     task.work.settings = settings = _settings(estimator, task)
     try:
-        found[name] = estimator.estimate(task)
-        made = {name: settings}
+        new = estimator.estimate(task)
+        json.dumps(new.summary(result), allow_nan=False)  # else nothing could be saved
+        found[name], made = new, {name: settings}
         missing.pop(name, None)
     except Exception as error:  # what is known already is worth more than this
         reason = reason_of(error)

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from pvae.evaluation import Known, above_bound
+from pvae.evaluation import Known
 from pvae.evaluation import verdict as module
-from pvae.evaluation.estimators.ais import Annealed
+from pvae.evaluation.estimators.ais import Annealed, above_bound
 
 N = 50
 

@@ -176,7 +176,7 @@ def writes_all(imgs, seq_mask):
 
 def test_a_third_partys_pair_gets_all_fields_by_position():
     x, mask = torch.randn(30, 4), torch.rand(30, 4) < 0.5
-    evaluate = {"num_samples": 20, "progress": False, "prior_samples": 0}
+    evaluate = {"num_samples": 20, "progress": False, "estimators": []}
     want = pvae.evaluate(reads_all, writes_all, (x, mask), **evaluate)
     dataset = torch_data.TensorDataset(x, mask)
     sources = {"a": x, "b": mask}, dataset, torch_data.DataLoader(dataset, batch_size=7)
