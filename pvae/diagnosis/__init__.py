@@ -1,4 +1,4 @@
-"""diagnose(): says in plain words what is wrong with a pair.
+"""diagnose(): explains what is wrong with a pair.
 
 Imports `training`, `objectives`, `importance`, `pair`, `runtime` and `errors`.
 """

@@ -1,4 +1,4 @@
-"""compare_bounds(): whether a pair's densities are those of its draws, and its ELBO a bound."""
+"""compare_bounds(): checks that densities match their draws, and that the ELBO is a bound."""
 
 import math
 import time
@@ -37,7 +37,7 @@ _SATURATED = 0.05  # share of draws without coordinates beyond which the others 
 def compare_bounds(
     inspection: Inspection, elbo: ELBO, few: tuple[Tensor, ...]
 ) -> tuple[list[str], list[str], list[str]]:
-    r"""Draws weights, and compares densities with the draws they should be those of.
+    r"""Draws weights, and compares the densities with their draws.
 
     No ELBO is above the importance-weighted bound, :math:`E[\mathrm{ELBO}] \le L_K`; and a
     density that is not that of the draws, as after a transform whose Jacobian was forgotten, makes
@@ -88,7 +88,7 @@ def compare_bounds(
 
 
 def _scales(structure: Structure) -> tuple[list[str], list[str], list[str]]:
-    """What `poutine.scale` does to the objective: facts, notes and faults."""
+    """Returns facts, notes and faults about the scales of sites."""
     guide, model = map(_own_scales, (structure.guide_trace, structure.model_trace))
     for name in guide.keys() & model.keys():
         if not _same(guide[name], model[name]):
@@ -115,7 +115,7 @@ def _scales(structure: Structure) -> tuple[list[str], list[str], list[str]]:
 
 
 def _own_scales(trace: Trace) -> dict[str, float | Tensor]:
-    """The scale of each site without the share of plates that subsample."""
+    """Returns the scale of each site without the share of subsampling plates."""
     scales = {}
     for name, site in {**latent_sites(trace), **observed_sites(trace)}.items():
         scales[name] = site["scale"]
@@ -140,7 +140,7 @@ def _number(scale: float | Tensor) -> str:
 
 
 class _Unscaled(Messenger):
-    """Inside this context no scale enters an objective, that of a plate neither."""
+    """Removes all scales from an objective, also those of plates."""
 
     def _pyro_sample(self, msg: dict[str, Any]) -> None:
         msg["scale"] = 1.0  # the outermost handler comes last
@@ -187,7 +187,7 @@ def _above(
     log_w: Tensor,
     l_50: float,
 ) -> list[str]:
-    """No ELBO is above the importance-weighted bound, but for noise."""
+    """Returns a fault if the ELBO is above the importance-weighted bound by more than noise."""
     if elbo.num_particles > 1 or type(elbo).__module__.partition(".")[0] != "pyro":
         return []
     own = OwnParameters(model, guide)
@@ -208,7 +208,7 @@ def _above(
 def _normalised(
     sampler: Sampler, density: Density, batch: tuple[Tensor, ...]
 ) -> tuple[str | None, list[str]]:
-    """Whether the latents' log densities are those of their draws, in the guide and the model."""
+    """Returns faults of latent densities that do not match their draws, in guide and model."""
     why_not, faults = None, []
     programs = {
         "guide": ("q(z|x)", sampler.posterior, density.log_guide),
@@ -248,7 +248,7 @@ def _normalised(
 
 
 def _has_coordinates(density: Density, values: dict[str, Tensor], u: Tensor) -> Tensor:
-    """Where draws come back from their coordinates, [K, B]: not at the edge of a support."""
+    """Returns which draws are recovered from their coordinates, [K, B]."""
     back, _ = density.constrain(u)
     known = density.is_exact(u) & u.isfinite().all(-1)
     for name, value in back.items():
@@ -258,7 +258,7 @@ def _has_coordinates(density: Density, values: dict[str, Tensor], u: Tensor) -> 
 
 
 def _counted(sampler: Sampler, density: Density, batch: tuple[Tensor, ...], role: str) -> Tensor:
-    """Which coordinates the log density counts, [B, D]: those of masked sites it does not."""
+    """Returns which coordinates the log density counts, [B, D]: not those of masked sites."""
     particles = sampler.particles
     ours = role == "guide"
     trace = particles.guide(batch, 1, enumerate=False) if ours else particles.prior(batch, 1)
@@ -280,7 +280,7 @@ def _excess(
     counted: Tensor | None = None,
     known: Tensor | None = None,
 ) -> tuple[float, float]:
-    r"""How much log q is too low and too high for draws u [K, B, D] of it: nats, medians over data.
+    r"""Returns how much log q is too low and too high at draws u [K, B, D], in nats.
 
     With a Gaussian r fitted to half of the draws,
 

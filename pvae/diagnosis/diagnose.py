@@ -1,4 +1,4 @@
-"""diagnose(): what is wrong with a pair beyond what one call of it shows."""
+"""diagnose(): finds faults of a pair that one call does not show."""
 
 import warnings
 from dataclasses import dataclass, field
@@ -36,7 +36,7 @@ __all__ = ["Diagnosis", "diagnose"]
 
 @dataclass
 class Diagnosis:
-    """What was found out about a pair.
+    """The findings about a pair.
 
     Attributes:
         faults: What is wrong, each with what to change.
@@ -49,7 +49,7 @@ class Diagnosis:
     facts: list[str] = field(default_factory=list)
 
     def add(self, facts: list[str], notes: list[str], faults: list[str]) -> None:
-        """Adds what was found out by a closer look."""
+        """Adds findings."""
         self.facts += facts
         self.notes += notes
         self.faults += faults
@@ -75,7 +75,7 @@ def diagnose(
     seed: int = 0,
     **kwargs: Any,
 ) -> Diagnosis:
-    """Runs a pair a few times and says in plain words what is wrong with it.
+    """Runs a pair a few times and explains what is wrong with it.
 
     Beside what `pvae.check` finds in one call: a guide whose support is not the model's,
     parameters without a gradient, modules that no program registers, data that are mixed across
@@ -171,7 +171,7 @@ def _order(
     guide: Program,
     batch: tuple[Tensor, ...],
 ) -> None:
-    """Where closed-form KLs would be wrong, and where gradients are the score function's."""
+    """Finds sites where closed-form KLs are wrong, or gradients those of the score function."""
     sites = latent_sites(structure.guide_trace)
     rough = [
         name
@@ -203,7 +203,7 @@ def _order(
 def _not_mean_field(
     structure: Structure, model: Program, guide: Program, batch: tuple[Tensor, ...]
 ) -> str | None:
-    """Pyro's condition: parents of z in the model are no descendants of z in the guide."""
+    """Checks Pyro's condition: no parent of z in the model descends from z in the guide."""
     in_guide, in_model = (
         list(latent_sites(t)) for t in (structure.guide_trace, structure.model_trace)
     )

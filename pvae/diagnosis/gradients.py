@@ -1,4 +1,4 @@
-"""check_gradients(): which parameters an objective trains, and which it does not reach."""
+"""check_gradients(): finds parameters that an objective does not train."""
 
 import math
 from typing import Any
@@ -21,7 +21,7 @@ __all__ = ["check_gradients"]
 def check_gradients(
     model: Program, guide: Program, elbo: ELBO, batch: tuple[Tensor, ...]
 ) -> tuple[list[str], list[str], list[str]]:
-    """Takes the gradient once, and names the parameters that it does not reach.
+    """Computes the gradient once, and names the parameters that it does not reach.
 
     Args:
         model: Pyro program.
@@ -111,7 +111,7 @@ def check_gradients(
 
 
 class _Calls:
-    """Inside this context, notes the parameters of modules that are called.
+    """Records the parameters of modules that are called, inside this context.
 
     Attributes:
         differentiated: Ids of the parameters of modules called with gradients enabled.
@@ -133,7 +133,7 @@ class _Calls:
 
 
 def _idle_elsewhere(svi: SVI, batch: tuple[Tensor, ...], idle: list[str]) -> list[str]:
-    """Of parameters without a gradient, those that have none a little away from here either.
+    """Returns the parameters that also have no gradient after a small perturbation.
 
     Layers behind a last one that starts at zero have none at the start.
     """

@@ -1,4 +1,4 @@
-"""The model's log densities for many samples, a chunk at a time, compiled where that pays."""
+"""The model's log densities for many samples, computed in chunks, compiled if that pays."""
 
 import math
 import time
@@ -20,7 +20,7 @@ _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, "tf32": 1e-3}
 
 
 class ChunkedModel:
-    """Runs a model on the draws of a guide, a chunk of samples at a time.
+    """Runs a model on the draws of a guide, in chunks of samples.
 
     Args:
         particles: Runs the model with Pyro.
@@ -76,7 +76,7 @@ class ChunkedModel:
 def fastest(
     models: Iterable[ChunkedModel], draws: Trace, batch: tuple[Tensor, ...], num: int
 ) -> ChunkedModel:
-    """Returns the model that is done soonest with a guide's draws.
+    """Returns the model that is fastest on a guide's draws.
 
     Args:
         models: Chunks of several sizes. The first decides the numbers: one that gives other last

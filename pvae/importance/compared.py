@@ -1,4 +1,4 @@
-"""What layouts are compared by: the terms of a call, site by site, and of some of the data."""
+"""Comparison of two calls of a pair: their log density terms, site by site."""
 
 import torch
 from pyro.poutine import Trace
@@ -16,7 +16,7 @@ _FEW = 6
 
 
 def few(size: int) -> Tensor:
-    """Returns the first few of B data; as a lone datum would broadcast, fewer than 4 repeat."""
+    """Returns positions of a few of B data; fewer than 4 repeat, as a lone datum broadcasts."""
     return torch.arange(min(size, _FEW)) if size >= 4 else torch.arange(4) % size
 
 
@@ -47,7 +47,7 @@ def terms_of(
 
 
 def agree(ours: Tensor, expected: Tensor) -> bool:
-    """Whether terms are the same but for rounding."""
+    """Whether terms are equal up to rounding."""
     tolerance = 1e-8 if expected.dtype == torch.float64 else 1e-4
     ours, expected = torch.broadcast_tensors(ours, expected)
     return torch.allclose(ours, expected, tolerance, 10 * tolerance, equal_nan=True)

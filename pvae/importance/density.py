@@ -1,4 +1,4 @@
-"""Density: log p(x, z) and log q(z|x) of a pair at latents that are given from outside."""
+"""Density: log p(x, z) and log q(z|x) of a pair at given latents."""
 
 import copy
 import functools
@@ -179,7 +179,7 @@ class Density:
 
 
 def _for_any_datum(name: str, found: Any, event_dim: int = 0) -> Any:
-    """Returns a support or a transform whose tensors do not count the data of the batch.
+    """Returns a support or transform whose tensors have no dimension of the batch.
 
     Args:
         name: The site.
@@ -231,7 +231,7 @@ def _line(name: str, fn: Any) -> tuple[Transform, Callable[[Tensor], Tensor | No
 
 
 def replaced(u: Tensor) -> Tensor:
-    """Puts other draws of the same datum in place of those outside of the support, [C, B, D]."""
+    """Replaces draws outside the support by other draws of the same datum, [C, B, D]."""
     good = ~u.isnan().any(-1)
     order = torch.arange(len(u), device=u.device)[:, None]
     # The good draws of each datum, one after the other, as often as it takes.
@@ -252,7 +252,7 @@ def slopes(log_f: tuple[Tensor, Tensor], u: Tensor) -> list[Tensor | None]:
 
 
 class _InChunks(torch.autograd.Function):
-    """A path whose gradients are taken a chunk at a time, so that no graph outlives its chunk."""
+    """A path whose gradients are computed in chunks, which bounds the memory of their graphs."""
 
     @staticmethod
     def forward(ctx: Any, u: Tensor, ends: AnnealingPath, chunks: Chunks) -> tuple[Tensor, Tensor]:

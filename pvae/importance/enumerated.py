@@ -1,4 +1,4 @@
-"""Whether sites that are summed out together are summed out right."""
+"""Checks that sites are summed out correctly when all their values are computed together."""
 
 import math
 from collections.abc import Iterable
@@ -18,7 +18,7 @@ _CALLS = 32  # of a program, to compare with
 def find_enumeration_fault(
     parallel: Particles, one_by_one: Particles, batch: tuple[Tensor, ...]
 ) -> str | None:
-    """Says how sites that are summed out together differ from the same ones a value at a time.
+    """Returns how summing sites out together differs from doing it one value at a time.
 
     None where they agree, or where a program runs in no other way than together.
     """
@@ -52,7 +52,7 @@ def find_enumeration_fault(
 
 
 def broadcasts_given(parallel: Particles, one_by_one: Particles, batch: tuple[Tensor, ...]) -> bool:
-    """Whether sites are summed out right together where the other latents are the model's draws.
+    """Whether sites are summed out correctly together when the model draws the other latents.
 
     Those have no dimensions of the sites that are summed out, which the guide's may have. True
     also where the programs run in no other way.
@@ -85,5 +85,5 @@ def broadcasts_given(parallel: Particles, one_by_one: Particles, batch: tuple[Te
 
 
 def _calls(terms: Iterable[Tensor]) -> int:
-    """How many combinations the values of enumerated sites have in terms [*enumerated, K, B]."""
+    """Returns the number of combinations of enumerated values in terms [*enumerated, K, B]."""
     return math.prod(torch.broadcast_shapes(*(t.shape[:-2] for t in terms)))

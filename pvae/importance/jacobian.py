@@ -1,4 +1,4 @@
-"""Deltas of auxiliary draws: whether they carry the density of their values."""
+"""Checks the densities of Delta sites that are functions of auxiliary draws."""
 
 import torch
 from pyro.distributions import Delta
@@ -12,7 +12,7 @@ _MOST_LATENTS = 512  # of one datum, whose Jacobian is computed
 
 
 def refuse_other_jacobian(single: Particles, batch: tuple[Tensor, ...]) -> None:
-    r"""Raises a PvaeError if Deltas of auxiliary draws do not carry the density of their values.
+    r"""Raises a PvaeError if a Delta of auxiliary draws has the wrong `log_density`.
 
     As in Pyro's AutoGuides, :math:`e \sim q(e|x)` and z = f(e) as a Delta have the density
 

@@ -1,4 +1,4 @@
-"""Layout: in which way many samples of each datum are drawn together, compared and chosen."""
+"""Chooses the layout in which many samples of each datum are drawn together."""
 
 import dataclasses
 import warnings
@@ -93,7 +93,7 @@ def _particles(inspection: Inspection, structure: Structure, how: str) -> Partic
 
 
 def _small(inspection: Inspection) -> tuple[tuple[Tensor, ...], bool]:
-    """Returns a few data, or all where the pair runs with no fewer, and whether that is so."""
+    """Returns a few data, or all if the pair needs them all, and whether it does."""
     batch, structures = inspection.batch, [inspection.structure]
     small = rows_at(batch, few(inspection.size))
     if structures[0].enumerated and not structures[0].together_only:
@@ -117,7 +117,7 @@ def _run(single: Particles, batch: tuple[Tensor, ...]) -> None:
 
 
 def _choose_enumeration(inspection: Inspection, small: tuple[Tensor, ...]) -> Structure:
-    """Sums discrete sites out one value at a time where a program does not broadcast."""
+    """Sums discrete sites out one value at a time if a program does not broadcast."""
     structure = inspection.structure
     if not structure.enumerated or structure.together_only:
         return structure
@@ -139,7 +139,7 @@ def _choose_enumeration(inspection: Inspection, small: tuple[Tensor, ...]) -> St
 
 
 def find_fault(particles: Particles, single: Particles, batch: tuple[Tensor, ...]) -> str | None:
-    """Says how a layout's per-site terms differ from single replays of the same draws."""
+    """Returns how a layout's terms differ from single-sample replays of its draws."""
     num, size = (4 if len(batch[0]) == 3 else 3), len(batch[0])
     try:
         terms, trace = terms_of(particles, batch, num)
@@ -158,7 +158,7 @@ def find_fault(particles: Particles, single: Particles, batch: tuple[Tensor, ...
 
 
 def _one(particles: Particles, trace: Trace, k: int, num: int, size: int) -> Trace:
-    """The values of sample k as a call for one sample lays them out."""
+    """Returns the values of sample k in the layout of one sample."""
     part, values = particles.cut(trace, k, k + 1, num, size), {}
     for name, site in latent_sites(trace).items():
         if name in particles.structure.enumerated:

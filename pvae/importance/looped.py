@@ -1,4 +1,4 @@
-"""Sites that are summed out one value at a time, where a program does not broadcast over them."""
+"""Sums sites out one value at a time, for programs that do not broadcast over them."""
 
 import itertools
 import math
@@ -26,7 +26,7 @@ def over_values(
     wide: int,
     given: Mapping[str, Tensor] | None = None,
 ) -> Trace:
-    """Calls a program once for each combination of values of some sites, and stacks the calls.
+    """Calls a program once for each combination of values of some sites, and stacks the traces.
 
     A site has one value for each combination of the values of those named that come before it in
     the program; what is drawn before all of them is drawn once. The trace is laid out as Pyro's
@@ -76,7 +76,7 @@ def over_values(
 
 
 class _Fixed(Messenger):
-    """Gives each site its value for one combination of the values of the sites named."""
+    """Fixes the named sites to one combination of their values."""
 
     def __init__(
         self,
@@ -139,7 +139,7 @@ def _with_outer_mask(site: dict[str, Any]) -> dict[str, Any]:
 
 
 def _stacked(sites: list[dict[str, Any]], lead: tuple[int, ...], wide: int) -> dict[str, Any]:
-    """One site of several calls: its distribution, its value and its mask, [*lead, *plates]."""
+    """Stacks a site of several calls: distribution, value and mask, [*lead, *plates]."""
     event_dim = sites[0]["fn"].event_dim
     if len(sites) == 1:
         return {name: sites[0][name] for name in ("fn", "value", "mask")}
@@ -165,7 +165,7 @@ def _stack(tensors: Sequence[Tensor], lead: tuple[int, ...], ndim: int) -> Tenso
 
 
 class _Stacked(TorchDistribution):
-    """Distributions of one site in several calls, as one of batch shape [*lead, *plates]."""
+    """Distributions of one site in several calls, as one with batch shape [*lead, *plates]."""
 
     arg_constraints: ClassVar = {}
 

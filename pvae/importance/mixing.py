@@ -1,4 +1,4 @@
-"""Whether the terms of one datum depend on the data beside it."""
+"""Checks that the terms of a datum do not depend on the other data in its batch."""
 
 import itertools
 import math
@@ -50,7 +50,7 @@ def refuse_global(single: Particles, batch: tuple[Tensor, ...]) -> None:
 
 
 def refuse_mixing(single: Particles, batch: tuple[Tensor, ...]) -> None:
-    """Raises a PvaeError if the terms of one datum change with the data beside it.
+    """Raises a PvaeError if the terms of a datum change with the other data in its batch.
 
     Some of the data are kept and the others replaced, in turn, until each datum was kept while
     each other one was not. That needs no batch of another size, with which not all pairs run; of
@@ -121,7 +121,7 @@ def _raise_if_out_of_memory(error: Exception) -> None:
 
 
 def _splits(size: int) -> Iterator[Tensor]:
-    """Yields masks [B] such that of any two data, either is kept without the other in one of them.
+    """Yields masks [B]: for any two data, some mask keeps the first without the second.
 
     Each datum is kept in its own k / 2 of k splits, none of which holds another's (Sperner 1928).
     """
@@ -134,7 +134,7 @@ def _splits(size: int) -> Iterator[Tensor]:
 
 
 def _same_draws(single: Particles, batch: tuple[Tensor, ...], index: Tensor, kept: Tensor) -> bool:
-    """Whether the guide's draws of what is kept, and their densities, follow from the same noise.
+    """Whether the same noise gives the kept data the same draws and densities.
 
     For a guide whose density cannot be evaluated at draws that are given.
     """

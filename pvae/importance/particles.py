@@ -1,4 +1,4 @@
-"""Many samples of each datum at once: in a particle plate, in a repeated batch, or in a loop."""
+"""Runs a pair for many samples: in a particle plate, in a repeated batch, or in a loop."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -129,7 +129,7 @@ class Particles:
     def cancel_masked(
         self, p: dict[str, Tensor], draws: Trace, num: int, size: int
     ) -> dict[str, Tensor]:
-        """Lets the masked log p of a site that the guide enumerates be its log q.
+        """Replaces the masked log p of a site that the guide enumerates by its log q.
 
         The two then cancel, and the sum over the site's values is weighed by q.
 
@@ -221,7 +221,7 @@ class Particles:
         names: Sequence[str],
         values: Trace | None = None,
     ) -> Trace:
-        """Does what enumerating in parallel does, with a call for each combination of values."""
+        """Enumerates with one call for each combination of values."""
 
         def run(fixed: Messenger) -> Trace:
             wide = fixed(self._widen(program, num))
@@ -236,7 +236,7 @@ class Particles:
         return over_values(run, names, self.wide, given)
 
     def _enumerating(self, program: Program, used: int = 0) -> Program:
-        """Lets a program enumerate the sites that are to be, and no others, in dims of their own.
+        """Returns a program that enumerates the enumerated sites, each in its own dimension.
 
         Args:
             program: Its sites that are replayed keep their values.
@@ -269,7 +269,7 @@ class Particles:
 
 
 def with_noise(value: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
-    """Returns function(value), with what a straight-through draw keeps of its density's argument.
+    """Returns function(value), and keeps the relaxed value of a straight-through draw.
 
     Pyro's straight-through distributions give out a discrete value and keep the relaxed one, of
     which their density is, as an attribute that operations on the value would lose.

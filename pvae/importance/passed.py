@@ -1,4 +1,4 @@
-"""Pairs that pass all checks of their layout at once, and which of them did so before."""
+"""Checks the layout of most pairs in three runs, and remembers which pairs passed."""
 
 import weakref
 from typing import Any
@@ -114,7 +114,7 @@ def _terms(
 
 
 def _differ(inspection: Inspection) -> bool:
-    """Whether the data that were compared differ: of equal ones nothing can be mixed in."""
+    """Whether the compared data differ: mixing equal data changes nothing."""
     small = rows_at(inspection.batch, few(inspection.size))
     return any(bool((tensor != tensor[:1]).any()) for tensor in small)
 
@@ -128,7 +128,7 @@ def _recall(inspection: Inspection, state: tuple[Any, ...]) -> int | None:
 
 
 def _state(inspection: Inspection) -> tuple[Any, ...] | None:
-    """What the outcome of the checks depends on, with weak references that keep it unique.
+    """Returns all that the checks depend on, with the weak references that identify it.
 
     None where it cannot be known: such a pair is checked each time.
     """

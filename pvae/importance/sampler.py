@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -48,7 +48,7 @@ def seed_unit(seed: int, first: int, start: int = 0, purpose: int = 0) -> None:
 
 
 class Sampler:
-    """Draws of one pair, by the strategy that was found right for it; use as a context.
+    """Draws samples of one pair with a layout that was checked; use as a context.
 
     Inside the context the pair is in eval mode, keeps its own parameters, is not validated by
     Pyro and not differentiated.
@@ -91,7 +91,7 @@ class Sampler:
             self._set_chunks(layout, device, memory)
 
     def particles_by(self, how: str) -> Particles:
-        """Returns what runs the pair in a layout."""
+        """Returns the `Particles` of the pair in a layout."""
         return Particles(self.model, self.guide, self.structure, self.dim, how)
 
     def __enter__(self) -> "Sampler":
@@ -106,7 +106,7 @@ class Sampler:
     def tuned(
         self, batch: tuple[Tensor, ...], num_samples: int, *, compiled: bool
     ) -> Iterator[None]:
-        """Inside this context chunks have the size that is fastest, for batches of one size.
+        """Uses the fastest chunk size for batches of one size, inside this context.
 
         A few sizes are timed on some draws; those that would change the last digits are passed
         over. Worth it for a million rows. Compiled, whose last digits are others, the same ones
@@ -203,10 +203,10 @@ class Sampler:
         for start in range(0, num, step):
             n = min(step, num - start)
             parts.append(self.particles.rows_of(self.particles.prior(batch, n), n, size))
-        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        return _joined(parts)
 
     def _piece(self, size: int) -> int:
-        """How many samples of the prior are drawn at once: the decoder runs with them."""
+        """Returns how many samples of the prior are drawn at once."""
         return 1 if self.strategy == "loop" else max(1, min(_PIECE, self.usual_rows) // size)
 
     def terms(
@@ -214,19 +214,14 @@ class Sampler:
     ) -> dict[str, Tensor]:
         """Returns the model's log density at given latents (rows), site by site."""
         if self.strategy == "loop" and num > 1:
-            parts = [
-                self.terms(batch, 1, {name: v[k : k + 1] for name, v in values.items()})
-                for k in range(num)
-            ]
-            return {name: torch.cat([part[name] for part in parts], -2) for name in parts[0]}
+            return _joined((self.terms(batch, 1, _sample(values, k)) for k in range(num)), -2)
         trace = self.particles.model(batch, num, values)
         return self.particles.log_terms(trace, num, len(batch[0]))
 
     def posterior(self, batch: tuple[Tensor, ...], num: int) -> dict[str, Tensor]:
         """Draws the latents from q(z|x), as rows [num, B, *rest], enumerated ones sampled too."""
         if self.strategy == "loop" and num > 1:
-            parts = [self.posterior(batch, 1) for _ in range(num)]
-            return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+            return _joined(self.posterior(batch, 1) for _ in range(num))
         trace = self.particles.guide(batch, num, enumerate=False)
         return self.particles.rows_of(trace, num, len(batch[0]), enumerated=True)
 
@@ -240,13 +235,9 @@ class Sampler:
     ) -> dict[str, Tensor]:
         """Returns the guide's log density at given latents (rows), site by site."""
         if self.strategy == "loop" and num > 1:
-            parts = [
-                self.guide_terms(
-                    batch, 1, {n: v[k : k + 1] for n, v in values.items()}, enumerate=enumerate
-                )
-                for k in range(num)
-            ]
-            return {name: torch.cat([part[name] for part in parts], -2) for name in parts[0]}
+            each = (_sample(values, k) for k in range(num))
+            terms = (self.guide_terms(batch, 1, v, enumerate=enumerate) for v in each)
+            return _joined(terms, -2)
         trace = self.particles.guide(batch, num, values, enumerate=enumerate)
         return self.particles.log_terms(trace, num, len(batch[0]), observed=False)
 
@@ -332,3 +323,12 @@ class Sampler:
         chunked = (ChunkedModel(self.particles, Chunks(n)) for n in rows)
         ours, theirs = (model.terms(trace, batch, num) for model in chunked)
         return all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def _sample(values: dict[str, Tensor], k: int) -> dict[str, Tensor]:
+    return {name: value[k : k + 1] for name, value in values.items()}
+
+
+def _joined(parts: Iterable[dict[str, Tensor]], dim: int = 0) -> dict[str, Tensor]:
+    parts = list(parts)
+    return {name: torch.cat([part[name] for part in parts], dim) for name in parts[0]}

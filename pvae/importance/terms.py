@@ -1,4 +1,4 @@
-"""From the traces of a pair to its log weights: per-site terms, and how they add up."""
+"""Computes log weights from traces: the terms of each site, and their sum."""
 
 import math
 from collections.abc import Callable, Container, Iterable
@@ -40,7 +40,7 @@ class Draws:
     means: dict[str, Tensor]
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "Draws":
-        """Returns draws whose every tensor went through a function."""
+        """Returns the draws with a function applied to each tensor."""
         return Draws(
             function(self.log_w),
             function(self.elbo),
@@ -130,7 +130,7 @@ def _log_prob(name: str, site: dict[str, Any], *, bounded: bool) -> Tensor:
 
 
 def _fast(fn: Any, value: Tensor) -> Tensor | None:
-    r"""Log density of independent bits or Normals, with a third of the passes over memory.
+    r"""Returns the log density of independent bits or Normals with fewer passes over memory.
 
     .. math:: \sum_d x_d l_d - \log(1 + e^{l_d}), \qquad
         -\frac12 \sum_d \left( \frac{x_d - \mu_d}{\sigma_d} \right)^2 - \log \sigma_d
@@ -240,7 +240,7 @@ def elbo_of(p: dict[str, Tensor], q: dict[str, Tensor], enumerated: tuple[str, .
 
 
 def _ratio(p: dict[str, Tensor], q: dict[str, Tensor], enumerated: tuple[str, ...]) -> list[Tensor]:
-    """Terms that add up to log p less log q of the sites that are drawn."""
+    """Returns terms that sum to log p minus log q of the sites that are drawn."""
     drawn = [term for name, term in q.items() if name not in enumerated]
     if not enumerated:
         return [sum(p.values()) - sum(drawn)] if p or q else []

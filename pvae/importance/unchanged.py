@@ -1,4 +1,4 @@
-"""What a pair's code names, in marks that are equal as long as nothing of it has changed."""
+"""Detects changes in anything that a pair's code names."""
 
 import types
 import weakref
@@ -22,7 +22,7 @@ _KEPT = ("_parameters", "_buffers", "_modules", "_forward_hooks", "_forward_pre_
 
 
 def marks_of(model: Program, guide: Program) -> tuple[list[Any], list[Any]]:
-    """Returns marks of everything that two programs name, with the values of their tensors.
+    """Returns marks of everything that two programs name, and the norms of their tensors.
 
     Two lists of marks are equal if nothing has changed between them, as long as the references
     of the first are kept.
@@ -41,7 +41,7 @@ def marks_of(model: Program, guide: Program) -> tuple[list[Any], list[Any]]:
 
 
 class _Marker:
-    """Marks objects: by value where they cannot change, else by who they are."""
+    """Marks immutable objects by value, and others by identity."""
 
     def __init__(self) -> None:
         self.references: list[Any] = []
@@ -86,7 +86,7 @@ class _Marker:
 
 
 def _held(thing: Any, reached: Reached) -> Iterator[tuple[Any, Any]]:
-    """What is kept in a place, by key."""
+    """Yields the values kept in a place, by key."""
     if isinstance(thing, dict):
         yield from thing.items()
     elif isinstance(thing, list | set | deque):

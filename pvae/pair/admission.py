@@ -1,4 +1,4 @@
-"""Which values a pair admits: data in their support, latents and masks that both programs share."""
+"""Checks observed values: each has to lie in the support of its distribution."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -43,7 +43,7 @@ _AGAIN = 10  # calls with other draws, before a support is taken to be the same 
 
 
 def bounded_sites(guide_trace: Trace, model_trace: Trace, batch: tuple[Tensor, ...]) -> set[str]:
-    """Finds the sites whose values are compared with their support each time.
+    """Returns the sites whose values have to be compared with their support at each call.
 
     Not among them are latent sites of one support in both programs, observed sites that are given
     an argument of the pair as it is, whose support is fixed (`check_data` looks at them once), and
@@ -72,7 +72,7 @@ def bounded_sites(guide_trace: Trace, model_trace: Trace, batch: tuple[Tensor, .
 def check_observed(
     name: str, site: dict[str, Any], sites_again: Callable[[], Sites], first: int = 0
 ) -> str | None:
-    """Looks at whether observed values lie in the support of their distribution.
+    """Checks that observed values lie in the support of their distribution.
 
     Args:
         name: The site.
@@ -133,7 +133,7 @@ def check_data(
     size: int,
     seen: int = 0,
 ) -> tuple[str | None, str | None]:
-    """Looks at all data of a part for what `check` looks for in some.
+    """Checks all data of a split as `check` does the first ones.
 
     A call of the pair for each 512 data, without gradients. The random state stays as it is.
 
@@ -179,7 +179,7 @@ def _calls(
     size: int,
     seen: int,
 ) -> Iterator[tuple[int, tuple[Tensor, ...], tuple[Trace, Trace]]]:
-    """Runs a pair with all data but the first few, many at once where it can."""
+    """Runs a pair on all data but those already seen, in large batches where it can."""
     start, rows = seen, max(size, _ROWS)
     while start < len(part):
         stop = min(start + rows, len(part))
@@ -206,7 +206,7 @@ def _outside(site: dict[str, Any]) -> Tensor | None:
 
 
 def _datum(found: Tensor, site: dict[str, Any], first: int) -> str:
-    """Names the first datum of an observed site that is at fault, where there is a plate."""
+    """Names the first datum outside the support."""
     for frame in site["cond_indep_stack"]:
         if frame.vectorized and found.ndim >= -frame.dim and found.shape[frame.dim] > 1:
             rows = found.movedim(frame.dim, 0).reshape(found.shape[frame.dim], -1).any(1)

@@ -1,4 +1,4 @@
-"""One call at a time in a process, which leaves Pyro as it found it, whatever ends the call."""
+"""One call at a time per process; a call that fails leaves Pyro's state as it was."""
 
 import contextlib
 import functools
@@ -24,7 +24,7 @@ _working: list[int] = []  # the thread whose call it is
 
 
 def alone[**P, R](function: Callable[P, R]) -> Callable[P, R]:
-    """Makes calls of a function wait for those of other threads, and clean up where they fail.
+    """Makes calls of a function wait for other threads, and restores Pyro's state if they fail.
 
     Pyro has one stack of handlers and torch one generator for all threads of a process, so that
     two calls at once would take part in each other. And an exception that comes at any moment (a
@@ -73,7 +73,7 @@ def alone[**P, R](function: Callable[P, R]) -> Callable[P, R]:
 
 
 def _state() -> tuple[Any, ...]:
-    """Returns what Pyro and torch keep for all calls, and handlers change for a while."""
+    """Returns the global state of Pyro and torch that handlers change."""
     enum = {**vars(_ENUM_ALLOCATOR)}
     if "dim_to_id" in enum:
         enum["dim_to_id"] = {**enum["dim_to_id"]}
@@ -100,7 +100,7 @@ def _restore(before: tuple[Any, ...], arguments: list[Any]) -> None:
 
 
 def _parts(arguments: list[Any]) -> Iterator[nn.Module]:
-    """Every module of the programs among a call's arguments."""
+    """Yields every module of the programs among a call's arguments."""
     for each in arguments:
         programs = [each]
         for side in ("model", "guide"):

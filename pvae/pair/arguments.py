@@ -197,7 +197,7 @@ class Arguments:
 
 
 def check_tensor(what: str, tensor: Tensor) -> None:
-    """Refuses a tensor that holds no dense real values, or that memory does not hold.
+    """Raises a PvaeError if a tensor is not dense and real, or does not fit in memory.
 
     Args:
         what: What to call it, as the beginning of a sentence.
@@ -236,7 +236,7 @@ def check_tensor(what: str, tensor: Tensor) -> None:
 
 
 def _is_wide_view(tensor: Tensor) -> bool:
-    """Whether a tensor repeats its values so often that they do not fit in memory."""
+    """Whether a tensor is an expanded view too large for memory."""
     return (
         tensor.untyped_storage().nbytes() < tensor.nbytes > _LARGE
         and tensor.nbytes > free_memory(tensor.device)
@@ -244,7 +244,7 @@ def _is_wide_view(tensor: Tensor) -> bool:
 
 
 def _moved(tensor: Tensor, device: str | torch.device) -> Tensor:
-    """On a device, without the graph it came from: that is gone after the first step."""
+    """Returns a tensor on a device, detached: its graph would be freed by the first step."""
     return (tensor if tensor.is_leaf else tensor.detach()).to(device)
 
 
@@ -265,7 +265,7 @@ def _call(arguments: Arguments, program: Program, *batch: Tensor) -> Any:
 
 
 def _map(visit: Visit, name: str, value: Any) -> Any:
-    """Rebuilds a value with what `visit` makes of what is in it, containers opened."""
+    """Rebuilds a value with `visit` applied to each leaf of its containers."""
     if isinstance(value, PackedSequence):
         padded, lengths = _padded(name, value)
         padded, lengths = visit(f"{name}.data", padded), visit(f"{name}.lengths", lengths)
@@ -280,7 +280,7 @@ def _map(visit: Visit, name: str, value: Any) -> Any:
 
 
 def _padded(name: str, value: PackedSequence) -> tuple[Tensor, Tensor]:
-    """The sequences [B, T, ...] of a PackedSequence, and their lengths [B]."""
+    """Returns the sequences [B, T, ...] of a PackedSequence, and their lengths [B]."""
     data, sizes = value.data, value.batch_sizes
     check_tensor(f"The data of the PackedSequence {name}", data)
     if not len(sizes):

@@ -1,4 +1,4 @@
-"""Bounds on what a program may take: memory for its draws, an end of its sites."""
+"""Limits on what a program may use: memory for its draws, and a number of sites."""
 
 import contextlib
 import math
@@ -25,7 +25,7 @@ _MOST_SITES = 100_000  # of one call: a trace of them takes about half a gigabyt
 
 
 class Bounded(Messenger):
-    """Refuses a site that memory does not hold, before it is drawn, and a program without an end.
+    """Refuses sites that do not fit in memory, before they are drawn, and endless programs.
 
     A site takes up its draw, and its log density before that is summed over an event.
 
@@ -76,7 +76,7 @@ def _device_of(fn: Any) -> torch.device:
 
 @contextlib.contextmanager
 def in_free_memory(what: str) -> Iterator[None]:
-    """Lets what needs more than the free memory fail, where the system would end the process.
+    """Raises a PvaeError when memory runs out, where the system would kill the process.
 
     On Linux without a GPU the process may take up what is free now, and no more; elsewhere an
     allocation fails when the device says so.
@@ -117,7 +117,7 @@ def _limit() -> Iterator[None]:
 
 
 def _used() -> int | None:
-    """The bytes that RLIMIT_DATA counts, where the system tells."""
+    """Returns the bytes that RLIMIT_DATA counts; None if the system does not tell."""
     try:
         with open("/proc/self/status") as file:
             lines = dict(line.split(":", 1) for line in file if ":" in line)

@@ -1,4 +1,4 @@
-"""check(): says in plain words what is wrong with a pair."""
+"""check(): runs a pair once and explains what is wrong with it."""
 
 import functools
 import warnings
@@ -31,7 +31,7 @@ __all__ = ["check", "look"]
 
 @alone
 def check(model: Program, guide: Program, *batch: Any, **kwargs: Any) -> Structure:
-    """Runs a pair once and says in plain words what is wrong with it, if anything is.
+    """Runs a pair once and raises an error that explains what is wrong, if anything is.
 
     Args:
         model: Pyro program p(z) p(x|z), called as `model(*batch, **kwargs)`.
@@ -70,7 +70,7 @@ def check(model: Program, guide: Program, *batch: Any, **kwargs: Any) -> Structu
 @torch.no_grad()
 @in_free_memory("one call of the pair")
 def look(model: Program, guide: Program, *batch: Any, **kwargs: Any) -> Structure:
-    """Does what `check` does, and leaves its remarks in the structure without a warning."""
+    """Does what `check` does, but returns its remarks in the structure instead of warning."""
     arguments = Arguments(batch, kwargs)
     _check_batch(arguments)
     _check_first_seen(guide, arguments.size)
@@ -153,7 +153,7 @@ def _sites_alone(model: Program, batch: tuple[Tensor, ...]) -> dict[str, dict[st
 
 
 def _check_first_seen(guide: Program, size: int) -> None:
-    """Refuses an AutoGuide whose parameters are those of other data, as many as it first saw."""
+    """Refuses an AutoGuide whose parameters belong to another number of data."""
     while isinstance(guide, functools.partial):
         guide = guide.args[-1] if guide.args else guide.func
     first = getattr(guide, "prototype_trace", None) if isinstance(guide, AutoGuide) else None
@@ -302,7 +302,7 @@ def _check_plates(role: str, name: str, site: dict[str, Any], shape: torch.Size)
 
 
 def _discrete_data(name: str, site: dict[str, Any]) -> str | None:
-    """Says so where a continuous density is put on values in a few equal steps, as grey levels."""
+    """Returns a caveat if a continuous density is used for values in equal steps."""
     fn, value = site["fn"], site["value"]
     if isinstance(base_distribution(fn), Delta | Unit) or not value.is_floating_point():
         return None
@@ -326,7 +326,7 @@ def _discrete_data(name: str, site: dict[str, Any]) -> str | None:
 
 
 def _is_enumerated(site: dict[str, Any], *marks: str) -> bool:
-    """Whether a site is marked to be summed out: not to be drawn several times (`num_samples`)."""
+    """Whether a site is marked to be summed out, not to be sampled `num_samples` times."""
     infer = site["infer"]
     return infer.get("enumerate") in ("parallel", *marks) and not infer.get("num_samples")
 

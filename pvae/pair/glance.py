@@ -1,4 +1,4 @@
-"""What is wrong with a pair, as far as its traces and one more call of the guide show it."""
+"""Faults that show in a pair's traces and in one more call of its guide."""
 
 from pvae.errors import PvaeError
 from pvae.pair.parameters import quiet
@@ -9,7 +9,7 @@ __all__ = ["at_a_glance", "plate_sizes"]
 
 
 def at_a_glance(inspection: Inspection) -> list[str]:
-    """Says what is wrong with a pair, as far as one more call of the guide shows it."""
+    """Returns the faults that show in the traces and in one more call of the guide."""
     return plate_sizes(inspection.structure) + _shared(inspection)
 
 

@@ -31,7 +31,7 @@ GLOBAL = (
 
 
 def other_measure(name: str, ours: dict[str, Any], theirs: dict[str, Any]) -> str | None:
-    """Says so if a guide has a density where the model has probabilities, or the reverse."""
+    """Returns a fault if one program has a density at a site and the other probabilities."""
     q, p = base_distribution(ours["fn"]), base_distribution(theirs["fn"])
     if is_discrete(q) == is_discrete(p) or isinstance(q, Delta):
         return None
@@ -51,7 +51,7 @@ def other_measure(name: str, ours: dict[str, Any], theirs: dict[str, Any]) -> st
 
 
 def other_mask(name: str, ours: dict[str, Any], theirs: dict[str, Any]) -> str | None:
-    """Says so if a site is masked in one program and not in the other."""
+    """Returns a fault if the two programs mask a site differently."""
     a, b = mask_of(ours), mask_of(theirs)
     if a is None and b is None:
         return None
@@ -68,7 +68,7 @@ def other_mask(name: str, ours: dict[str, Any], theirs: dict[str, Any]) -> str |
 
 
 def outside_draws(name: str, ours: dict[str, Any], theirs: dict[str, Any]) -> str | None:
-    """Says so if a guide draws where the model has no density."""
+    """Returns a fault if a guide draws values where the model has no density."""
     fn, value = ours["fn"], ours["value"]
     if inside(theirs["fn"], value) is None:
         return None
@@ -94,7 +94,7 @@ def outside_draws(name: str, ours: dict[str, Any], theirs: dict[str, Any]) -> st
 
 
 def gives_a_point(structure: Structure) -> bool:
-    """Whether the guide's draw is a point: every latent site a Delta, nothing random behind it."""
+    """Whether the guide gives a point: every latent site is a Delta, with no auxiliary draw."""
     latent = latent_sites(structure.guide_trace)
     in_model = latent_sites(structure.model_trace)
     return bool(latent) and all(
@@ -154,7 +154,7 @@ def refuse_unbounded(inspection: Inspection) -> None:
 
 
 def _is_delta(site: dict[str, Any] | None) -> bool:
-    """Whether a site is a Delta; of a model and its guide both, it is a function of the others."""
+    """Whether a site is a Delta: in model and guide both, it is a function of other sites."""
     return site is not None and isinstance(base_distribution(site["fn"]), Delta)
 
 

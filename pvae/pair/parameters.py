@@ -1,4 +1,4 @@
-"""The parameters of a pair, which live in its modules."""
+"""The parameters of a pair, and the context in which a pair is looked at."""
 
 import contextlib
 import itertools
@@ -82,7 +82,7 @@ class OwnParameters(Messenger):
         super().__exit__(*error)
 
     def _unused(self, part: PyroModule, other: str) -> str:
-        """Returns a name whose parameters in Pyro's store are this module's, its own if it can."""
+        """Returns a name under which Pyro's store has no other module's parameters."""
         store, own = pyro.get_param_store()._params, {id(p) for p in part.parameters()}
         foreign = [name for name, leaf in store.items() if id(leaf) not in own]
         taken = {module._pyro_name for module, _ in self._renamed if module is not part}

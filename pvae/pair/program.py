@@ -1,4 +1,4 @@
-"""What a program is: its name, its modules, and the modes that they are put in."""
+"""Programs: their names, their modules, and eval mode."""
 
 import contextlib
 import functools
@@ -28,7 +28,7 @@ Program = Callable[..., Any]
 
 
 def name_of(program: Program) -> str:
-    """Returns the name that a person would give a program: its class, or its function."""
+    """Returns a program's name: that of its class or function."""
     while isinstance(program, functools.partial):
         # Pyro's handlers wrap a program as an argument of a partial.
         wrapped = [a for a in program.args if callable(a) and not isinstance(a, Messenger)]
@@ -39,7 +39,7 @@ def name_of(program: Program) -> str:
 
 
 def check_programs(*programs: Any) -> None:
-    """Raises a PvaeError if what is given for a program cannot be called with a batch."""
+    """Raises a PvaeError if a program cannot be called with a batch."""
     for program in programs:
         if not callable(program) or isinstance(program, type):
             is_class = isinstance(program, type)
@@ -74,7 +74,7 @@ def refuse_meta(parameters: dict[str, Tensor]) -> None:
 
 @contextlib.contextmanager
 def evaluating(model: Program, guide: Program) -> Iterator[None]:
-    """Puts every module that a pair can reach into eval mode, and restores each one's mode."""
+    """Puts every module of a pair into eval mode, and restores each one's mode."""
     training = [
         part
         for module in modules(model, guide).values()
@@ -92,7 +92,7 @@ def evaluating(model: Program, guide: Program) -> Iterator[None]:
 
 @contextlib.contextmanager
 def same_buffers(model: Program, guide: Program) -> Iterator[None]:
-    """Restores what batch normalisation learns from every call."""
+    """Restores the buffers of a pair, which batch normalisation changes at each call."""
     everything = (b for module in modules(model, guide).values() for b in module.buffers())
     buffers = [buffer for buffer in everything if not is_lazy(buffer)]
     kept = [buffer.clone() for buffer in buffers]

@@ -1,4 +1,4 @@
-"""What the programs of a pair can reach: modules, and everything else that their code names."""
+"""Finds what the programs of a pair can reach: modules, and all else that their code names."""
 
 import contextlib
 import functools
@@ -83,7 +83,7 @@ class Reached:
         return _is_library(holder if isinstance(holder, type) else type(holder))
 
     def ignore(self, thing: Any) -> None:
-        """Goes past an object from now on."""
+        """Skips an object from now on."""
         self._seen[id(thing)] = thing
 
     def visit(self, thing: Any, path: str) -> None:
@@ -222,7 +222,7 @@ def _names_in(code: types.CodeType) -> frozenset[str]:
 
 
 def _functions_of(value: Any) -> Iterator[Any]:
-    """What an attribute of a class runs or is."""
+    """Yields the functions of a class's attribute, or its value."""
     if isinstance(value, property):
         yield from filter(None, (value.fget, value.fset))
     elif isinstance(value, staticmethod | classmethod):

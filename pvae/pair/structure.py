@@ -28,7 +28,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Structure:
-    """What one call of a pair looks like.
+    """The structure that one call of a pair shows.
 
     Attributes:
         latent: Names of the guide's latent sites, in the order of the guide.
@@ -65,7 +65,7 @@ class Structure:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What one run of a pair on a batch shows: `print` it to see its sites.
+    """What one run of a pair on a batch shows; `print` it to see the sites.
 
     Attributes:
         model: The model, called as `model(*batch)`.

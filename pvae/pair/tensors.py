@@ -1,4 +1,4 @@
-"""A pair's own arguments: tensors of the same leading size, with what else it takes."""
+"""Data given as a pair's own arguments: tensors of one leading size, and other values."""
 
 import copy
 import hashlib
@@ -17,7 +17,7 @@ __all__ = ["TensorSplit"]
 
 
 class TensorSplit:
-    """A part of data that observes nothing: minibatches are rows of the tensors given.
+    """A split whose minibatches are rows of given tensors.
 
     Args:
         tensors: A tensor or several of leading size N, positional arguments of the pair; among
@@ -82,7 +82,7 @@ class TensorSplit:
         return tuple(tensor[index] for tensor in self.tensors())
 
     def take(self, positions: np.ndarray) -> "TensorSplit":
-        """Returns the part that has these rows alone."""
+        """Returns a split with only these rows."""
         taken = copy.copy(self)
         taken._arguments = Arguments(self.observe(torch.from_numpy(positions)))
         return taken
@@ -93,7 +93,7 @@ class TensorSplit:
         return self.tensors()[0].device
 
     def to(self, device: str | torch.device) -> "TensorSplit":
-        """Returns the part with its tensors on a device."""
+        """Returns the split with its tensors on a device."""
         moved = copy.copy(self)
         moved._arguments = self._arguments.to(device)
         return moved
@@ -118,7 +118,7 @@ class TensorSplit:
 
 
 def _tensor(place: int, value: Any) -> Any:
-    """Returns an array as a tensor that shares its memory where it can, and all else as it is."""
+    """Returns an array as a tensor, sharing memory if possible, and other values unchanged."""
     if not isinstance(value, np.ndarray):
         return value
     if not value.dtype.isnative or min(value.strides, default=0) < 0:
@@ -133,7 +133,7 @@ def _tensor(place: int, value: Any) -> Any:
 
 
 def _bytes(tensor: Tensor) -> np.ndarray:
-    """Returns the bytes of a tensor's values, of whatever type."""
+    """Returns the bytes of a tensor's values."""
     tensor = tensor.dequantize() if tensor.is_quantized else tensor.detach().to_dense()
     tensor = tensor.cpu().resolve_conj().resolve_neg().contiguous()
     return tensor.reshape(-1).view(torch.uint8).numpy()

@@ -1,4 +1,4 @@
-"""Pairs that run under enumeration only: for all values of their discrete sites at once."""
+"""Pairs that only run with all values of their discrete sites at once, under enumeration."""
 
 from typing import Any, ClassVar
 
@@ -49,7 +49,7 @@ def runs_together(model: Program, batch: tuple[Tensor, ...]) -> bool:
 def _traces_together(
     model: Program, guide: Program, batch: tuple[Tensor, ...]
 ) -> tuple[Trace, Trace] | None:
-    """The traces of a pair under enumeration in parallel, cut down to each site's first value."""
+    """Returns the traces under parallel enumeration, reduced to each site's first value."""
     for wide in range(1, _MOST_PLATES + 1):
         try:
             # Pyro needs to be told what plates take up before it has seen them.
@@ -77,7 +77,7 @@ def _traces_together(
 
 
 class _FirstValue(TorchDistribution):
-    """A distribution under enumeration, looked at for the first of the values alone.
+    """A distribution under enumeration, reduced to the first of the values.
 
     Args:
         base_dist: Of batch shape [*enumerated, *plates].
@@ -115,5 +115,5 @@ class _FirstValue(TorchDistribution):
 
 
 def _first_value(value: Tensor, ndim: int) -> Tensor:
-    """Returns the first of the slices of `ndim` dimensions that a tensor consists of."""
+    """Returns the first slice of `ndim` dimensions of a tensor."""
     return value[(0,) * max(0, value.ndim - ndim)]

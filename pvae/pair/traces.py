@@ -40,7 +40,7 @@ def trace_model(model: Program, guide_trace: Trace, *batch: Tensor) -> Trace:
 
 
 def trace_program(role: str, program: Program, run: Program, batch: tuple[Tensor, ...]) -> Trace:
-    """Records one call of a program, perhaps wrapped by handlers as `run`.
+    """Records one call of a program; `run` is the program inside its handlers.
 
     Raises:
         PvaeError: If it fails, naming the last site and the line of the user's own code.
@@ -63,7 +63,7 @@ def trace_program(role: str, program: Program, run: Program, batch: tuple[Tensor
 
 
 def with_densities(trace: Trace) -> Trace:
-    """Returns a trace all of whose sites have a density of a tensor.
+    """Returns the trace if every site has a tensor and a density.
 
     Raises:
         PvaeError: If a site has a value of another kind, or is drawn by a function.
@@ -86,12 +86,12 @@ def with_densities(trace: Trace) -> Trace:
 
 
 def in_words(error: Exception) -> str:
-    """Returns where in the user's own code an error arose, and what it says."""
+    """Returns an error's place in the user's own code, and its message."""
     return f"{_where(error)}: {_in_words(error)}"
 
 
 def arose_in_programs(error: Exception) -> bool:
-    """Whether an error came through code that is neither a library's nor ours."""
+    """Whether an error came through the user's own code."""
     return bool(_where(error))
 
 
@@ -169,7 +169,7 @@ def observed_sites(trace: Trace) -> dict[str, dict[str, Any]]:
 
 
 def trace_of(values: Mapping[str, Tensor], infer: Mapping[str, Any] | None = None) -> Trace:
-    """Returns a trace to replay: of latent sites with given values."""
+    """Returns a trace of latent sites with given values, to replay."""
     trace = Trace()
     for name, value in values.items():
         node = {"type": "sample", "name": name, "value": value, "is_observed": False}

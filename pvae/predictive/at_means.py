@@ -16,7 +16,7 @@ __all__ = ["AtMeans", "centre_of", "given_to", "place_of", "trace_at_means"]
 
 
 def place_of(*programs: Program) -> torch.device | None:
-    """Where the programs' parameters are, where `fit` may have put them."""
+    """Returns the device of the programs' parameters."""
     found = modules(programs[0], programs[-1]).values()
     return next((p.device for module in found for p in module.parameters()), None)
 
@@ -24,7 +24,7 @@ def place_of(*programs: Program) -> torch.device | None:
 def given_to(
     args: tuple[Any, ...], kwargs: dict[str, Any], *programs: Program
 ) -> tuple[tuple[Program, ...], tuple[Tensor, ...]]:
-    """Returns programs of a batch alone, and the batch, on the device of the parameters."""
+    """Returns programs of the batch alone, and the batch on the device of the parameters."""
     args, kwargs, programs = opened(args, kwargs, *programs)
     arguments, place = Arguments(args, kwargs), place_of(*programs)
     arguments = arguments if place is None else arguments.to(place)
@@ -32,7 +32,7 @@ def given_to(
 
 
 class AtMeans(Messenger):
-    """Puts every latent site at its mean, as the program runs: what comes later depends on it."""
+    """Sets every latent site to its mean while the program runs."""
 
     def _pyro_sample(self, msg: dict[str, Any]) -> None:
         if msg["value"] is None and not msg["is_observed"] and not site_is_subsample(msg):
@@ -40,7 +40,7 @@ class AtMeans(Messenger):
 
 
 def centre_of(fn: Any) -> Tensor | None:
-    """Returns the mean of a distribution, else its mode, else what its base's centre becomes.
+    """Returns the mean of a distribution, else its mode, else its transformed base's mean.
 
     Of a discrete one the mode comes first: the mean is not one of its values.
     """

@@ -1,4 +1,4 @@
-"""What a model gives: means of x for codes from the prior, from the guide or from outside."""
+"""Means of x given codes from the prior, from the guide or from the caller."""
 
 import contextlib
 import inspect
@@ -34,7 +34,7 @@ __all__ = ["decode", "generate", "prior_sites", "reconstruct"]
 
 
 def prior_sites(model: Program, *batch: Any) -> list[str]:
-    """Returns the sites of a model in the order that it draws them, the data's the last."""
+    """Returns the sites of a model in the order in which it draws them, the data last."""
     with quiet(model, model), own_random_state(0):
         return list(_drawn(_run_without_data(model, 2, batch)))
 
@@ -154,7 +154,7 @@ def decode(
 
 @contextlib.contextmanager
 def _one_label(model: Program, batch: tuple[Tensor, ...]) -> Iterator[None]:
-    """Says of a model that runs for all labels at once, and no other way, that it has no mean."""
+    """Explains why a model that only runs under enumeration has no mean."""
     try:
         yield
     except PvaeError as error:
@@ -199,7 +199,7 @@ def _run_without_data(
 
 
 def _run_on_stand_ins(model: Program, size: int, without: Exception) -> Trace:
-    """Runs a model, its observations taken away, on arguments of which only n can be known."""
+    """Runs a model without its observations, on arguments that only tell n."""
     forward = model.forward if isinstance(model, nn.Module) else model
     try:
         given = inspect.signature(forward).parameters.values()
@@ -219,7 +219,7 @@ def _run_on_stand_ins(model: Program, size: int, without: Exception) -> Trace:
 
 
 class _StandIn(Tensor):
-    """A tensor of n data of which nothing is known but n: whatever reads more fails."""
+    """A tensor that only tells its number of data; reading anything else fails."""
 
     @classmethod
     def of(cls, size: int) -> "_StandIn":
@@ -237,7 +237,7 @@ class _StandIn(Tensor):
 
 
 class _Sizes:
-    """The shape of a stand-in, whose first size alone is known."""
+    """The shape of a stand-in: only its first size is known."""
 
     def __init__(self, first: int) -> None:
         self._first = first
@@ -251,7 +251,7 @@ class _Sizes:
 def _refuse_reading(
     model: Program, bound: Program, trace: Trace, batch: tuple[Tensor, ...]
 ) -> None:
-    """Raises a PvaeError if an observed site's density changes with the data it is the density of.
+    """Raises a PvaeError if an observed site's density depends on the observed data.
 
     Data from a model that reads what it observes are drawn one value after the other; with the
     observation taken away it would still see the batch.
@@ -281,7 +281,7 @@ def _refuse_reading(
 
 
 def _drawn(trace: Trace) -> dict[str, dict[str, Any]]:
-    """The sites that a model has drawn; what it computes (pyro.deterministic) is none."""
+    """Returns the sites that a model drew, without `pyro.deterministic` ones."""
     sites = latent_sites(trace).items()
     return {name: site for name, site in sites if not site["infer"].get("_deterministic")}
 
@@ -293,7 +293,7 @@ def _mean_of(
     size: int | None = None,
     given: frozenset[str] | set[str] = frozenset(),
 ) -> Tensor:
-    """The mean of a site, or of the observed one with the most values, of a trace of n data."""
+    """Returns the mean of a site, or of the observed site with the most values."""
     sites = {**_drawn(trace), **observed_sites(trace)}
     sites = {n: s for n, s in sites.items() if not isinstance(base_distribution(s["fn"]), Unit)}
     if site is not None:

@@ -1,4 +1,4 @@
-"""What x becomes as a code moves: interpolation between data, traversal of dimensions."""
+"""How x changes with the code: interpolation between data, traversal of dimensions."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
