@@ -2,6 +2,7 @@ from . import (
     data,
     diagnosis,
     distributions,
+    estimators,
     evaluation,
     guides,
     importance,
@@ -16,7 +17,7 @@ from . import (
 )
 from .diagnosis import Diagnosis, diagnose
 from .errors import PvaeError
-from .evaluation import Evaluation, compare, estimators, evaluate
+from .evaluation import Evaluation, compare, evaluate
 from .importance import log_weights
 from .pair import Inspection, check, inspect
 from .predictive import (

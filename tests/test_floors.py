@@ -29,6 +29,7 @@ FLOORS = {
     "importance": 4,
     "objectives": 5,
     "evaluation": 5,
+    "estimators": 6,  # pvae/estimators.py, a short name
     "training": 6,
     "report": 6,
     "diagnosis": 7,

@@ -286,9 +286,9 @@ def estimators_of(config: dict[str, Any]) -> list[Any]:
 
 
 def _of_evaluation() -> list[Callable[..., Any]]:
-    from pvae.evaluation import estimators, evaluate
+    from pvae.evaluation import evaluate, find_estimators
 
-    return [evaluate, *map(_named, estimators.find_estimators())]
+    return [evaluate, *map(_named, find_estimators())]
 
 
 def _named(kind: Any) -> Callable[..., Any]:

@@ -4,11 +4,18 @@ Imports `importance`, `predictive`, `pair`, `data`, `distributions`, `drawing`, 
 `errors`.
 """
 
-from pvae.evaluation import estimators
 from pvae.evaluation.compare import Comparison, compare, read_runs
 from pvae.evaluation.compared import Bound, Compared, Difference
 from pvae.evaluation.estimator import Estimator, Task
-from pvae.evaluation.estimators import find_estimators
+from pvae.evaluation.estimators import (
+    AIS,
+    BDMC,
+    Gap,
+    NaiveMonteCarlo,
+    Quadrature,
+    Surgery,
+    find_estimators,
+)
 from pvae.evaluation.estimators.active_units import ActiveUnits
 from pvae.evaluation.estimators.importance import CUBO_KHAT
 from pvae.evaluation.evaluate import evaluate
@@ -19,6 +26,8 @@ from pvae.evaluation.result import Evaluation
 from pvae.evaluation.work import half_done, in_blocks
 
 __all__ = [
+    "AIS",
+    "BDMC",
     "CUBO_KHAT",
     "ActiveUnits",
     "Bound",
@@ -29,11 +38,14 @@ __all__ = [
     "Estimator",
     "Evaluation",
     "Finding",
+    "Gap",
     "Known",
+    "NaiveMonteCarlo",
+    "Quadrature",
+    "Surgery",
     "Task",
     "check_counts",
     "compare",
-    "estimators",
     "evaluate",
     "find_estimators",
     "half_done",

@@ -86,7 +86,7 @@ class Estimator(abc.ABC):
         num_data: Number of data, drawn at random; None for all.
 
     Example:
-        >>> from pvae.evaluation import Estimate, Estimator
+        >>> from pvae.estimators import Estimate, Estimator
         >>> @dataclasses.dataclass(frozen=True)
         ... class Mean(Estimate):
         ...     title = "The mean of log w"

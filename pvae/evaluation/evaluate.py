@@ -1,4 +1,4 @@
-"""evaluate(): everything that is known about log p(x) of a data set, put into an Evaluation."""
+"""evaluate(): bounds and estimates of log p(x) of a data set, as an Evaluation."""
 
 import dataclasses
 import json
@@ -21,6 +21,7 @@ from pvae.evaluation.estimators import find_estimators
 from pvae.evaluation.estimators.importance import from_weights
 from pvae.evaluation.estimators.pareto import khat_threshold
 from pvae.evaluation.estimators.point import fingerprint_of_code, from_code, is_code, prior_of
+from pvae.evaluation.folder import former, save
 from pvae.evaluation.identity import check_counts, choose, describe, discretised, fingerprint_of
 from pvae.evaluation.result import Evaluation
 from pvae.evaluation.work import Whole, Work, take
@@ -49,26 +50,26 @@ def evaluate(
     progress: bool = True,
     **kwargs: Any,
 ) -> Evaluation:
-    r"""Bounds log p(x) of every datum, and says how far the bounds can be trusted.
+    r"""Bounds log p(x) of every datum, and reports how far the bounds can be trusted.
 
     .. math:: \mathrm{ELBO} = E[\log w], \qquad
         L_K = E \left[ \log \frac1K \sum_{k=1}^K w_k \right] \le \log p_\theta(x), \qquad
         w_k = \frac{p_\theta(x, z_k)}{q_\phi(z_k | x)}
 
-    From one stream of weights come the ELBO, L_K for each K, the jackknife and the
-    Pareto-smoothed estimates and the diagnostics. What else is computed, `estimators` says.
+    One stream of weights gives the ELBO, L_K for each K, the jackknife and the Pareto-smoothed
+    estimates, and the diagnostics. `estimators` adds other estimates.
 
     A guide that gives a point z = f(x) (a Delta: an autoencoder) has no density, and there is no
     bound. The evaluation says so, and reports log p(x, z) and the squared error at the point, in
-    `findings["code"]`; what needs no guide (the prior, AIS from there, bidirectional Monte
-    Carlo, quadrature) still estimates log p(x).
+    `findings["code"]`. Estimators that need no guide (from the prior, bidirectional Monte Carlo,
+    quadrature) still estimate log p(x).
 
-    Memory grows neither with `num_samples` (up to a million, whose weights of one datum are
-    held together) nor, beyond the data and a few numbers for each datum, with the data. The work
-    is cut into fixed units (data × samples), each drawn from its own seed: the same seed gives
-    the same draws whatever the chunks, the interruptions and the number of processes, and on a
-    CPU, with as many threads, the same numbers bit for bit. Under `torchrun` the data are shared
-    out over the processes.
+    Memory does not grow with `num_samples` (up to a million: the weights of one datum are held
+    together). It grows with the data only by the data themselves and a few numbers a datum. The
+    work is cut into fixed units (data × samples), each with its own seed. The same seed gives the
+    same draws whatever the chunks, the interruptions and the number of processes; on a CPU with
+    the same number of threads, the same numbers bit for bit. Under `torchrun` the processes
+    share the data.
 
     Args:
         model: Pyro program p(z) p(x|z), called as `model(*batch, **kwargs)`.
@@ -78,27 +79,27 @@ def evaluate(
             the programs take, as for `pvae.check`.
         num_samples: K, samples for each datum; L_K is reported for K = 1, 5, 50, 500, 5000
             below it, and for K itself. Or an increasing list of all these K.
-        num_data: How many of the data are evaluated, drawn at random, the same ones for every
-            seed; None for all.
-        estimators: What to learn beside the bounds, from `pvae.estimators`: `AIS(100)`, `Gap(50)`,
-            one of your own. None is naive Monte Carlo from the prior and the ELBO surgery.
+        num_data: Number of data that are evaluated, drawn at random, the same for every seed;
+            None for all.
+        estimators: Estimators beside the bounds, from `pvae.estimators`, such as `AIS(100)` and
+            `Gap(50)`, or of your own. None is naive Monte Carlo from the prior and the ELBO
+            surgery.
         seed: Seed of the draws.
         strategy: See `pvae.log_weights`.
         plate: Name of the batch plate, where it is ambiguous.
         memory: MiB for the weights and activations of a chunk of samples; None is 64 on the CPU
             and 4096 on a GPU. Gradients (AIS, gaps) have chunks of their own.
         device: `"auto"` (the GPU where there is one), `"cpu"`, `"cuda"`, …
-        out: A run folder. The evaluation is saved there, and what is done of it is kept there
-            until it is complete: the same call goes on after an interruption. An evaluation
-            that is there already, of the same pair, data, seed and samples, is added to;
-            another one is replaced, with a warning.
-        progress: Whether to show progress bars, and how long the work is expected to take.
+        out: A run folder, where the evaluation is saved. Finished blocks are kept there until it
+            is complete, so that the same call continues after an interruption. An older
+            evaluation of the same pair, data, seed and samples is extended; any other is
+            replaced, with a warning.
+        progress: Whether to show progress bars and the expected time.
         **kwargs: Arguments of the programs by name.
 
     Returns:
-        Bounds, errors and diagnostics, datum by datum; `summary()` has their means. What does
-        not apply to this pair, or failed, is in `missing`, with the reason; what was computed
-        before is kept.
+        Bounds, errors and diagnostics, datum by datum; `summary()` has their means. `missing`
+        has the reason for each estimator that failed or does not apply to this pair.
 
     Raises:
         PvaeError: As `pvae.log_weights`; if a number of samples or data makes no sense.
@@ -158,20 +159,13 @@ def evaluate(
         work = Work(folder, key, progress, estimators=asked, num_data=num_data)
         work.whole = sampler.bound
         with work, sampler:
-            result = _former(folder, work)
+            result = former(folder, work)
             task = Task(
                 sampler, part, everything, result, work, place, seed, code, ks[-1] if ks else 0
             )
             plan = _plan(asked, task)
             if progress and work.rank == 0 and not sampler.bound:
-                runs = {} if result or code else {"bounds": len(part) * ks[-1]}
-                runs |= {
-                    name: len(own.positions) * estimator.cost(sampler)
-                    for name, (estimator, own) in plan.items()
-                    if _due(estimator, own)
-                }
-                if words := expected_time(sampler, tuple(t[:16] for t in batch), runs):
-                    print(words, flush=True)
+                _say_time(plan, task, batch)
             if result is None:
                 result = Evaluation(
                     **from_code(task, guide) if code else from_weights(task, ks),
@@ -189,11 +183,11 @@ def evaluate(
                 )
                 if "details" in result.missing:
                     warnings.warn(f"Left out: {result.missing['details']}", stacklevel=3)
-                result = _save(result, folder, work)
+                result = save(result, folder, work)
             for estimator, own in plan.values():
                 own = dataclasses.replace(own, known=result)
                 if _due(estimator, own):
-                    result = _save(_add(result, estimator, own), folder, work)
+                    result = save(_add(result, estimator, own), folder, work)
         work.close()
     return result
 
@@ -224,9 +218,9 @@ def _distinct(estimators: Iterable[Estimator]) -> list[Estimator]:
 
 
 def _plan(asked: Sequence[Estimator], task: Task) -> dict[str, tuple[Estimator, Task]]:
-    """Returns what has to run, in order, each with the data that it is for.
+    """Returns the estimators that run, in order, each with its data.
 
-    An estimator that another one needs as well runs once, on the larger number of data.
+    An estimator that another one needs too runs once, on the larger number of data.
     """
     size = len(task.data)
 
@@ -245,12 +239,27 @@ def _plan(asked: Sequence[Estimator], task: Task) -> dict[str, tuple[Estimator, 
     }
 
 
+def _say_time(
+    plan: dict[str, tuple[Estimator, Task]], task: Task, batch: tuple[Tensor, ...]
+) -> None:
+    """Prints about how long the evaluation takes, where that is worth a word."""
+    bounds = not (task.known or task.code)
+    runs = {"bounds": len(task.data) * task.num_samples} if bounds else {}
+    runs |= {
+        name: len(own.positions) * estimator.cost(task.sampler)
+        for name, (estimator, own) in plan.items()
+        if _due(estimator, own)
+    }
+    if words := expected_time(task.sampler, tuple(t[:16] for t in batch), runs):
+        print(words, flush=True)
+
+
 def _settings(estimator: Estimator, task: Task) -> dict[str, Any]:
     return {"num_data": len(task.positions), **estimator.options(task)}
 
 
 def _due(estimator: Estimator, task: Task) -> bool:
-    """Whether a finding is not there already, for as many data or more."""
+    """Whether an estimator has to run: its finding is missing, of fewer data or other options."""
     there = task.known.settings.get(estimator.name, {}) if task.known else {}
     own = _settings(estimator, task)
     num_data = own["num_data"]
@@ -258,7 +267,7 @@ def _due(estimator: Estimator, task: Task) -> bool:
 
 
 def _add(result: Evaluation, estimator: Estimator, task: Task) -> Evaluation:
-    """Runs an estimator; where it fails, the reason is kept, and what was known before."""
+    """Runs an estimator. If it fails, the reason is kept, and so is an older finding."""
     name = estimator.name
     found, missing, made = dict(result.findings), dict(result.missing), {}
     task.work.settings = settings = _settings(estimator, task)
@@ -267,7 +276,7 @@ def _add(result: Evaluation, estimator: Estimator, task: Task) -> Evaluation:
         json.dumps(new.summary(result), allow_nan=False)  # else nothing could be saved
         found[name], made = new, {name: settings}
         missing.pop(name, None)
-    except Exception as error:  # what is known already is worth more than this
+    except Exception as error:  # the bounds are worth more than this estimator
         reason = reason_of(error)
         if name not in found:
             missing[name] = reason
@@ -275,41 +284,3 @@ def _add(result: Evaluation, estimator: Estimator, task: Task) -> Evaluation:
     return dataclasses.replace(
         result, findings=found, missing=missing, settings=result.settings | made
     )
-
-
-def _former(folder: Path | None, work: Work) -> Evaluation | None:
-    """The evaluation that a folder holds already, if it is of the same work.
-
-    The first process looks, for all of them.
-    """
-    return work.gather(None if work.rank else _read(folder, work.key))[0]
-
-
-def _read(folder: Path | None, key: str) -> Evaluation | None:
-    if folder is None or not (folder / "evaluation.nc").exists():
-        return None
-    try:
-        former = Evaluation.load(folder)
-    except PvaeError as error:
-        if isinstance(error.__cause__, PermissionError):
-            raise
-        warnings.warn(f"{error} This is done now.", stacklevel=5)
-        return None
-    if former.key == key:
-        former.save_summary(folder)  # a kill between its two files left another one, or none
-        return former
-    lost = [found.title for name, found in former.in_order() if name != "code"]
-    warnings.warn(
-        f"The evaluation in {folder} is of another pair, data, seed or number of samples "
-        f"(seed {former.seed}, K = {former.num_samples}). It is replaced, and what it had beside "
-        f"the bounds is lost: {', '.join(lost) or 'nothing'}.",
-        stacklevel=5,
-    )
-    return None
-
-
-def _save(evaluation: Evaluation, folder: Path | None, work: Work) -> Evaluation:
-    if folder is not None and work.rank == 0:
-        evaluation.save(folder)
-    work.saved()
-    return evaluation

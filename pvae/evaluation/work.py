@@ -1,4 +1,4 @@
-"""Work: blocks of an evaluation, shared out over processes and kept on disk until all are done."""
+"""Work: the blocks of an evaluation, cached on disk and shared between processes."""
 
 import contextlib
 import datetime
@@ -32,25 +32,24 @@ Arrays = dict[str, np.ndarray]
 
 
 class Work:
-    """Does blocks of work once, however often the process is killed or however many there are.
+    """Computes each block of an evaluation once, also if the process is killed in between.
 
-    A block's result is a few arrays. With a folder, each is written there as soon as it is
-    there, and is read instead of computed anew as long as `key` says that it is the same work.
-    Inside its context the folder is this process's alone. Under `torchrun` the processes take
-    turns, and every one of them gets all results, in order.
+    A block's result is a few arrays. With a folder, each result is cached on disk and reused
+    while `key` matches. Inside the context no other process can use the folder. Under `torchrun`
+    the processes share the blocks, and each gets all results, in order.
 
     Args:
-        folder: The run folder, or None to keep nothing.
-        key: What the numbers depend on: plain values.
+        folder: The run folder, or None to cache nothing.
+        key: The plain values that the numbers depend on.
         progress: Whether to show progress bars.
-        options: What else all processes have to be asked alike.
+        options: Other options that must be the same in all processes.
 
     Attributes:
         rank: This process's number.
         world: How many processes share the work.
         key: A hash of `key`.
         settings: What the blocks of the next `map` depend on beside the key.
-        whole: Whether all data are one block, for a pair that is bound to them.
+        whole: Whether all data are one block, for a pair that only runs with all of them.
     """
 
     def __init__(
@@ -111,7 +110,7 @@ class Work:
         _raise(self.gather(problem))
 
     def gather(self, own: Any) -> list[Any]:
-        """Returns what every process has to say here, in their order."""
+        """Returns the objects that all processes pass here, in their order."""
         if self.world == 1:
             return [own]
         everyone: list[Any] = [None] * self.world
@@ -121,11 +120,11 @@ class Work:
     def map(
         self, name: str, blocks: Sequence[Block], compute: Callable[[Block], Arrays]
     ) -> list[Arrays]:
-        """Returns what `compute` makes of each block, in the order of the blocks.
+        """Returns the result of `compute` for each block, in order.
 
         Args:
-            name: What is computed: for the files and the progress bar.
-            blocks: What to compute; sized, for the progress bar.
+            name: Names the files and the progress bar.
+            blocks: The blocks; their lengths are for the progress bar.
             compute: Maps a block to arrays that depend on the block alone.
 
         Raises:
@@ -163,20 +162,20 @@ class Work:
         return [results[i] for i in range(len(blocks))]
 
     def ticks(self, number: int) -> Callable[[], None]:
-        """Returns what moves the progress bar through the current block in so many calls."""
+        """Returns a function that moves the progress bar through the current block in N calls."""
         bar, size, before = self._bar, self._block, self._bar.n
         calls = itertools.count(1)
         return lambda: bar.update(before + size * next(calls) // max(1, number) - bar.n)
 
     def saved(self) -> None:
-        """Forgets the blocks of all maps so far: what they say has been saved elsewhere."""
+        """Deletes the cached blocks of all maps so far; their content is saved elsewhere."""
         if self.rank == 0:
             for path in self._used:
                 path.unlink(missing_ok=True)
         self._used.clear()
 
     def close(self) -> None:
-        """Removes the folder, but for blocks of other options."""
+        """Removes the folder, unless it has blocks of other options."""
         if self._folder is not None and self.rank == 0 and not half_done(self._folder.parent):
             shutil.rmtree(self._folder, ignore_errors=True)
 
@@ -203,7 +202,7 @@ class Work:
 
 
 def _raise(problems: list[str | None], own: Exception | None = None) -> None:
-    """Raises in every process what was raised in one."""
+    """Raises in every process the first error of any."""
     for problem in filter(None, problems):
         known = problem.startswith("PvaeError: ")
         error = PvaeError(problem.removeprefix("PvaeError: ")) if known else RuntimeError(problem)
@@ -211,7 +210,7 @@ def _raise(problems: list[str | None], own: Exception | None = None) -> None:
 
 
 def _same_everywhere(everyone: list[dict[str, str]]) -> None:
-    """Raises in every process if they are about to share out what is not the same work."""
+    """Raises in every process if they were not asked for the same evaluation."""
     first = everyone[0]
     names = [name for name in first if any(part.get(name) != first[name] for part in everyone)]
     if names:
@@ -225,7 +224,7 @@ def _same_everywhere(everyone: list[dict[str, str]]) -> None:
 
 
 def half_done(run: str | os.PathLike[str]) -> int | None:
-    """Returns how many blocks of an unfinished evaluation a run folder keeps; None if none is."""
+    """Returns the number of cached blocks of an unfinished evaluation; None if there is none."""
     folder = Path(run) / FOLDER
     if _key(folder) is None:
         return None
@@ -255,7 +254,7 @@ def in_blocks(positions: np.ndarray, size: int) -> list[np.ndarray]:
 
 
 class Whole:
-    """A part of data that is always observed as a whole, for a pair that is bound to its batch.
+    """Data that are always observed as a whole, for a pair that only runs with all of them.
 
     Args:
         part: N data.

@@ -12,10 +12,10 @@ import torch
 from programs import linear_gaussian
 
 import pvae
-from pvae import Evaluation, PvaeError, estimators
+from pvae import Evaluation, PvaeError
 from pvae.cli import main
 from pvae.drawing import Panel, attempt, chart
-from pvae.evaluation import Estimate, Estimator, Task, in_blocks
+from pvae.evaluation import Estimate, Estimator, Task, estimators, in_blocks
 from pvae.importance import seed_unit
 
 FILE = '''

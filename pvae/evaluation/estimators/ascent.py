@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pvae.evaluation.estimators.local_family import Member
+from pvae.evaluation.estimators.member import Member
 
 __all__ = ["Best", "ascend"]
 

@@ -14,12 +14,10 @@ from pvae.errors import PvaeError
 from pvae.evaluation.estimator import Estimator, Task
 from pvae.evaluation.estimators.ais import AIS
 from pvae.evaluation.estimators.ascent import ascend
-from pvae.evaluation.estimators.local_family import (
-    LocalGaussian,
-    OwnFamily,
-    elbo_terms,
-    find_family,
-)
+from pvae.evaluation.estimators.find_family import find_family
+from pvae.evaluation.estimators.local_gaussian import LocalGaussian
+from pvae.evaluation.estimators.member import elbo_terms
+from pvae.evaluation.estimators.own_family import OwnFamily
 from pvae.evaluation.finding import Finding, Known
 from pvae.evaluation.numbers import mean_and_se, show
 from pvae.evaluation.work import in_blocks

@@ -1,0 +1,46 @@
+"""The evaluation in a run folder: read if it is of the same pair, data and seed, and saved."""
+
+import warnings
+from pathlib import Path
+
+from pvae.errors import PvaeError
+from pvae.evaluation.result import Evaluation
+from pvae.evaluation.work import Work
+
+__all__ = ["former", "save"]
+
+
+def former(folder: Path | None, work: Work) -> Evaluation | None:
+    """Returns the evaluation in a folder, if it is of the same work; the first process reads it."""
+    return work.gather(None if work.rank else _read(folder, work.key))[0]
+
+
+def _read(folder: Path | None, key: str) -> Evaluation | None:
+    if folder is None or not (folder / "evaluation.nc").exists():
+        return None
+    try:
+        former = Evaluation.load(folder)
+    except PvaeError as error:
+        if isinstance(error.__cause__, PermissionError):
+            raise
+        warnings.warn(f"{error} This is done now.", stacklevel=5)
+        return None
+    if former.key == key:
+        former.save_summary(folder)  # a kill between its two files left another one, or none
+        return former
+    lost = [found.title for name, found in former.in_order() if name != "code"]
+    warnings.warn(
+        f"The evaluation in {folder} is of another pair, data, seed or number of samples "
+        f"(seed {former.seed}, K = {former.num_samples}). It is replaced, and what it had beside "
+        f"the bounds is lost: {', '.join(lost) or 'nothing'}.",
+        stacklevel=5,
+    )
+    return None
+
+
+def save(evaluation: Evaluation, folder: Path | None, work: Work) -> Evaluation:
+    """Saves an evaluation, and forgets the blocks that it was made of."""
+    if folder is not None and work.rank == 0:
+        evaluation.save(folder)
+    work.saved()
+    return evaluation
