@@ -123,8 +123,7 @@ def evaluate(
     with torch.inference_mode(False), own_random_state(seed), default_device(place):
         move(place, model, guide)
         data = as_data(data)
-        part = data.test if isinstance(data, Data) else data
-        part, (model, guide) = given(part, kwargs, place, model, guide)
+        part, (model, guide) = given(data, kwargs, place, model, guide)
         rows = choose(len(part), num_data)
         part = part if rows is None else part.take(rows)
         described = describe(data, part)
