@@ -1,4 +1,4 @@
-"""What is known of one run beside another: bounds on the same data, and their differences."""
+"""One run beside another: bounds on the same data, and their differences."""
 
 import math
 from dataclasses import dataclass

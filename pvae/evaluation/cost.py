@@ -1,4 +1,4 @@
-"""What an evaluation will take, measured on a few draws, and said before it is spent."""
+"""The expected time of an evaluation, measured on a few draws."""
 
 import time
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ _WORTH_SAYING = 20.0  # seconds
 def expected_time(
     sampler: Sampler, batch: tuple[Tensor, ...], runs: Mapping[str, float]
 ) -> str | None:
-    """Says about how long an evaluation takes; None where that is a matter of seconds.
+    """Returns in words how long an evaluation takes; None if it takes seconds.
 
     Args:
         sampler: Draws of the pair; its context must be entered.
@@ -42,7 +42,7 @@ def _seconds_per_run(sampler: Sampler, batch: tuple[Tensor, ...]) -> float:
 
     num = 1
     with torch.random.fork_rng([batch[0].device] if batch[0].is_cuda else []):
-        while True:  # the first call builds what later ones find there
+        while True:  # the first call is slower: it compiles and caches
             start = clock()
             for _ in sampler.stream(batch, num):
                 pass

@@ -1,4 +1,4 @@
-"""What an evaluation knows: the bounds of each datum, and what each estimator found."""
+"""What an evaluation knows: the bounds of each datum, and the finding of each estimator."""
 
 import dataclasses
 import json

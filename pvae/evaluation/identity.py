@@ -1,4 +1,4 @@
-"""What an evaluation is of: its numbers of samples, its data and its pair."""
+"""What identifies an evaluation: its numbers of samples, its data and its pair."""
 
 import itertools
 import math
@@ -23,7 +23,7 @@ _BOUNDS = (1, 5, 50, 500, 5000)
 
 
 def check_counts(num_samples: int | Sequence[int], num_data: int | None = None) -> list[int]:
-    """Returns the K of the bounds, increasing, after a look at the numbers that were asked for.
+    """Checks the numbers of samples and data, and returns the K of the bounds, increasing.
 
     Raises:
         PvaeError: If one of them is no integer or too small, or the K do not increase.
@@ -41,9 +41,9 @@ def check_counts(num_samples: int | Sequence[int], num_data: int | None = None) 
 
 
 def choose(size: int, num_data: int | None) -> np.ndarray | None:
-    """Returns which rows are evaluated, sorted: the same for every seed; None for all.
+    """Returns the rows that are evaluated, sorted, the same for every seed; None for all.
 
-    Of fewer rows each is among those of more.
+    A smaller choice is a subset of a larger one.
     """
     if num_data is None or num_data >= size:
         return None
@@ -51,7 +51,7 @@ def choose(size: int, num_data: int | None) -> np.ndarray | None:
 
 
 def describe(data: Any, part: Split | TensorSplit) -> dict[str, Any]:
-    """Says which data these are."""
+    """Returns name, observation and hash of the data."""
     described: dict[str, Any] = {"name": "tensor", "observation": "as given", "hash": part.hash}
     if isinstance(data, Data):
         described |= {"name": data.name, "observation": data.observation}
@@ -59,7 +59,7 @@ def describe(data: Any, part: Split | TensorSplit) -> dict[str, Any]:
 
 
 def discretised(data: Any, structure: Structure) -> dict[str, Any]:
-    """Says what turns log p(x) into bits, where x has levels; else nothing.
+    """Returns the dimensions and levels that turn log p(x) into bits; empty if x has no levels.
 
     Discrete x needs a discrete likelihood, dequantised x a density.
     """
@@ -73,10 +73,10 @@ def discretised(data: Any, structure: Structure) -> dict[str, Any]:
 
 
 def fingerprint_of(sampler: Sampler, batch: tuple[Tensor, ...]) -> list[Any]:
-    """What tells a pair from others: its parameters and buffers, and what it makes of some data.
+    """Returns a hash of a pair's parameters and buffers, and its log weights of some data.
 
-    The latter shows constants of the programs that are no parameters. It is rounded, because
-    with another number of threads the last digits are others.
+    The log weights depend on constants of the programs that are no parameters. They are rounded,
+    because the last digits depend on the number of threads.
     """
     programs, structure = (sampler.model, sampler.guide), sampler.structure
     own = [t for m in modules(*programs).values() for t in m.state_dict().values()]

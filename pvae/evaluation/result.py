@@ -1,4 +1,4 @@
-"""Evaluation: what evaluate() found, datum by datum and summarised."""
+"""Evaluation: the result of evaluate(), datum by datum, with its summary and its files."""
 
 import contextlib
 import json
@@ -31,8 +31,8 @@ _META = [name for name in _TYPES if name not in _ARRAYS]
 class Evaluation(Known):
     """Bounds on log p(x) and their diagnostics, in nats; arrays are over the N data.
 
-    Where the guide gives a point there is no bound: all that is one, or tells of weights, is NaN
-    or empty, `num_samples` is 0, and `findings["code"]` says what is known instead.
+    Where the guide gives a point there is no bound: the bounds and all diagnostics of weights are
+    NaN or empty, `num_samples` is 0, and `findings["code"]` has log p(x, z) at the point.
 
     Attributes:
         elbo: The ELBO by Monte Carlo, [N].
@@ -52,7 +52,7 @@ class Evaluation(Known):
         bounds_se: For each K, its Monte Carlo standard error, [N].
         jvi: For order 1 each K above 1, for order 2 the largest K up to 500 and the largest:
             the jackknife-debiased estimate, [N]; not a bound.
-        rows: Which rows of the data these are, [N]; None for all of them.
+        rows: The rows of the data that were evaluated, [N]; None for all of them.
         sites: For each latent site its mean `kl` (`closed_form` or by the samples), the number
             of `active_units`, and for each dimension `kl_dims` and `variance` of the posterior
             mean over the data.
@@ -66,13 +66,12 @@ class Evaluation(Known):
         strategy: How the samples were computed: `"plate"`, `"tile"` or `"loop"`.
         caveat: Why these numbers are not likelihoods, else `None`.
         exact: Whether nothing was sampled, so that `log_px` is exact.
-        findings: What the estimators found, by name: `"prior"`, `"ais_prior"`, `"ais_guide"`,
-            `"bdmc"`, `"quadrature"`, `"gap"`, `"surgery"`, as far as they were asked for; of a
-            guide that gives a point, `"code"`. One of a class that is not imported here is an
-            `Unread`: it is kept, and shown without its row.
-        missing: Why an estimator that was asked for does not apply, or failed.
-        settings: The options of each that was found.
-        key: Names the pair, data, seed and samples that this evaluation is of.
+        findings: What each estimator found, by its name: `"prior"`, `"ais_prior"`, `"ais_guide"`,
+            `"bdmc"`, `"quadrature"`, `"gap"`, `"surgery"`; `"code"` for a guide that gives a
+            point. A finding whose class is not imported is kept as an `Unread`, without a row.
+        missing: For each estimator that failed or does not apply, the reason.
+        settings: The options of each finding.
+        key: A hash of the pair, the data, the seed and the numbers of samples.
         verdict: In words, what was checked and what was not.
     """
 
@@ -110,7 +109,7 @@ class Evaluation(Known):
         self.save_summary(folder)
 
     def save_summary(self, folder: str | os.PathLike[str]) -> None:
-        """Writes `evaluation.json`, unless what is there says the same.
+        """Writes `evaluation.json`, unless it has the same content already.
 
         Raises:
             PvaeError: If it cannot be written.
@@ -161,7 +160,7 @@ class Evaluation(Known):
         leave-one-out cross-validation.
 
         Raises:
-            PvaeError: If the guide gives a point, and there is no bound to hand on.
+            PvaeError: If the guide gives a point, so that there is no bound.
         """
         if not self.bounds:
             raise PvaeError(

@@ -1,4 +1,4 @@
-"""The sentences and the numbers of a comparison, as people read them."""
+"""The sentences and the numbers of a comparison."""
 
 import math
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""All that one stream of log weights tells: bounds, estimates, diagnostics, KL and active units."""
+"""One stream of log weights: bounds, estimates, diagnostics, KL and active units."""
 
 import contextlib
 from collections.abc import Callable
@@ -34,8 +34,8 @@ def from_weights(task: Task, ks: list[int]) -> dict[str, Any]:
         ks: The K of L_K, increasing; the last is the number of samples S.
 
     Returns:
-        The fields of `Evaluation` that hold arrays over the data, `sites`, and in `missing` why
-        some detail beside the bounds failed.
+        The fields of `Evaluation` that hold arrays over the data, `sites`, and in `missing` the
+        reason if a detail beside the bounds failed.
     """
     sampler, size = task.sampler, len(task.data)
     # A block holds few data and many samples, so that the encoder runs seldom; a loop has one
@@ -79,7 +79,7 @@ def from_weights(task: Task, ks: list[int]) -> dict[str, Any]:
 def _block(
     sampler: Sampler, batch: tuple[torch.Tensor, ...], ks: list[int], seed: int, first: int
 ) -> dict[str, np.ndarray]:
-    """Everything about B data from all their samples, held together only here."""
+    """Computes everything about B data from all their samples."""
     size, num_samples = len(batch[0]), ks[-1]
     log_w = np.empty((size, num_samples))
     elbo, rate, summands, done = np.zeros(size), np.zeros(size), np.zeros(size), 0
@@ -103,7 +103,7 @@ def _block(
     nothing = np.full(size, np.nan)
 
     def attempt(what: str, default: Any, compute: Callable[[], Any]) -> Any:
-        """The bounds are worth more than what is said beside them."""
+        """Computes a detail; if it fails, the reason is kept and the bounds are not lost."""
         try:
             return compute()
         except Exception as error:
@@ -157,7 +157,7 @@ def _block(
 
 
 def _merged(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Puts the columns of several blocks below each other, and adds up their sums."""
+    """Concatenates the columns of several blocks, and adds up their sums."""
     names = [name for name in parts[0] if all(name in part for part in parts)]
     return {
         name: sum(part.pop(name) for part in parts)
@@ -168,7 +168,7 @@ def _merged(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
 
 
 def _site(name: str, sums: dict[str, np.ndarray], size: int) -> dict[str, Any]:
-    """What is known of one latent site, averaged over the data."""
+    """Returns KL and active units of one latent site, averaged over the data."""
 
     def total(what: str) -> np.ndarray | None:
         return sums.get(f"sum {what} {name}")

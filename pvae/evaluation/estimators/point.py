@@ -35,7 +35,7 @@ _ROWS = 256  # data at a time
 
 @dataclass(frozen=True)
 class AtCode(Finding, kind="AtCode"):
-    """What a pair says of each datum at its code, the point z = f(x).
+    """The densities of each datum at its code, the point z = f(x).
 
     Attributes:
         log_joint: log p(x, z), [n], nats; above or below log p(x), and no bound on it.
@@ -70,11 +70,11 @@ class AtCode(Finding, kind="AtCode"):
 def prior_of(model: Program, guide: Program) -> Program:
     """Returns the model's latent sites as a guide, q(z|x) = p(z).
 
-    It stands in where the guide has no density, for the estimators that need none from it.
+    It replaces a guide without a density, for estimators that need no density of the guide.
 
     Args:
         model: Pyro program p(z) p(x|z).
-        guide: What it stands in for, which is a part of the pair still: its modules are found.
+        guide: The guide that it replaces; its modules still belong to the pair.
     """
     return functools.partial(_draw_prior, guide, model)
 
@@ -121,8 +121,8 @@ def from_code(task: Task, guide: Program) -> dict[str, Any]:
         guide: The guide that gives the codes.
 
     Returns:
-        The fields of `Evaluation` that `from_weights` returns. What would be a bound, or would
-        tell of weights, is NaN or empty.
+        The fields of `Evaluation` that `from_weights` returns. Bounds and diagnostics of weights
+        are NaN or empty.
     """
     sampler, size = task.sampler, len(task.data)
     single = sampler.particles_by("loop")
@@ -161,7 +161,7 @@ def from_code(task: Task, guide: Program) -> dict[str, Any]:
 
 
 def fingerprint_of_code(sampler: Sampler, guide: Program, batch: tuple[Tensor, ...]) -> str:
-    """Returns what a pair makes of some data, which shows constants of the guide too."""
+    """Returns log p(x, z) of some data at their codes, which depends on constants of the guide."""
     with sampler:
         found = _block(sampler.particles_by("loop"), guide, batch)
     return f"{found['log_joint'].sum():.5g}"
