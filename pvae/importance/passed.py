@@ -8,6 +8,7 @@ from pyro.poutine import Trace
 from pyro.poutine.runtime import _PYRO_STACK
 from torch import Tensor
 
+from pvae.importance.bits import digest
 from pvae.importance.compared import FAILURES, agree, few, rows_at
 from pvae.importance.particles import Particles
 from pvae.importance.unchanged import marks_of
@@ -142,7 +143,7 @@ def _state(inspection: Inspection) -> tuple[Any, ...] | None:
         _signature(s) for t in traces for s in {**latent_sites(t), **observed_sites(t)}.values()
     ]
     learnt = [n["value"] for t in traces for n in t.nodes.values() if n["type"] == "param"]
-    learnt = [float(torch.linalg.vector_norm(v.double())) for v in learnt]
+    learnt = [int(digest(value)) for value in learnt]
     batch = [(t.shape, t.dtype, t.device) for t in inspection.batch]
     modes = (
         torch.get_default_dtype(),

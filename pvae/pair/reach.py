@@ -1,6 +1,7 @@
 """Finds what the programs of a pair can reach: modules, and all else that their code names."""
 
 import contextlib
+import dis
 import functools
 import inspect
 import sys
@@ -27,6 +28,8 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_
 _MOST_ENTRIES = 1000
 # Code that can look up an attribute of any name.
 _ANY_NAME = {"getattr", "vars", "__dict__", "attrgetter", "methodcaller", "eval", "exec"}
+# Code that can look up a value that is not followed.
+_HIDING = {"globals", "environ", "getenv", "modules", "import_module", "__import__", "eval", "exec"}
 _NOT_CALLED = {"__init__", "__new__", "__del__", "__repr__", "__str__", "__init_subclass__"}
 _OF_CLASSES = set(vars(type("_", (), {}))) | {"__annotations__", "__qualname__"}
 
@@ -61,11 +64,13 @@ class Reached:
         modules: The outermost modules, by the way to them.
         spaces: Where values are kept: parts of modules, functions, classes and other objects,
             lists, dicts and sets (but for long ones), each with the way to it.
+        hides: Whether code looks up values that are not followed, or imports them when it runs.
     """
 
     def __init__(self) -> None:
         self.modules: dict[str, nn.Module] = {}
         self.spaces: list[tuple[str, Any]] = []
+        self.hides = False
         self._seen: dict[int, Any] = {}
         self._names: set[str] = set()
         self._any_name = False
@@ -78,9 +83,16 @@ class Reached:
         special = isinstance(holder, type) and name.startswith("__") and name not in _NOT_CALLED
         return name in self._names or name == "forward" or (special and name not in _OF_CLASSES)
 
-    def is_library(self, holder: Any) -> bool:
+    @staticmethod
+    def is_library(holder: Any) -> bool:
         """Whether an object's class, or a class, comes from a library."""
         return _is_library(holder if isinstance(holder, type) else type(holder))
+
+    @staticmethod
+    def from_library(thing: types.ModuleType | types.FunctionType) -> bool:
+        """Whether a module or a function is part of a library."""
+        name = thing.__name__ if isinstance(thing, types.ModuleType) else thing.__module__
+        return (name or "").partition(".")[0] in _LIBRARIES
 
     def ignore(self, thing: Any) -> None:
         """Skips an object from now on."""
@@ -108,7 +120,7 @@ class Reached:
         elif isinstance(thing, types.BuiltinMethodType | types.MethodWrapperType):
             self.visit(thing.__self__, path)
         elif inspect.isfunction(thing):
-            if (thing.__module__ or "").partition(".")[0] not in _LIBRARIES:
+            if not self.from_library(thing):
                 self._visit_function(thing, path)
         elif isinstance(thing, type):
             self._visit_class(thing)
@@ -174,6 +186,7 @@ class Reached:
         names = _names_in(function.__code__)
         self._names |= names
         self._any_name = self._any_name or not _ANY_NAME.isdisjoint(names)
+        self.hides = self.hides or not _HIDING.isdisjoint(names) or _imports(function.__code__)
         for name, value in variables(function).items():
             self.visit(value, f"{path}.{name}")
         self.visit(getattr(function, "__wrapped__", None), path)
@@ -219,6 +232,14 @@ def _names_in(code: types.CodeType) -> frozenset[str]:
     """Returns the globals and attributes that code names, with the functions written inside it."""
     inner = (const for const in code.co_consts if isinstance(const, types.CodeType))
     return frozenset(code.co_names).union(*map(_names_in, inner))
+
+
+@functools.lru_cache(10_000)
+def _imports(code: types.CodeType) -> bool:
+    """Whether code imports, when it runs, what does not come from a library."""
+    names = (i.argval for i in dis.get_instructions(code) if i.opname == "IMPORT_NAME")
+    inner = (const for const in code.co_consts if isinstance(const, types.CodeType))
+    return any(n.partition(".")[0] not in _LIBRARIES for n in names) or any(map(_imports, inner))
 
 
 def _functions_of(value: Any) -> Iterator[Any]:

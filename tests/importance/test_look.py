@@ -1,5 +1,13 @@
 """How often a pair is run before its first weight, and when a look at it is remembered."""
 
+import argparse
+import collections
+import functools
+import os
+import sys
+import types
+
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -116,6 +124,149 @@ def test_a_pair_that_began_to_mix_data_is_refused():
     pair.guide.mix = True
     with pytest.raises(PvaeError, match="mixes data across the batch"):
         pair.count(X)
+
+
+MIX = 0.0  # looked up by name, below
+
+
+class _Softmax(nn.Softmax):
+    pass
+
+
+def _hidden(place):
+    """Returns what a guide's code asks, and what changes the answer from 0 to 1."""
+    if place == "a namespace":
+        held = argparse.Namespace(mix=0.0)
+        return lambda: held.mix, lambda: vars(held).update(mix=1.0)
+    if place == "a dict of a library":
+        held = collections.UserDict(mix=0.0)
+        return lambda: held["mix"], lambda: held.update(mix=1.0)
+    if place == "a module of the user":
+        held = types.ModuleType("settings")
+        held.mix = 0.0
+        return lambda: held.mix, lambda: setattr(held, "mix", 1.0)
+    if place == "an import inside":
+        held = sys.modules["settings_of_a_test"] = types.ModuleType("settings_of_a_test")
+        held.mix = 0.0
+
+        def imported():
+            from settings_of_a_test import mix
+
+            return mix
+
+        return imported, lambda: setattr(held, "mix", 1.0)
+    if place == "the environment":
+        os.environ["PVAE_TEST_MIX"] = "0"
+        return (
+            lambda: float(os.environ["PVAE_TEST_MIX"]),
+            lambda: os.environ.update(PVAE_TEST_MIX="1"),
+        )
+    if place == "globals by name":
+        globals()["MIX"] = 0.0
+        return lambda: globals()["MIX"], lambda: globals().update(MIX=1.0)
+    if place == "a tensor in a partial":
+        held = torch.zeros(())
+        return functools.partial(lambda t: t, held), lambda: held.fill_(1)
+    if place == "an array in a partial":
+        held = np.zeros(1)
+        return functools.partial(lambda a: float(a[0]), held), lambda: held.fill(1)
+    if place == "a sign":
+        held = torch.tensor([-1.0])
+        return lambda: held.clamp(min=0), lambda: held.data.neg_()
+    if place == "an order":
+        held = torch.tensor([0.0, 1.0])
+        return lambda: held[0], lambda: held.data.copy_(held.flip(0))
+    if place == "an order in the store":
+        leaf = lambda: pyro.param("mix", torch.tensor([0.0, 1.0]))  # noqa: E731
+        return (lambda: leaf()[0]), lambda: leaf().data.copy_(torch.tensor([1.0, 0.0]))
+    raise AssertionError(place)
+
+
+PLACES = [
+    "a namespace", "a dict of a library", "a module of the user", "an import inside",
+    "the environment", "globals by name", "a tensor in a partial", "an array in a partial",
+    "a sign", "an order", "an order in the store",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_change_in_what_is_not_followed_is_not_missed(place):
+    pyro.clear_param_store()
+    pair, (asked, change) = Pair(), _hidden(place)
+
+    def guide(x):
+        pair.runs["guide"] += 1
+        x = x - asked() * x.mean(0)
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x[:, :3], 1.0).to_event(1))
+
+    pair.guide = guide
+    pair.count(X), pair.count(X)
+    change()
+    with pytest.raises(PvaeError, match="mixes data across the batch"):
+        pair.count(X)
+
+
+def test_attributes_that_a_library_asks_for_are_not_missed():
+    pair, soft = Pair(), _Softmax(-1)
+
+    def act(x, on=[0.0]):  # noqa: B006
+        return x - on[0] * x.mean(0)
+
+    for module, change in (
+        (soft, lambda: setattr(soft, "dim", -2)),
+        (
+            nn.TransformerEncoderLayer(5, 1, 7, 0.0, activation=act, batch_first=True),
+            lambda: act.__defaults__[0].__setitem__(0, 1.0),
+        ),
+    ):
+
+        def guide(x, module=module):
+            pair.runs["guide"] += 1
+            with pyro.plate("data", len(x)):
+                x = module(x[..., None, :])[..., 0, :]
+                pyro.sample("z", dist.Normal(x[..., :3], 1.0).to_event(1))
+
+        if module is soft:
+            guide = functools.partial(guide, module=lambda x: soft(x[..., 0, :])[..., None, :])
+        pair.guide = guide
+        pair.count(X), pair.count(X)
+        change()
+        with pytest.raises(PvaeError, match="mixes data across the batch"):
+            pair.count(X)
+
+
+def _inference():
+    with torch.inference_mode():
+        return torch.ones(5)
+
+
+class _Lazy(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.unused = nn.LazyLinear(3)
+
+
+TENSORS = {
+    "sparse": lambda: torch.eye(5).to_sparse(),
+    "of inference": _inference,
+    "nested": lambda: torch.nested.nested_tensor([torch.ones(5), torch.ones(3)]),
+    "without values": lambda: torch.ones(5, device="meta"),
+    "complex": lambda: torch.ones(5, dtype=torch.complex64),
+    "16 bits": lambda: torch.full((5,), float("nan"), dtype=torch.bfloat16),
+    "lazy": _Lazy,
+    "compiled": lambda: torch.jit.trace(nn.Linear(5, 3), torch.zeros(2, 5)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", TENSORS)
+@pytest.mark.filterwarnings("error:Casting complex", "ignore::DeprecationWarning")
+def test_a_pair_may_hold_tensors_of_any_kind(kind):
+    pair, held = Pair(), TENSORS[kind]()
+    pair.guide.held = held
+    pair.guide.bend = lambda x: (held, torch.tanh(x))[1]
+    assert pair.count(X) == 5
+    assert pair.count(X) in (2, 5)
 
 
 def test_equal_data_prove_nothing_about_other_data():
