@@ -1,6 +1,7 @@
 """Fields from arrays: which there are, what they hold, and how x may be observed."""
 
 import re
+import warnings
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -47,7 +48,9 @@ def given_fields(found: object, where: str) -> Fields:
     Raises:
         PvaeError: They hold no numbers, or differ in their number of rows.
     """
-    found = _with_rows(_named(found, where))
+    found = _named(found, where)
+    found = {n if _lowered(n) in found else _lowered(n): a for n, a in found.items()}
+    found = _with_rows(found, where)
     if parts := [name for name in found if _PART.fullmatch(name)]:
         raise PvaeError(
             f"{where} holds parts, {', '.join(parts)}, and is taken for one. Load it, "
@@ -201,8 +204,14 @@ def _parts(found: dict[str, Any], where: str) -> list[dict[str, Any]]:
     for name, value in found.items():
         match = _PART.fullmatch(name)
         stem, part = (match[1] or "x", match[2].lower()) if match else (name, "")
-        parts[part].setdefault(stem.lower() if stem.lower() in ("x", "y") else stem, value)
-    train = _with_rows(parts["train"] or parts[""])
+        parts[part].setdefault(_lowered(stem), value)
+    if parts["train"] and "x" in parts[""] and "x" not in parts["train"]:
+        listed = ", ".join(f"{name}_train" for name in parts["train"])
+        raise PvaeError(
+            f"{where} holds x, and {listed} as the training part's, which has no x. Name arrays "
+            f"{_KEYS}; give a field another name if it is of no part."
+        )
+    train = _with_rows(parts["train"] or parts[""], where)
     if not train:
         listed = ", ".join(list(found)[:8]) or "nothing"
         raise PvaeError(f"{where} holds {listed}. Name its arrays {_KEYS}.")
@@ -210,8 +219,16 @@ def _parts(found: dict[str, Any], where: str) -> list[dict[str, Any]]:
     return [train, test] if parts["train"] and test.keys() - {"y"} else [train]
 
 
-def _with_rows(part: dict[str, Any]) -> dict[str, Any]:
-    """Drops what is no field: text, and what has no row for each x; x comes first."""
+def _lowered(name: str) -> str:
+    return name.lower() if name in ("X", "Y") else name
+
+
+def _with_rows(part: dict[str, Any], where: str) -> dict[str, Any]:
+    """Drops what is no field: text, and what has no row for each x; x comes first.
+
+    Warns:
+        UserWarning: If numbers are dropped that could be meant for rows.
+    """
     part = {name: part[name] for name in sorted(part, key=lambda name: name != "x")}
     x = part.get("x")
 
@@ -219,7 +236,15 @@ def _with_rows(part: dict[str, Any]) -> dict[str, Any]:
         if name in ("x", "y") or not hasattr(a, "shape"):
             return True
         number = isinstance(a, Tensor) or a.dtype.kind in NUMBERS
-        return number and (x is None or a.shape[:1] == np.shape(x)[:1])
+        if not number or x is None or a.shape[:1] == np.shape(x)[:1]:
+            return number
+        if a.shape:
+            warnings.warn(
+                f"{name} {list(a.shape)} of {where} has no row for each of the {len(x)} data, and "
+                "is left out.",
+                stacklevel=5,
+            )
+        return False
 
     return {name: a for name, a in part.items() if is_field(name, a)}
 

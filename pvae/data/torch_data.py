@@ -1,5 +1,6 @@
 """Torch Datasets and DataLoaders as named arrays."""
 
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -75,6 +76,7 @@ def fields_of(source: Any, where: str) -> dict[str, Any]:
             items.streamed.append(name)
     whole = [name for name in items.first if name not in items.streamed]
     read = items.read(range(len(items)), whole) if whole else {}
+    items.warn_if_random()
     return {name: read[name] if name in read else Rows(items, name) for name in items.first}
 
 
@@ -94,7 +96,13 @@ def _plain(value: Any) -> np.ndarray | None:
     if isinstance(value, Tensor):
         value = value.detach().cpu()
         return (value.float() if value.dtype is torch.bfloat16 else value).numpy()
-    array = np.asarray(value)
+    try:
+        array = np.asarray(value)
+    except ValueError as error:  # parts of several shapes
+        raise PvaeError(
+            f"A field is a {type(value).__name__} whose parts have different shapes. Name each of "
+            "them in a dict, or pad them to one shape."
+        ) from error
     if hasattr(value, "getbands") and array.ndim < 4:  # a picture of Pillow, [H, W] or [H, W, C]
         array = array[None] if array.ndim == 2 else np.moveaxis(array, -1, 0)
     return array if array.dtype.kind in NUMBERS else None
@@ -130,6 +138,11 @@ def _collected(batches: Iterable[Any], where: str) -> dict[str, np.ndarray]:
     with torch.random.fork_rng([]):  # a loader seeds its workers from the global generator
         for batch in batches:
             for name, value in _numbers(batch).items():
+                if not value.ndim:
+                    raise PvaeError(
+                        f"The batches of {where} hold one number as {name}, not a row for each "
+                        "datum. Let them hold tensors of leading size B, or leave it out."
+                    )
                 parts.setdefault(name, []).append(value)
                 used += value.nbytes
             if not storage._fits(used, _CPU):
@@ -172,9 +185,15 @@ class _Items:
             ) from error
         if not self._size:
             raise PvaeError(f"{where} is empty; give at least two data.")
-        self.first = _numbers(dataset[0])
+        first = dataset[0]
+        self.first = _numbers(first)
         if not self.first:
             raise PvaeError(f"{where} has items without numbers. Give arrays or tensors.")
+        if "x" in (items := named(first)) and "x" not in self.first:
+            raise PvaeError(
+                f"x, the first that an item of {where} holds, is a {type(items['x']).__name__}, "
+                "not numbers. Let items be a dict of arrays or tensors, each with its name."
+            )
         self.streamed: list[str] = []
         self._last: tuple[list[int], dict[str, np.ndarray]] = ([], {})
 
@@ -188,11 +207,32 @@ class _Items:
             self._last = rows, self.read(rows, self.streamed)
         return self._last[1]
 
+    def warn_if_random(self) -> None:
+        """Warns if an item is another one each time."""
+        with torch.random.fork_rng([]):
+            again = self.read([0], list(self.first))
+        if all(
+            np.array_equal(again[name][0], a, equal_nan=a.dtype.kind in "fc")
+            for name, a in self.first.items()
+        ):
+            return
+        warnings.warn(
+            f"Item 0 of {self._where} is another one each time, as with a random transform. What "
+            "fits in memory is read once: all epochs train on this draw, and an evaluation is of "
+            "it. Draw what is random in the programs, or leave the transform out.",
+            stacklevel=2,
+        )
+
     def read(self, rows: Sequence[int], names: Sequence[str]) -> dict[str, np.ndarray]:
         """Returns rows [B, *event] of these fields."""
         found = {n: np.empty((len(rows), *(a := self.first[n]).shape), a.dtype) for n in names}
         for i, row in enumerate(rows):
             item = _numbers(self._dataset[row])
+            if more := [name for name in item if name not in self.first]:
+                raise PvaeError(
+                    f"Item {row} of {self._where} has a field {more[0]}, and item 0 has none. Let "
+                    "all items have the same fields; NaN or -1 may stand for what is missing."
+                )
             for name in names:
                 value, first = item.get(name), self.first[name]
                 if value is None or value.dtype != first.dtype:

@@ -57,6 +57,8 @@ def column(a: Any, where: str, *, single: bool = True) -> Column:
             )
         # torch cannot index wider unsigned integers.
         wide = a.dtype.kind == "u" and a.dtype.itemsize > 1
+        if a.dtype == np.uint64 and isinstance(a, np.ndarray) and (a >= 2**63).any():
+            raise PvaeError(f"{where} holds integers of 2^63 or more, which torch does not have.")
         dtype = np.dtype(np.int64) if wide else a.dtype.newbyteorder("=")
         found = _stored(a, dtype, a.shape[1:])
     return found.float() if single and found.dtype.is_floating_point else found

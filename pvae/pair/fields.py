@@ -47,6 +47,15 @@ def given(
         data = getattr(data, split)
     if not isinstance(data, Split | TensorSplit):
         data, kwargs = TensorSplit(data, kwargs), {}
+    if rows := [
+        n for n, v in kwargs.items() if isinstance(v, Tensor) and v.ndim and len(v) == len(data)
+    ]:
+        raise PvaeError(
+            f"Argument {rows[0]} has as many rows as there are data, {len(data)}, and would not be "
+            "cut into minibatches with them. Make it a field of the data, as in "
+            f'{{"x": x, "{rows[0]}": {rows[0]}}}; if it belongs to no datum, keep it in the '
+            "programs."
+        )
     if kwargs:
         programs = tuple(functools.partial(program, **kwargs) for program in programs)
     return bind(data if device is None else data.to(device), *programs)
@@ -151,13 +160,16 @@ class _Call(NamedTuple):
         fits = (
             needed <= set(in_turn[: len(names)])
             and (len(in_turn) >= len(names) or Parameter.VAR_POSITIONAL in kinds)
-            and all(a == b or b not in part.fields for a, b in zip(names, in_turn, strict=False))
+            and all(
+                a == b or (b not in part.fields and a not in {p.name for p in listed})
+                for a, b in zip(names, in_turn, strict=False)
+            )
         )
         if fits and (Parameter.VAR_POSITIONAL in kinds or names == ("x", "y")):
             return cls(names, True)
         known = {p.name for p in listed if p.kind is not p.POSITIONAL_ONLY}
-        if Parameter.VAR_KEYWORD in kinds and not listed:
-            known = set(names)
+        if Parameter.VAR_KEYWORD in kinds:  # it takes every name
+            known = set(names) - {p.name for p in listed if p.kind is p.POSITIONAL_ONLY}
         taken = tuple(name for name in names if name in known)
         if taken and needed <= set(taken):
             room = any(_is_open(p) and p.name not in taken for p in listed)

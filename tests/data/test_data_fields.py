@@ -271,3 +271,60 @@ def test_observation_and_levels_are_of_x():
         _ = load(TOKENS).test.x
     with pytest.raises(PvaeError, match=r"parts, x_train, x_test.*pvae.data.load"):
         as_data({"x_train": X, "x_test": X})
+
+
+LATER = {
+    "None before it": lambda i: (X[i], None if i < 3 else 1),
+    "in later dicts": lambda i: {"x": X[i]} | ({"y": 1} if i > 2 else {}),
+}
+
+
+@pytest.mark.parametrize("kind", LATER)
+def test_a_field_that_item_0_lacks_is_not_dropped(kind):
+    with pytest.raises(PvaeError, match="Item 3 of the data has a field y, and item 0 has none"):
+        as_data(Items(LATER[kind]))
+
+
+@pytest.mark.parametrize("item", [("a text", 1), {"x": {"a": X[0]}, "y": 1}])
+def test_labels_do_not_stand_for_an_x_without_numbers(item):
+    with pytest.raises(PvaeError, match="x, the first that an item of the data holds, is a"):
+        as_data(Items(lambda i: item))
+
+
+def test_parts_of_different_shapes_are_refused():
+    with pytest.raises(PvaeError, match="whose parts have different shapes"):
+        as_data(Items(lambda i: ((X[i], X[i][:2]), 1)))
+
+
+def test_batches_that_hold_a_number_are_refused():
+    loader = torch_data.DataLoader(Stream(), batch_size=None)
+    with pytest.raises(PvaeError, match="hold one number as y, not a row for each datum"):
+        as_data(loader)
+
+
+def test_random_items_are_read_once_with_a_warning(recwarn):
+    as_data(Items(lambda i: X[i]))
+    assert not recwarn.list
+    generator = np.random.default_rng(0)
+    with pytest.warns(UserWarning, match="Item 0 of the data is another one each time"):
+        as_data(Items(lambda i: X[i] + generator.random()))
+
+
+def test_numbers_that_have_other_rows_are_left_out_with_a_warning():
+    with pytest.warns(UserWarning, match=r"mask \[39\] of the data has no row for each of the 40"):
+        assert as_data({"x": X, "mask": np.ones(39)}).names == ("x",)
+
+
+def test_x_and_y_may_be_capital():
+    assert as_data({"X": X, "Y": Y}).names == ("x", "y")
+    assert as_data({"x": X, "X": X}).names == ("x", "X")
+
+
+def test_x_is_not_replaced_by_a_field_of_one_part():
+    with pytest.raises(PvaeError, match="holds x, and in_train as the training part's"):
+        load({"x": X, "in_train": np.ones((N, 2))})
+
+
+def test_integers_that_do_not_fit_are_refused():
+    with pytest.raises(PvaeError, match=r"integers of 2\^63 or more"):
+        as_data({"x": X, "code": np.full(N, 2**63, np.uint64)})

@@ -283,6 +283,28 @@ def test_a_program_gets_the_fields_that_it_names(program, taken):
     assert name_of(bound) == name_of(program)
 
 
+def test_fields_reach_a_program_that_takes_any_name():
+    part, (bound,) = bind(as_data(XYZ), takes("x", "**rest"))
+    got = bound(*part.tensors())
+    assert torch.equal(got["x"], XYZ["x"])
+    assert got["rest"].keys() == {"mask", "tokens"}
+
+
+def test_a_field_does_not_take_the_place_of_another_argument_where_it_has_its_own():
+    with pytest.raises(PvaeError, match="cannot be called with the fields of the data"):
+        bind(as_data(LABELLED), takes("x", "mask", y=None))
+
+
+@pytest.mark.parametrize("kind", [lambda x: {"x": x}, torch_data.TensorDataset])
+def test_rows_beside_the_data_are_refused(kind):
+    data = kind(torch.zeros(6, 2))
+    # They would stay in their order while minibatches are shuffled.
+    with pytest.raises(PvaeError, match="Argument mask has as many rows as there are data, 6"):
+        pvae.fit(
+            lambda x, mask: None, lambda x, mask: None, data, mask=torch.ones(6), progress=False
+        )
+
+
 def test_what_neither_names_is_neither_read_nor_hashed():
     part, (model, _) = bind(as_data(XYZ), takes("x", size=1), takes("x"))
     assert part.names == ("x",)
