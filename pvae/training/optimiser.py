@@ -41,7 +41,7 @@ class Optimiser:
         optim: MakeOptimizer | PyroOptim | torch.optim.Optimizer | LRScheduler | None = None,
         lr: float = 1e-3,
     ) -> None:
-        self._schedule: LRScheduler | None = None
+        self._schedules: list[LRScheduler] = []
         optim = self._without_schedule(optim)
         self._pyro = optim if isinstance(optim, PyroOptim) else None
         self._torch = optim if isinstance(optim, torch.optim.Optimizer) else None
@@ -58,6 +58,7 @@ class Optimiser:
         self.parameters: list[Tensor] = []
         self._clipped: list[tuple[Tensor, dict[str, float]]] = []
         self._moved: set[int] = set()
+        self._idle: list[dict[str, Any]] = []
         self._begun = 0
         self._rates: list[Tensor] = []
         self._sent: list[float] = []
@@ -65,13 +66,13 @@ class Optimiser:
     @property
     def scheduled(self) -> bool:
         """Whether the optimiser brings a learning-rate schedule of its own."""
-        return isinstance(self._pyro, PyroLRScheduler) or self._schedule is not None
+        return isinstance(self._pyro, PyroLRScheduler) or bool(self._schedules)
 
     def _without_schedule(self, optim: Any) -> Any:
         """Returns the optimiser of a scheduler, and keeps the scheduler."""
         if not isinstance(optim, LRScheduler):
             return optim
-        self._schedule = optim
+        self._schedules.append(optim)
         return optim.optimizer
 
     def add(self, named: dict[str, Tensor]) -> None:
@@ -95,17 +96,27 @@ class Optimiser:
                     "Pass optim=torch.optim.Adam (the class, or a functools.partial of it), and "
                     "pvae gives it every parameter that the pair uses."
                 )
-            for group in self._groups_for(rest):
+            if self._pyro is not None:
+                groups = self._pyro_groups(rest)
+            else:
+                groups = [{"params": list(rest.values())}] if rest else []
+            for group in groups:
                 self._torch.add_param_group(group)
         self.names.update({id(p): n for n, p in new.items()})
         self.parameters += new.values()
 
-    def _groups_for(self, named: dict[str, Tensor]) -> list[dict[str, Any]]:
-        """Returns the groups for parameters; of Pyro's optimisers, one for each."""
-        if self._pyro is None:
-            return [{"params": list(named.values())}] if named else []
+    def _pyro_groups(self, named: dict[str, Tensor]) -> list[dict[str, Any]]:
+        """Returns a group for each parameter; a schedule of these groups starts now."""
         self._clipped += [(p, clip) for n, p in named.items() if (clip := self._clip(n))]
-        return [{"params": [p], **self._options(n)} for n, p in named.items()]
+        groups = [{"params": [p], **self._options(n)} for n, p in named.items()]
+        if groups and isinstance(self._pyro, PyroLRScheduler):
+            owner = self._pyro.pt_optim_constructor(groups, **self._options(next(iter(named))))
+            owner._opt_called = True  # its groups are stepped by the optimiser of all groups
+            schedule = self._pyro.pt_scheduler_constructor(owner, **self._pyro.kwargs)
+            self._schedules.append(schedule)
+            # Where the user's own call of its `step` finds it.
+            self._pyro.optim_objs[groups[0]["params"][0]] = schedule
+        return groups
 
     def _options(self, name: str) -> dict[str, Any]:
         options = self._pyro.pt_optim_args
@@ -121,13 +132,8 @@ class Optimiser:
 
     def _make(self, named: dict[str, Tensor]) -> torch.optim.Optimizer:
         if self._pyro is not None:
-            groups = self._groups_for(named)
-            options = {key: value for key, value in groups[0].items() if key != "params"}
-            made = self._pyro.pt_optim_constructor(groups, **options)
-            if self.scheduled:
-                self._schedule = self._pyro.pt_scheduler_constructor(made, **self._pyro.kwargs)
-                # Where the user's own call of its `step` finds it.
-                self._pyro.optim_objs[groups[0]["params"][0]] = self._schedule
+            options = self._options(next(iter(named)))
+            made = self._pyro.pt_optim_constructor(self._pyro_groups(named), **options)
         else:
             made = self._without_schedule(self._optim(list(named.values())))
         if isinstance(made, torch.optim.SparseAdam):
@@ -162,9 +168,10 @@ class Optimiser:
             values = [_plain_option(group.get(name)) for group in self.groups]
             same = all(value == values[0] for value in values)
             found[name if name == "lr" else f"optimiser.{name}"] = values[0] if same else values
-        if self._schedule is not None:
-            found["optimiser.schedule"] = type(self._schedule).__name__
-            options = {n: v for n, v in state_of(self._schedule).items() if n[:1] != "_"}
+        if self._schedules:
+            schedule = self._schedules[0]
+            found["optimiser.schedule"] = type(schedule).__name__
+            options = {n: v for n, v in state_of(schedule).items() if n[:1] != "_"}
             found |= {f"optimiser.schedule.{name}": value for name, value in options.items()}
         return found
 
@@ -238,6 +245,7 @@ class Optimiser:
             good: Whether to update, a truth value on the device; only if `can_mask`.
         """
         rates = [(group, group["lr"]) for group in self.groups[: self._begun]]
+        idle = [(group, group["lr"]) for group in self._idle]
         for parameter, clip in self._clipped:
             if parameter.grad is not None:
                 self._pyro._clip_grad(parameter, **clip)
@@ -245,6 +253,8 @@ class Optimiser:
             # As a gradient scaler sets it after an overflow.
             self._torch.found_inf = None if good is None else (~good).float()
             self._torch.step()
+        for group, rate in idle:  # Pyro does not step these: ClippedAdam would decay their rate
+            group["lr"] = rate
         for group, rate in rates:
             if group["lr"] is not rate and group["lr"] != rate and rate:
                 group["initial_lr"] = float(group["lr"]) * (group["initial_lr"] / rate)
@@ -255,11 +265,11 @@ class Optimiser:
         Args:
             loss: For a schedule that waits for a plateau; None leaves it unchanged.
         """
-        if isinstance(self._schedule, ReduceLROnPlateau):
-            if loss is not None:
-                self._schedule.step(loss)
-        elif self._schedule is not None:
-            self._schedule.step()
+        for schedule in self._schedules:
+            if not isinstance(schedule, ReduceLROnPlateau):
+                schedule.step()
+            elif loss is not None:
+                schedule.step(loss)
 
     def fill(self, used: Container[int]) -> None:
         """Gives used parameters without a gradient one of zeros, as Pyro does.
@@ -270,6 +280,8 @@ class Optimiser:
         Args:
             used: Ids of the parameters that the programs registered in this step.
         """
+        if self._pyro is not None:
+            self._idle = [g for g in self.groups if id(g["params"][0]) not in used]
         for parameter in self.parameters:
             if parameter.grad is not None:
                 self._moved.add(id(parameter))
@@ -288,8 +300,8 @@ class Optimiser:
         """Returns the optimiser's state."""
         if self._torch is None:
             return {}
-        schedule = {} if self._schedule is None else {"schedule": state_of(self._schedule)}
-        return self._torch.state_dict() | schedule
+        schedules = list(map(state_of, self._schedules))
+        return self._torch.state_dict() | ({"schedule": schedules} if schedules else {})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores a state of `state_dict` for the same parameters.
@@ -312,8 +324,11 @@ class Optimiser:
         if "param_groups" not in state:
             raise ValueError("pvae used to keep one for each parameter of an optimiser of Pyro's")
         restore(self._torch, {k: v for k, v in state.items() if k != "schedule"})
-        if self._schedule is not None:
-            self._schedule.load_state_dict(state["schedule"])
+        saved = state.get("schedule", [])
+        # A dictionary in older checkpoints.
+        saved = [saved] if isinstance(saved, dict) else saved
+        for schedule, each in zip(self._schedules, saved, strict=True):
+            schedule.load_state_dict(each)
 
 
 def _fused(make: type[torch.optim.Optimizer], parameters: Iterable[Tensor]) -> dict[str, bool]:

@@ -143,12 +143,11 @@ class Sometimes(torch.nn.Module):
 
     def guide(self, x, y=None, late=False):
         normal = pyro.distributions.Normal
-        if late:
-            pyro.param("only_then", torch.ones(()))
+        shift = pyro.param("only_then", torch.ones(())) if late else 0.0
         with pyro.plate("data", len(x)):
             if y is None:
                 y = pyro.sample("y", normal(self.net["y"](x), 1.0).to_event(1))
-            pyro.sample("z", normal(self.net["z"](torch.cat([x, y], -1)), 1.0).to_event(1))
+            pyro.sample("z", normal(shift + self.net["z"](torch.cat([x, y], -1)), 1.0).to_event(1))
 
 
 @pytest.mark.parametrize(
@@ -161,6 +160,13 @@ class Sometimes(torch.nn.Module):
         lambda: pyro.optim.SGD({"lr": 1e-3}, {"clip_norm": 0.1}),
         lambda: pyro.optim.ExponentialLR(
             {"optimizer": torch.optim.SGD, "optim_args": {"lr": 1e-3}, "gamma": 0.5}
+        ),
+        lambda: pyro.optim.LambdaLR(
+            {
+                "optimizer": torch.optim.Adam,
+                "optim_args": {"lr": 1e-2},
+                "lr_lambda": lambda epoch: 1 / (1 + epoch),
+            }
         ),
     ],
 )
@@ -176,10 +182,11 @@ def test_parameters_without_a_gradient_now_and_then_move_as_in_pyro(optim, uncom
         else:
             svi = SVI(both.model, both.guide, optimiser, Trace_ELBO(), mode=how)
         for i in range(12):
-            svi.step(x, y) if i % 3 else svi.step(x, late=i == 3)
+            svi.step(x, y) if i % 3 else svi.step(x, late=i % 6 == 3)
             if hasattr(optimiser, "step") and i % 4 == 3:
                 optimiser.step()
-        found[how] = {n: p.detach().clone() for n, p in both.named_parameters()}
+        named = {**dict(both.named_parameters()), "only_then": pyro.param("only_then")}
+        found[how] = {n: p.detach().clone() for n, p in named.items()}
     assert svi.compiled, svi.why_eager
     for name, expected in found["pyro"].items():
         assert torch.equal(found["eager"][name], expected), name
