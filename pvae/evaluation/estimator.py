@@ -86,6 +86,8 @@ class Estimator(abc.ABC):
         num_data: Number of data, drawn at random; None for all.
 
     Example:
+        >>> import dataclasses
+        >>> import torch
         >>> from pvae.estimators import Estimate, Estimator
         >>> @dataclasses.dataclass(frozen=True)
         ... class Mean(Estimate):

@@ -74,9 +74,10 @@ def evaluate(
     Args:
         model: Pyro program p(z) p(x|z), called as `model(*batch, **kwargs)`.
         guide: Pyro program q(z|x), called as `guide(*batch, **kwargs)`.
-        data: What `pvae.data.load` returns (its test part is used), one part of it, or the
-            pair's arguments: a tensor of leading size N, or a tuple of such tensors and what else
-            the programs take, as for `pvae.check`.
+        data: What `pvae.data.load` returns (its test part is used), or one part of it; a name or
+            a file, which is loaded; a dict of arrays, a data frame, a Dataset or a DataLoader, used
+            whole and as given; or the pair's arguments: a tensor of leading size N, or a tuple of
+            such tensors and what else the programs take, as for `pvae.check`.
         num_samples: K, samples for each datum; L_K is reported for K = 1, 5, 50, 500, 5000
             below it, and for K itself. Or an increasing list of all these K.
         num_data: Number of data that are evaluated, drawn at random, the same for every seed;
@@ -109,11 +110,18 @@ def evaluate(
 
     Example:
         >>> from pvae import data, evaluate, guides, models
+        >>> from pvae.estimators import AIS
         >>> digits = data.load("digits")
         >>> model, guide = models.VAE((1, 8, 8)), guides.MeanField((1, 8, 8))
         >>> evaluation = evaluate(model, guide, digits, num_samples=50, progress=False)
         >>> evaluation.log_px.shape
         (297,)
+        >>> annealing = AIS(2, num_temperatures=20)  # on two of the data
+        >>> evaluation = evaluate(
+        ...     model, guide, digits, num_samples=50, estimators=[annealing], progress=False
+        ... )
+        >>> evaluation.findings["ais_prior"].log_px.shape
+        (2,)
     """
     ks = check_counts(num_samples, num_data)
     asked = _distinct(_usual() if estimators is None else estimators)
@@ -199,6 +207,8 @@ def _usual() -> list[Estimator]:
 
 def _distinct(estimators: Iterable[Estimator]) -> list[Estimator]:
     """Refuses what is no estimator, and two of one name."""
+    if isinstance(estimators, Estimator):
+        raise PvaeError(f"estimators: give a list, as in [{type(estimators).__name__}(100)].")
     asked = list(estimators)
     for each in asked:
         if not isinstance(each, Estimator):

@@ -184,6 +184,9 @@ class Unread(Finding):
         over_data = {n: v for n, v in arrays.items() if v.shape == (len(self),)}
         return {"num_data": len(self), **{n: mean_and_se(v) for n, v in over_data.items()}}
 
+    def line(self, summary: dict[str, Any]) -> str:
+        return f"not shown: {self.title}"
+
     def to_dataset(self) -> Any:
         return self.dataset
 

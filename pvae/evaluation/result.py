@@ -198,6 +198,8 @@ class Evaluation(Known):
 
         path = Path(folder) / "evaluation.nc"
         if not path.exists():
+            if Path(folder).is_file():
+                raise PvaeError(f"{folder} is a file; give its folder, {Path(folder).parent}.")
             done = half_done(folder)
             if done is not None:
                 raise PvaeError(

@@ -27,7 +27,8 @@ def verdict(known: Known) -> str:
     if low and "ais_prior" not in known.findings:
         said.append(
             "A low k̂ cannot exclude a mode of the posterior that the guide never visits; nothing "
-            "here has checked for that (--ais N does, on N data)."
+            "here has checked for that. AIS does, on N data: --ais N (in Python, "
+            "estimators=[AIS(N)])."
         )
     return " ".join([tails, *said])
 

@@ -63,7 +63,7 @@ class Structure:
     together_only: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Inspection:
     """What one run of a pair on a batch shows; `print` it to see the sites.
 
@@ -72,7 +72,10 @@ class Inspection:
         guide: The guide, called as `guide(*batch)`.
         batch: The data, tensors of leading size B.
         structure: The sites of both programs.
-        wanted: The batch plate's name, where the caller knows it.
+        wanted: The batch plate's name, if the caller gave it.
+        plate: The batch plate's name.
+        dim: The batch plate's dimension, negative.
+        size: B, the number of data.
     """
 
     model: Program
@@ -111,6 +114,8 @@ class Inspection:
                     f"{tuple(fn.event_shape)}, plates {plates_in_words(site['cond_indep_stack'])}"
                 )
         return "\n".join(lines)
+
+    __repr__ = __str__
 
 
 def batch_plate(structure: Structure, size: int, plate: str | None = None) -> tuple[str, int]:

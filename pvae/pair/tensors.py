@@ -44,7 +44,7 @@ class TensorSplit:
         except PvaeError as error:
             if any(isinstance(t, Tensor) for t in arrays):
                 raise
-            kinds = ", ".join(type(t).__name__ for t in arrays)
+            kinds = ", ".join([type(t).__name__ for t in arrays[:4]] + ["…"] * (len(arrays) > 4))
             raise PvaeError(
                 f"Data is a tensor, a tuple of tensors with what else the programs take, or what "
                 f"pvae.data.load returns; this is {kinds or 'empty'}."

@@ -135,6 +135,8 @@ def test_files_go_round(oracle, tmp_path):
     (tmp_path / "evaluation.nc").write_bytes((tmp_path / "evaluation.nc").read_bytes()[:300])
     with pytest.raises(PvaeError, match="pvae evaluate"):
         Evaluation.load(tmp_path)
+    with pytest.raises(PvaeError, match="is a file; give its folder"):
+        Evaluation.load(tmp_path / "evaluation.nc")
     with pytest.raises(PvaeError, match="does not exist"):
         Evaluation.load(tmp_path / "nowhere")
 

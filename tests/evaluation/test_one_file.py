@@ -162,6 +162,7 @@ def test_a_file_more_is_an_estimator_more_and_a_file_less_leaves_nothing(
     assert "whose class is not imported" in left.title
     assert evaluation.summary()["medians"]["log_px"]["mean"] == pytest.approx(kept.mean())
     assert "median of" not in evaluation.table().lower()
+    assert f"not shown: {left.title}" in evaluation.table()
     evaluation.save(run)
     np.testing.assert_array_equal(
         Evaluation.load(run).findings["medians"].dataset["log_px"].values, kept
@@ -240,6 +241,7 @@ def test_what_breaks_while_it_is_shown_costs_no_bound(tmp_path, monkeypatch):
 def test_what_is_no_estimator_or_twice_the_same_is_refused():
     model, guide, x, _ = linear_gaussian()
     for wrong, said in (
+        (estimators.AIS(2), r"give a list, as in \[AIS"),
         ([estimators.AIS], "AIS is not an estimator; pass instances"),
         (["ais"], "'ais' is not an estimator"),
         ([estimators.AIS(2), estimators.AIS(3)], "ais_guide and ais_prior would be computed"),

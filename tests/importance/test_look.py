@@ -298,6 +298,7 @@ def test_an_inspection_says_what_a_pair_is_and_is_enough_for_a_sampler():
         "model: z ~ Normal, event (3,), plates 'data' at dim -1 of size 20",
         "model: observed x ~ Normal, event (5,), plates 'data' at dim -1 of size 20",
     ]
+    assert repr(found) == str(found)  # in a notebook, not the tensors
     sampler = pvae.importance.Sampler(found)
     assert pair.runs == {"model": 4, "guide": 4}
     assert sampler.strategy == "plate"

@@ -23,6 +23,11 @@ def test_rows_stay_together_and_every_one_comes_once():
                        labels)  # fmt: skip
 
 
+def test_a_long_list_of_the_wrong_kind_is_named_shortly():
+    with pytest.raises(PvaeError, match=r"this is list, list, list, list, …\.$"):
+        TensorSplit([[0.0, 1.0]] * 200)
+
+
 def test_hash_depends_on_values_type_and_shape():
     x = torch.arange(6.0)
     hashes = {
