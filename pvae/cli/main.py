@@ -342,12 +342,13 @@ def _list(argv: list[str]) -> None:
     values(new_parser("list"), argv)
     for title, module in (("models", pvae.models), ("guides", pvae.guides)):
         print(f"{title}:")
-        for name in module.__all__:
+        for name in sorted(module.__all__, key=str.lower):
             print(f"  {name:<18} {_first_line(getattr(module, name))}")
     print("data sets:")
     for name in pvae.data.names():
         known = SETS.get(name)
-        text = f"torchvision's {known.kind}, {known.observation}" if known else "scikit-learn's"
+        kind = f"torchvision's {known.kind}" if known else "scikit-learn's digits"
+        text = f"{kind}, {known.observation if known else 'dynamic'}"
         print(f"  {name:<18} {text}")
     print("or a .npy, .npz or .pt file; `pvae run --help` says how data are observed")
 

@@ -19,7 +19,7 @@ SHARED = ("latent_dim", "latent_dims")
 PLACES = {"config", "resume", "out", "overwrite", "trust"}
 HELP_OF = {
     "config": "A YAML file with options, such as the config.yaml of a run, which repeats the run; "
-    "options on the command line go first.",
+    "options on the command line override it.",
     "trust": "Import what the config names beside classes of pvae, torch and Pyro, and so run its "
     "code.",
     "resume": "Continue the run in this folder.",
@@ -28,7 +28,7 @@ HELP_OF = {
     "the output to the mean of the data (default: as the classes make them).",
     "model": "A name in pvae.models, my_package.MyModel, path/to/file.py:MyModel or "
     "path/to/file.py:Both.model (default: VAE).",
-    "guide": "Likewise, of a name in pvae.guides (default: MeanField).",
+    "guide": "The same for the guide: a name in pvae.guides, or a class (default: MeanField).",
     "data": "A data set's name or a .npy, .npz or .pt file (default: digits).",
 }
 
