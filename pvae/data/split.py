@@ -168,7 +168,7 @@ class Split:
             if observed:
                 how = f"{self.observation} of {self.levels}" if self.fresh else "observed"
                 digest.update(f"{list(column.shape)} {how}".encode())
-            elif not (name == "y" and column.dtype == torch.int64 and column.ndim == 1):
+            elif not (name == "y" and column.dtype == torch.int64 and len(column.shape) == 1):
                 digest.update(f"{list(column.shape)} {column.dtype}".encode())
             for piece in storage.slabs(len(self), 4 * math.prod(column.shape[1:])):
                 values = storage.take(column, piece).cpu()

@@ -328,3 +328,10 @@ def test_x_is_not_replaced_by_a_field_of_one_part():
 def test_integers_that_do_not_fit_are_refused():
     with pytest.raises(PvaeError, match=r"integers of 2\^63 or more"):
         as_data({"x": X, "code": np.full(N, 2**63, np.uint64)})
+
+
+def test_labels_that_are_read_on_demand_have_the_same_hash(monkeypatch):
+    items = Items(lambda i: (X[i], Y[i]))
+    want = as_data(items).hash
+    monkeypatch.setattr(storage, "_fits", lambda nbytes, device: False)
+    assert as_data(items).hash == want
