@@ -1,5 +1,6 @@
 """Finds what the programs of a pair can reach: modules, and all else that their code names."""
 
+import argparse
 import contextlib
 import dis
 import functools
@@ -7,7 +8,7 @@ import inspect
 import sys
 import types
 import weakref
-from collections import deque
+from collections import ChainMap, UserDict, UserList, deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -22,6 +23,7 @@ PLAIN = (bool, int, float, complex, str, type(None))
 
 _NOTHING = (*PLAIN, bytes, Tensor, types.ModuleType, torch.dtype, torch.device, Trace)
 _LIBRARIES = {"pyro", "pvae", "torch", "torchvision", "numpy"} | sys.stdlib_module_names
+_NAMESPACES = (types.SimpleNamespace, argparse.Namespace, UserDict, UserList, ChainMap)
 # Of a module's own attributes, those that torch and Pyro keep there.
 _INTERNAL = frozenset(vars(nn.Module()))
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -261,10 +263,10 @@ def _is_library(kind: type) -> bool:
 
 @functools.lru_cache(10_000)
 def _is_closed(kind: type) -> bool:
-    """Whether objects of a class are not looked into: those of libraries, but for handlers, and
-    distributions, which can hold modules.
+    """Whether objects of a class are not looked into: those of libraries, but for namespaces, and
+    for handlers and distributions, which can hold modules.
     """
     name = kind.__module__
-    if name.startswith(("pyro.", "torch.distributions")) or kind is types.SimpleNamespace:
+    if name.startswith(("pyro.", "torch.distributions")) or kind in _NAMESPACES:
         return False
     return _is_library(kind)

@@ -1,9 +1,10 @@
 """Watch and reach: what code can name is found, and noticed when it is another."""
 
+import argparse
 import functools
 import types
 import weakref
-from collections import deque
+from collections import ChainMap, UserDict, deque
 
 import pyro
 import pyro.distributions as dist
@@ -160,6 +161,20 @@ def test_what_is_no_change(watched):
         assert watch.changed() is None
     net.config.power = 2
     assert watch.changed().name.endswith("config.power")
+
+
+@pytest.mark.parametrize("kind", [types.SimpleNamespace, argparse.Namespace, UserDict, ChainMap])
+def test_changes_in_options_are_seen(kind):
+    options = kind({"beta": 1.0}) if kind in (UserDict, ChainMap) else kind(beta=1.0)
+    held = options if kind in (UserDict, ChainMap) else vars(options)
+
+    def program(z):
+        return z * (options["beta"] if held is options else options.beta)
+
+    watch = Watch(program, program, LOSS)
+    assert watch.changed() is None
+    held["beta"] = 2.0
+    assert watch.changed() is not None
 
 
 def test_results_of_a_call_are_no_state():
