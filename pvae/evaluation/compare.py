@@ -100,6 +100,17 @@ def compare(evaluations: Mapping[str, Evaluation]) -> Comparison:
             them have.
 
     Source: Box, Hunter & Hunter 2005, *Statistics for Experimenters*, ch. 3 (paired comparison).
+
+    Example:
+        >>> from pvae import compare, data, evaluate, guides, models
+        >>> digits = data.load("digits")
+        >>> shape, few = digits.event_shape, {"num_samples": 5, "progress": False}
+        >>> found = {
+        ...     name: evaluate(models.VAE(shape), guides.MeanField(shape), digits, **few)
+        ...     for name in ("a", "b")
+        ... }
+        >>> compare(found).num_samples  # print it for the table
+        5
     """
     _check(evaluations)
     shared = sorted(set.intersection(*(set(e.bounds) for e in evaluations.values())))
@@ -166,6 +177,8 @@ def read_runs(folders: Iterable[str | os.PathLike[str]]) -> dict[str, Evaluation
 
 
 def _check(evaluations: Mapping[str, Evaluation]) -> None:
+    if not isinstance(evaluations, Mapping):
+        raise PvaeError("compare takes a dict of evaluations by name, {'a': first, 'b': second}.")
     if len(evaluations) < 2:
         raise PvaeError("a comparison needs two evaluations or more")
     points = [name for name, evaluation in evaluations.items() if "code" in evaluation.findings]

@@ -2,7 +2,7 @@
 
 import contextlib
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -139,7 +139,16 @@ def decode(
 
     Raises:
         PvaeError: As `generate`; or if the model has no site of such a name.
+
+    Example:
+        >>> import torch
+        >>> from pvae import decode, models
+        >>> model = models.VAE((1, 8, 8), latent_dim=2)
+        >>> decode(model, {"z": torch.zeros(3, 2)}).shape
+        torch.Size([3, 1, 8, 8])
     """
+    if not isinstance(latents, Mapping) or not latents:
+        raise PvaeError("latents: give a dict of tensors by site, as in {'z': z}.")
     size, place = len(next(iter(latents.values()))), place_of(model)
     latents = {name: value.to(place or value.device) for name, value in latents.items()}
     with quiet(model, model), own_random_state(0), AtMeans(), poutine.condition(data=latents):

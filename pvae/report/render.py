@@ -11,6 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from pvae.drawing import Missing, Panel, attempt, text
+from pvae.errors import PvaeError
 from pvae.pair import alone
 from pvae.report import charts, codes, estimates, panels, weights
 from pvae.report.page import write_page
@@ -62,6 +63,8 @@ def write_report(
     Raises:
         PvaeError: The file cannot be written, or the model observes no such site.
     """
+    if not hasattr(evaluation, "findings"):
+        raise PvaeError("write_report takes the path first: write_report(path, evaluation).")
     subject = Subject(model, guide, data, site)
     with own_random_state(evaluation.seed):
         if site is not None and subject.size:

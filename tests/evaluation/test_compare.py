@@ -191,6 +191,8 @@ def test_what_is_not_a_likelihood_is_not_compared_with_one():
 
 
 def test_fewer_than_two_or_no_common_k_is_refused():
+    with pytest.raises(PvaeError, match="a dict of evaluations by name"):
+        compare([made(A), made(B)])
     with pytest.raises(PvaeError, match="two evaluations or more"):
         compare({"a": made(A)})
     with pytest.raises(PvaeError, match="a and b: no K"):

@@ -26,6 +26,8 @@ def test_reconstruction_is_the_mean_at_the_posterior_mean():
     expected = model.decoder(loc).sigmoid()
     torch.testing.assert_close(pvae.reconstruct(model, guide, x), expected)
     torch.testing.assert_close(pvae.decode(model, {"z": loc}), expected)
+    with pytest.raises(PvaeError, match="a dict of tensors by site"):
+        pvae.decode(model, loc)
 
 
 def test_generation_repeats_with_its_seed_and_leaves_the_global_generator():

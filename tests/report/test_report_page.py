@@ -192,6 +192,11 @@ def test_unwritable_path(tmp_path, numbers, where):
     assert sorted(p.name for p in tmp_path.rglob("*")) == ["folder", "taken"]
 
 
+def test_the_path_comes_first(tmp_path, numbers):
+    with pytest.raises(PvaeError, match=r"write_report\(path, evaluation\)"):
+        write_report(numbers(), tmp_path / "report.html")
+
+
 def test_full_disk_keeps_the_old_report(tmp_path, numbers):
     path = tmp_path / "report.html"
     path.write_text("old")
