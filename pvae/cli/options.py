@@ -309,6 +309,8 @@ def _run_parser(command: str, targets: dict[str, Any]) -> Any:
     from pvae.training import fit
 
     parser = new_parser(command)
+    if command == "check":
+        parser.usage = "pvae check [MODEL GUIDE] [OPTIONS]"
     parser.add_argument("--config", action="config", metavar="FILE", help=HELP_OF["config"])
     parser.add_argument("--trust", action="store_true", help=HELP_OF["trust"])
     if command != "check":

@@ -56,7 +56,7 @@ class _OfOdds(Head):
 
 
 class Bernoulli(_OfOdds):
-    r"""For x of 0 and 1: :math:`x \sim \mathrm{Bernoulli}(\sigma(f))`.
+    """For x of 0 and 1: x ~ Bernoulli(sigmoid(f)).
 
     Example:
         >>> Bernoulli().sized((3,))(torch.zeros(3)).mean
@@ -70,9 +70,7 @@ class Bernoulli(_OfOdds):
 
 
 class ContinuousBernoulli(_OfOdds):
-    r"""For x in [0, 1], a density: :math:`p(x) \propto \lambda^x (1 - \lambda)^{1 - x}`.
-
-    .. math:: \lambda = \sigma(f)
+    """For x in [0, 1], a density: p(x) ∝ λ^x (1 − λ)^(1 − x), λ = sigmoid(f).
 
     Source: Loaiza-Ganem & Cunningham 2019, *The continuous Bernoulli: fixing a pervasive error
     in variational autoencoders* (arXiv:1907.06845).
@@ -85,7 +83,7 @@ class ContinuousBernoulli(_OfOdds):
 
 
 class Binomial(_OfOdds):
-    r"""For x of levels k / n, where k counts successes: :math:`k \sim \mathrm{Bin}(n, \sigma(f))`.
+    """For x of levels k / n, where k counts successes: k ~ Bin(n, sigmoid(f)).
 
     Data with `observation="grey"` have such values.
 
@@ -144,11 +142,11 @@ class _LocationScale(Head):
 
 
 class Gaussian(_LocationScale):
-    r"""For real x: :math:`x \sim \mathcal N(f, s^2)`.
+    """For real x: x ~ N(f, s²).
 
     Args:
         scale: s: a positive number; `"learned"`, one number that starts at 1; or `"network"`, a
-            second output for each value, :math:`s = \mathrm{softplus}(f_2) + 10^{-4}`.
+            second output for each value, s = softplus(f_2) + 1e-4.
 
     Raises:
         PvaeError: If the scale is none of these.
@@ -240,7 +238,7 @@ class LogisticMixture(Head):
 
 
 class Poisson(Head):
-    r"""For counts: :math:`x \sim \mathrm{Poisson}(\mu)`, :math:`\mu = \mathrm{softplus}(f)`.
+    """For counts: x ~ Poisson(μ), μ = softplus(f).
 
     Data with `observation="counts"` have such values. (A millionth is added to μ.)
 
@@ -261,7 +259,7 @@ class Poisson(Head):
 
 
 class ZeroInflatedPoisson(Poisson):
-    r"""For counts with more zeros: a Poisson, but zero with probability :math:`\pi`.
+    r"""For counts with more zeros: a Poisson, but zero with probability π.
 
     .. math:: p(x) = \pi [x = 0] + (1 - \pi) \, \mathrm{Poisson}(x; \mathrm{softplus}(f_1)),
         \qquad \pi = \sigma(f_2)
@@ -281,7 +279,7 @@ class ZeroInflatedPoisson(Poisson):
 
 
 class NegativeBinomial(Poisson):
-    r"""For over-dispersed counts, of mean :math:`\mu` and variance :math:`\mu + \mu^2 / r`.
+    r"""For over-dispersed counts, of mean μ and variance μ + μ²/r.
 
     .. math:: x \sim \mathrm{NB}(\mu, r), \qquad \mu = \mathrm{softplus}(f)
 

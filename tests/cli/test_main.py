@@ -517,6 +517,16 @@ def test_the_help_of_run_has_the_options_of_the_chosen_class(here, capsys):
     assert "AdaptiveAvgPool3d" not in said, "a list of all modules helps no one"
 
 
+def test_the_help_of_check_and_of_a_head_reads_well(capsys):
+    for argv, said in (
+        (["check", "--help"], "usage: pvae check [MODEL GUIDE] [OPTIONS]"),
+        (["run", "--model.likelihood.help", "Gaussian"], "For real x: x ~ N(f, s²)"),
+    ):
+        with pytest.raises(SystemExit):
+            main(argv)
+        assert said in capsys.readouterr().out
+
+
 def test_a_folder_that_is_overwritten_loses_its_half_done_evaluation(here):
     import numpy as np
 
