@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from pvae.guides.mean_field import MeanField
 from pyro import poutine
 from pyro.nn import PyroModule
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
 from pvae.errors import PvaeError
+from pvae.guides.mean_field import MeanField
 from pvae.nn import at_least_one
 
 __all__ = ["SemiAmortised"]

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import pyro.distributions as dist
-from pvae.models.vae import VAE
 
 from pvae.errors import PvaeError
+from pvae.models.vae import VAE
 
 __all__ = ["Autoencoder", "SparseAutoencoder"]
 

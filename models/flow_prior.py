@@ -5,11 +5,11 @@ from typing import Any
 
 import pyro.distributions as dist
 import torch
-from pvae.models.vae import VAE
 from pyro.nn import AutoRegressiveNN
 from torch import Tensor, nn
 
 from pvae.errors import PvaeError
+from pvae.models.vae import VAE
 from pvae.nn import affine_autoregressive, at_least_one
 
 __all__ = ["FlowPriorVAE"]

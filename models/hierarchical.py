@@ -7,9 +7,9 @@ import pyro
 import pyro.distributions as dist
 import torch
 import torch.nn.functional as F
-from pvae.models.vae import VAE
 from torch import Tensor, nn
 
+from pvae.models.vae import VAE
 from pvae.nn import MLP, check_layers
 
 __all__ = ["HierarchicalVAE"]

@@ -5,9 +5,9 @@ from typing import Any
 
 import pyro.distributions as dist
 import torch
-from pvae.models.vae import VAE
 from torch import nn
 
+from pvae.models.vae import VAE
 from pvae.nn import at_least_one
 
 __all__ = ["MixturePriorVAE"]

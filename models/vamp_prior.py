@@ -6,11 +6,11 @@ from typing import Any, Literal
 import pyro.distributions as dist
 import torch
 import torch.nn.functional as F
-from pvae.models.vae import VAE
 from torch import Tensor, nn
 from torch.distributions import constraints
 
 from pvae.errors import PvaeError
+from pvae.models.vae import VAE
 from pvae.nn import at_least_one, make_encoder
 
 __all__ = ["VampPriorVAE"]

@@ -6,6 +6,8 @@ import warnings
 import pytest
 import torch
 from asking import evaluate
+
+import pvae
 from pvae.guides import (
     IAF,
     FullCovariance,
@@ -17,8 +19,6 @@ from pvae.guides import (
     SplineFlow,
 )
 from pvae.models import VAE, FlowPriorVAE, MixturePriorVAE, VampPriorVAE
-
-import pvae
 
 SHAPE, DIM = (1, 8, 8), 3
 SMALL = {"latent_dim": DIM, "hidden_dims": [16]}

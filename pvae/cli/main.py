@@ -333,10 +333,9 @@ def _compare(argv: list[str]) -> None:
 
 
 def _list(argv: list[str]) -> None:
+    import pvae.data
     import pvae.guides
     import pvae.models
-
-    import pvae.data
     from pvae.data import SETS
 
     values(new_parser("list"), argv)

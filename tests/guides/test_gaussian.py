@@ -4,12 +4,12 @@ import pytest
 import torch
 from correlated import LINEAR, correlated
 from programs import linear_gaussian_log_px
-from pvae.guides import FullCovariance, LowRank
 from pyro import poutine
 from torch import nn
 
 import pvae
 from pvae import PvaeError
+from pvae.guides import FullCovariance, LowRank
 
 
 def density(guide, x):

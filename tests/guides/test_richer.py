@@ -5,6 +5,8 @@ import pytest
 import torch
 from asking import evaluate
 from correlated import LINEAR, correlated, train
+
+import pvae
 from pvae.guides import (
     IAF,
     FullCovariance,
@@ -15,8 +17,6 @@ from pvae.guides import (
     SplineFlow,
 )
 from pvae.models import VAE
-
-import pvae
 
 FLOW = {"flow_hidden_dims": [16], "context_dim": 4}
 # The largest gaps that are left: a Gaussian can be the posterior, a mixture only come near.

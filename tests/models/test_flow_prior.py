@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from pvae.models import FlowPriorVAE
 from torch import nn
 
 import pvae
 from pvae import PvaeError
+from pvae.models import FlowPriorVAE
 
 
 def bent(dim=2, num_steps=2):

@@ -3,8 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from pvae.guides import Responsibilities
-from pvae.models import VAE, GaussianMixture
 from pyro.infer import TraceEnum_ELBO
 from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
@@ -12,6 +10,8 @@ from sklearn.mixture import GaussianMixture as Theirs
 
 import pvae
 from pvae import PvaeError
+from pvae.guides import Responsibilities
+from pvae.models import VAE, GaussianMixture
 
 DIM = 4
 

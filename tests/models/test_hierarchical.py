@@ -5,13 +5,13 @@ import itertools
 import pytest
 import torch
 from chains import BOTTOM, NOISE, linear_chain, set_linear
-from pvae.guides import BottomUp, Ladder
-from pvae.models import VAE, HierarchicalVAE
 from pyro import poutine
 from pyro.infer import Trace_ELBO
 
 import pvae
 from pvae import PvaeError
+from pvae.guides import BottomUp, Ladder
+from pvae.models import VAE, HierarchicalVAE
 
 SHAPE = (1, 8, 8)
 

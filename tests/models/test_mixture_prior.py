@@ -4,13 +4,13 @@ import pytest
 import torch
 from asking import evaluate
 from programs import linear_gaussian_log_px
-from pvae.guides import FullCovariance
-from pvae.models import MixturePriorVAE
 from torch import nn
 from torch.distributions import Normal
 
 import pvae
 from pvae import PvaeError
+from pvae.guides import FullCovariance
+from pvae.models import MixturePriorVAE
 
 
 def small(num_components=3):

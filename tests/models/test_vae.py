@@ -7,13 +7,13 @@ import pyro.distributions as dist
 import pytest
 import torch
 from asking import evaluate
-from pvae.models import VAE
 from pyro import poutine
 from torch import nn
 
 import pvae
 from pvae import PvaeError
 from pvae.distributions.levels import DiscretizedLogistic, MixtureOfDiscretizedLogistics
+from pvae.models import VAE
 
 LIKELIHOODS = [
     {"likelihood": "bernoulli"},

@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from pvae.guides import SharedEncoder
-from pvae.models import VampPriorVAE
 from torch.distributions import Normal
 
 import pvae
 from pvae import PvaeError
 from pvae.cli.main import main
+from pvae.guides import SharedEncoder
+from pvae.models import VampPriorVAE
 
 
 def small(num=5, **options):

@@ -5,11 +5,11 @@ import re
 import pytest
 import torch
 from asking import evaluate
-from pvae.guides import Code
-from pvae.models import PPCA
 
 import pvae
 from pvae.drawing.text import decimals, number
+from pvae.guides import Code
+from pvae.models import PPCA
 
 
 @pytest.fixture(scope="module")

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from pvae.guides import MeanField
-from pvae.models import VAE
 
 import pvae
 from pvae.cli import main
+from pvae.guides import MeanField
+from pvae.models import VAE
 from pvae.runs import read_history
 from pvae.training.checkpoint import pair_state, restore_pair
 

@@ -9,14 +9,14 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from pvae.guides import Code, LinearGaussian
-from pvae.models import PPCA, Autoencoder
 from pyro import poutine
 
 import pvae
 from pvae import Evaluation, PvaeError
 from pvae.cli.main import main
 from pvae.evaluation.estimators import point as at_code
+from pvae.guides import Code, LinearGaussian
+from pvae.models import PPCA, Autoencoder
 
 AIS = {"num_chains": 16, "num_temperatures": 200}
 
