@@ -16,13 +16,13 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from common import training_data, write
-from pvae.guides import Code, LinearGaussian
-from pvae.models import PPCA
 from scipy.linalg import subspace_angles
 from sklearn.decomposition import PCA
 from torch import Tensor
 
 import pvae
+from pvae.guides import Code, LinearGaussian
+from pvae.models import PPCA
 
 LEARNING_RATE, BATCH_SIZE, SCALE = 5e-3, 200, 0.1
 

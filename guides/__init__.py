@@ -11,7 +11,6 @@ from pvae.guides.mixture import MixtureOfGaussians
 from pvae.guides.responsibilities import Responsibilities
 from pvae.guides.semi_amortised import SemiAmortised
 from pvae.guides.shared_encoder import SharedEncoder
-
 from pvae.nn import remember
 
 __all__ = [

@@ -8,7 +8,6 @@ from pvae.models.linear import PPCA
 from pvae.models.mixture_prior import MixturePriorVAE
 from pvae.models.vae import VAE
 from pvae.models.vamp_prior import VampPriorVAE
-
 from pvae.nn import remember
 
 __all__ = [

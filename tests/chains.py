@@ -2,8 +2,8 @@
 
 import pyro.distributions as dist
 import torch
-from pvae.models import HierarchicalVAE
 
+from pvae.models import HierarchicalVAE
 from pvae.nn.networks import MLP
 
 __all__ = ["BOTTOM", "NOISE", "linear_chain", "set_linear"]

@@ -4,10 +4,10 @@ from functools import partial
 
 import torch
 from programs import linear_gaussian_log_px
-from pvae.models import VAE
 from torch import nn
 
 import pvae
+from pvae.models import VAE
 
 LINEAR = {"hidden_dims": []}
 """Encoders that can be the posterior's mean, and say the same scales for all data."""

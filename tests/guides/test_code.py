@@ -5,14 +5,14 @@ import math
 import pyro
 import pytest
 import torch
-from pvae.guides import Code, ContractiveCode, DenoisingCode
-from pvae.models import Autoencoder
 from pyro import poutine
 from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 from torch import nn
 
 import pvae
 from pvae import PvaeError
+from pvae.guides import Code, ContractiveCode, DenoisingCode
+from pvae.models import Autoencoder
 from pvae.pair.program import evaluating
 
 

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from pvae.guides import IAF, MeanField, SplineFlow
 from pyro import poutine
 
 from pvae import PvaeError
+from pvae.guides import IAF, MeanField, SplineFlow
 
 FLOWS = [IAF, SplineFlow]
 

@@ -5,14 +5,14 @@ import copy
 import pyro.distributions as dist
 import pytest
 import torch
-from pvae.guides import Ladder, MeanField
-from pvae.models import VAE, HierarchicalVAE
 from pyro import poutine
 from pyro.infer import Trace_ELBO
 
 import pvae
 from pvae import PvaeError
 from pvae.cli.main import main
+from pvae.guides import Ladder, MeanField
+from pvae.models import VAE, HierarchicalVAE
 from pvae.objectives import FreeBits_ELBO
 
 SHAPE = (1, 8, 8)

@@ -3,13 +3,13 @@
 import pyro
 import pytest
 import torch
-from pvae.guides import LinearGaussian
-from pvae.models import PPCA
 from pyro import poutine
 from pyro.infer import Trace_ELBO
 
 import pvae
 from pvae import PvaeError
+from pvae.guides import LinearGaussian
+from pvae.models import PPCA
 
 
 @pytest.fixture(autouse=True)

@@ -3,11 +3,11 @@
 import pyro.distributions as dist
 import pytest
 import torch
-from pvae.guides import MeanField
 from pyro import poutine
 from torch import nn
 
 from pvae import PvaeError
+from pvae.guides import MeanField
 
 
 def test_the_density_is_that_of_a_diagonal_gaussian():

@@ -3,11 +3,11 @@
 import pyro.distributions as dist
 import pytest
 import torch
-from pvae.guides import MixtureOfGaussians
 from pyro import poutine
 
 from pvae import PvaeError
 from pvae.distributions.mixture import DiagonalMixture
+from pvae.guides import MixtureOfGaussians
 
 F64 = {"dtype": torch.float64}
 

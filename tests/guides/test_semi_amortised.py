@@ -4,12 +4,12 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from pvae.guides import MeanField, SemiAmortised
-from pvae.models import VAE, HierarchicalVAE, MixturePriorVAE
 from pyro.nn import PyroModule
 
 import pvae
 from pvae import PvaeError
+from pvae.guides import MeanField, SemiAmortised
+from pvae.models import VAE, HierarchicalVAE, MixturePriorVAE
 from pvae.pair.parameters import OwnParameters
 
 SHAPE = (1, 8, 8)

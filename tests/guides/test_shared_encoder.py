@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from pvae.guides import SharedEncoder
-from pvae.models import VAE, VampPriorVAE
 from pyro import poutine
 from torch.distributions import Normal
 
 import pvae
 from pvae import PvaeError
+from pvae.guides import SharedEncoder
+from pvae.models import VAE, VampPriorVAE
 
 
 def pair():

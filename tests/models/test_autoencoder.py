@@ -5,13 +5,13 @@ import math
 import pyro
 import pytest
 import torch
-from pvae.guides import Code
-from pvae.models import Autoencoder, SparseAutoencoder
 from pyro import poutine
 from torch.nn import functional as F
 
 import pvae
 from pvae import PvaeError
+from pvae.guides import Code
+from pvae.models import Autoencoder, SparseAutoencoder
 from pvae.pair.traces import trace_guide, trace_model
 
 

@@ -6,13 +6,13 @@ import numpy as np
 import pyro
 import pytest
 import torch
-from pvae.guides import Code, LinearGaussian
-from pvae.models import PPCA
 from scipy.linalg import subspace_angles
 from sklearn.decomposition import PCA
 
 import pvae
 from pvae import PvaeError
+from pvae.guides import Code, LinearGaussian
+from pvae.models import PPCA
 
 
 @pytest.fixture(autouse=True)

@@ -4,13 +4,13 @@ import math
 
 import pytest
 import torch
-from pvae.guides import MeanField
-from pvae.models import VAE, HierarchicalVAE
 from torch import nn
 
 import pvae
 from pvae import PvaeError
 from pvae.cli.main import main
+from pvae.guides import MeanField
+from pvae.models import VAE, HierarchicalVAE
 
 SHAPE = (1, 8, 8)
 
