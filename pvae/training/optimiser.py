@@ -324,6 +324,11 @@ class Optimiser:
         if "param_groups" not in state:
             raise ValueError("pvae used to keep one for each parameter of an optimiser of Pyro's")
         restore(self._torch, {k: v for k, v in state.items() if k != "schedule"})
+        if self._pyro is not None:  # loading made other groups, which the schedules have to share
+            groups = iter(self._torch.param_groups)
+            for schedule in self._schedules:
+                owner = schedule.optimizer
+                owner.param_groups = [next(groups) for _ in owner.param_groups]
         saved = state.get("schedule", [])
         # A dictionary in older checkpoints.
         saved = [saved] if isinstance(saved, dict) else saved
