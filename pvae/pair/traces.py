@@ -1,10 +1,14 @@
 """One call of a program, recorded site by site."""
 
+import os
 import re
 import traceback
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+import pyro
+import torch
 from pyro import poutine
 from pyro.poutine import Trace
 from pyro.poutine.util import site_is_subsample
@@ -26,6 +30,11 @@ __all__ = [
     "trace_program",
     "with_densities",
 ]
+
+_PVAE = Path(__file__).parents[1]
+_PROGRAMS = tuple(f"{_PVAE / name}{os.sep}" for name in ("models", "guides"))
+_ROOTS = (_PVAE, Path(pyro.__file__).parent, Path(torch.__file__).parent)
+_LIBRARIES = tuple(f"{root}{os.sep}" for root in _ROOTS)
 
 
 def trace_guide(guide: Program, *batch: Tensor) -> Trace:
@@ -86,24 +95,29 @@ def with_densities(trace: Trace) -> Trace:
 
 
 def in_words(error: Exception) -> str:
-    """Returns an error's place in the user's own code, and its message."""
+    """Returns an error's place in the programs, and its message."""
     return f"{_where(error)}: {_in_words(error)}"
 
 
 def arose_in_programs(error: Exception) -> bool:
-    """Whether an error came through the user's own code."""
+    """Whether an error came through the programs."""
     return bool(_where(error))
 
 
 def _where(error: Exception) -> str:
-    """Returns the innermost line of the user's own code that an error came through."""
-    libraries = ("/pyro/", "/torch/", "/pvae/", "/lib/python", "<frozen")
+    """Returns the innermost line of a program that an error came through."""
     frames = [
         f"{frame.filename}:{frame.lineno}"
         for frame in traceback.extract_tb(error.__traceback__)
-        if not any(part in frame.filename for part in libraries)
+        if _is_program(frame.filename)
     ]
     return f" (at {frames[-1]})" if frames else ""
+
+
+def _is_program(file: str) -> bool:
+    """Whether a file is the user's, or one of pvae's models and guides, and no library's."""
+    library = file.startswith((*_LIBRARIES, "<frozen")) or "/lib/python" in file
+    return file.startswith(_PROGRAMS) or not library
 
 
 def _in_words(error: Exception) -> str:
