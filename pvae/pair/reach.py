@@ -5,24 +5,31 @@ import contextlib
 import dis
 import functools
 import inspect
+import os
 import sys
 import types
 import weakref
 from collections import ChainMap, UserDict, UserList, deque
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
+import pyro
 import torch
 from pyro.poutine import Trace
 from torch import Tensor, nn
 
-__all__ = ["PLAIN", "Reached", "modules", "reach", "variables"]
+__all__ = ["PLAIN", "Reached", "is_program", "modules", "reach", "variables"]
 
 PLAIN = (bool, int, float, complex, str, type(None))
 """Numbers, strings and None."""
 
-_NOTHING = (*PLAIN, bytes, Tensor, types.ModuleType, torch.dtype, torch.device, Trace)
+_NOTHING = (*PLAIN, bytes, Tensor, torch.dtype, torch.device, Trace)
 _LIBRARIES = {"pyro", "pvae", "torch", "torchvision", "numpy"} | sys.stdlib_module_names
+_PVAE = Path(__file__).parents[1]
+_ROOTS = (_PVAE, Path(pyro.__file__).parent, Path(torch.__file__).parent)
+_IN_LIBRARIES = tuple(f"{root}{os.sep}" for root in _ROOTS)
+_IN_PROGRAMS = tuple(f"{_PVAE / name}{os.sep}" for name in ("models", "guides"))
 _NAMESPACES = (types.SimpleNamespace, argparse.Namespace, UserDict, UserList, ChainMap)
 # Of a module's own attributes, those that torch and Pyro keep there.
 _INTERNAL = frozenset(vars(nn.Module()))
@@ -40,8 +47,9 @@ def modules(model: Callable[..., Any], guide: Callable[..., Any]) -> dict[str, n
     """Finds every module that a pair can reach, without running it.
 
     A program is a module, a method of an object, or a function. What its code names is followed:
-    closures, globals, defaults, attributes, entries of lists and dicts, hooks, weak references,
-    handlers and partials around it. What it computes (`sys.modules["nets"]`) is not.
+    closures, globals, defaults, attributes (also of Python modules that are not installed),
+    entries of lists and dicts, hooks, weak references, handlers and partials around it. What it
+    computes (`sys.modules["nets"]`) is not.
 
     Returns:
         The outermost modules, named by the way to them: `"model"` for a model that is a
@@ -80,6 +88,8 @@ class Reached:
 
     def asks(self, holder: Any, name: str) -> bool:
         """Whether code asks an object, or a class, for an attribute of that name."""
+        if isinstance(holder, types.ModuleType):
+            return name in self._names
         if self.is_library(holder) or self._any_name:
             return True
         special = isinstance(holder, type) and name.startswith("__") and name not in _NOT_CALLED
@@ -92,8 +102,13 @@ class Reached:
 
     @staticmethod
     def from_library(thing: types.ModuleType | types.FunctionType) -> bool:
-        """Whether a module or a function is part of a library."""
-        name = thing.__name__ if isinstance(thing, types.ModuleType) else thing.__module__
+        """Whether a module or a function is part of a library; all installed modules are."""
+        if isinstance(thing, types.ModuleType):
+            name, file = thing.__name__, getattr(thing, "__file__", None) or ""
+            if not is_program(file):
+                return True
+        else:
+            name = thing.__module__
         return (name or "").partition(".")[0] in _LIBRARIES
 
     def ignore(self, thing: Any) -> None:
@@ -126,6 +141,9 @@ class Reached:
                 self._visit_function(thing, path)
         elif isinstance(thing, type):
             self._visit_class(thing)
+        elif isinstance(thing, types.ModuleType):
+            if not self.from_library(thing):
+                self._visit_attributes(thing, path)
         elif isinstance(thing, dict):
             if len(thing) <= _MOST_ENTRIES:
                 self.spaces.append((path, thing))
@@ -202,6 +220,13 @@ class Reached:
         for name in sorted(now):
             for value, where in self._later.pop(name, ()):
                 self.visit(value, f"{where}.{name}")
+
+
+def is_program(file: str) -> bool:
+    """Whether a file is the user's, or one of pvae's models and guides, and no library's."""
+    installed = any(part in file for part in ("/lib/python", "site-packages", "dist-packages"))
+    library = installed or file.startswith((*_IN_LIBRARIES, "<frozen"))
+    return file.startswith(_IN_PROGRAMS) or not library
 
 
 def attributes(thing: Any) -> dict[str, Any]:

@@ -1,14 +1,10 @@
 """One call of a program, recorded site by site."""
 
-import os
 import re
 import traceback
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-import pyro
-import torch
 from pyro import poutine
 from pyro.poutine import Trace
 from pyro.poutine.util import site_is_subsample
@@ -17,6 +13,7 @@ from torch import Tensor
 from pvae.errors import PvaeError, text_of
 from pvae.pair.bounded import Bounded
 from pvae.pair.program import Program, name_of
+from pvae.pair.reach import is_program
 from pvae.runtime import is_out_of_memory
 
 __all__ = [
@@ -30,11 +27,6 @@ __all__ = [
     "trace_program",
     "with_densities",
 ]
-
-_PVAE = Path(__file__).parents[1]
-_PROGRAMS = tuple(f"{_PVAE / name}{os.sep}" for name in ("models", "guides"))
-_ROOTS = (_PVAE, Path(pyro.__file__).parent, Path(torch.__file__).parent)
-_LIBRARIES = tuple(f"{root}{os.sep}" for root in _ROOTS)
 
 
 def trace_guide(guide: Program, *batch: Tensor) -> Trace:
@@ -109,15 +101,9 @@ def _where(error: Exception) -> str:
     frames = [
         f"{frame.filename}:{frame.lineno}"
         for frame in traceback.extract_tb(error.__traceback__)
-        if _is_program(frame.filename)
+        if is_program(frame.filename)
     ]
     return f" (at {frames[-1]})" if frames else ""
-
-
-def _is_program(file: str) -> bool:
-    """Whether a file is the user's, or one of pvae's models and guides, and no library's."""
-    library = file.startswith((*_LIBRARIES, "<frozen")) or "/lib/python" in file
-    return file.startswith(_PROGRAMS) or not library
 
 
 def _in_words(error: Exception) -> str:

@@ -1,6 +1,7 @@
 """What a pair can reach, and that its parameters stay its own."""
 
 import functools
+import types
 
 import pyro
 import pyro.distributions as dist
@@ -80,6 +81,26 @@ def test_modules_are_found_wherever_a_program_keeps_them():
     assert modules(poutine.scale(both.model, scale=0.1), _nothing) == {"model": both}
     assert modules(config_enumerate(both.guide), both.model) == {"model": both}
     assert modules(_nothing, _nothing) == {}
+
+
+def test_networks_in_a_python_module_of_the_user_are_found_and_evaluated():
+    nets = types.ModuleType("nets")
+    nets.encoder = nn.Sequential(nn.Dropout(0.5), nn.Linear(4, 2))
+    nets.decoder, nets.other = nn.Linear(2, 4), nn.Linear(1, 1)
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(nets.decoder(z), 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(nets.encoder(x), 1.0).to_event(1))
+
+    found = modules(model, guide)
+    assert found == {"model.nets.decoder": nets.decoder, "model.nets.encoder": nets.encoder}
+    # In eval mode: with dropout the guide's density would be another at each call.
+    assert pvae.log_weights(model, guide, torch.randn(8, 4), num_samples=3).isfinite().all()
 
 
 def test_names():

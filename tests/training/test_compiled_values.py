@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import types
 import warnings
 
 import numpy as np
@@ -57,10 +58,18 @@ def _annealed(kind):
             factor = t
 
         model.net.register_forward_hook(lambda _, __, out: out * factor)
+    elif kind == "a module of the user":
+        settings = types.ModuleType("settings")
+        settings.factor = 1.0
+        change = lambda t: setattr(settings, "factor", t)  # noqa: E731
+        model.net.register_forward_hook(lambda _, __, out: out * settings.factor)
     return model, guide, loss, change
 
 
-KINDS = ["temperature", "loss.beta", "loss.mmd_weight", "buffer", "list", "closure"]
+KINDS = [
+    "temperature", "loss.beta", "loss.mmd_weight", "buffer", "list", "closure",
+    "a module of the user",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", KINDS)
