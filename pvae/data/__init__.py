@@ -12,6 +12,7 @@ Example:
     (torch.Size([100, 1, 8, 8]), tensor([0., 1.]))
 """
 
+from pvae.data import glyphs
 from pvae.data.dataset import Data
 from pvae.data.loading import as_data, load
 from pvae.data.observation import BINARY
@@ -19,4 +20,4 @@ from pvae.data.sources import names
 from pvae.data.split import Split
 from pvae.data.vision import SETS
 
-__all__ = ["BINARY", "SETS", "Data", "Split", "as_data", "load", "names"]
+__all__ = ["BINARY", "SETS", "Data", "Split", "as_data", "glyphs", "load", "names"]

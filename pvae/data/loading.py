@@ -65,7 +65,7 @@ def load(
         levels: The number of levels of integers, 2 to 256; None where it is plain (0 and 1, 8-bit
             images, a named dataset). Other integers may be levels or counts, and one has to say.
         validation: How many data to hold out of training, from the end of a permutation by `seed`.
-        labels: Whether batches hold the field y.
+        labels: Whether batches hold the field y; of `"glyphs"` also `factors` and `caption`.
         seed: The data seed.
 
     Raises:
@@ -88,8 +88,10 @@ def load(
     name, found = _find(source, root, levels, observation)
     observation = observation or found.observation
     _check(name, found, observation, labels)
+    # What is known about the images of a named dataset is given together with the labels.
+    aside = found.train.keys() - {"x"} if name in names() else ()
 
-    batch = tuple(field for field in found.train if field != "y" or labels)
+    batch = tuple(field for field in found.train if labels or field not in ("y", *aside))
     train = Split(found.train, observation, found.levels, batch)
     if found.test is None:
         order = torch.randperm(len(train), generator=stream(seed, "test split"))

@@ -1,4 +1,4 @@
-"""The datasets known by name: scikit-learn's digits, and torchvision's through its classes."""
+"""The datasets known by name: digits and glyphs from installed packages, and torchvision's."""
 
 import os
 from pathlib import Path
@@ -9,11 +9,13 @@ from torch import Tensor
 
 from pvae.data import vision
 from pvae.data.arrays import Source
+from pvae.data.glyphs import draw
 from pvae.data.values import Range
 
 __all__ = ["canonical", "from_name", "names", "root_folder"]
 
 _DIGITS_TRAIN = 1500
+_GLYPHS_TEST = 2000
 
 
 def names() -> list[str]:
@@ -21,9 +23,9 @@ def names() -> list[str]:
 
     Example:
         >>> names()  # doctest: +ELLIPSIS
-        ['cifar10', 'digits', 'emnist', 'fashion_mnist', 'kmnist', 'mnist', ...]
+        ['cifar10', 'digits', 'emnist', 'fashion_mnist', 'glyphs', 'kmnist', 'mnist', ...]
     """
-    return sorted(["digits", *vision.SETS])
+    return sorted(["digits", "glyphs", *vision.SETS])
 
 
 def canonical(name: str) -> str:
@@ -47,6 +49,13 @@ def from_name(name: str, root: Path) -> Source:
     Raises:
         PvaeError: Its files are missing and cannot be downloaded, or are damaged.
     """
+    if name == "glyphs":
+        fields = draw()
+        # NumPy freezes RandomState's stream for good, so the split is the same in every version.
+        order = np.random.RandomState(0).permutation(len(fields["x"]))
+        train, test = order[:-_GLYPHS_TEST], order[-_GLYPHS_TEST:]
+        parts = ({key: field[rows] for key, field in fields.items()} for rows in (train, test))
+        return Source(*parts, Range(True, 0, 255, False), 256, "dynamic")
     if name == "digits":
         (x, y), levels = _digits(), 17
         parts = x[:_DIGITS_TRAIN], x[_DIGITS_TRAIN:], y[:_DIGITS_TRAIN], y[_DIGITS_TRAIN:]
@@ -63,7 +72,6 @@ def _digits() -> tuple[Tensor, Tensor]:
     from sklearn.datasets import load_digits
 
     digits = load_digits()
-    # NumPy freezes RandomState's stream for good, so the split is the same in every version.
     order = np.random.RandomState(0).permutation(len(digits.target))
     x = torch.from_numpy(digits.images[order].astype(np.uint8)).unsqueeze(1)
     return x, torch.from_numpy(digits.target[order].astype(np.int64))
