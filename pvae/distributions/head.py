@@ -42,7 +42,15 @@ class Head(PyroModule):
         """Returns a copy of this head for data of one shape.
 
         Heads make parameters and networks that depend on the shape here.
+
+        Raises:
+            PvaeError: If the head's own constructor left out `super().__init__()`.
         """
+        if "_modules" not in vars(self):
+            raise PvaeError(
+                f"The head {type(self).__name__} is not complete: its __init__ does not call "
+                "super().__init__(). Call it there first."
+            )
         head = copy.deepcopy(self)
         head.event_shape = tuple(event_shape)
         return head

@@ -136,7 +136,7 @@ def _state(inspection: Inspection) -> tuple[Any, ...] | None:
     try:
         hash(inspection.model), weakref.ref(inspection.model)
         marks, references = marks_of(inspection.model, inspection.guide)
-    except TypeError:
+    except (TypeError, RecursionError):
         return None
     traces = inspection.structure.guide_trace, inspection.structure.model_trace
     sites = [

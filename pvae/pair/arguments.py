@@ -63,8 +63,8 @@ class Arguments:
             leaves = self._leaves()
         except RecursionError as error:
             raise PvaeError(
-                "The arguments of the pair hold a list, tuple or dict that is in itself, so that "
-                "they have no end. Hand in the tensors."
+                "The arguments of the pair hold a list, tuple or dict that contains itself or is "
+                "nested too deeply. Hand in the tensors."
             ) from error
         held = [(name, leaf) for name, leaf in leaves if _has_rows(leaf)]
         if not held:

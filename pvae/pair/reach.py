@@ -19,11 +19,14 @@ import torch
 from pyro.poutine import Trace
 from torch import Tensor, nn
 
+from pvae.errors import PvaeError, text_of
+
 __all__ = ["PLAIN", "Reached", "is_program", "modules", "reach", "variables"]
 
 PLAIN = (bool, int, float, complex, str, type(None))
 """Numbers, strings and None."""
 
+_Parts = Iterator[tuple[Any, str]]
 _NOTHING = (*PLAIN, bytes, Tensor, torch.dtype, torch.device, Trace)
 _LIBRARIES = {"pyro", "pvae", "torch", "torchvision", "numpy"} | sys.stdlib_module_names
 _PVAE = Path(__file__).parents[1]
@@ -116,7 +119,16 @@ class Reached:
         self._seen[id(thing)] = thing
 
     def visit(self, thing: Any, path: str) -> None:
-        """Follows what a value refers to."""
+        """Follows what a value refers to, depth first."""
+        left = [iter([(thing, path)])]  # a stack of our own: lists may be nested without an end
+        while left:
+            try:
+                left.append(self._parts(*next(left[-1])))
+            except StopIteration:
+                left.pop()
+
+    def _parts(self, thing: Any, path: str) -> _Parts:
+        """Notes a value, and yields those that it refers to, each with the way to it."""
         if isinstance(thing, weakref.ReferenceType):
             thing = thing()
         elif type(thing) in weakref.ProxyTypes:
@@ -126,66 +138,68 @@ class Reached:
             return
         self._seen[id(thing)] = thing
         if isinstance(thing, nn.Module):
-            self._visit_module(thing, path)
+            yield from self._of_module(thing, path)
         elif isinstance(thing, functools.partial):
             for name, part in enumerate((thing.func, *thing.args)):
-                self.visit(part, f"{path}.{name}" if path in self.modules else path)
-            self.visit(thing.keywords, path)
+                yield part, f"{path}.{name}" if path in self.modules else path
+            yield thing.keywords, path
         elif inspect.ismethod(thing):
-            self.visit(thing.__self__, path)
-            self.visit(thing.__func__, path)
+            yield thing.__self__, path
+            yield thing.__func__, path
         elif isinstance(thing, types.BuiltinMethodType | types.MethodWrapperType):
-            self.visit(thing.__self__, path)
+            yield thing.__self__, path
         elif inspect.isfunction(thing):
             if not self.from_library(thing):
-                self._visit_function(thing, path)
+                yield from self._of_function(thing, path)
         elif isinstance(thing, type):
-            self._visit_class(thing)
+            yield from self._of_class(thing)
         elif isinstance(thing, types.ModuleType):
             if not self.from_library(thing):
-                self._visit_attributes(thing, path)
-        elif isinstance(thing, dict):
-            if len(thing) <= _MOST_ENTRIES:
-                self.spaces.append((path, thing))
-            for name, value in list(thing.items()):
-                if not isinstance(value, PLAIN):
-                    self.visit(value, f"{path}.{name}")
-        elif isinstance(thing, list | tuple | set | frozenset | deque):
+                yield from self._of_attributes(thing, path)
+        elif isinstance(thing, dict | list | tuple | set | frozenset | deque):
             if not isinstance(thing, tuple | frozenset) and len(thing) <= _MOST_ENTRIES:
                 self.spaces.append((path, thing))
-            for i, value in enumerate(thing):
+            for key, value in list(thing.items() if isinstance(thing, dict) else enumerate(thing)):
                 if not isinstance(value, PLAIN):
-                    self.visit(value, f"{path}.{i}")
+                    yield value, f"{path}.{key}"
         elif not _is_closed(type(thing)):
-            self._visit_attributes(thing, path)
+            yield from self._of_attributes(thing, path)
         else:  # such as functools.cache
-            self.visit(getattr(thing, "__wrapped__", None), path)
+            yield getattr(thing, "__wrapped__", None), path
 
-    def _visit_module(self, module: nn.Module, path: str) -> None:
+    def _of_module(self, module: nn.Module, path: str) -> _Parts:
         self.modules[path] = module
-        parts = list(module.named_modules())
+        try:
+            parts = list(module.named_modules())
+        except AttributeError as error:
+            if "'_modules'" not in text_of(error):
+                raise
+            raise PvaeError(
+                f"A module in {path} is not complete ({text_of(error)}): its __init__ does not "
+                "call super().__init__(). Call it there first."
+            ) from error
         self._seen |= {id(part): part for _, part in parts}
         for name, part in parts:
             here = f"{path}.{name}" if name else path
             if type(part).__module__.startswith("torch.nn"):
                 self.spaces.append((here, part))
             else:
-                self._visit_attributes(part, here)
-                self.visit(getattr(part, "_pyro_samples", None) or None, here)
+                yield from self._of_attributes(part, here)
+                yield getattr(part, "_pyro_samples", None) or None, here
             for hooks in _HOOKS:
                 for hook in vars(part)[hooks].values():
-                    self.visit(hook, f"{here}.{hooks}")
+                    yield hook, f"{here}.{hooks}"
 
-    def _visit_attributes(self, thing: Any, path: str) -> None:
+    def _of_attributes(self, thing: Any, path: str) -> _Parts:
         self.spaces.append((path, thing))
         kind = type(thing)
         if not _is_library(kind):
-            self._visit_class(kind)
+            yield from self._of_class(kind)
         for name, value in attributes(thing).items():
             if not isinstance(value, PLAIN) and not name.startswith("_pyro_"):
-                self._visit_named(thing, name, value, path)
+                yield from self._if_asked(thing, name, value, path)
 
-    def _visit_class(self, kind: type) -> None:
+    def _of_class(self, kind: type) -> _Parts:
         for each in kind.__mro__:
             if (id(each) in self._seen and each is not kind) or _is_library(each):
                 continue
@@ -193,33 +207,36 @@ class Reached:
             self.spaces.append((each.__name__, each))
             for name, value in list(vars(each).items()):
                 for part in _functions_of(value):
-                    self._visit_named(each, name, part, each.__name__)
+                    yield from self._if_asked(each, name, part, each.__name__)
 
-    def _visit_named(self, holder: Any, name: str, value: Any, path: str) -> None:
+    def _if_asked(self, holder: Any, name: str, value: Any, path: str) -> _Parts:
+        """Yields an attribute if code names it, or keeps it until code does."""
         if self.asks(holder, name):
-            self.visit(value, f"{path}.{name}")
+            yield value, f"{path}.{name}"
         else:
             self._later.setdefault(name, []).append((value, path))
 
-    def _visit_function(self, function: types.FunctionType, path: str) -> None:
+    def _of_function(self, function: types.FunctionType, path: str) -> _Parts:
         self.spaces.append((path, function))
         names = _names_in(function.__code__)
         self._names |= names
         self._any_name = self._any_name or not _ANY_NAME.isdisjoint(names)
         self.hides = self.hides or not _HIDING.isdisjoint(names) or _imports(function.__code__)
         for name, value in variables(function).items():
-            self.visit(value, f"{path}.{name}")
-        self.visit(getattr(function, "__wrapped__", None), path)
+            yield value, f"{path}.{name}"
+        yield getattr(function, "__wrapped__", None), path
         for name, value in vars(function).items():
-            self._visit_named(function, name, value, path)
-        for i, value in enumerate(function.__defaults__ or ()):
-            self.visit(value, f"{path}.{i}")
-        for name, value in (function.__kwdefaults__ or {}).items():
-            self.visit(value, f"{path}.{name}")
+            yield from self._if_asked(function, name, value, path)
+        defaults = [
+            *enumerate(function.__defaults__ or ()),
+            *(function.__kwdefaults__ or {}).items(),
+        ]
+        for name, value in defaults:
+            yield value, f"{path}.{name}"
         now = list(self._later) if self._any_name else names & self._later.keys()
         for name in sorted(now):
             for value, where in self._later.pop(name, ()):
-                self.visit(value, f"{where}.{name}")
+                yield value, f"{where}.{name}"
 
 
 def is_program(file: str) -> bool:

@@ -134,7 +134,7 @@ def test_a_container_that_is_in_itself_has_no_end():
     whole["whole"] = whole
     row.append(row)
     for each in (whole, row):
-        with pytest.raises(PvaeError, match="is in itself"):
+        with pytest.raises(PvaeError, match="contains itself or is nested too deeply"):
             pvae.check(*_pair(), each)
 
 

@@ -103,6 +103,55 @@ def test_networks_in_a_python_module_of_the_user_are_found_and_evaluated():
     assert pvae.log_weights(model, guide, torch.randn(8, 4), num_samples=3).isfinite().all()
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", [list, tuple, dict])
+def test_a_network_in_deeply_nested_containers_is_found(kind):
+    network = deep = nn.Linear(4, 2)
+    for _ in range(3000):
+        deep = {0: deep} if kind is dict else kind([deep])
+
+    def find():
+        inner = deep
+        while not isinstance(inner, nn.Module):
+            inner = inner[0]
+        return inner
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z.sum(-1, keepdim=True), x.exp()).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(find()(x), 1.0).to_event(1))
+
+    assert list(modules(model, guide).values()) == [network]
+    assert pvae.log_weights(model, guide, torch.zeros(3, 4), num_samples=2).shape == (2, 3)
+
+
+class _NotComplete(PyroModule):
+    def __init__(self):
+        self.width = 3
+
+    def forward(self, x):
+        return _linear(x)
+
+
+class _NoHead(pvae.distributions.Head):
+    def __init__(self):
+        self.width = 3
+
+
+def test_a_module_without_its_base_constructor_is_one_message():
+    inside = nn.Sequential()
+    inside.part = _NotComplete()
+    for model in (_NotComplete(), inside, lambda x: inside):
+        with pytest.raises(pvae.PvaeError, match=r"in model.*'_NotComplete'.*super\(\)"):
+            pvae.check(model, _nothing, torch.zeros(4, 2))
+    with pytest.raises(pvae.PvaeError, match=r"head _NoHead is not complete.*super\(\)"):
+        pvae.models.VAE((3,), 2, likelihood=_NoHead())
+
+
 def test_names():
     both = _Both()
     assert name_of(both.model) == "_Both.model"
