@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from pvae.compile.recording import FRESH, LeavesTorch, is_random, place, record
+from pvae.compile.recording import FRESH, LeavesTorch, is_random, record
 from pvae.errors import first_line
+from pvae.pair import place
 
 __all__ = ["Graph", "decides", "in_words"]
 
@@ -79,7 +80,8 @@ def in_words(error: Exception) -> str:
     text = f"{type(error).__name__}: {first_line(error)[:200]}"
     if decides(error):
         where = place(traceback.extract_tb(error.__traceback__))
-        return f"a program decides by the value of a tensor (if, float(), int() or an index){where}"
+        what = "a program decides by the value of a tensor (if, float(), int() or an index)"
+        return f"{what} {where}".rstrip()
     if "DynamicOutputShapeException" in text:
         name = first_line(error).removeprefix("aten.").partition(".")[0]
         return f"the size of a tensor depends on the values of another, as in x[x > 0] ({name})"

@@ -2,7 +2,6 @@
 
 import contextlib
 import gc
-import os
 import pickle
 import random
 import traceback
@@ -22,9 +21,10 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_leaves
 
+from pvae.pair import place
 from pvae.runtime import default_device
 
-__all__ = ["FRESH", "LeavesTorch", "is_random", "place", "record"]
+__all__ = ["FRESH", "LeavesTorch", "is_random", "record"]
 
 FRESH = (torch.ops.aten.lift_fresh.default, torch.ops.aten.lift_fresh_copy.default)
 """Operations that make a tensor of numbers, as `torch.tensor(1.0)` does."""
@@ -161,7 +161,7 @@ class _Values(TorchFunctionMode):
             if func in _EXITS:
                 name, where = getattr(func, "__name__", ""), place(traceback.extract_stack())
                 raise LeavesTorch(
-                    f"a program takes values out of torch (Tensor.{name}{where}), and a graph "
+                    f"a program takes values out of torch (Tensor.{name} {where}), and a graph "
                     "would keep those of one call"
                 )
         if func in _MAKERS and (made := _stacked(func, args, kwargs)) is not None:
@@ -239,13 +239,3 @@ def _closure(nodes: Sequence[Node], following: Callable[[Node], Any]) -> list[No
             found[node] = None
             left += following(node)
     return list(found)
-
-
-def place(frames: Sequence[traceback.FrameSummary]) -> str:
-    """Returns ' in FILE, line N': the line of a program that called torch."""
-    ours = [os.path.dirname(module.__file__) + os.sep for module in (torch, pyro)]
-    ours.append(os.path.dirname(__file__) + os.sep)
-    for frame in reversed(frames):
-        if not frame.filename.startswith(tuple(ours)):
-            return f" in {os.path.basename(frame.filename)}, line {frame.lineno}"
-    return ""

@@ -2,7 +2,7 @@
 
 import re
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pyro import poutine
@@ -21,6 +21,7 @@ __all__ = [
     "in_words",
     "latent_sites",
     "observed_sites",
+    "place",
     "trace_guide",
     "trace_model",
     "trace_of",
@@ -88,22 +89,19 @@ def with_densities(trace: Trace) -> Trace:
 
 def in_words(error: Exception) -> str:
     """Returns an error's place in the programs, and its message."""
-    return f"{_where(error)}: {_in_words(error)}"
+    where = place(traceback.extract_tb(error.__traceback__))
+    return f"{where and f' ({where})'}: {_in_words(error)}"
 
 
 def arose_in_programs(error: Exception) -> bool:
     """Whether an error came through the programs."""
-    return bool(_where(error))
+    return bool(place(traceback.extract_tb(error.__traceback__)))
 
 
-def _where(error: Exception) -> str:
-    """Returns the innermost line of a program that an error came through."""
-    frames = [
-        f"{frame.filename}:{frame.lineno}"
-        for frame in traceback.extract_tb(error.__traceback__)
-        if is_program(frame.filename)
-    ]
-    return f" (at {frames[-1]})" if frames else ""
+def place(frames: Sequence[traceback.FrameSummary]) -> str:
+    """Returns "at FILE:LINE", the innermost line of a program among frames, or an empty string."""
+    own = [frame for frame in frames if is_program(frame.filename)]
+    return f"at {own[-1].filename}:{own[-1].lineno}" if own else ""
 
 
 def _in_words(error: Exception) -> str:

@@ -309,7 +309,7 @@ def test_a_decision_by_a_value_is_run_eagerly(uncompiled):
     line = Deciding.forward.__code__.co_firstlineno + 2
     assert said == [
         "SVI runs eagerly from here on: a program decides by the value of a tensor "
-        f"(if, float(), int() or an index) in test_compiled_step.py, line {line}."
+        f"(if, float(), int() or an index) at {__file__}:{line}."
     ]
     assert not svi.compiled
 
