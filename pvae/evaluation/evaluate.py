@@ -5,7 +5,7 @@ import json
 import math
 import os
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,19 @@ from pvae.data import Data, Split, as_data
 from pvae.errors import PvaeError, reason_of
 from pvae.evaluation.cost import expected_time
 from pvae.evaluation.estimator import Estimator, Task
-from pvae.evaluation.estimators import find_estimators
 from pvae.evaluation.estimators.importance import from_weights
 from pvae.evaluation.estimators.pareto import khat_threshold
 from pvae.evaluation.estimators.point import fingerprint_of_code, from_code, is_code, prior_of
 from pvae.evaluation.folder import former, save
 from pvae.evaluation.identity import check_counts, choose, describe, discretised, fingerprint_of
+from pvae.evaluation.plan import (
+    check_estimators,
+    is_due,
+    make_plan,
+    refuse_options,
+    settings_of,
+    usual,
+)
 from pvae.evaluation.result import Evaluation
 from pvae.evaluation.work import Whole, Work, take
 from pvae.importance import Sampler, Strategy
@@ -124,7 +131,8 @@ def evaluate(
         (2,)
     """
     ks = check_counts(num_samples, num_data)
-    asked = _distinct(_usual() if estimators is None else estimators)
+    asked = usual() if estimators is None else check_estimators(estimators)
+    refuse_options(kwargs, evaluate, model, guide)
     seed = check_seed(seed)
     place = find_device(device)
     # Some estimators follow gradients, whatever mode they are called in.
@@ -146,8 +154,9 @@ def evaluate(
         if sampler.bound:  # all data together, or not at all
             part = Whole(part, len(batch[0]), guide)
         structure = sampler.structure
-        described |= discretised(data, structure)
         few = len(batch[0])
+        bits, no_bits = discretised(data, structure, few)
+        described |= bits
         caveat, fault = check_data(model, drawn_by, part, place, size=few, seen=few)
         if fault:
             raise PvaeError(fault)
@@ -170,12 +179,15 @@ def evaluate(
             task = Task(
                 sampler, part, everything, result, work, place, seed, code, ks[-1] if ks else 0
             )
-            plan = _plan(asked, task)
+            plan = make_plan(asked, task)
             if progress and work.rank == 0 and not sampler.bound:
                 _say_time(plan, task, batch)
             if result is None:
+                columns = from_code(task, guide) if code else from_weights(task, ks)
+                if no_bits:
+                    columns["missing"] = columns.get("missing", {}) | {"bits_per_dim": no_bits}
                 result = Evaluation(
-                    **from_code(task, guide) if code else from_weights(task, ks),
+                    **columns,
                     num_samples=task.num_samples,
                     seed=seed,
                     khat_threshold=math.nan if code else khat_threshold(ks[-1]),
@@ -193,59 +205,10 @@ def evaluate(
                 result = save(result, folder, work)
             for estimator, own in plan.values():
                 own = dataclasses.replace(own, known=result)
-                if _due(estimator, own):
+                if is_due(estimator, own):
                     result = save(_add(result, estimator, own), folder, work)
         work.close()
     return result
-
-
-def _usual() -> list[Estimator]:
-    """The estimators that the shell's options ask for where none is typed."""
-    found = (kind.from_options() for kind in find_estimators())
-    return [each for each in found if each is not None]
-
-
-def _distinct(estimators: Iterable[Estimator]) -> list[Estimator]:
-    """Refuses what is no estimator, and two of one name."""
-    if isinstance(estimators, Estimator):
-        raise PvaeError(f"estimators: give a list, as in [{type(estimators).__name__}(100)].")
-    asked = list(estimators)
-    for each in asked:
-        if not isinstance(each, Estimator):
-            what = each.__name__ if isinstance(each, type) else repr(each)
-            raise PvaeError(
-                f"estimators: {what} is not an estimator; pass instances of the classes in "
-                "pvae.estimators, as in estimators=[AIS(100)]."
-            )
-    names = [part.name for each in asked for part in each.parts(False)]
-    if twice := {name for name in names if names.count(name) > 1}:
-        raise PvaeError(
-            f"estimators: {' and '.join(sorted(twice))} would be computed twice and stored under "
-            "one name; evaluate once for each."
-        )
-    return asked
-
-
-def _plan(asked: Sequence[Estimator], task: Task) -> dict[str, tuple[Estimator, Task]]:
-    """Returns the estimators that run, in order, each with its data.
-
-    An estimator that another one needs too runs once, on the larger number of data.
-    """
-    size = len(task.data)
-
-    def sized(each: Estimator) -> Estimator:
-        wanted = size if each.num_data is None or task.sampler.bound else each.num_data
-        return dataclasses.replace(each, num_data=min(wanted, size))
-
-    asked, found = [sized(each) for each in asked], dict[str, Estimator]()
-    for each in (one for estimator in asked for one in estimator.plan(asked, task)):
-        if each.name not in found or found[each.name].num_data < each.num_data:
-            found[each.name] = each
-    order = np.random.default_rng(task.seed).permutation(size)
-    return {
-        each.name: (each, dataclasses.replace(task, positions=np.sort(order[: each.num_data])))
-        for each in sorted(found.values(), key=lambda each: each.finding.order)
-    }
 
 
 def _say_time(
@@ -257,29 +220,17 @@ def _say_time(
     runs |= {
         name: len(own.positions) * estimator.cost(task.sampler)
         for name, (estimator, own) in plan.items()
-        if _due(estimator, own)
+        if is_due(estimator, own)
     }
     if words := expected_time(task.sampler, tuple(t[:16] for t in batch), runs):
         print(words, flush=True)
-
-
-def _settings(estimator: Estimator, task: Task) -> dict[str, Any]:
-    return {"num_data": len(task.positions), **estimator.options(task)}
-
-
-def _due(estimator: Estimator, task: Task) -> bool:
-    """Whether an estimator has to run: its finding is missing, of fewer data or other options."""
-    there = task.known.settings.get(estimator.name, {}) if task.known else {}
-    own = _settings(estimator, task)
-    num_data = own["num_data"]
-    return there.get("num_data", 0) < num_data or there | {"num_data": num_data} != own
 
 
 def _add(result: Evaluation, estimator: Estimator, task: Task) -> Evaluation:
     """Runs an estimator. If it fails, the reason is kept, and so is an older finding."""
     name = estimator.name
     found, missing, made = dict(result.findings), dict(result.missing), {}
-    task.work.settings = settings = _settings(estimator, task)
+    task.work.settings = settings = settings_of(estimator, task)
     try:
         new = estimator.estimate(task)
         json.dumps(new.summary(result), allow_nan=False)  # else nothing could be saved

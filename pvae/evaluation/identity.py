@@ -14,7 +14,7 @@ from pvae.distributions import is_discrete
 from pvae.errors import PvaeError
 from pvae.evaluation.work import fingerprint
 from pvae.importance import Sampler, seed_unit
-from pvae.pair import Structure, TensorSplit, modules
+from pvae.pair import Structure, TensorSplit, mask_of, modules
 from pvae.runtime import whole
 
 __all__ = ["check_counts", "choose", "describe", "discretised", "fingerprint_of"]
@@ -58,18 +58,36 @@ def describe(data: Any, part: Split | TensorSplit) -> dict[str, Any]:
     return described
 
 
-def discretised(data: Any, structure: Structure) -> dict[str, Any]:
-    """Returns the dimensions and levels that turn log p(x) into bits; empty if x has no levels.
+def discretised(data: Any, structure: Structure, size: int) -> tuple[dict[str, int], str | None]:
+    """Returns the dimensions and levels that turn log p(x) into bits, or why they would mislead.
 
-    Discrete x needs a discrete likelihood, dequantised x a density.
+    Both are empty if x has no levels. Discrete x needs a discrete likelihood, dequantised x a
+    density.
+
+    Args:
+        data: What is evaluated.
+        structure: The structure of the pair.
+        size: B, the data of the structure's traces.
     """
     if not isinstance(data, Data) or len(structure.observed) != 1:
-        return {}
-    fn = structure.model_trace.nodes[structure.observed[0]]["fn"]
+        return {}, None
+    (name,) = structure.observed
+    site = structure.model_trace.nodes[name]
     levels = 2 if data.observation in BINARY else data.levels
-    if levels is None or is_discrete(fn) == (data.observation == "dequantize"):
-        return {}
-    return {"dims": math.prod(data.event_shape), "levels": levels}
+    if levels is None or is_discrete(site["fn"]) == (data.observation == "dequantize"):
+        return {}, None
+    dims, seen, mask = math.prod(data.event_shape), site["value"].numel() // size, mask_of(site)
+    if mask is not None and not (mask.numel() == 1 and mask.all()):
+        return {}, (
+            f"Site {name!r} has a mask, so log p(x) may not be of all {dims} dimensions of x, and "
+            "bits per dimension would look too few."
+        )
+    if seen != dims:
+        return {}, (
+            f"Site {name!r} has {seen} values for each datum, and x has {dims} dimensions, so bits "
+            "per dimension would be wrong."
+        )
+    return {"dims": dims, "levels": levels}, None
 
 
 def fingerprint_of(sampler: Sampler, batch: tuple[Tensor, ...]) -> list[Any]:

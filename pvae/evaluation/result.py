@@ -69,7 +69,8 @@ class Evaluation(Known):
         findings: What each estimator found, by its name: `"prior"`, `"ais_prior"`, `"ais_guide"`,
             `"bdmc"`, `"quadrature"`, `"gap"`, `"surgery"`; `"code"` for a guide that gives a
             point. A finding whose class is not imported is kept as an `Unread`, without a row.
-        missing: For each estimator that failed or does not apply, the reason.
+        missing: Why an estimator failed or does not apply, by its name; also why there are no
+            `"details"` of the bounds or no `"bits_per_dim"`.
         settings: The options of each finding.
         key: A hash of the pair, the data, the seed and the numbers of samples.
         verdict: In words, what was checked and what was not.

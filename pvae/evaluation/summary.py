@@ -161,5 +161,7 @@ def _details(e: Known, summary: dict[str, Any]) -> list[str]:
         )
     if bits := summary["bits_per_dim"]:
         lines.append(f"bits/dim: {show(bits['log_px'], 4)} (by the ELBO {show(bits['elbo'], 4)})")
+    elif "bits_per_dim" in e.missing:
+        lines.append(f"bits/dim left out: {e.missing['bits_per_dim']}")
     lines += filter(None, (found.line(summary[name]) for name, found in e.in_order()))
     return [*lines, summary["verdict"]]

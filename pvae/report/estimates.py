@@ -126,7 +126,10 @@ def _from_above(e: "Evaluation", cubo: np.ndarray) -> Row:
 def absent(evaluation: "Evaluation") -> dict[str, list[str]]:
     """Returns for each section why findings are not there, or how to ask for them."""
     e = evaluation
-    titles = {"details": ("estimates", "Details of the bounds")}
+    titles = {
+        "details": ("estimates", "Details of the bounds"),
+        "bits_per_dim": ("estimates", "Bits per dimension"),
+    }
     hints = dict[str, list[str]]()
     for kind in find_estimators():
         section, usual = kind.finding.section, kind()

@@ -348,20 +348,6 @@ def test_annealed_data_are_drawn_at_random():
     assert set(found[0]["ais_prior"].datum) != set(found[1]["ais_prior"].datum)
 
 
-def test_bits_of_the_elbo_are_those_of_log_px_where_nothing_is_latent():
-    data = pvae.data.load("digits")
-    p = torch.linspace(0.2, 0.7, 64).reshape(1, 8, 8)
-
-    def coins(x):
-        with pyro.plate("data", len(x)):
-            pyro.sample("x", dist.Bernoulli(p).to_event(3), obs=x)
-
-    found = evaluate(coins, lambda x: None, data, num_samples=2, progress=False).summary()
-    log_px = dist.Bernoulli(p).log_prob(data.test.tensors()[0]).flatten(1).sum(1)
-    bits = -log_px.mean().item() / math.log(2) / 64
-    assert found["bits_per_dim"] == pytest.approx({"elbo": bits, "log_px": bits}, rel=1e-5)
-
-
 @pytest.mark.parametrize("progress", [True, False])
 def test_progress_bars_are_drawn_where_they_are_asked_for(progress, capfd):
     model, guide, x, _ = linear_gaussian()

@@ -1,6 +1,7 @@
 """Options of evaluate(): those that make no sense are refused in words, the others are taken."""
 
 import math
+import re
 
 import numpy as np
 import pyro
@@ -9,7 +10,9 @@ import pytest
 import torch
 from asking import evaluate
 from programs import linear_gaussian
+from pyro.infer.autoguide import AutoNormal
 
+import pvae
 from pvae import Evaluation, PvaeError
 
 
@@ -42,6 +45,39 @@ def test_what_makes_no_sense_is_refused_in_words(options, said):
     model, guide, x, _ = linear_gaussian()
     with pytest.raises(PvaeError, match=said):
         evaluate(model, guide, x, **({"num_samples": 2} | options), progress=False)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"ais": 3}, "no argument 'ais'.*list the estimators .*=[estimators.AIS(3)]"),
+        ({"ais": 3, "num_chains": 4}, "estimators=[estimators.AIS(3, num_chains=4)]"),
+        ({"gap": 50}, "no argument 'gap'.*estimators=[estimators.Gap(50)]"),
+        ({"prior_samples": 7}, "estimators=[estimators.NaiveMonteCarlo(num_samples=7)]"),
+        ({"surgery": False}, "no argument 'surgery'.*option of the shell"),
+        ({"num_temperatures": 9}, "no argument 'num_temperatures'.*option of the shell"),
+        ({"num_sample": 5}, "no argument 'num_sample'. Did you mean num_samples?"),
+        ({"estimator": []}, "no argument 'estimator'. Did you mean estimators?"),
+    ],
+)
+def test_options_of_the_shell_and_misspelt_ones_say_what_to_write(options, said):
+    pattern = ".*".join(map(re.escape, said.split(".*")))
+    for guide in (pvae.guides.MeanField((1, 8, 8)), AutoNormal(pvae.models.VAE((1, 8, 8)))):
+        with pytest.raises(PvaeError, match=pattern):
+            pvae.evaluate(pvae.models.VAE((1, 8, 8)), guide, torch.zeros(4, 1, 8, 8), **options)
+
+
+def test_an_argument_that_the_programs_take_is_theirs():
+    model, guide, x, _ = linear_gaussian()
+
+    def with_gap(x, gap):
+        return model(x + gap)
+
+    options = {"num_samples": 2, "prior_samples": 0, "progress": False}
+    found = pvae.evaluate(
+        with_gap, lambda x, gap: guide(x + gap), x[:4] - 1, gap=1.0, num_samples=2, progress=False
+    )
+    np.testing.assert_allclose(found.log_px, evaluate(model, guide, x[:4], **options).log_px)
 
 
 def _numpy(**options):

@@ -1,6 +1,5 @@
 """The same numbers, bit for bit, whatever the chunks, the kills and the number of processes."""
 
-import json
 import os
 import subprocess
 import sys
@@ -8,8 +7,6 @@ import textwrap
 from pathlib import Path
 
 import numpy as np
-import pyro
-import pyro.distributions as dist
 import pytest
 import torch
 from asking import evaluate
@@ -328,29 +325,6 @@ def test_k_lists(tmp_path):
             evaluate(*pair, x, num_samples=wrong, progress=False)
     with pytest.raises(PvaeError, match="ais=-1"):
         evaluate(*pair, x, ais=-1, progress=False)
-
-
-def test_bits_per_dimension():
-    data = pvae.data.load("digits", observation="dequantize")
-
-    def model(x):
-        with pyro.plate("data", len(x)):
-            # Uniform on the unit cube: log p(x) = 0, and 64 pixels of log2(17) bits each.
-            low = torch.zeros(1, 8, 8)
-            pyro.sample("x", dist.Uniform(low, low + 1, validate_args=False).to_event(3), obs=x)
-
-    found = evaluate(model, lambda x: None, data, num_samples=2, progress=False).summary()
-    assert found["bits_per_dim"]["log_px"] == pytest.approx(np.log2(data.levels))
-    assert found["exact"]
-    binary = pvae.data.load("digits")
-
-    def coins(x):
-        with pyro.plate("data", len(x)):
-            pyro.sample("x", dist.Bernoulli(torch.full((1, 8, 8), 0.5)).to_event(3), obs=x)
-
-    found = evaluate(coins, lambda x: None, binary, num_samples=2, progress=False).summary()
-    assert found["bits_per_dim"]["log_px"] == pytest.approx(1.0)
-    json.dumps(found, allow_nan=False)
 
 
 def test_every_unit_has_draws_of_its_own():
