@@ -1,6 +1,6 @@
-"""Estimators of log p(x) for `pvae.evaluate(..., estimators=[AIS(100)])`, and what a new one needs.
+"""The estimators for `pvae.evaluate(..., estimators=[AIS(100)])`, and the classes of a new one.
 
-They live in `pvae.evaluation`; this is their short name.
+A short name for classes of `pvae.evaluation`.
 """
 
 from pvae.evaluation import (

@@ -1,4 +1,4 @@
-"""Estimator: what is asked of an evaluation beside the bounds; one file of `estimators` an idea."""
+"""Estimator: what an evaluation computes beside the bounds, each in one file of `estimators`."""
 
 import abc
 import dataclasses
@@ -23,19 +23,19 @@ __all__ = ["Estimator", "Task"]
 
 @dataclass(frozen=True)
 class Task:
-    """What an estimator is handed.
+    """What an estimator receives.
 
     Attributes:
-        sampler: Draws of the pair; its context is entered. Where the guide gives a point, it
-            draws from the prior.
+        sampler: Samples the pair; its context is entered. If the guide gives a point, it
+            samples the prior.
         data: All N data.
-        positions: Which of them the estimator is for: sorted positions, [n].
-        known: The bounds, and what other estimators found so far; None before there are bounds.
-        work: Does blocks of data once: keeps them on disk, shares them out over processes.
+        positions: Sorted positions of the data to estimate, [n].
+        known: The bounds and the findings so far; None before there are bounds.
+        work: Computes each block of data once: caches it on disk, shares blocks between processes.
         device: Where the pair computes.
-        seed: Seed of the draws. Give each block its own, as with `pvae.importance.seed_unit`.
+        seed: Seed of the samples. Give each block its own, as with `pvae.importance.seed_unit`.
         code: Whether the guide gives a point and no density.
-        num_samples: K, the samples of the bounds for each datum; 0 where there are none.
+        num_samples: K, the samples of the bounds for each datum; 0 if there are no bounds.
     """
 
     sampler: Sampler
@@ -49,7 +49,7 @@ class Task:
     num_samples: int = 0
 
     def batch(self, positions: np.ndarray) -> tuple[Tensor, ...]:
-        """Returns the data at these positions, on the device, as the pair is called with them."""
+        """Returns the arguments of the pair for the data at these positions, on the device."""
         return take(self.data, positions, self.device)
 
     def map(
@@ -58,10 +58,10 @@ class Task:
         blocks: Sequence[np.ndarray],
         compute: Callable[[np.ndarray], dict[str, np.ndarray]],
     ) -> dict[str, np.ndarray]:
-        """Returns what `compute` makes of each block of positions, put below each other.
+        """Returns the results of `compute` for all blocks of positions, concatenated.
 
         Args:
-            name: What is computed: for files and the progress bar.
+            name: Names the files and the progress bar.
             blocks: Positions of data.
             compute: Maps a block to arrays that depend on the block alone.
         """
@@ -71,18 +71,18 @@ class Task:
 
 @dataclass(frozen=True)
 class Estimator(abc.ABC):
-    """An idea of what to learn about log p(x), beside the bounds; one file holds all of it.
+    """Computes something about log p(x) beside the bounds.
 
-    A subclass is a frozen dataclass whose fields are its options. It has a `name`, computes a
-    `Finding` in `estimate`, and that class says how the finding is stored, summarised and shown.
-    `evaluate(..., estimators=[Mine()])` takes it; a file in `pvae/evaluation/estimators` is found
-    there, and gives the shell its options by `from_options`.
+    A subclass is a frozen dataclass whose fields are its options. It has a `name` and computes a
+    `Finding` in `estimate`; the class of the finding stores, summarises and shows it. Pass it as
+    `evaluate(..., estimators=[Mine()])`. The shell takes the options of an estimator in
+    `pvae/evaluation/estimators` from its `from_options`.
 
     Attributes:
         name: Its key among the findings and in `evaluation.json`.
-        finding: The class of what it finds.
-        hint: How the shell asks for it, for a report that lacks it: `"--ais 100"`; without
-            one the report does not mention it.
+        finding: The class of its finding.
+        hint: The shell's option for it, such as `"--ais 100"`. A report without the finding
+            suggests it; if empty, the report does not.
         num_data: Number of data, drawn at random; None for all.
 
     Example:
@@ -117,21 +117,22 @@ class Estimator(abc.ABC):
 
     @property
     def title(self) -> str:
-        """What it finds, as a heading."""
+        """The title of its finding."""
         return self.finding.title
 
     @classmethod
     def from_options(cls) -> Self | None:
-        """Returns the estimator that the shell's options ask for, None where they ask for none.
+        """Returns the estimator that the shell's options ask for; None if they ask for none.
 
-        A subclass overrides it with parameters of its own. Each is an option of `pvae run` and
-        `pvae evaluate`, typed by its hint and explained by the docstring; estimators may share
-        one. `evaluate(estimators=None)` does what the defaults ask for.
+        A subclass overrides it with its own parameters. Each is an option of `pvae run` and
+        `pvae evaluate`, with the type of its hint and the help of the docstring. Several
+        estimators may share an option; the first one documents it. `evaluate(estimators=None)`
+        uses the defaults.
         """
         return None
 
     def parts(self, code: bool) -> "list[Estimator]":
-        """Returns an estimator for each finding; usually itself.
+        """Returns one estimator for each finding; usually itself.
 
         Args:
             code: Whether the guide gives a point and no density.
@@ -139,26 +140,26 @@ class Estimator(abc.ABC):
         return [self]
 
     def suggested(self, known: Known) -> bool:
-        """Returns whether a report that lacks it says how to ask for it."""
+        """Returns whether a report without its finding suggests its `hint`."""
         return bool(self.hint) and not known.exact
 
     def plan(self, asked: Sequence["Estimator"], task: Task) -> "list[Estimator]":
-        """Returns what has to run: itself, and what it needs of others; nothing to leave it out.
+        """Returns the estimators to run: itself and those that it needs; none to leave it out.
 
         Args:
             asked: All estimators that were asked for.
-            task: As for `estimate`, before anything ran: `known` is what a former call found.
+            task: As for `estimate`, before anything ran: `known` is from an earlier call.
         """
         return self.parts(task.code)
 
     def options(self, task: Task) -> dict[str, Any]:
-        """Returns plain values that the numbers depend on, beside pair, data and seed."""
+        """Returns the plain values that its numbers depend on, beside pair, data and seed."""
         values = dataclasses.asdict(self)
         del values["num_data"]
         return values
 
     def cost(self, sampler: Sampler) -> float:
-        """Returns about how many runs of the decoder one datum takes."""
+        """Returns about how many runs of the decoder it takes for one datum."""
         return 0.0
 
     @abc.abstractmethod
@@ -166,5 +167,5 @@ class Estimator(abc.ABC):
         """Computes the finding.
 
         Raises:
-            PvaeError: If it does not apply to this pair; the evaluation keeps the reason.
+            PvaeError: If it does not apply to this pair; the evaluation stores the reason.
         """

@@ -1,4 +1,4 @@
-"""What an evaluation knows: the bounds of each datum, and the finding of each estimator."""
+"""The content of an evaluation: the bounds of each datum, and the finding of each estimator."""
 
 import dataclasses
 import json
@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from pvae.drawing import Panel
+from pvae.drawing import Panel, text
 from pvae.evaluation.numbers import Mean, mean_and_se
 
 __all__ = ["Estimate", "Finding", "Known", "Unread", "finding_of"]
@@ -15,9 +15,9 @@ __all__ = ["Estimate", "Finding", "Known", "Unread", "finding_of"]
 
 @dataclass(frozen=True)
 class Known:
-    """The numbers of an `Evaluation`, which documents them; `code` says whether there is no bound.
+    """The numbers of an evaluation; `Evaluation` documents the fields.
 
-    Findings and estimators are handed these, so that they can compare themselves with the bounds.
+    Estimators and findings receive it, to compare themselves with the bounds.
     """
 
     elbo: np.ndarray
@@ -67,16 +67,16 @@ class Known:
 class Finding:
     """What one estimator found about some of the data.
 
-    A subclass is a frozen dataclass of arrays and plain values; those are stored as they are.
-    `kind` names the subclass in files: `class Middle(Finding, kind="Middle")`; without it the
-    name is the class's with its module.
+    A subclass is a frozen dataclass of arrays and plain values, which are stored unchanged.
+    `kind` names the subclass in files: `class Middle(Finding, kind="Middle")`. By default it is
+    the module and the name of the class.
 
     Attributes:
         datum: Positions of the data in the evaluated part, [n]; arrays of leading size n are
             over these data.
         title: What was found, as a heading.
         section: Where the report shows it: `"estimates"`, `"trust"` or `"parts"`.
-        order: Its place among the others, in the order of computing and in the report.
+        order: Its place in the order of computing and in the report.
     """
 
     kind: ClassVar[str] = "Finding"
@@ -88,25 +88,31 @@ class Finding:
 
     def __init_subclass__(cls, kind: str | None = None) -> None:
         cls.kind = kind or f"{cls.__module__}.{cls.__qualname__}"
+        cls.__repr__ = cls.__repr__  # the subclass has one: dataclass adds none that prints arrays
 
     def __len__(self) -> int:
         return len(self.datum)
 
+    def __repr__(self) -> str:
+        said = [self.title, text.plural(len(self), "datum", "data")]
+        for name, mean in self._means().items():
+            value, se = ("–" if each is None else f"{each:.4g}" for each in mean.values())
+            said.append(f"{name} {value} ± {se}")
+        return f"<{type(self).__name__}: {', '.join(filter(None, said))}>"
+
     def summary(self, known: Known) -> dict[str, Any]:
         """Returns its part of `evaluation.json`: plain values.
 
-        Without an override: the mean and error of every array over the data.
+        By default, the mean of every array over the data and its standard error.
         """
-        arrays = {name: v for name, v in self._values().items() if isinstance(v, np.ndarray)}
-        over_data = {n: v for n, v in arrays.items() if v.shape == (len(self),)}
-        return {"num_data": len(self), **{n: mean_and_se(v) for n, v in over_data.items()}}
+        return {"num_data": len(self), **self._means()}
 
     def line(self, summary: dict[str, Any]) -> str | None:
-        """Returns a line for the terminal, made of its summary; None for none."""
+        """Returns a line for the terminal, made from its summary; None for no line."""
         return None
 
     def verdict(self, known: Known) -> str | None:
-        """Returns a sentence on how far the bounds can be trusted; None for none."""
+        """Returns a sentence on how far the bounds can be trusted; None for no sentence."""
         return None
 
     def panels(self, known: Known) -> list[Panel]:
@@ -130,7 +136,7 @@ class Finding:
 
     @classmethod
     def from_dataset(cls, dataset: Any) -> Self:
-        """Reads what `to_dataset` made."""
+        """Returns the finding that `to_dataset` wrote."""
         arrays = {name: variable.values for name, variable in dataset.data_vars.items()}
         return cls(datum=dataset["datum"].values, **arrays, **json.loads(dataset.attrs["meta"]))
 
@@ -138,15 +144,23 @@ class Finding:
         names = [each.name for each in dataclasses.fields(self) if each.name != "datum"]
         return {name: getattr(self, name) for name in names}
 
+    def _arrays(self) -> dict[str, np.ndarray]:
+        return {name: v for name, v in self._values().items() if isinstance(v, np.ndarray)}
+
+    def _means(self) -> dict[str, Mean]:
+        over_data = {n: v for n, v in self._arrays().items() if v.shape == (len(self),)}
+        return {n: mean_and_se(v) for n, v in over_data.items() if v.dtype.kind in "biuf"}
+
 
 @dataclass(frozen=True)
 class Estimate(Finding, kind="Estimate"):
-    """An estimate of log p(x), which stands in the tables beside the bound on the same data.
+    """An estimate of log p(x), shown in the tables beside the bound on the same data.
 
     Attributes:
         log_px: The estimate, [n], nats.
-        label: Its name in the terminal's table; the title where it is empty.
-        level: Its name in the chart of the bounds, where it is of all data; not drawn if empty.
+        label: Its name in the terminal's table; if empty, the title.
+        level: Its name in the chart of the bounds, for an estimate of all data; if empty, it is
+            not drawn.
     """
 
     label: ClassVar[str] = ""
@@ -161,16 +175,16 @@ class Estimate(Finding, kind="Estimate"):
         return {"num_data": len(self), **mean_and_se(self.log_px), "above_log_px": above}
 
     def note(self, summary: dict[str, Any]) -> str:
-        """Returns how it was found and how to read it, for the report's table."""
+        """Returns how it was computed and how to read it, for the report's table."""
         return ""
 
 
 @dataclass(frozen=True)
 class Unread(Finding):
-    """A finding whose class is not loaded: it is kept, and shown without a row of its own.
+    """A finding whose class is not imported. It is kept, and shown without its own row.
 
     Attributes:
-        dataset: What its file says.
+        dataset: The content of its file.
     """
 
     dataset: Any
@@ -178,11 +192,6 @@ class Unread(Finding):
     @property
     def title(self) -> str:
         return f"{self.dataset.attrs['kind']}, whose class is not imported"
-
-    def summary(self, known: Known) -> dict[str, Any]:
-        arrays = {name: each.values for name, each in self.dataset.data_vars.items()}
-        over_data = {n: v for n, v in arrays.items() if v.shape == (len(self),)}
-        return {"num_data": len(self), **{n: mean_and_se(v) for n, v in over_data.items()}}
 
     def line(self, summary: dict[str, Any]) -> str:
         return f"not shown: {self.title}"
@@ -194,11 +203,14 @@ class Unread(Finding):
     def from_dataset(cls, dataset: Any) -> Self:
         return cls(dataset["datum"].values, dataset)
 
+    def _arrays(self) -> dict[str, np.ndarray]:
+        return {name: each.values for name, each in self.dataset.data_vars.items()}
+
 
 def finding_of(dataset: Any) -> Finding:
-    """Reads what `Finding.to_dataset` made, by the class that is loaded under its name.
+    """Returns the finding that `Finding.to_dataset` wrote, by the imported class of its kind.
 
-    No class is imported because a file names it.
+    A class that only the file names is not imported.
     """
     kind = dataset.attrs["kind"]
     found = [each for each in _subclasses(Finding) if each.kind == kind]

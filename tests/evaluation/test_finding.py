@@ -4,7 +4,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from pvae.evaluation.finding import Finding
+from pvae.evaluation.estimators.prior import FromPrior
+from pvae.evaluation.finding import Estimate, Finding
 
 
 @dataclass(frozen=True)
@@ -40,3 +41,20 @@ def test_round_trip(tmp_path):
     assert again.start == "prior"
     for name in ("datum", "log_px", "table", "curve"):
         np.testing.assert_array_equal(getattr(again, name), getattr(found, name))
+
+
+def test_printing_a_finding_shows_means_and_no_arrays():
+    found = Example(
+        datum=np.arange(400),
+        log_px=np.arange(400.0),
+        table=np.zeros((400, 3)),
+        curve=np.zeros(5000),
+        start="prior",
+        num_chains=4,
+    )
+    assert repr(found) == "<Example: 400 data, log_px 199.5 ± 5.781>"
+    one = Estimate(np.array([7]), np.array([-np.inf]))
+    assert repr(one) == "<Estimate: 1 datum, log_px – ± –>"
+    titled = FromPrior(*[np.arange(2.0)] * 5, num_samples=3)
+    assert repr(titled).startswith("<FromPrior: Naive Monte Carlo from the prior, 2 data, log_px ")
+    assert "array" not in repr({"prior": titled})

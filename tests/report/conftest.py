@@ -15,12 +15,12 @@ import torch
 import pvae
 from pvae.errors import PvaeError
 from pvae.evaluation import Evaluation, Known
-from pvae.evaluation.estimators.ais import Annealed
+from pvae.evaluation.estimators.aggregate_posterior import AggregatePosterior
+from pvae.evaluation.estimators.annealed import Annealed
 from pvae.evaluation.estimators.bdmc import Sandwich
-from pvae.evaluation.estimators.gap import Gaps
+from pvae.evaluation.estimators.gaps import Gaps
 from pvae.evaluation.estimators.prior import FromPrior
 from pvae.evaluation.estimators.quadrature import Integrals
-from pvae.evaluation.estimators.surgery import AggregatePosterior
 from pvae.evaluation.summary import summarise
 
 VOID = {"meta", "img", "link", "br", "hr", "input"}

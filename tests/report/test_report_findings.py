@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from pvae.evaluation.estimators.surgery import AggregatePosterior
+from pvae.evaluation.estimators.aggregate_posterior import AggregatePosterior
 
 FIGURES = ("khat", "log_px", "ais", "acceptance", "bdmc", "kl_dims", "surgery", "gap")
 
@@ -43,7 +43,7 @@ def test_zero_weights_and_effective_samples_are_told(full, found, read):
 
 def test_a_missed_mode_is_red_in_the_comparison_with_annealing(full, found, read):
     assert "In red: the 3 higher by more than three errors" in full.text("ais")
-    assert "for 20 data in the order" in full.text("ais")
+    assert "for 20 data, sorted by this difference" in full.text("ais")
     assert re.search(r"var\(--warn\)", full.figure("ais"))
     e = found()
     same = dataclasses.replace(e.findings["ais_prior"], log_px=e.log_px[::3].copy())
@@ -70,7 +70,7 @@ def test_the_sandwich_has_its_gap_and_its_limits(full):
     text = full.text("bdmc")
     assert "on average 0.38 ± 0.00 nats" in text
     assert "For 10 data drawn from the model" in text
-    assert "not for the test data" in text
+    assert "not on the test data" in text
 
 
 def test_rate_and_distortion_are_minus_the_elbo(full, found):
@@ -142,7 +142,7 @@ def test_the_inference_gap_is_split(full, found, read):
 
 
 def test_a_figure_that_breaks_keeps_the_others(found, read, monkeypatch):
-    for name in ("surgery", "gap"):
+    for name in ("aggregate_posterior", "gaps"):
         where = f"pvae.evaluation.estimators.{name}.steps"
         monkeypatch.setattr(where, lambda *_, **__: 1 / 0)
     page = read(found())

@@ -1,4 +1,4 @@
-"""The estimators, one file an idea, with the numerical methods that they are made of."""
+"""The estimators, one idea in each file, and the numerical methods that they use."""
 
 import importlib
 import inspect

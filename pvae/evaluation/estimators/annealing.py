@@ -1,8 +1,9 @@
-"""What AIS and bidirectional Monte Carlo share: options, where chains start, blocks of data."""
+"""The common part of AIS and bidirectional Monte Carlo: options, starts of chains, blocks."""
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import torch
@@ -13,12 +14,13 @@ from pvae.evaluation.estimator import Estimator, Task
 from pvae.evaluation.estimators.hmc import anneal, schedule, tune
 from pvae.evaluation.work import in_blocks
 from pvae.importance import AnnealingPath, Density, Sampler, replaced
+from pvae.runtime import whole
 
 __all__ = ["Annealing"]
 
 _PILOT = 16  # chains of the pilot run
-_ROWS = 1024  # chains times data that move together on a CPU: enough to keep it busy
-_GRADIENT = 3.0  # what a run of the decoder with its gradient costs, in runs
+_ROWS = 1024  # chains × data that move together on a CPU: enough to keep it busy
+_GRADIENT = 3.0  # cost of one decoder run with its gradient, in decoder runs
 
 
 @dataclass(frozen=True)
@@ -28,8 +30,8 @@ class Annealing(Estimator):
     .. math:: f_\beta(z) = f_0(z)^{1 - \beta} \, p_\theta(x, z)^\beta, \qquad
         f_0 = p(z) \text{ or } q_\phi(z | x)
 
-    Many chains for many data move at once by Hamiltonian Monte Carlo, in unconstrained
-    coordinates. A pilot run of its own chains tunes the step sizes, which are then frozen, so
+    Many chains for many data move together by Hamiltonian Monte Carlo, in unconstrained
+    coordinates. A pilot run with separate chains tunes the step sizes. They are then fixed, so
     that the mean weight is an unbiased estimate of p(x).
 
     Attributes:
@@ -46,30 +48,43 @@ class Annealing(Estimator):
     num_leapfrog: int = 2
     start: str = "prior"
 
+    @classmethod
+    def asked(cls, option: str, num_data: int, *settings: int) -> Self | None:
+        """Returns the estimator for `num_data` data; None for 0. Always checks the settings.
+
+        Args:
+            option: The name of the option that gives `num_data`, for the message.
+            num_data: Number of data.
+            *settings: Chains, temperatures and leapfrog steps.
+        """
+        num_data = whole(option, num_data, 0)
+        found = cls(num_data or None, *settings)
+        return found if num_data else None
+
     def cost(self, sampler: Sampler) -> float:
         return _GRADIENT * self.num_chains * self.num_temperatures * (self.num_leapfrog + 1)
 
     def _density(self, task: Task) -> Density:
-        """Checks that the pair can be annealed."""
+        """The pair's density; raises a PvaeError if it cannot be annealed."""
         batch = task.batch(task.positions[:4])
         density = Density(task.sampler, batch)
         if not density.dim:
             raise PvaeError(
-                "There is nothing to anneal: no latent site is left once the enumerated ones are "
-                "summed out, and log p(x) is exact."
+                "There is nothing to anneal: every latent site is summed out, so log_px is already "
+                "exact."
             )
         if self.start == "guide" and density.no_guide:
             raise PvaeError(
                 "The guide's density cannot be evaluated away from its own samples "
-                f"({density.no_guide}); start from the prior instead."
+                f"({density.no_guide}). Start from the prior instead."
             )
-        # One temperature is one evaluation: it raises where there is no gradient.
+        # One temperature is one evaluation, which raises if there is no gradient.
         z, _ = self._draw(density, batch, 1)
         anneal(density.path(batch, self.start), z, schedule(1), None, 1)
         return density
 
     def _blocks(self, task: Task) -> list[np.ndarray]:
-        """Cuts data into blocks; a chunk of gradients holds one chain of every datum at least."""
+        """Cuts data into blocks, of which a chunk of gradients holds at least one chain."""
         rows = _ROWS if task.device.type == "cpu" else 64 * _ROWS
         size = min(rows // max(self.num_chains, _PILOT), task.sampler.gradient_rows)
         return in_blocks(task.positions, max(1, size))
@@ -77,7 +92,7 @@ class Annealing(Estimator):
     def _forward(
         self, density: Density, batch: tuple[Tensor, ...], tick: Callable[[], None]
     ) -> tuple[Tensor, Tensor, AnnealingPath, Tensor]:
-        """Tunes step sizes and anneals: log weights [C, B], acceptance, path and step sizes."""
+        """Tunes and anneals. Returns log weights [C, B], acceptance, path and step sizes."""
         path, betas = density.path(batch, self.start), schedule(self.num_temperatures)
         pilot, _ = self._draw(density, batch, _PILOT)
         steps = tune(path, pilot, betas, self.num_leapfrog, tick=tick)
@@ -86,9 +101,9 @@ class Annealing(Estimator):
         return log_w.masked_fill(outside, -math.inf), acceptance, path, steps
 
     def _draw(self, density: Density, batch: tuple[Tensor, ...], num: int) -> tuple[Tensor, Tensor]:
-        """Draws u [num, B, D], and says which [num, B] stand in for draws outside of the support.
+        """Draws u [num, B, D], and says which [num, B] replace draws outside of the support.
 
-        The model has no density there, so that the weight of such a chain is zero.
+        The model has no density there, so the weight of such a chain is zero.
         """
         draw = density.prior if self.start == "prior" else density.posterior
         u = draw(batch, num)

@@ -20,7 +20,6 @@ from pvae.evaluation.finding import Finding, Known
 from pvae.evaluation.numbers import finite, mean_and_se, show
 from pvae.importance import Density, Sampler, seed_unit
 from pvae.pair import latent_sites, trace_program
-from pvae.runtime import whole
 
 __all__ = ["BDMC", "Sandwich"]
 
@@ -31,7 +30,7 @@ class Sandwich(Finding, kind="Sandwich"):
 
     Attributes:
         lower: Forward AIS, [n]: below log p(x) in expectation.
-        upper: Reverse AIS from the exact posterior draw, [n]: above it in expectation.
+        upper: Reverse AIS from an exact posterior sample, [n]: above log p(x) in expectation.
         start: `"prior"` or `"guide"`.
         num_chains: C.
         num_temperatures: T.
@@ -49,12 +48,12 @@ class Sandwich(Finding, kind="Sandwich"):
 
     @property
     def gap(self) -> float:
-        """Mean of upper - lower: neither estimate is further from log p(x) than this."""
+        """Mean of upper - lower, nats; in expectation neither end is further from log p(x)."""
         return float((self.upper - self.lower).mean())
 
     @property
     def gap_se(self) -> float:
-        """Standard error of the gap over the data; NaN for a single one."""
+        """Standard error of the gap over the data; NaN for a single datum."""
         if len(self) < 2:
             return math.nan
         return float((self.upper - self.lower).std(ddof=1) / math.sqrt(len(self)))
@@ -86,14 +85,13 @@ class Sandwich(Finding, kind="Sandwich"):
 class BDMC(Annealing):
     r"""Bounds log p(x) from both sides, on data drawn from the model together with their z.
 
-    Forward AIS bounds from below. The z that a datum was drawn with is an exact draw from
-    p(z|x); chains that start there and run the same kernels backwards bound from above. The
-    gap between the two says how far annealing with these settings can be off. See `Annealing`
-    for the options.
+    Forward AIS bounds log p(x) from below. The z of a simulated datum is an exact sample from
+    p(z|x); chains that start there and run the same kernels backwards bound it from above. The
+    gap between the two says how large the error of annealing with these settings can be. See
+    `Annealing` for the options.
 
     Raises:
-        PvaeError: As `AIS`; or if data cannot be drawn from the model by leaving out its
-            observations.
+        PvaeError: As `AIS`; or if data cannot be drawn from the model without its observations.
 
     Source: Grosse, Ghahramani & Adams 2015, *Sandwiching the marginal likelihood using
     bidirectional Monte Carlo*, arXiv:1511.02543.
@@ -102,7 +100,7 @@ class BDMC(Annealing):
     name, finding, hint = "bdmc", Sandwich, "--bdmc 100"
 
     @classmethod
-    def from_options(
+    def from_options(  # noqa: D417 - AIS documents the options of annealing
         cls,
         bdmc: int = 0,
         num_chains: int = 16,
@@ -113,13 +111,8 @@ class BDMC(Annealing):
 
         Args:
             bdmc: Number of data simulated from the model for bidirectional Monte Carlo.
-            num_chains: As in AIS.
-            num_temperatures: As in AIS.
-            num_leapfrog: As in AIS.
         """
-        num_data = whole("bdmc", bdmc, 0)
-        found = cls(num_data or None, num_chains, num_temperatures, num_leapfrog)
-        return found if num_data else None
+        return cls.asked("bdmc", bdmc, num_chains, num_temperatures, num_leapfrog)
 
     def cost(self, sampler: Sampler) -> float:
         return 2 * super().cost(sampler)
@@ -146,16 +139,11 @@ class BDMC(Annealing):
 def _simulate(
     sampler: Sampler, density: Density, batch: tuple[Tensor, ...]
 ) -> tuple[tuple[Tensor, ...], Tensor]:
-    """Draws data from the model, in the shapes of a batch.
-
-    Returns:
-        A batch in which the observed arguments are drawn anew, x ~ p(x|z), and the coordinates
-        u [1, B, D] of the z that they were drawn with.
+    """Draws a batch with new observations x ~ p(x|z), and the coordinates u [1, B, D] of its z.
 
     Raises:
-        PvaeError: If an observed site is not one of the model's arguments, or its density at
-            the drawn data is another than the one that they were drawn from (as with a
-            decoder that reads x).
+        PvaeError: If an observed site is not one of the model's arguments, or if its density
+            changes with the data (as with a decoder that reads x).
     """
     model, size = sampler.model, len(batch[0])
     trace = trace_program("model", model, poutine.uncondition(model), batch)
@@ -174,7 +162,7 @@ def _simulate(
         if not at:
             raise PvaeError(
                 f"Data cannot be drawn from the model: its observed site {name!r} is not one of "
-                "the arguments that the model is called with."
+                "the arguments of the model. Pass the observation unchanged to obs=."
             )
         new[at[0]] = value.expand(old.shape).reshape(batch[at[0]].shape).to(batch[at[0]].dtype)
     simulated = tuple(new)
@@ -190,14 +178,14 @@ def _simulate(
         if not torch.allclose(before[name], again[name], tolerance, tolerance):
             raise PvaeError(
                 f"Data cannot be drawn from the model: the density of site {name!r} changes with "
-                "the data themselves (a decoder that reads x draws them one after the other)."
+                "the data themselves, as in a decoder that reads x."
             )
     kept = {name: rows[name] for name in rows if name not in sampler.structure.enumerated}
     return simulated, density.flatten(kept)
 
 
 def _sandwiches(found: Sandwich) -> Panel | None:
-    """Draws both ends for each simulated datum, and how far they are apart."""
+    """Draws both ends and the gap of each simulated datum."""
     there = np.isfinite(found.lower) & np.isfinite(found.upper)
     if not there.any():
         return None
@@ -207,15 +195,15 @@ def _sandwiches(found: Sandwich) -> Panel | None:
     places = text.decimals(found.gap_se)
     note = (
         f"For {text.plural(len(found), 'datum', 'data')} drawn from the model together with their "
-        "z, annealing forwards bounds log p(x) from below and annealing back from that z bounds "
+        "z, forward annealing bounds log p(x) from below, and reverse annealing from that z bounds "
         "it from above, both in expectation (Grosse, Ghahramani & Adams 2015; "
         f"{text.plural(found.num_chains, 'chain')}, "
-        f"{text.plural(found.num_temperatures, 'temperature')}). First, the two ends; then what "
-        f"lies between them in the same order, on average {text.number(found.gap, places)} ± "
-        f"{text.number(found.gap_se, places)} nats: on average neither end is further from log "
-        "p(x) than that, and below zero there is only noise. This holds for data drawn from the "
-        "model, not for the test data, whose posteriors can be harder; it says how well annealing "
-        "with these settings can do."
+        f"{text.plural(found.num_temperatures, 'temperature')}). The first chart shows the two "
+        "ends, the second the gap between them in the same order, on average "
+        f"{text.number(found.gap, places)} ± {text.number(found.gap_se, places)} nats. On average "
+        "neither end is further from log p(x) than this; a gap below zero is noise. The gap "
+        "measures annealing with these settings on data drawn from the model, not on the test "
+        "data, whose posteriors can be harder."
     )
     if left := int((~there).sum()):
         note += f" {text.plural(left, 'datum', 'data')} without finite ends: not drawn."

@@ -1,4 +1,4 @@
-"""Inference gaps: how much of log p(x) - ELBO is the encoder's fault, and how much the family's."""
+"""Inference gaps: the part of log p(x) - ELBO due to the encoder, and that due to the family."""
 
 import dataclasses
 import math
@@ -9,158 +9,57 @@ from typing import Any, Self
 import numpy as np
 from torch import Tensor
 
-from pvae.drawing import Panel, attempt, responsive, steps, text
 from pvae.errors import PvaeError
 from pvae.evaluation.estimator import Estimator, Task
 from pvae.evaluation.estimators.ais import AIS
 from pvae.evaluation.estimators.ascent import ascend
 from pvae.evaluation.estimators.find_family import find_family
+from pvae.evaluation.estimators.gaps import Gaps
 from pvae.evaluation.estimators.local_gaussian import LocalGaussian
 from pvae.evaluation.estimators.member import elbo_terms
 from pvae.evaluation.estimators.own_family import OwnFamily
-from pvae.evaluation.finding import Finding, Known
-from pvae.evaluation.numbers import mean_and_se, show
 from pvae.evaluation.work import in_blocks
 from pvae.importance import Sampler, seed_unit
-from pvae.runtime import whole
 
-__all__ = ["Gap", "Gaps"]
+__all__ = ["Gap"]
 
-_RUNS = 3.0 * 8_000  # of the decoder, with gradients, that a datum is worth about
+_RUNS = 3.0 * 8_000  # about the cost of one datum, in decoder runs
 _TAG = 0x6A
-
-
-@dataclass(frozen=True)
-class Gaps(Finding, kind="Gap"):
-    r"""What lies between the ELBO and log p(x), datum by datum.
-
-    .. math:: \log p(x) - L[q] = \underbrace{\log p(x) - L[q^*]}_{\text{approximation gap}}
-        + \underbrace{L[q^*] - L[q]}_{\text{amortisation gap}}
-
-    with q the guide and q* the best distribution for this datum in the guide's own family. Where
-    that family cannot be optimised datum by datum, q* is the optimal mean field; then the
-    second difference is not an amortisation gap, and can be below zero.
-
-    Attributes:
-        datum: Positions of the data, [n].
-        elbo: L[q], [n], nats.
-        elbo_best: L[q*], [n], nats, from draws that neither the optimisation nor the choice
-            of q* saw.
-        log_px: The estimate of log p(x) that was handed in, [n], nats; NaN where there is none.
-        elbo_best_se: Monte Carlo standard error of `elbo_best`, [n]; inf where the optimisation
-            did not converge.
-        to_best_se: That of `to_best`, [n]; its parts share draws.
-        family: What was optimised, in words.
-        own_family: Whether that is the guide's own family.
-        num_samples: Draws behind each ELBO.
-        num_steps: Gradients that the optimisation took, for the data that took most.
-        converged: Whether the optimisation stood still, [n]. Where it did not, L[q*] is that of
-            the best member that was found, and what is said to be the family's may be the
-            optimisation's. None in evaluations that did not ask.
-
-    Source: Cremer, Li & Duvenaud 2018, *Inference suboptimality in variational autoencoders*.
-    """
-
-    title, section, order = "The inference gap", "parts", 60
-
-    elbo: np.ndarray
-    elbo_best: np.ndarray
-    log_px: np.ndarray
-    elbo_best_se: np.ndarray
-    to_best_se: np.ndarray
-    family: str
-    own_family: bool
-    num_samples: int
-    num_steps: int
-    converged: np.ndarray | None = None
-
-    @property
-    def to_best(self) -> np.ndarray:
-        """L[q*] - L[q], [n], nats, whatever the family."""
-        with np.errstate(invalid="ignore"):  # -inf - -inf
-            return self.elbo_best - self.elbo
-
-    @property
-    def amortisation(self) -> np.ndarray:
-        """The amortisation gap L[q*] - L[q], [n], nats; NaN unless q* is of the own family."""
-        return self.to_best if self.own_family else np.full(len(self), np.nan)
-
-    @property
-    def approximation(self) -> np.ndarray:
-        """The approximation gap log p(x) - L[q*], [n], nats."""
-        return self.log_px - self.elbo_best
-
-    @property
-    def inference(self) -> np.ndarray:
-        """The inference gap log p(x) - L[q], [n], nats: the sum of the two."""
-        return self.log_px - self.elbo
-
-    @property
-    def first(self) -> str:
-        """What L[q*] - L[q] is, in words."""
-        return "amortisation" if self.own_family else "gap to the optimal mean field"
-
-    def summary(self, known: Known) -> dict[str, Any]:
-        return {
-            "num_data": len(self),
-            "family": self.family,
-            "own_family": self.own_family,
-            "not_converged": None if self.converged is None else int((~self.converged).sum()),
-            self.first: mean_and_se(self.to_best),
-            "approximation": mean_and_se(self.approximation),
-            "inference": mean_and_se(self.inference),
-        }
-
-    def panels(self, known: Known) -> list[Panel]:
-        title = "Inference gap: from the ELBO to log p(x)"
-        return [attempt("gap", title, _steps, self, self.summary(known), flagged=True)]
-
-    def line(self, summary: dict[str, Any]) -> str:
-        first, second = summary[self.first], summary["approximation"]
-        unfinished = (
-            f"; the optimisation of {summary['not_converged']} did not converge, where part of the "
-            "approximation gap may be its own"
-        )
-        return (
-            f"inference gap on {len(self)} data: {self.first} {show(first['mean'])} ± "
-            f"{show(first['se'])}, approximation {show(second['mean'])} ± {show(second['se'])}"
-            + (unfinished if summary["not_converged"] else "")
-        )
 
 
 @dataclass(frozen=True)
 class Gap(Estimator):
     r"""Finds, for each datum on its own, the best member q* of the guide's family.
 
-    The family is the product of the distributions that the guide gives a datum's sites. Free
-    are those parameters that vary over the data (all, if none does); what is the same for every
-    datum belongs to the family. A site after an enumerated one has parameters for each of its
-    values; where a site is masked, in guide and model alike, it stays as the guide has it. From
-    the guide the ELBO is ascended until it stands still, see `pvae.evaluation.estimators.ascent`.
+    The family is the product of the distributions of the guide's sites. Parameters that vary
+    over the data are free (all, if none varies); the others belong to the family and are fixed.
+    A site after an enumerated one has parameters for each value of that site. What both guide and
+    model mask keeps the guide's parameters. The optimisation starts at the guide and ascends the
+    ELBO until it converges, see `pvae.evaluation.estimators.ascent`.
 
-    If a site's parameters depend on draws (a hierarchy, an autoregressive guide), or its
-    distribution has no parameters to optimise (a flow), q* is instead the best product of
-    Normals on the unconstrained latents u, started at the moments of the guide's draws,
-    enumerated sites summed out.
+    If a site's parameters depend on samples (a hierarchy, an autoregressive guide), or its
+    distribution has no parameters to optimise (a flow), q* is the best product of Normals on the
+    unconstrained latents u, with enumerated sites summed out. It starts at the moments of the
+    guide's samples.
 
-    q* is taken back to where it started for each datum in which, on draws of their own, it is
-    no better there, or its terms spread too far to say so. The reported numbers are from fresh
-    draws, the same for q and q* (common random numbers), so that the choice makes none of them
-    optimistic.
+    Separate samples then compare q* with its start. If q* is not better for a datum, or if its
+    terms vary too much to tell, the start is kept. The reported numbers are from fresh samples,
+    the same for q and q* (common random numbers), so that this choice does not bias them.
 
-    Log p(x) is that of quadrature where it is known for all these data, else the bound or the AIS
-    whose mean over these data is highest. AIS runs on as many data, unless that was done before.
+    Log p(x) is from quadrature if it is known for all these data; else it is the bound or the
+    AIS with the highest mean over these data. AIS runs on as many data, unless the evaluation
+    already has it.
 
     Attributes:
         num_data: Number of data, drawn at random; None for all.
-        ais: The AIS that runs where none is asked for.
-        num_samples: Draws for each ELBO.
-        num_steps: Gradients that the optimisation may take.
-        num_particles: Draws for each gradient to begin with.
+        ais: The AIS that runs if no other was asked for.
+        num_samples: Samples for each ELBO.
+        num_steps: Largest number of gradients for the optimisation.
+        num_particles: Samples for each gradient, at first.
 
     Raises:
-        PvaeError: If the guide has no latent sites, or a discrete one that is not enumerated,
-            or a site is masked in one program alone; or if the ELBO is NaN.
+        PvaeError: If the guide has no latent site, or a discrete one that is not enumerated; if
+            a site is masked differently in model and guide; or if the ELBO is NaN.
 
     Source: Cremer, Li & Duvenaud 2018, *Inference suboptimality in variational autoencoders*,
     arXiv:1801.03558.
@@ -175,7 +74,7 @@ class Gap(Estimator):
     num_particles: int = 32
 
     @classmethod
-    def from_options(
+    def from_options(  # noqa: D417 - AIS documents the options of annealing
         cls,
         gap: int = 0,
         num_chains: int = 16,
@@ -185,15 +84,11 @@ class Gap(Estimator):
         """Inference gaps.
 
         Args:
-            gap: Number of data for the inference gaps, which need AIS on as many; AIS that is
-                there already for as many is used.
-            num_chains: As in AIS.
-            num_temperatures: As in AIS.
-            num_leapfrog: As in AIS.
+            gap: Number of data for the inference gaps. AIS runs on as many data, unless the
+                evaluation already has it.
         """
-        num_data = whole("gap", gap, 0)
-        ais = AIS(num_data or None, num_chains, num_temperatures, num_leapfrog)
-        return cls(num_data, ais) if num_data else None
+        ais = AIS.asked("gap", gap, num_chains, num_temperatures, num_leapfrog)
+        return ais and cls(ais.num_data, ais)
 
     def plan(self, asked: Sequence[Estimator], task: Task) -> list[Estimator]:
         own = next((each for each in asked if isinstance(each, AIS)), None)
@@ -205,7 +100,7 @@ class Gap(Estimator):
         return [*needed.plan(asked, task), self]
 
     def options(self, task: Task) -> dict[str, Any]:
-        # With another estimate of log p(x) the gap is another.
+        # The gap depends on the estimate of log p(x).
         source, _ = _best_known(task)
         found = {"of": source, "of_settings": task.known and task.known.settings.get(source)}
         names = ("num_samples", "num_steps", "num_particles")
@@ -218,10 +113,10 @@ class Gap(Estimator):
     def estimate(self, task: Task) -> Gaps:
         if task.code:
             raise PvaeError(
-                "A guide that gives a point has no bound, and so no gap below log p(x)."
+                "The guide gives a point and has no ELBO, so there is no inference gap."
             )
         sampler = task.sampler
-        # A chunk of gradients holds one sample of every datum at least.
+        # A chunk of gradients holds at least one sample of every datum.
         size = max(1, min(32 if task.device.type == "cpu" else 512, sampler.gradient_rows))
         blocks = in_blocks(task.positions, size)
         seed_unit(task.seed, 0, purpose=_TAG)
@@ -246,7 +141,7 @@ class Gap(Estimator):
 
             here, there = draws(2, start), draws(2, best.parameters)
             gain = there.mean(0) - here.mean(0)
-            # Where densities lose their digits the mean may be anything, and the spread is large.
+            # Where densities lose precision, the mean is meaningless and the spread large.
             sound = there.std(0) <= 2 * here.std(0) + 1
             error = (there - here).std(0) / math.sqrt(self.num_samples)
             sound |= gain > 5 * error
@@ -259,8 +154,11 @@ class Gap(Estimator):
                 elbo = elbo_terms(sampler, batch, self.num_samples, first)
             bad = (elbo + found).isnan().any(0).nonzero()
             if len(bad):
-                raise PvaeError(f"The ELBO of datum {int(block[int(bad[0])])} is NaN in the gap.")
-            # What was won on the draws of the climb alone was won from rounding errors.
+                raise PvaeError(
+                    f"The ELBO of datum {int(block[int(bad[0])])} is NaN. Check the parameters and "
+                    "this datum for NaN."
+                )
+            # A gain on the samples of the optimisation alone comes from rounding errors.
             converged = best.still & best.fine & (better | (gain > -3 * error - 0.01))
             converged = converged.cpu().numpy()
             return {
@@ -285,11 +183,10 @@ class Gap(Estimator):
 
 
 def _best_known(task: Task) -> tuple[str, np.ndarray]:
-    """The best estimate of log p(x) at these data: its name and values, [n]; NaN without any.
+    """The name and the values, [n], of the best estimate of log p(x); NaN without any.
 
-    Quadrature, where it is there and certain, else of the estimates from below the one whose
-    mean is highest. It is the same one for all data: the highest for each datum would be that of
-    the luckiest draws.
+    It is quadrature if certain for all data, else the estimate from below with the highest mean.
+    It is one for all data, because the highest for each datum would select lucky samples.
     """
     positions, known = task.positions, task.known
     if known is None:
@@ -310,53 +207,3 @@ def _best_known(task: Task) -> tuple[str, np.ndarray]:
 
 def _se(values: Tensor) -> np.ndarray:
     return (values.std(0) / math.sqrt(len(values))).cpu().numpy()
-
-
-def _steps(found: Gaps, means: dict[str, Any]) -> Panel | None:
-    """Draws what lies between the ELBO and log p(x): amortisation, then approximation."""
-    first = found.first
-    words = "amortisation gap" if found.own_family else first
-    second = "approximation gap" if found.own_family else "from there to log p(x)"
-    parts = [(words, *means[first].values()), (second, *means["approximation"].values())]
-    total = means["inference"]["mean"]
-    if total is None or any(value is None for _, value, _ in parts):
-        return None
-    body = responsive(
-        lambda width: steps(
-            "Inference gap", parts, "inference gap", total, width, error=means["inference"]["se"]
-        )
-    )
-    data = text.plural(len(found), "datum", "data")
-    note = f"log p(x) − ELBO on {data} (Cremer, Li & Duvenaud 2018), ±1 standard error over them. "
-    if found.own_family:
-        note += (
-            "The amortisation gap is what an encoder of more capacity or more training could win; "
-            "the approximation gap is what only a richer family than the guide's could win. "
-            f"Optimised for each datum: {found.family}"
-        )
-    else:
-        reason = found.family.removeprefix(f"{first}: ")
-        note += (
-            f"The guide's own family could not be optimised datum by datum ({reason}), so the "
-            "comparison is with the optimal mean field: this is no amortisation gap, and it is "
-            "below zero where the guide is better than every mean field. Optimised for each datum: "
-            "a product of Normals"
-        )
-    note += (
-        f" ({text.count(found.num_steps)} steps). {_unfinished(means)}log p(x) is by quadrature "
-        "where that is there, else by that of importance weights and AIS (each below it in "
-        "expectation) whose mean over these data is highest; the last gap is known only as well "
-        "as that."
-    )
-    return Panel((body,), note)
-
-
-def _unfinished(means: dict[str, Any]) -> str:
-    lost = means["not_converged"]
-    if not lost:
-        return ""
-    of = text.plural(lost, "datum", "data")
-    return (
-        f"For {of} the optimisation did not converge: what is the family's there may in part be "
-        "the optimisation's. "
-    )

@@ -3,148 +3,54 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pvae.drawing import Panel, attempt, responsive, steps, text
 from pvae.errors import PvaeError, first_line
 from pvae.evaluation.estimator import Estimator, Task
-from pvae.evaluation.finding import Finding, Known
-from pvae.evaluation.numbers import finite, show
+from pvae.evaluation.estimators.aggregate_posterior import AggregatePosterior
 from pvae.evaluation.work import in_blocks
 from pvae.importance import Particles, Sampler, seed_unit, sum_out
 from pvae.pair import latent_sites, mask_of
 from pvae.runtime import is_out_of_memory
 
-__all__ = ["AggregatePosterior", "Surgery"]
+__all__ = ["Surgery"]
 
 LogQ = Callable[[tuple[Tensor, ...], dict[str, Tensor]], Tensor]
 
-_BLOCK = 2048  # draws that are compared with all data together; each block encodes every datum
-_PIECE = 64  # data that are drawn together
-_FLOATS = {"cpu": 2**19}  # latent values that are evaluated together
-_ENCODINGS = 2**21  # where a datum is encoded again for each draw: a minute or so on a CPU
-_FEWEST = 64  # draws all the same
-_DENSITY = 0.03  # the price of a density without a network, in runs of the decoder
+_BLOCK = 2048  # samples compared with all data together; each block encodes every datum
+_PIECE = 64  # data sampled together
+_FLOATS = {"cpu": 2**19}  # latent values evaluated together
+_ENCODINGS = 2**21  # at most, if each sample encodes a datum again: about a minute on a CPU
+_FEWEST = 64  # samples, even if they need more encodings
+_DENSITY = 0.03  # cost of a density without a network, in decoder runs
 _TAG = 0x5A
 
 
 @dataclass(frozen=True)
-class AggregatePosterior(Finding, kind="Surgery"):
-    r"""One draw z ~ q(z|x_n) for each of n data, weighed against all N data of the part.
-
-    .. math:: \underbrace{E_n \mathrm{KL}(q(z|x_n) \| p(z))}_{\text{rate}}
-        = \underbrace{I_q(n; z)}_{\text{mutual information}}
-        + \underbrace{\mathrm{KL}(q(z) \| p(z))}_{\text{marginal KL}}, \qquad
-        q(z) = \frac1N \sum_{j=1}^N q(z|x_j), \qquad I_q(n; z) \le \log N
-
-    Estimates are means over the draws; standard errors are those of the means.
-
-    Attributes:
-        datum: Positions n of the data whose z was drawn, [n].
-        log_q_given_x: log q(z|x_n) at the draw of datum n, [n], nats.
-        log_q_marginal: log q(z) at the same draw, [n], nats.
-        log_prior: log p(z) at the same draw, [n], nats.
-        num_data: N, all data of the part.
-
-    Source: Hoffman & Johnson 2016, *ELBO surgery: yet another way to carve up the variational
-    evidence lower bound*.
-
-    Example:
-        >>> found = AggregatePosterior(
-        ...     np.arange(2), np.zeros(2), np.log([0.5, 0.5]), np.array([-1.0, -2.0]), num_data=2
-        ... )
-        >>> found.rate, round(found.mutual_information, 4), round(found.marginal_kl, 4)
-        (1.5, 0.6931, 0.8069)
-    """
-
-    title, section, order = "The ELBO surgery", "parts", 50
-
-    log_q_given_x: np.ndarray
-    log_q_marginal: np.ndarray
-    log_prior: np.ndarray
-    num_data: int
-
-    @property
-    def mutual_information(self) -> float:
-        """I = E[log q(z|x_n) - log q(z)], nats: between 0 and log N, but for noise at 0."""
-        return float(self._information.mean())
-
-    @property
-    def mutual_information_se(self) -> float:
-        """Standard error of `mutual_information`, nats."""
-        return _se(self._information)
-
-    @property
-    def marginal_kl(self) -> float:
-        """KL(q(z) ‖ p(z)) = E[log q(z) - log p(z)], nats."""
-        return float((self.log_q_marginal - self.log_prior).mean())
-
-    @property
-    def marginal_kl_se(self) -> float:
-        """Standard error of `marginal_kl`, nats."""
-        return _se(self.log_q_marginal - self.log_prior)
-
-    @property
-    def rate(self) -> float:
-        """E_n KL(q(z|x_n) ‖ p(z)) from the same draws, nats: the sum of the other two."""
-        return float((self.log_q_given_x - self.log_prior).mean())
-
-    @property
-    def log_num_data(self) -> float:
-        """Log N, nats: the most that the mutual information can be."""
-        return math.log(self.num_data)
-
-    def summary(self, known: Known) -> dict[str, Any]:
-        return {
-            "num_data": self.num_data,
-            "num_draws": len(self),
-            "mutual_information": finite(self.mutual_information),
-            "mutual_information_se": finite(self.mutual_information_se),
-            "log_num_data": self.log_num_data,
-            "marginal_kl": finite(self.marginal_kl),
-            "marginal_kl_se": finite(self.marginal_kl_se),
-        }
-
-    def panels(self, known: Known) -> list[Panel]:
-        return [attempt("surgery", "ELBO surgery: what the rate is spent on", _split_rate, self)]
-
-    def line(self, summary: dict[str, Any]) -> str:
-        return (
-            f"index-code mutual information {show(summary['mutual_information'])} (at most log N = "
-            f"{self.log_num_data:.2f}), marginal KL {show(summary['marginal_kl'])}"
-        )
-
-    @property
-    def _information(self) -> np.ndarray:
-        return self.log_q_given_x - self.log_q_marginal
-
-
-@dataclass(frozen=True)
 class Surgery(Estimator):
-    r"""Draws one z ~ q(z|x_n) for each n, and evaluates q(z) = 1/N Σ_j q(z|x_j) without sampling.
+    r"""Samples one z ~ q(z|x_n) for each n, and evaluates q(z) = 1/N Σ_j q(z|x_j) exactly.
 
-    The code z is all of the guide's latent sites, those included that it enumerates: here they
-    are sampled. Sites that only the model enumerates are summed out of p(z). Where the prior
-    depends on the datum (a label among the pair's arguments), log p is that of datum n, and the
-    marginal KL is a difference of expectations, not a divergence.
+    The code z is all latent sites of the guide. Sites that the guide enumerates are sampled here;
+    sites that only the model enumerates are summed out of p(z). If the prior depends on the datum
+    (a label among the pair's arguments), log p(z) is that of datum n, and the marginal KL is a
+    difference of expectations, not a divergence.
 
-    The price is n·N densities of the guide, n draws and, for each 2048 draws, N encodings. A
-    guide that cannot have a particle plate pays n·N encodings: there n is cut so that these are
-    at most two million, and the draws are those of n data chosen at random. With several latent
-    sites, whose networks see each draw, n·N is at most twenty million. Memory does not grow with
-    N beyond the data themselves.
+    The cost is n·N densities of the guide, n samples and, for each 2048 samples, N encodings. A
+    guide that cannot run in a particle plate needs n·N encodings: n is then reduced, at random,
+    so that they are at most two million. With several latent sites, whose networks see each
+    sample, n·N is at most twenty million. Memory grows with N only by the data themselves.
 
     Attributes:
-        num_data: Number of data whose z is drawn, at random; None for all.
+        num_data: Number of data whose z is sampled, at random; None for all.
 
     Raises:
         PvaeError: If the guide samples nothing, or a site that the model does not have; if a
             latent site is masked for some data only; if the guide's density cannot be evaluated
-            at the draws of other data; or if a density is NaN.
+            at samples of other data; or if a density is NaN.
 
     Source: Hoffman & Johnson 2016, *ELBO surgery: yet another way to carve up the variational
     evidence lower bound*.
@@ -157,9 +63,8 @@ class Surgery(Estimator):
         """ELBO surgery.
 
         Args:
-            surgery: Whether to look at the aggregate of q(z|x) over the data, which takes as long
-                as everything else where there are many data and few samples, and much longer in
-                hierarchies.
+            surgery: Whether to compute the aggregate of q(z|x) over the data. With many data and
+                few samples this takes as long as everything else, and much longer in hierarchies.
         """
         return cls() if surgery else None
 
@@ -168,7 +73,7 @@ class Surgery(Estimator):
         return [self] if applies else []
 
     def cost(self, sampler: Sampler) -> float:
-        # A density of the guide for each other datum, or a call of it.
+        # A density of the guide, or a call of the guide, for each other datum.
         count = self.num_data or 0
         plate = sampler.strategy == "plate"
         return _DENSITY * count if plate else min(count, _ENCODINGS / max(1, count))
@@ -177,14 +82,14 @@ class Surgery(Estimator):
         sampler, positions, num_data = task.sampler, task.positions, len(task.data)
         if sampler.bound:
             raise PvaeError(
-                "The pair runs with all its data together and no others, and the aggregate "
-                "posterior is made of each datum's q(z|x) at the draws of the others. Let the "
-                "programs take their shapes from their arguments."
+                "The pair runs only with all its data together, but the aggregate posterior needs "
+                "each datum's q(z|x) at the samples of the others. Let the model and the guide "
+                "take their shapes from their arguments."
             )
         seed_unit(task.seed, 0, purpose=_TAG)
         log_q, layout = _log_q(sampler, task.batch(np.arange(min(6, num_data))))
         chained = len(latent_sites(sampler.structure.guide_trace)) > 1
-        if layout != "plate" or chained:  # networks see each datum again for each draw
+        if layout != "plate" or chained:  # networks see each datum again for each sample
             most = max(_FEWEST, (_ENCODINGS if layout != "plate" else 10 * _ENCODINGS) // num_data)
             some = np.random.default_rng(task.seed).permutation(len(positions))[:most]
             positions = positions[np.sort(some)]
@@ -215,7 +120,7 @@ class Surgery(Estimator):
                 bad = (value.isnan() | (value == math.inf)).nonzero()
                 if len(bad):
                     raise PvaeError(
-                        f"{name} is {float(value[bad[0, 0]])} at the draw of datum "
+                        f"{name} is {float(value[bad[0, 0]])} at the sample of datum "
                         f"{int(block[int(bad[0, 0])])}. Check the parameters and this datum for "
                         "NaN, and the distributions for scales that reach zero."
                     )
@@ -226,7 +131,7 @@ class Surgery(Estimator):
 
 
 def _refuse_other_sites(sampler: Sampler, batch: tuple[Tensor, ...]) -> None:
-    """Raises a PvaeError if masks give some data other latent sites than others have."""
+    """Raises a PvaeError if a latent site is masked for some data only."""
     first = {n: mask_of(s) for n, s in latent_sites(sampler.structure.guide_trace).items()}
     if all(mask is None for mask in first.values()):
         return
@@ -240,7 +145,7 @@ def _refuse_other_sites(sampler: Sampler, batch: tuple[Tensor, ...]) -> None:
         if (mask_of(trace.nodes[name]) != expected).any():
             raise PvaeError(
                 f"Site {name!r} of the guide is masked for some data and not for others: their "
-                "codes have other sites, so that no q(z) is common to all data."
+                "codes have different sites, so there is no q(z) of all data."
             )
 
 
@@ -251,12 +156,12 @@ def _against_all(
     block: np.ndarray,
     rows: int,
 ) -> tuple[Tensor, Tensor]:
-    """Returns log q(z_m|x_m) and log q(z_m), each [M], of the draws of a block.
+    """Returns log q(z_m|x_m) and log q(z_m), each [M], at the samples of a block.
 
-    Both come from one evaluation, so that their difference is at most log N to the last bit.
+    Both are from one evaluation, so that their difference is at most log N to the last bit.
     """
     num, num_data, device = len(block), len(task.data), task.device
-    # The encoder's share is least where many draws meet few data.
+    # Few data with many samples each need the fewest encodings.
     size = max(1, min(num_data, max(16, rows // num)))
     step = max(1, rows // size)
     total = torch.full((num,), -math.inf, dtype=torch.float64, device=device)
@@ -279,7 +184,7 @@ def _against_all(
 
 
 def _log_q(sampler: Sampler, batch: tuple[Tensor, ...]) -> tuple[LogQ, str]:
-    """Finds how log q(z|x), [M, B], is evaluated at draws of other data, given as rows."""
+    """Returns a function for log q(z|x), [M, B], at samples of other data, and its layout."""
     structure = sampler.structure
     in_model = latent_sites(structure.model_trace)
     extra = [name for name in structure.latent if name not in in_model]
@@ -310,13 +215,12 @@ def _log_q(sampler: Sampler, batch: tuple[Tensor, ...]) -> tuple[LogQ, str]:
         reason = f"{type(error).__name__}: {first_line(error)[:200]}"
     if reason:
         raise PvaeError(
-            "The surgery needs log q(z|x_j) at draws of other data, and this guide's density "
+            "The surgery needs log q(z|x_j) at samples of other data, but this guide's density "
             f"cannot be evaluated away from its own samples ({reason}). A flow needs an inverse."
         )
     if sampler.strategy == "plate":
         return usual, "plate"
-    # Often only the model cannot have a particle plate; the guide then need not encode each
-    # datum once for each draw.
+    # Often only the model cannot run in a particle plate. The guide then encodes each datum once.
     try:
         found = in_plate(batch, strange)
         if torch.allclose(found, expected, 1e-4, 1e-4):
@@ -325,31 +229,3 @@ def _log_q(sampler: Sampler, batch: tuple[Tensor, ...]) -> tuple[LogQ, str]:
         if is_out_of_memory(error):
             raise
     return usual, sampler.strategy
-
-
-def _se(values: np.ndarray) -> float:
-    if len(values) < 2:
-        return math.nan
-    return float(values.std(ddof=1) / math.sqrt(len(values)))
-
-
-def _split_rate(found: AggregatePosterior) -> Panel | None:
-    """Draws the rate as mutual information and marginal KL, beside log N."""
-    parts = [
-        ("index-code mutual information", found.mutual_information, found.mutual_information_se),
-        ("marginal KL(q(z) ‖ p(z))", found.marginal_kl, found.marginal_kl_se),
-    ]
-    most = found.log_num_data
-    if not all(math.isfinite(value) for _, value, _ in parts):
-        return None
-    body = responsive(lambda width: steps("ELBO surgery", parts, "rate", found.rate, width, most))
-    n = text.count(found.num_data)
-    note = (
-        "Rate = mutual information + marginal KL (Hoffman & Johnson 2016), from one draw of z for "
-        f"{text.plural(len(found), 'datum', 'data')}. The first says how well a code tells which "
-        f"of the {n} data it is of; it cannot exceed log N = {text.number(most)} nats, the dashed "
-        "line, and close to it only says that N is small for this pair, and that the other part is "
-        "overstated. The second says how far the codes of all data together are from the prior: "
-        "what a better prior could win."
-    )
-    return Panel((body,), note)

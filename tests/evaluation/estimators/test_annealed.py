@@ -200,14 +200,14 @@ def test_a_guide_without_an_inverse_starts_from_the_prior():
     x = torch.randn(30, 2) * 1.1
     exact = dist.Normal(0.0, 1.25**0.5).log_prob(x).sum(-1)
     with (
-        pytest.warns(UserWarning, match="start from the prior instead"),
+        pytest.warns(UserWarning, match="Start from the prior instead"),
         pytest.warns(UserWarning, match="uses a tile: a particle plate .* cannot be checked"),
         pytest.warns(UserWarning, match="surgery was left out"),
     ):
         result = evaluate(
             model, guide, x, num_samples=200, ais=10, num_temperatures=50, progress=False
         )
-    assert "start from the prior" in result.missing["ais_guide"]
+    assert "Start from the prior" in result.missing["ais_guide"]
     assert "surgery" in result.missing
     found = result.findings["ais_prior"]
     assert np.abs(found.log_px - exact.numpy()[found.datum]).max() < 0.3

@@ -16,7 +16,8 @@ from torch.distributions import kl_divergence
 from pvae.errors import PvaeError
 from pvae.evaluation.estimators import gap as module
 from pvae.evaluation.estimators.ascent import Best
-from pvae.evaluation.estimators.gap import Gap, Gaps
+from pvae.evaluation.estimators.gap import Gap
+from pvae.evaluation.estimators.gaps import Gaps
 from pvae.importance.sampler import Sampler
 from pvae.pair import inspect
 

@@ -15,7 +15,8 @@ from torch.distributions import Categorical, MixtureSameFamily, MultivariateNorm
 import pvae
 from pvae.errors import PvaeError
 from pvae.evaluation.estimators import surgery as module
-from pvae.evaluation.estimators.surgery import AggregatePosterior, Surgery
+from pvae.evaluation.estimators.aggregate_posterior import AggregatePosterior
+from pvae.evaluation.estimators.surgery import Surgery
 from pvae.importance.sampler import Sampler
 from pvae.pair import inspect
 
