@@ -63,7 +63,7 @@ def check(model: Program, guide: Program, *batch: Any, **kwargs: Any) -> Structu
     batch, kwargs, (model, guide) = opened(batch, kwargs, model, guide, few=64)
     structure = look(model, guide, *batch, **kwargs)
     for remark in structure.remarks:
-        warnings.warn(remark, stacklevel=2)
+        warnings.warn(remark, stacklevel=3)
     return structure
 
 

@@ -22,6 +22,8 @@ from pvae.pair.tensors import TensorSplit
 
 __all__ = ["bind", "given", "opened"]
 
+_LABELS = re.compile("^(y.*|[ct])$|label|target|class|cond|digit|categor|attr|context")
+
 
 def given(
     data: Any,
@@ -30,17 +32,17 @@ def given(
     *programs: Program,
     split: str = "test",
 ) -> tuple[Split | TensorSplit, tuple[Program, ...]]:
-    """Returns a split of any kind of data, and programs that its minibatches are enough for.
+    """Returns a part of any kind of data, and programs that are called with its minibatches.
 
     Args:
         data: What `pvae.data.as_data` takes, or positional arguments of the programs.
         kwargs: Arguments by name.
         device: Where to put the data; None leaves them where they are.
         *programs: The pair, or one of it.
-        split: Which split of a `Data`: `"train"` or `"test"`.
+        split: Which part of a `Data`: `"train"` or `"test"`.
 
     Raises:
-        PvaeError: As `TensorSplit`; the data have fields that the programs do not fit.
+        PvaeError: As `TensorSplit` and `bind`.
     """
     data = as_data(data)
     if isinstance(data, Data):
@@ -51,10 +53,10 @@ def given(
         n for n, v in kwargs.items() if isinstance(v, Tensor) and v.ndim and len(v) == len(data)
     ]:
         raise PvaeError(
-            f"Argument {rows[0]} has as many rows as there are data, {len(data)}, and would not be "
-            "cut into minibatches with them. Make it a field of the data, as in "
-            f'{{"x": x, "{rows[0]}": {rows[0]}}}; if it belongs to no datum, keep it in the '
-            "programs."
+            f"Argument {rows[0]} has as many rows as there are data, {len(data)}, but it would not "
+            "be cut into minibatches with them. Make it a field of the data: "
+            f'{{"x": x, "{rows[0]}": {rows[0]}}}. If its rows do not belong to the data, keep it '
+            "in the programs."
         )
     if kwargs:
         programs = tuple(functools.partial(program, **kwargs) for program in programs)
@@ -64,7 +66,7 @@ def given(
 def opened(
     args: tuple[Any, ...], kwargs: dict[str, Any], *programs: Program, few: int | None = None
 ) -> tuple[tuple[Any, ...], dict[str, Any], tuple[Program, ...]]:
-    """Opens a dataset that is handed over in place of a batch: of a Data the test part.
+    """Opens a dataset that is given in place of a batch. Of a `Data`, takes the test part.
 
     Args:
         args: Positional arguments: a batch; or a Data, a part of one, a data frame, a Dataset or a
@@ -74,7 +76,7 @@ def opened(
         few: How many of the data to take; None for all.
 
     Returns:
-        Arguments, and programs that are called with them. A batch comes back as it is.
+        Arguments, and programs that are called with them. A batch is returned unchanged.
     """
     kinds = (Mapping, Tensor, str, os.PathLike)  # a dict is an argument of the programs here
     data = as_data(args[0]) if len(args) == 1 and not isinstance(args[0], kinds) else None
@@ -88,17 +90,22 @@ def opened(
 def bind(
     part: Split | TensorSplit, *programs: Program
 ) -> tuple[Split | TensorSplit, tuple[Program, ...]]:
-    """Returns the fields of a part that programs receive, and programs of its minibatches.
+    """Returns a part with the fields that programs receive, and programs of its minibatches.
 
-    A program that needs no argument beside the fields of the data receives those that it names.
-    Any other receives all fields by position.
+    A program that needs no argument besides the fields of the data receives those that it names.
+    Any other program receives all fields by position. Of two fields (x, y), y goes to the second
+    argument, whatever its name.
 
     Args:
         part: A part of data.
         *programs: The pair, or one of it.
 
     Raises:
-        PvaeError: The arguments of a program neither name the fields nor are as many.
+        PvaeError: If a program's arguments do not name the fields, and their number differs.
+
+    Warns:
+        UserWarning: If a field may have been meant for an argument that does not receive it, or
+            labels y reach an optional argument whose name is none for labels.
     """
     if isinstance(part, TensorSplit):
         return part, part.bind(*programs)
@@ -107,13 +114,23 @@ def bind(
     calls = [_Call.of(program, part) for program in programs]
     used = {name for call in calls for name in call.names}
     names = tuple(name for name in part.names if name in used)
+    for program, call in zip(programs, calls, strict=True):
+        if call.guessed:
+            dtype = str(part.fields["y"].dtype).removeprefix("torch.")
+            warnings.warn(
+                f"The field y of the data, one number ({dtype}) for each datum, is given to the "
+                f"argument {call.guessed} of {_shown(program)}, because it comes second. If "
+                f"{call.guessed} is not for labels, leave y out of the data: {{'x': x}}. If y is "
+                f"the right field, name it: {{'x': x, '{call.guessed}': …}}.",
+                stacklevel=5,
+            )
     if len(names) < len(part.names) and any(call.has_room for call in calls):
         unused = ", ".join(name for name in part.names if name not in used)
         warnings.warn(
             f"The pair does not receive {unused}: no argument of "
-            f"{' or '.join(map(_shown, programs))} has this name. The data have the fields "
-            f"{part.in_words}.",
-            stacklevel=4,
+            f"{' or '.join(map(_shown, programs))} has this name. The fields of the data: "
+            f"{part.in_words}. Give the argument the field's name, or leave the field out.",
+            stacklevel=5,
         )
     return part.only(names), tuple(
         program
@@ -139,15 +156,17 @@ class _Call(NamedTuple):
         names: The fields.
         by_position: Whether they may be handed over by position.
         has_room: Whether an argument that could take another field is left at None.
+        guessed: An optional argument that receives what look like labels, by position.
     """
 
     names: tuple[str, ...]
     by_position: bool
     has_room: bool = False
+    guessed: str | None = None
 
     @classmethod
     def of(cls, program: Program, part: Split) -> "_Call":
-        """Reads it off the program's signature."""
+        """Reads the call from the program's signature."""
         names, signature = part.names, _signature(program)
         if signature is None:
             return cls(names, True)
@@ -165,7 +184,10 @@ class _Call(NamedTuple):
                 for a, b in zip(names, in_turn, strict=False)
             )
         )
-        if fits and (Parameter.VAR_POSITIONAL in kinds or names == ("x", "y")):
+        if fits and names == ("x", "y"):
+            second = in_turn[1] if len(in_turn) > 1 and in_turn[1] not in needed else "y"
+            return cls(names, True, guessed=None if _may_be_labels(second, part) else second)
+        if fits and Parameter.VAR_POSITIONAL in kinds:
             return cls(names, True)
         known = {p.name for p in listed if p.kind is not p.POSITIONAL_ONLY}
         if Parameter.VAR_KEYWORD in kinds:  # it takes every name
@@ -178,20 +200,27 @@ class _Call(NamedTuple):
             return cls(names, True)
         aside = part.fields.keys() - set(names)
         raise PvaeError(
-            f"{_shown(program)} cannot be called with the fields of the data, {part.in_words}. Let "
-            "its arguments have the names of the fields that it takes, or take all fields in this "
-            "order." + (" With labels=True the labels y are among them." if "y" in aside else "")
+            f"{_shown(program)} cannot be called with the fields of the data, {part.in_words}. "
+            "Give its arguments the names of the fields that it takes, or let it take all fields "
+            "in this order."
+            + (" With labels=True, the labels y are among the fields." if "y" in aside else "")
         )
 
 
 def _is_open(parameter: Parameter) -> bool:
-    """Returns whether an argument may be data: neither an option nor the size of a draw."""
+    """Whether an argument may be data: neither an option nor the number of samples to draw."""
     needed = parameter.default is parameter.empty
     return (needed or parameter.default is None) and parameter.name != "size"
 
 
+def _may_be_labels(argument: str, part: Split) -> bool:
+    """Whether an argument has a name for labels, or y has not one number for each datum."""
+    y = part.fields["y"]
+    return bool(_LABELS.search(argument)) or len(y.shape) > 1 or y.dtype == torch.bool
+
+
 def _inner(program: Program) -> Program:
-    """Returns the program that one of Pyro's handlers wraps."""
+    """Returns the program inside Pyro's handlers."""
     while isinstance(program, functools.partial):
         wrapped = [a for a in program.args if callable(a) and not isinstance(a, Messenger)]
         if not any(isinstance(a, Messenger) for a in program.args) or not wrapped:
@@ -210,7 +239,7 @@ def _signature(program: Program) -> inspect.Signature | None:
         program = program.forward
     try:
         return inspect.signature(program)
-    except (TypeError, ValueError):  # of a builtin nothing is known
+    except (TypeError, ValueError):  # a builtin
         return None
 
 

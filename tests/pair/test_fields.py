@@ -327,6 +327,32 @@ def test_labels_go_where_the_second_argument_is_and_only_there():
     assert guide(*LABELLED.values()).keys() == {"x"}
 
 
+@pytest.mark.parametrize(
+    ("y", "program", "warns"),
+    [
+        (torch.arange(3), takes("x", mask=None), True),
+        (torch.ones(3), takes("x", weights=None), True),
+        (torch.arange(3), takes("x", "mask"), False),  # it cannot be called otherwise
+        (torch.arange(3), takes("x", "*more", mask=None), False),
+        (torch.arange(3), takes("x", class_label=None), False),
+        (torch.arange(3), takes("x", mask=None, y=None), False),
+        (torch.ones(3, dtype=torch.bool), takes("x", mask=None), False),
+        (torch.ones(3, 2), takes("x", mask=None), False),
+    ],
+)
+def test_labels_that_reach_an_optional_argument_of_another_name_are_said(
+    y, program, warns, recwarn
+):
+    loader = torch_data.DataLoader(torch_data.TensorDataset(torch.zeros(3, 2), y), batch_size=2)
+    _, (model, _) = bind(as_data(loader), program, takes("x"))
+    said = [str(w.message) for w in recwarn.list]
+    assert len(said) == warns, said
+    if warns:
+        (name,) = model(torch.zeros(3, 2), y).keys() - {"x"}
+        assert f"y of the data, one number ({str(y.dtype)[6:]}) for each datum" in said[0]
+        assert f"to the argument {name} of program(x, {name}=None), because" in said[0]
+
+
 def test_a_field_that_might_have_been_meant_is_named():
     with pytest.warns(UserWarning, match=r"does not receive mask, tokens.*program\(x, m=None\)"):
         bind(as_data(XYZ), takes("x", m=None), takes("x"))
@@ -343,5 +369,5 @@ def test_what_is_ambiguous_is_refused(program):
 
 def test_labels_that_are_not_handed_over_are_mentioned():
     data = pvae.data.load({"x": np.zeros((9, 2)), "m": np.zeros(9), "y": np.zeros(9)})
-    with pytest.raises(PvaeError, match="With labels=True the labels y are among them"):
+    with pytest.raises(PvaeError, match="With labels=True, the labels y are among the fields"):
         bind(data.test, takes("x", "y"))
