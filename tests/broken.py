@@ -366,7 +366,7 @@ BROKEN = {
     missing_to_event_in_the_model: (r"'x'", r"\.to_event"),
     missing_to_event_in_the_guide: (r"'z'", r"\.to_event"),
     other_latent_dim: (r"'z'.*\(3,\).*\(2,\)", "latent_dim"),
-    other_site_name: (r"'code'.*'z'", "same latent sites by name"),
+    other_site_name: (r"'code'.*'z'", "latent sites of the same names"),
     nothing_observed: (r"observes? nothing", r"obs=x"),
     guide_samples_the_data: (r"'x' is observed in the model and sampled in the guide", "latent"),
     other_support: (r"'z'.*Normal draws outside.*LogNormal", "same support"),

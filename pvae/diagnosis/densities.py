@@ -1,4 +1,4 @@
-"""compare_bounds(): checks that densities match their draws, and that the ELBO is a bound."""
+"""compare_bounds(): checks that densities match their samples, and that the ELBO is a bound."""
 
 import math
 import time
@@ -8,58 +8,56 @@ from typing import Any
 import pyro
 import torch
 from pyro.infer import ELBO
-from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
+from pvae.diagnosis.scales import compare_scales
 from pvae.errors import PvaeError
 from pvae.importance import Density, Sampler
 from pvae.pair import (
     Inspection,
     OwnParameters,
     Program,
-    Structure,
     gives_a_point,
     latent_sites,
     mask_of,
-    observed_sites,
 )
 
 __all__ = ["compare_bounds"]
 
 _DRAWS = 1024
-_CODES = 50  # coordinates beyond which a covariance of so many draws says nothing
-_NUMBERS = 2**24  # coordinates of all draws together: 128 MiB in double precision
+_CODES = 50  # beyond so many coordinates, the covariance of _DRAWS samples says nothing
+_NUMBERS = 2**24  # coordinates of all samples together: 128 MiB in double precision
 _SECONDS = 60.0  # for drawing them
-_SATURATED = 0.05  # share of draws without coordinates beyond which the others say too little
+_SATURATED = 0.05  # beyond this share of samples without coordinates, the others say too little
 
 
 def compare_bounds(
     inspection: Inspection, elbo: ELBO, few: tuple[Tensor, ...]
 ) -> tuple[list[str], list[str], list[str]]:
-    r"""Draws weights, and compares the densities with their draws.
+    r"""Draws weights, and compares the densities with their samples.
 
-    No ELBO is above the importance-weighted bound, :math:`E[\mathrm{ELBO}] \le L_K`; and a
-    density that is not that of the draws, as after a transform whose Jacobian was forgotten, makes
-    every bound wrong: see `_excess` for what of this can be seen.
+    No ELBO is above the importance-weighted bound, :math:`E[\mathrm{ELBO}] \le L_K`. And every
+    bound is wrong if a density is not that of its samples, as after a transform without its
+    Jacobian. `_excess` says what can be found of this.
 
     Args:
-        inspection: The pair, on some 64 data.
-        elbo: What is to train it.
-        few: Some of the data, for which densities are looked at closely.
+        inspection: The pair, on about 64 data.
+        elbo: The objective that is to train it.
+        few: Some of the data, on which the densities are compared.
 
     Returns:
         Facts, notes and faults.
 
     Raises:
-        PvaeError: If the pair has no weights, and why.
+        PvaeError: If the pair has no weights.
     """
     structure, batch = inspection.structure, inspection.batch
     if gives_a_point(structure):
         note = (
             "The guide gives a point, which has no density: there is no bound on log p(x). "
-            "`pvae evaluate RUN --ais 100` estimates it from the prior; a guide with a density "
-            "(MeanField) has a bound."
+            "`pvae evaluate RUN --ais 100` estimates log p(x) from the prior. A guide with a "
+            "density (MeanField) gives a bound."
         )
         return [], [note], []
     sampler = Sampler(inspection)
@@ -72,92 +70,35 @@ def compare_bounds(
     bad = int((log_w.isnan() | (log_w == math.inf)).any(0).sum())
     if bad:
         fault = (
-            f"log w is NaN or +inf for {bad} of {len(batch[0])} data: a density is not one there. "
-            "Keep scales positive (softplus(…) + 1e-6) and logarithms off zero."
+            f"log w is NaN or +inf for {bad} of {len(batch[0])} data: log p(x, z) or log q(z|x) is "
+            "not finite there. Keep scales positive (softplus(…) + 1e-6) and logarithms off zero."
         )
         return facts, [], [fault]
     l_50 = float((log_w.logsumexp(0) - math.log(len(log_w))).mean())
     facts.append(
         f"before training: ELBO {float(log_w.mean()):.2f}, L_50 {l_50:.2f} nats for each datum"
     )
-    facts += [f"densities were not compared with their draws: {why_not}"] if why_not else []
-    weighed, notes, wrong = _scales(structure)
+    facts += [f"densities were not compared with their samples: {why_not}"] if why_not else []
+    scaled, notes, wrong = compare_scales(structure)
     if not faults + wrong:
         wrong = _above(elbo, inspection.model, inspection.guide, batch, log_w, l_50)
-    return facts + weighed, notes, faults + wrong
-
-
-def _scales(structure: Structure) -> tuple[list[str], list[str], list[str]]:
-    """Returns facts, notes and faults about the scales of sites."""
-    guide, model = map(_own_scales, (structure.guide_trace, structure.model_trace))
-    for name in guide.keys() & model.keys():
-        if not _same(guide[name], model[name]):
-            fault = (
-                f"Site {name!r} has the scale {_number(guide[name])} in the guide and "
-                f"{_number(model[name])} in the model, so that log p(z) and log q(z|x) are weighed "
-                "differently and their difference is no KL. Put the same poutine.scale (a plate's "
-                "subsample_size counts too) around the site in both programs."
-            )
-            return [], [], [fault]
-    scales = model | guide
-    first = next(iter(scales.values()))
-    if not all(_same(scale, first) for scale in scales.values()):
-        text = ", ".join(f"{_number(scale)} on {name!r}" for name, scale in scales.items())
-        note = (
-            f"poutine.scale weighs the sites differently ({text}), as a KL weight does. Training "
-            "maximises the weighed sum, which need not be a bound on log p(x); evaluation leaves "
-            "scales out."
-        )
-        return [], [note], []
-    if _same(first, 1.0):
-        return [], [], []
-    return [f"scale: {_number(first)} on every site, so that the loss is that times −ELBO"], [], []
-
-
-def _own_scales(trace: Trace) -> dict[str, float | Tensor]:
-    """Returns the scale of each site without the share of subsampling plates."""
-    scales = {}
-    for name, site in {**latent_sites(trace), **observed_sites(trace)}.items():
-        scales[name] = site["scale"]
-        for frame in site["cond_indep_stack"]:
-            if frame.size > 0 and (frame.full_size or -1) > frame.size:
-                scales[name] = scales[name] / (frame.full_size / frame.size)
-    return scales
-
-
-def _same(a: float | Tensor, b: float | Tensor) -> bool:
-    a, b = (torch.as_tensor(scale, dtype=torch.float64).cpu() for scale in (a, b))
-    shapes = zip(reversed(a.shape), reversed(b.shape), strict=False)
-    if not all(m == n or 1 in (m, n) for m, n in shapes):
-        return False
-    return torch.allclose(*torch.broadcast_tensors(a, b), rtol=1e-5)
-
-
-def _number(scale: float | Tensor) -> str:
-    if isinstance(scale, Tensor) and scale.numel() > 1:
-        return f"{float(scale.min()):g} … {float(scale.max()):g}"
-    return f"{float(scale):g}"
+    return facts + scaled, notes, faults + wrong
 
 
 class _Unscaled(Messenger):
     """Removes all scales from an objective, also those of plates."""
 
     def _pyro_sample(self, msg: dict[str, Any]) -> None:
-        msg["scale"] = 1.0  # the outermost handler comes last
+        msg["scale"] = 1.0  # as the outermost handler, it acts last
 
 
 def _densities(
     sampler: Sampler, batch: tuple[Tensor, ...], seconds: float
 ) -> tuple[str | None, list[str]]:
-    """Compares densities with draws of at most `_NUMBERS` coordinates, in about `_SECONDS`.
+    """Compares densities with samples of at most `_NUMBERS` coordinates, in about `_SECONDS`.
 
-    Args:
-        sampler: Draws of the pair.
-        batch: Some data.
-        seconds: What one draw and its weight take.
-
-    Returns:
-        Why nothing was compared, else None; and the faults.
+    `seconds` is the time of one sample and its weight. Returns why nothing was compared (or None),
+    and the faults.
     """
     if set(sampler.structure.latent) <= set(sampler.structure.enumerated):
         return None, []
@@ -171,7 +112,7 @@ def _densities(
         cost = (
             f"a datum has {density.dim:,} latent coordinates, more than {_NUMBERS // _DRAWS:,}"
             if density.dim * _DRAWS > _NUMBERS
-            else f"{_DRAWS} draws of one datum would take about {4 * _DRAWS * seconds:.0f} s"
+            else f"{_DRAWS} samples of one datum would take about {4 * _DRAWS * seconds:.0f} s"
         )
         return cost, []
     if most < size:
@@ -197,10 +138,10 @@ def _above(
     error = float(values.std() / len(values) ** 0.5 + log_w.mean(1).std())
     if float(values.mean()) > l_50 + 4 * error + 1e-3 * abs(l_50):
         return [
-            f"{type(elbo).__name__} says {float(values.mean()):.2f} nats for each datum, above the "
-            f"importance-weighted bound L_50 = {l_50:.2f}, which no ELBO can be (scales are left "
-            "out of both). A closed-form KL does not fit the sites, or a term is counted in the "
-            "objective and not in the weights: use Trace_ELBO."
+            f"{type(elbo).__name__} is {float(values.mean()):.2f} nats for each datum, above the "
+            f"importance-weighted bound L_50 = {l_50:.2f} (scales are left out of both). No ELBO "
+            "can be above it: a closed-form KL does not fit the sites, or a term is counted in the "
+            "objective and not in the weights. Use Trace_ELBO."
         ]
     return []
 
@@ -208,13 +149,13 @@ def _above(
 def _normalised(
     sampler: Sampler, density: Density, batch: tuple[Tensor, ...]
 ) -> tuple[str | None, list[str]]:
-    """Returns faults of latent densities that do not match their draws, in guide and model."""
+    """Finds latent densities of guide and model that do not match their samples."""
     why_not, faults = None, []
     programs = {
         "guide": ("q(z|x)", sampler.posterior, density.log_guide),
         "model": ("p(z)", sampler.prior, lambda u, batch: density.log_joint(u, batch)[0]),
     }
-    # The networks run with every draw: as many at once as evaluation takes.
+    # The networks run with every sample: as many at once as evaluation takes.
     step = max(1, sampler.usual_rows // len(batch[0]))
 
     def in_pieces(log_density: Callable[..., Tensor]) -> Callable[[Tensor], Tensor]:
@@ -229,8 +170,8 @@ def _normalised(
         known = _has_coordinates(density, values, u)
         if float(known.double().mean()) < 1 - _SATURATED:
             why_not = (
-                f"too many draws of the {role} lie so close to the edge of their support that "
-                "floating-point numbers do not tell them from it"
+                f"too many samples of the {role} are so close to the edge of their support that "
+                "floating-point numbers cannot tell them from it"
             )
             continue
         counted = _counted(sampler, density, batch, role)
@@ -239,16 +180,16 @@ def _normalised(
             way = "low" if low > high else "high"
             bound = "high" if (way == "low") == (role == "guide") else "low"
             faults.append(
-                f"The density of the {role}'s latent sites is not that of its draws: log {what} is "
-                f"about {max(low, high):.1f} nats too {way} at them, and every bound too {bound}. "
-                "Where a draw is transformed, write TransformedDistribution (it counts "
-                "log |det J|), and check log_abs_det_jacobian and log_prob of your own classes."
+                f"The density of the {role}'s latent sites is not that of its samples: log {what} "
+                f"is about {max(low, high):.1f} nats too {way} at them, and every bound too "
+                f"{bound}. Transform samples with TransformedDistribution, which counts "
+                "log |det J|, and check log_abs_det_jacobian and log_prob of your own classes."
             )
     return why_not, faults
 
 
 def _has_coordinates(density: Density, values: dict[str, Tensor], u: Tensor) -> Tensor:
-    """Returns which draws are recovered from their coordinates, [K, B]."""
+    """Returns which samples are recovered from their coordinates, [K, B]."""
     back, _ = density.constrain(u)
     known = density.is_exact(u) & u.isfinite().all(-1)
     for name, value in back.items():
@@ -280,22 +221,22 @@ def _excess(
     counted: Tensor | None = None,
     known: Tensor | None = None,
 ) -> tuple[float, float]:
-    r"""Returns how much log q is too low and too high at draws u [K, B, D], in nats.
+    r"""Returns how much log q is too low and too high at samples u [K, B, D], in nats.
 
-    With a Gaussian r fitted to half of the draws,
+    With a Gaussian r fitted to half of the samples,
 
     .. math:: E_{u \sim q}[r(u) / q(u)] \le 1, \qquad E_{u \sim r}[q(u) / r(u)] \le 1.
 
-    The first mean is over the other half; it exceeds 1 where log q is too low at its draws, or has
-    another shape than they. The second does where log q is too high. Both are about 1 for a q that
-    is right and nearly Gaussian; where it is far from that, less, and less is found. So that the
-    ratios keep a variance, r is somewhat narrower in the first and wider in the second.
+    The first mean, over the other half, exceeds 1 if log q is too low at its samples, or has a
+    different shape. The second exceeds 1 if log q is too high. Both are about 1 for a q that is
+    right and nearly Gaussian. They are lower for a q far from Gaussian, and less is found. So that
+    the ratios have a variance, r is somewhat narrower in the first and wider in the second.
 
     Args:
-        u: Draws.
+        u: Samples.
         log_q: Their log density.
-        counted: Coordinates whose density log q counts, [B, D]; r leaves the others out. All.
-        known: Draws that can be compared, [K, B]; the others count 0 in the first mean. All.
+        counted: Coordinates that log q counts, [B, D]; r leaves the others out. All if None.
+        known: Samples to compare, [K, B]; the others count 0 in the first mean. All if None.
     """
     half, dim = len(u) // 2, u.shape[-1]
     counted = torch.ones_like(u[0], dtype=torch.bool) if counted is None else counted

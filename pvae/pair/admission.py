@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
-from pyro.distributions import Bernoulli
+from pyro.distributions import Bernoulli, Delta, Unit
 from pyro.poutine import Trace
 from torch import Tensor
 from torch.distributions.constraints import Constraint
@@ -13,6 +13,7 @@ from torch.distributions.constraints import Constraint
 from pvae.distributions import (
     Levels,
     inside,
+    is_discrete,
     is_image,
     peeled,
     same_support,
@@ -22,7 +23,7 @@ from pvae.errors import PvaeError
 from pvae.pair.measures import other_mask, other_measure
 from pvae.pair.parameters import quiet
 from pvae.pair.program import Program
-from pvae.pair.structure import base_distribution
+from pvae.pair.structure import base_distribution, kind_of
 from pvae.pair.together import trace_pair
 from pvae.pair.traces import latent_sites, observed_sites
 
@@ -34,20 +35,21 @@ __all__ = [
     "bounded_sites",
     "check_data",
     "check_observed",
+    "in_steps",
 ]
 
 Sites = dict[str, dict[str, Any]]
 
-_ROWS = 512  # data that are looked at together
-_AGAIN = 10  # calls with other draws, before a support is taken to be the same at each
+_ROWS = 512  # data that are checked together
+_AGAIN = 10  # calls with other latents, after which a support is taken not to depend on them
 
 
 def bounded_sites(guide_trace: Trace, model_trace: Trace, batch: tuple[Tensor, ...]) -> set[str]:
-    """Returns the sites whose values have to be compared with their support at each call.
+    """Returns the sites whose values must be compared with their support at each call.
 
-    Not among them are latent sites of one support in both programs, observed sites that are given
-    an argument of the pair as it is, whose support is fixed (`check_data` looks at them once), and
-    latent sites of another measure, which have no common support.
+    These are latent sites whose supports differ in the two programs (except those of different
+    measures), and observed sites with a support that may change, or with a value that is not an
+    argument of the pair. `check_data` checks the other observed sites once.
     """
     found, in_model = set(), latent_sites(model_trace)
     for name, site in latent_sites(guide_trace).items():
@@ -60,7 +62,7 @@ def bounded_sites(guide_trace: Trace, model_trace: Trace, batch: tuple[Tensor, .
     for name, site in observed_sites(model_trace).items():
         fn, value = peeled(site["fn"]), site["value"]
         if isinstance(fn, Bernoulli):
-            continue  # grey values pass, with a caveat
+            continue  # grey values are allowed, with a caveat
         support = support_of(fn)
         bounds = [] if support is None else [*vars(support).values()]
         moves = is_image(fn) or any(isinstance(bound, Tensor) for bound in bounds)
@@ -75,16 +77,16 @@ def check_observed(
     """Checks that observed values lie in the support of their distribution.
 
     Args:
-        name: The site.
-        site: Of a call of the model.
-        sites_again: Calls the model again, with other latents.
+        name: The site's name.
+        site: The site in a call of the model.
+        sites_again: Calls the model again, with other latents, and returns its observed sites.
         first: Number of the batch's first datum, for messages.
 
     Returns:
-        Why the numbers are no likelihood, where grey values are given to a Bernoulli.
+        Why the numbers are not a likelihood, if a Bernoulli observes grey values, else None.
 
     Raises:
-        PvaeError: If values lie outside of a support that the latents do not decide.
+        PvaeError: If values lie outside a support that does not depend on the latents.
     """
     found = _outside(site)
     if found is None or not found.any():
@@ -96,7 +98,7 @@ def check_observed(
     low, high = (float(flat.min()), float(flat.max())) if flat.numel() else (math.nan, math.nan)
     if isinstance(base_distribution(fn), Bernoulli) and low >= 0 and high <= 1:
         return (
-            f"not a likelihood: site {name!r} has a Bernoulli distribution, the data has grey "
+            f"not a likelihood: site {name!r} has a Bernoulli distribution, and the data have grey "
             f"values between {low:g} and {high:g}, so the numbers are not log densities of any "
             "distribution of the data"
         )
@@ -104,7 +106,7 @@ def check_observed(
         for _ in range(_AGAIN):
             other = sites_again().get(name)
             if other is not None and not _same_question(site, other):
-                return None  # the latents decide: what lies outside has a weight of zero
+                return None  # the support depends on the latents: values outside have weight zero
     support = support_of(fn)
     each = support
     while hasattr(each, "base_constraint"):
@@ -112,15 +114,15 @@ def check_observed(
     at = _datum(found, site, first)
     if isinstance(each, Levels):
         raise PvaeError(
-            f"Site {name!r}: {_kind(fn)} with {each}, and observed values such as "
+            f"Site {name!r}: {kind_of(fn)} has {each}, but there are observed values such as "
             f"{float(bad[~each.check(bad)][0]):g}, between {low:g} and {high:g}{at}. Give it the "
-            "number of levels that the data have (256 in 8-bit images, 17 in digits), and load "
-            "them as they are, with observation='grey'."
+            "number of levels of the data (256 in 8-bit images, 17 in digits), and load the data "
+            "unchanged, with observation='grey'."
         )
     raise PvaeError(
         f"Site {name!r}: observed values between {low:g} and {high:g} lie outside the support "
-        f"({_named(support)}) of {_kind(fn)}{at}. Rescale or binarise the data, or choose a "
-        "likelihood whose support holds them."
+        f"({_named(support)}) of {kind_of(fn)}{at}. Rescale or binarise the data, or choose a "
+        "likelihood whose support contains them."
     )
 
 
@@ -133,9 +135,9 @@ def check_data(
     size: int,
     seen: int = 0,
 ) -> tuple[str | None, str | None]:
-    """Checks all data of a split as `check` does the first ones.
+    """Checks the observed values and masks of all data, as `check` does for the first ones.
 
-    A call of the pair for each 512 data, without gradients. The random state stays as it is.
+    Costs one call of the pair for each 512 data, without gradients. The random state is unchanged.
 
     Args:
         model: Pyro program p(z) p(x|z).
@@ -143,14 +145,14 @@ def check_data(
         part: N data.
         device: Where the pair is.
         size: B, a number of data with which the pair runs.
-        seen: Number of the first data that have been looked at.
+        seen: Number of data, from the first on, that have been checked already.
 
     Returns:
-        A caveat (see `check_observed`), and what is wrong with a mask that is not the same in
-        guide and model; None where there is nothing.
+        A caveat (see `check_observed`) and the fault of a mask that differs in guide and model,
+        each None if there is none.
 
     Raises:
-        PvaeError: If an observed value lies outside of its support, naming datum and site.
+        PvaeError: If an observed value lies outside its support. The message names datum and site.
     """
     caveat = fault = None
     devices = [device] if device.type == "cuda" else []
@@ -179,7 +181,7 @@ def _calls(
     size: int,
     seen: int,
 ) -> Iterator[tuple[int, tuple[Tensor, ...], tuple[Trace, Trace]]]:
-    """Runs a pair on all data but those already seen, in large batches where it can."""
+    """Runs a pair on all data not yet seen, in large batches if it can."""
     start, rows = seen, max(size, _ROWS)
     while start < len(part):
         stop = min(start + rows, len(part))
@@ -190,9 +192,32 @@ def _calls(
         except PvaeError:
             if rows == size:
                 raise
-            rows = size  # it is bound to the size of its batch
+            rows = size  # the pair runs only with its own batch size
             continue
         start = stop
+
+
+def in_steps(name: str, site: dict[str, Any]) -> str | None:
+    """Returns a caveat if a continuous density is used for values in equal steps."""
+    fn, value = site["fn"], site["value"]
+    base = base_distribution(fn)
+    if isinstance(base, Delta | Unit) or not value.is_floating_point() or is_discrete(fn):
+        return None
+    known = value[value.isfinite()].double()
+    steps = known.unique()
+    # Measured values hardly ever repeat; levels do, each of them many times.
+    if not 2 <= len(steps) <= 256 or known.numel() < 8 * len(steps):
+        return None
+    low, step = steps[0], steps.diff().min()
+    k = (steps - low) / step
+    if not ((k - k.round()).abs() < 0.02).all() or k[-1] > 255.5:
+        return None
+    return (
+        f"not a likelihood: site {name!r} has a {kind_of(fn)} density, which is for continuous "
+        f"values, and the data take {len(steps)} values in steps of {float(step):.3g}; the numbers "
+        "are log densities at these points, which grow without bound as the scale shrinks, and "
+        "not log probabilities"
+    )
 
 
 def _outside(site: dict[str, Any]) -> Tensor | None:
@@ -233,7 +258,3 @@ def _same_bounds(a: Any, b: Any) -> bool:
 def _named(support: Any) -> str:
     text = str(support)
     return text if len(text) < 60 and "tensor" not in text else type(support).__name__.strip("_")
-
-
-def _kind(fn: Any) -> str:
-    return type(base_distribution(fn)).__name__

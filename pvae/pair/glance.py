@@ -1,26 +1,27 @@
-"""Faults that show in a pair's traces and in one more call of its guide."""
+"""Finds faults that a pair's traces and one more call of its guide show."""
 
 from pvae.errors import PvaeError
 from pvae.pair.parameters import quiet
 from pvae.pair.structure import Inspection, Structure
-from pvae.pair.traces import latent_sites, observed_sites, trace_guide
+from pvae.pair.traces import latent_sites, sample_sites, trace_guide
 
 __all__ = ["at_a_glance", "plate_sizes"]
 
 
 def at_a_glance(inspection: Inspection) -> list[str]:
-    """Returns the faults that show in the traces and in one more call of the guide."""
+    """Returns the faults that the traces and one more call of the guide show."""
     return plate_sizes(inspection.structure) + _shared(inspection)
 
 
 def _shared(inspection: Inspection) -> list[str]:
-    """Finds a guide that keeps a parameter for each row of a minibatch, whatever data are there."""
+    """Finds a guide that keeps a parameter for each row of a minibatch, whatever its data."""
     model, guide, size = inspection.model, inspection.guide, inspection.size
     half = tuple(t[: size // 2] for t in inspection.batch)
     cure = (
-        "What a guide keeps for the rows of a minibatch, as Pyro's AutoGuides do, is shared by all "
-        "minibatches, whose rows are other data each time. Let the guide compute it from x "
-        "(pvae.guides.MeanField), or keep it for all data and hand in the index of each datum."
+        "A guide that keeps parameters for the rows of a minibatch, as Pyro's AutoGuides do, uses "
+        "them for every minibatch, though its rows are other data each time. Let the guide compute "
+        "them from x (pvae.guides.MeanField), or keep them for all data and pass the index of each "
+        "datum."
     )
     try:
         dim = inspection.dim
@@ -38,7 +39,7 @@ def _shared(inspection: Inspection) -> list[str]:
         if len(shape) >= -dim and shape[dim] == size:
             return [
                 f"Site {name!r} of the guide has {size} rows for {size // 2} data: it does not "
-                f"look at them. {cure}"
+                f"depend on them. {cure}"
             ]
     return []
 
@@ -47,13 +48,13 @@ def plate_sizes(structure: Structure) -> list[str]:
     """Finds plates of one name that count different data in the two programs."""
     sizes: dict[str, dict[str, int]] = {}
     for role, trace in (("guide", structure.guide_trace), ("model", structure.model_trace)):
-        for site in {**latent_sites(trace), **observed_sites(trace)}.values():
+        for site in sample_sites(trace).values():
             for frame in site["cond_indep_stack"]:
                 if frame.vectorized and frame.full_size not in (None, -1):
                     sizes.setdefault(frame.name, {})[role] = frame.full_size
     return [
         f"The plate {name!r} counts {by['guide']} data in the guide and {by['model']} in the "
-        "model, so that their terms are weighed differently. Give it the same size in both, "
+        "model, so their terms are weighted differently. Give it the same size in both: "
         f'pyro.plate("{name}", len(x)).'
         for name, by in sizes.items()
         if len(set(by.values())) > 1

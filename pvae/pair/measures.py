@@ -1,4 +1,4 @@
-"""Reference measures: whether log p and log q of a pair are densities against the same one."""
+"""Reference measures: checks that log p and log q are densities against the same one."""
 
 import contextlib
 from typing import Any
@@ -9,7 +9,7 @@ from pyro.distributions import Delta
 from pvae.distributions import inside, is_discrete, support_of
 from pvae.errors import PvaeError
 from pvae.pair.program import name_of
-from pvae.pair.structure import Inspection, Structure, base_distribution, mask_of
+from pvae.pair.structure import Inspection, Structure, base_distribution, kind_of, mask_of
 from pvae.pair.traces import latent_sites
 
 __all__ = [
@@ -23,9 +23,9 @@ __all__ = [
 ]
 
 GLOBAL = (
-    "Latent site {1!r} stands {0}: it is global, shared by all data, so that log p(x) does not "
-    "split into one number for each datum. Make it a pyro.param (a point estimate), move it into "
-    "the batch plate, or estimate the bound of the whole data set with "
+    "Latent site {1!r} stands {0}: it is global, shared by all data, so log p(x) does not split "
+    "into one number for each datum. Make it a pyro.param (a point estimate), move it into the "
+    "batch plate, or estimate the bound of the whole data set with "
     "pyro.infer.Trace_ELBO().loss(model, guide, data)."
 )
 
@@ -33,20 +33,20 @@ GLOBAL = (
 def other_measure(name: str, ours: dict[str, Any], theirs: dict[str, Any]) -> str | None:
     """Returns a fault if one program has a density at a site and the other probabilities."""
     q, p = base_distribution(ours["fn"]), base_distribution(theirs["fn"])
-    if is_discrete(q) == is_discrete(p) or isinstance(q, Delta):
+    discrete_model = is_discrete(p)
+    if is_discrete(q) == discrete_model or isinstance(q, Delta):
         return None
-    kinds = type(q).__name__, type(p).__name__
-    has = ("a density", "probabilities") if is_discrete(p) else ("probabilities", "a density")
-    return (
-        f"Site {name!r}: the guide's {kinds[0]} has {has[0]}, the model's {kinds[1]} has {has[1]}, "
-        "and a ratio of the two bounds nothing. "
-        + (
-            "A relaxed guide may train the pair; to evaluate it, give the guide the discrete "
-            f'distribution itself ({kinds[1]}, with infer={{"enumerate": "parallel"}} to sum it '
-            "out), or make the model's site relaxed too."
-            if is_discrete(p)
-            else "Give both a distribution of the same kind."
+    q, p = kind_of(q), kind_of(p)
+    if discrete_model:
+        return (
+            f"Site {name!r}: the guide's {q} has a density, the model's {p} has probabilities, and "
+            "their ratio gives no bound. A relaxed guide may train the pair. To evaluate it, give "
+            f'the guide the discrete {p} (with infer={{"enumerate": "parallel"}} to sum it out), '
+            "or make the model's site relaxed too."
         )
+    return (
+        f"Site {name!r}: the guide's {q} has probabilities, the model's {p} has a density, and "
+        "their ratio gives no bound. Give both a distribution of the same kind."
     )
 
 
@@ -62,13 +62,13 @@ def other_mask(name: str, ours: dict[str, Any], theirs: dict[str, Any]) -> str |
     if same:
         return None
     return (
-        f"Site {name!r} is masked otherwise in the guide than in the model: where only one of them "
-        "counts its density, the weights bound nothing. Use the same mask in both."
+        f"Site {name!r} is masked differently in the guide and in the model. The weights give no "
+        "bound if only one of them counts its density. Use the same mask in both."
     )
 
 
 def outside_draws(name: str, ours: dict[str, Any], theirs: dict[str, Any]) -> str | None:
-    """Returns a fault if a guide draws values where the model has no density."""
+    """Returns a fault if the guide draws values at which the model has no density."""
     fn, value = ours["fn"], ours["value"]
     if inside(theirs["fn"], value) is None:
         return None
@@ -83,18 +83,16 @@ def outside_draws(name: str, ours: dict[str, Any], theirs: dict[str, Any]) -> st
         share = max(share, float(outside.double().mean()))
     if not share:
         return None
-    kinds = [type(base_distribution(f)).__name__ for f in (fn, theirs["fn"])]
     return (
-        f"Site {name!r}: the guide's {kinds[0]} draws outside the support of the model's "
-        f"{kinds[1]} ({support_of(theirs['fn'])}), where the model has no density: "
-        f"{100 * share:.0f} % of its draws. Their weights are zero, and the ELBO is -inf. Give the "
-        "guide a distribution of the same support, or transform its draws to it "
-        "(TransformedDistribution)."
+        f"Site {name!r}: the guide's {kind_of(fn)} draws outside the support of the model's "
+        f"{kind_of(theirs['fn'])} ({support_of(theirs['fn'])}): {100 * share:.0f} % of its "
+        "samples. Their weights are zero, and the ELBO is -inf. Give the guide a distribution of "
+        "the same support, or transform its samples to it (TransformedDistribution)."
     )
 
 
 def gives_a_point(structure: Structure) -> bool:
-    """Whether the guide gives a point: every latent site is a Delta, with no auxiliary draw."""
+    """Whether the guide gives a point: every latent site is a Delta, and none is auxiliary."""
     latent = latent_sites(structure.guide_trace)
     in_model = latent_sites(structure.model_trace)
     return bool(latent) and all(
@@ -114,8 +112,8 @@ def refuse_unbounded(inspection: Inspection) -> None:
             fault = GLOBAL.format(f"outside the batch plate {plate!r}", name)
             for other in own[:1]:
                 fault += (
-                    f" If the plate {other!r} counts the data, put them first: the arguments' "
-                    f"leading size, {size}, is taken for their number."
+                    f" If the plate {other!r} counts the data, make it the leading dimension of "
+                    f"the arguments: their leading size, {size}, is taken as the number of data."
                 )
             raise PvaeError(fault)
         if sizes[0] not in (-1, size):
@@ -127,8 +125,8 @@ def refuse_unbounded(inspection: Inspection) -> None:
     for name, site in latent.items():
         if name in auxiliary and not deltas:
             raise PvaeError(
-                f"The guide samples {name!r}, which the model does not have: without a density of "
-                "the model for it, the weights bound nothing. Give the model a site of that name "
+                f"The guide samples {name!r}, which the model does not have. The weights give no "
+                "bound without a density of the model for it. Give the model a site of that name "
                 "(any density given z keeps the bound), or use pyro.deterministic in the guide."
             )
         other = in_model.get(name)
@@ -138,8 +136,8 @@ def refuse_unbounded(inspection: Inspection) -> None:
             raise PvaeError(
                 f"The guide {name_of(inspection.guide)} gives site {name!r} a Delta distribution: "
                 "a point has no density, so there is no bound on log p(x) and no importance "
-                "weight. Take a guide that has a density (for example pvae.guides.MeanField); a "
-                "Delta guide trains a MAP estimate only."
+                "weight. Use a guide that has a density, for example pvae.guides.MeanField. A "
+                "Delta guide only trains a MAP estimate."
             )
     for name in structure.enumerated:
         for trace in (structure.guide_trace, structure.model_trace):
@@ -147,14 +145,14 @@ def refuse_unbounded(inspection: Inspection) -> None:
             for frame in stack:
                 if frame.dim != dim:
                     raise PvaeError(
-                        f"Site {name!r} is enumerated inside the plate {frame.name!r}; only "
-                        "sites with one value for each datum can be summed out so far. Leave "
-                        'out infer={"enumerate": "parallel"} to sample it.'
+                        f"Site {name!r} is enumerated inside the plate {frame.name!r}, but only "
+                        "sites with one value for each datum can be summed out. Leave out "
+                        'infer={"enumerate": "parallel"} to sample it.'
                     )
 
 
 def _is_delta(site: dict[str, Any] | None) -> bool:
-    """Whether a site is a Delta: in model and guide both, it is a function of other sites."""
+    """Whether a site is a Delta. A Delta in both programs is a function of other sites."""
     return site is not None and isinstance(base_distribution(site["fn"]), Delta)
 
 

@@ -11,13 +11,14 @@ from torch import Tensor
 
 from pvae.errors import PvaeError
 from pvae.pair.program import Program
-from pvae.pair.traces import latent_sites, observed_sites
+from pvae.pair.traces import latent_sites, observed_sites, sample_sites
 
 __all__ = [
     "Inspection",
     "Structure",
     "base_distribution",
     "batch_plate",
+    "kind_of",
     "listed",
     "mask_of",
     "plates_at",
@@ -37,16 +38,16 @@ class Structure:
             "sequential"), the guide's first.
         max_plate_nesting: Number of dimensions that the plates of both programs take up.
         caveat: Why the model's density is not a likelihood of this data, else `None`.
-        bounded: Names of the sites whose values may lie outside of their support.
-        remarks: What about supports, measures and masks keeps weights from being a bound.
+        bounded: Names of the sites whose values may lie outside their support.
+        remarks: Faults of supports, measures and masks, with which the weights give no bound.
         guide_trace: The checked call of the guide.
-        model_trace: The checked call of the model, with the guide's draws.
+        model_trace: The checked call of the model, with the guide's samples.
         one_by_one: Whether the enumerated sites are summed out one value at a time, because a
             program does not broadcast over them.
-        one_by_one_given: The same where the other latents are given, or are the model's own draws:
-            there they have no dimensions of the enumerated sites to broadcast with.
-        together_only: Whether the programs run for all values of the enumerated sites at once and
-            in no other way.
+        one_by_one_given: The same for calls in which the other latents are given, or are the
+            model's own samples: they do not have the dimensions of the enumerated sites then.
+        together_only: Whether the programs run only with all values of the enumerated sites at
+            once.
     """
 
     latent: tuple[str, ...]
@@ -65,7 +66,7 @@ class Structure:
 
 @dataclass(frozen=True, repr=False)
 class Inspection:
-    """What one run of a pair on a batch shows; `print` it to see the sites.
+    """What one call of a pair on a batch shows. `print` it to see the sites.
 
     Attributes:
         model: The model, called as `model(*batch)`.
@@ -91,12 +92,12 @@ class Inspection:
 
     @property
     def plate(self) -> str:
-        """The batch plate's name. Raises a PvaeError as `batch_plate`."""
+        """The batch plate's name. Raises a PvaeError if it is not clear: see `batch_plate`."""
         return self._plate[0]
 
     @property
     def dim(self) -> int:
-        """The batch plate's dimension (negative). Raises a PvaeError as `batch_plate`."""
+        """The batch plate's dimension, negative. Raises a PvaeError as `plate`."""
         return self._plate[1]
 
     @functools.cached_property
@@ -107,11 +108,11 @@ class Inspection:
         lines = []
         traces = ("guide", self.structure.guide_trace), ("model", self.structure.model_trace)
         for role, trace in traces:
-            for name, site in {**latent_sites(trace), **observed_sites(trace)}.items():
+            for name, site in sample_sites(trace).items():
                 fn, what = site["fn"], "observed " if site["is_observed"] else ""
                 lines.append(
-                    f"{role}: {what}{name} ~ {type(base_distribution(fn)).__name__}, event "
-                    f"{tuple(fn.event_shape)}, plates {plates_in_words(site['cond_indep_stack'])}"
+                    f"{role}: {what}{name} ~ {kind_of(fn)}, event {tuple(fn.event_shape)}, plates "
+                    f"{plates_in_words(site['cond_indep_stack'])}"
                 )
         return "\n".join(lines)
 
@@ -124,20 +125,17 @@ def batch_plate(structure: Structure, size: int, plate: str | None = None) -> tu
     Args:
         structure: What `check` found.
         size: B, the number of data in the checked batch.
-        plate: The plate's name, where it is ambiguous.
+        plate: The plate's name, if it is ambiguous.
 
     Returns:
         Its name and its dimension (negative).
 
     Raises:
-        PvaeError: If there is none, more than one, or an observed site stands outside it.
+        PvaeError: If there is none or more than one, or if an observed site is outside it.
     """
     observed = observed_sites(structure.model_trace)
-    latent = latent_sites(structure.guide_trace)
-    stacks = {
-        **{name: site["cond_indep_stack"] for name, site in latent.items()},
-        **{name: site["cond_indep_stack"] for name, site in observed.items()},
-    }
+    sites = latent_sites(structure.guide_trace) | observed
+    stacks = {name: site["cond_indep_stack"] for name, site in sites.items()}
     listing = "; ".join(f"{name!r} in {plates_in_words(stack)}" for name, stack in stacks.items())
     frames = {
         frame.name: frame.dim
@@ -151,33 +149,33 @@ def batch_plate(structure: Structure, size: int, plate: str | None = None) -> tu
                 f"plate={plate!r} is not a plate of {size} data in this pair. Sites: {listing}."
             )
         return plate, frames[plate]
-    # Per datum are the sites inside some plate; those outside every plate are global.
+    # Sites inside some plate are per datum; those outside every plate are global.
     inside = [{f.name for f in stack if f.name in frames} for stack in stacks.values()]
     common = set.intersection(*(names for names in inside if names)) if any(inside) else set()
     if not common and any(inside):
-        # Model and guide may name their plates differently: then position and size decide.
+        # Model and guide may name their plates differently; position and size decide then.
         dims = [{frames[n] for n in names} for names in inside if names]
         shared = set.intersection(*dims)
         if len(shared) == 1:
             common = {next(n for n, dim in frames.items() if dim in shared)}
     if len(common) > 1:
         raise PvaeError(
-            f"Which plate counts the data? {listed(sorted(common))} all have size {size} and hold "
-            f"every site. Say plate=NAME. Sites: {listing}."
+            f"Which plate counts the data? {listed(sorted(common))} all have size {size} and "
+            f"contain every site. Say which: plate={sorted(common)[0]!r}. Sites: {listing}."
         )
     if not common:
         raise PvaeError(
-            f"No plate of size {size} (the leading size of the batch) is common to the sites of "
-            f'model and guide. Put the sites of each datum in pyro.plate("data", len(x)) in both; '
-            f"a plate that subsamples inside the program cannot be evaluated datum by datum. "
-            f"Sites: {listing}."
+            f"No plate of size {size}, the leading size of the batch, is common to the sites of "
+            'model and guide. Put the sites of each datum in pyro.plate("data", len(x)) in both. A '
+            "plate that subsamples inside the program cannot be evaluated datum by datum. Sites: "
+            f"{listing}."
         )
     name = common.pop()
     dim = frames[name]
     for site, stack in stacks.items():
         if site in observed and not any(f.dim == dim for f in stack):
             raise PvaeError(
-                f"Site {site!r} stands outside the batch plate {name!r}, so that it belongs to no "
+                f"Site {site!r} stands outside the batch plate {name!r}, so it belongs to no "
                 f"datum. Move it into the plate, or leave it out of the evaluated model. Sites: "
                 f"{listing}."
             )
@@ -191,6 +189,11 @@ def base_distribution(fn: Any) -> Any:
     return fn
 
 
+def kind_of(fn: Any) -> str:
+    """Returns what to call a distribution in a message: the class of its base."""
+    return type(base_distribution(fn)).__name__
+
+
 def unmasked(fn: Any) -> Any:
     """Returns a distribution without the masks of `Distribution.mask()`."""
     while isinstance(fn, MaskedDistribution):
@@ -201,7 +204,7 @@ def unmasked(fn: Any) -> Any:
 def mask_of(site: dict[str, Any]) -> Tensor | None:
     """Returns which of a site's values count, by `poutine.mask` and by its distribution's own mask.
 
-    The shape broadcasts with that of the value, plates and event. None where there is no mask.
+    The mask broadcasts with the value, plates and event. None if there is no mask.
     """
     fn, found = site["fn"], []
 
@@ -225,7 +228,7 @@ def listed(names: Any) -> str:
 
 def plates_at(trace: Trace, dim: int) -> set[str]:
     """Returns the names of the plates at a dimension."""
-    sites = {**latent_sites(trace), **observed_sites(trace)}.values()
+    sites = sample_sites(trace).values()
     return {f.name for site in sites for f in site["cond_indep_stack"] if f.dim == dim}
 
 

@@ -22,6 +22,7 @@ __all__ = [
     "latent_sites",
     "observed_sites",
     "place",
+    "sample_sites",
     "trace_guide",
     "trace_model",
     "trace_of",
@@ -164,6 +165,11 @@ def observed_sites(trace: Trace) -> dict[str, dict[str, Any]]:
         and site["is_observed"]
         and not site["infer"].get("_deterministic")
     }
+
+
+def sample_sites(trace: Trace) -> dict[str, dict[str, Any]]:
+    """Returns the latent sites of a trace, then its observed sites, by name."""
+    return latent_sites(trace) | observed_sites(trace)
 
 
 def trace_of(values: Mapping[str, Tensor], infer: Mapping[str, Any] | None = None) -> Trace:

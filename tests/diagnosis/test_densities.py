@@ -73,7 +73,7 @@ def test_masked_latents_have_no_density_by_intention(how):
 def test_a_wrong_density_is_found_beside_masked_latents(how):
     faults = diagnose(*sequences(how, broken=True)).faults
     assert len(faults) == 2
-    assert "density of the guide's latent sites is not that of its draws" in faults[0]
+    assert "density of the guide's latent sites is not that of its samples" in faults[0]
     assert "density of the model's" in faults[1]
 
 
@@ -204,11 +204,11 @@ def test_memory_has_a_bound(monkeypatch):
 def test_what_is_not_compared_is_said(monkeypatch):
     monkeypatch.setattr(consistency, "_NUMBERS", 2**16)
     facts = diagnose(*wide(100)).facts
-    assert any("not compared with their draws: a datum has 100 latent" in fact for fact in facts)
+    assert any("not compared with their samples: a datum has 100 latent" in fact for fact in facts)
     monkeypatch.setattr(consistency, "_NUMBERS", 2**24)
     monkeypatch.setattr(consistency, "_SECONDS", 0.0)
     facts = diagnose(*wide(100)).facts
-    assert any("1024 draws of one datum would take about" in fact for fact in facts)
+    assert any("1024 samples of one datum would take about" in fact for fact in facts)
 
 
 @pytest.mark.parametrize("shift", [-1.5, 1.5])
@@ -295,7 +295,7 @@ def test_a_straight_through_pair_mixes_nothing_and_its_bound_is_right():
     model, guide, x, exact = straight_through()
     found = diagnose(model, guide, x)
     assert not found.faults, found
-    assert any("not compared with their draws: Latent site 'z'" in fact for fact in found.facts)
+    assert any("not compared with their samples: Latent site 'z'" in fact for fact in found.facts)
     for strategy in ("plate", "tile", "loop"):
         num = 4000 if strategy != "loop" else 300
         log_w = pvae.log_weights(model, guide, x, num_samples=num, strategy=strategy).double()

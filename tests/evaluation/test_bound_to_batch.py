@@ -60,7 +60,7 @@ def test_an_autoguide_is_evaluated_on_its_data_and_named_when_they_are_others():
     found = evaluate(model, guide, x, **QUICK)
     assert (found.elbo < exact).mean() > 0.9
     for few in (x[:16], x.repeat(2)):
-        with pytest.raises(PvaeError, match="AutoNormal has parameters of its own for each of the"):
+        with pytest.raises(PvaeError, match="AutoNormal keeps separate parameters for each of the"):
             pvae.log_weights(model, guide, few, num_samples=2)
-    with pytest.raises(PvaeError, match=r"each of the 48 data that it first saw.* with 16"):
+    with pytest.raises(PvaeError, match=r"each of the 48 data of its first call.* with 16"):
         pvae.fit(model, guide, x, epochs=1, batch_size=16, progress=False)

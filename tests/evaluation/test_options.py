@@ -124,7 +124,7 @@ def test_the_plate_that_is_named_counts_the_data_and_a_loop_is_a_loop():
             pyro.sample("z", dist.Normal(0.5 * x, 0.8))
 
     x = torch.randn(4, 4, generator=torch.Generator().manual_seed(0))
-    with pytest.raises(PvaeError, match="Say plate=NAME"):
+    with pytest.raises(PvaeError, match="Say which: plate='"):
         evaluate(model, guide, x, num_samples=2, progress=False)
     result = evaluate(
         model, guide, x, num_samples=400, prior_samples=0, plate="columns", strategy="loop",

@@ -254,5 +254,7 @@ def test_data_that_do_not_come_first_are_told_to():
         with pyro.plate("points", x.shape[1]):
             pyro.sample("z", dist.Normal(x.mean(0), 1.0).to_event(1))
 
-    with pytest.raises(PvaeError, match="If the plate 'points' counts the data, put them first"):
+    with pytest.raises(
+        PvaeError, match="If the plate 'points' counts the data, make it the leading"
+    ):
         log_weights(model, guide, torch.randn(5, 16, 2), num_samples=3)

@@ -161,7 +161,7 @@ def test_a_mask_in_one_program_alone_is_refused(how, event, bad):
     m[bad] = False
     for names in ((how, "none"), ("none", how)):
         model, guide = masked_pair(*names, event=event)
-        with pytest.raises(PvaeError, match="'z' is masked otherwise in the guide"):
+        with pytest.raises(PvaeError, match="'z' is masked differently in the guide"):
             evaluate(model, guide, (X, m), num_samples=2, progress=False)
 
 
@@ -195,7 +195,7 @@ def test_a_mask_of_some_dimensions_of_an_event():
     def guide(x, m):
         program(dist.Normal(torch.zeros(len(x), 2), 1.0), x, False)
 
-    with pytest.warns(UserWarning, match="masked otherwise"):
+    with pytest.warns(UserWarning, match="masked differently"):
         pvae.check(model, guide, X, X)
-    with pytest.raises(PvaeError, match="'z' is masked otherwise"):
+    with pytest.raises(PvaeError, match="'z' is masked differently"):
         log_weights(model, guide, X, X, num_samples=2)

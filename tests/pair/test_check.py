@@ -101,7 +101,7 @@ def test_forgotten_plate():
     def guide(x):
         pyro.sample("z", dist.Normal(torch.zeros(len(x), 2), 1.0).to_event(1))
 
-    with pytest.raises(PvaeError, match=r"no plate stands at dim -1.*pyro\.plate\(\"data\""):
+    with pytest.raises(PvaeError, match=r"there is no plate at dim -1.*pyro\.plate\(\"data\""):
         check(model, guide, SIDE)
 
 
