@@ -35,8 +35,8 @@ class BottomUp(PyroModule):
         `guide(x)` takes x [B, *event_shape] and returns z_L [B, Z_L].
 
     Raises:
-        PvaeError: If there is no layer, or not one entry of hidden_dims for each, or a size is
-            not positive.
+        PvaeError: If there is no layer, the layers and hidden_dims differ in number, or a size
+            is not valid.
 
     Source: Burda, Grosse & Salakhutdinov 2016, *Importance Weighted Autoencoders*, section 5
     (arXiv:1509.00519).

@@ -1,4 +1,4 @@
-"""Guides of autoencoders: a deterministic code, plain, denoising or contractive."""
+"""The guides of autoencoders: a deterministic code, plain, denoising or contractive."""
 
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -25,7 +25,7 @@ class Code(PyroModule):
     .. math:: q_\phi(z \mid x) = \delta(z - f_\phi(x))
 
     The pair's objective is log p(x, f(x)): an amortised MAP estimate of each datum's code. It is
-    no bound on log p(x), and `pvae.evaluate` says so.
+    not a bound on log p(x), and `pvae.evaluate` says so.
 
     Args:
         event_shape: Shape of one datum, (C, H, W) or (D,).
@@ -41,8 +41,8 @@ class Code(PyroModule):
         `guide(x)` takes x [B, *event_shape] and returns z [B, Z].
 
     Raises:
-        PvaeError: If the network or the activation is not one of the above, or the encoder's
-            codes do not have latent_dim values.
+        PvaeError: If a size, the network or the activation is not valid, or the encoder's codes
+            do not have latent_dim values.
 
     Source: Hinton & Salakhutdinov 2006, *Reducing the Dimensionality of Data with Neural
     Networks* (doi:10.1126/science.1127647).
@@ -66,7 +66,9 @@ class Code(PyroModule):
         super().__init__()
         at_least_one(latent_dim=latent_dim)
         if activation not in _ACTIVATIONS:
-            raise PvaeError(f"activation={activation!r}: known are {', '.join(_ACTIVATIONS)}.")
+            raise PvaeError(
+                f"activation={activation!r} is not valid: give one of {', '.join(_ACTIVATIONS)}."
+            )
         if encoder is None:
             encoder = make_encoder(event_shape, (latent_dim,), network, hidden_dims, channels)
         self.event_shape, self.latent_dim = tuple(event_shape), latent_dim
@@ -95,8 +97,8 @@ class DenoisingCode(Code):
             m_d \sim \mathrm{Bernoulli}(1 - \nu), \quad \epsilon \sim \mathcal N(0, I) \\
         z &= f_\phi(\tilde x)
 
-    while the model's likelihood is that of the clean x. Each call draws a new corruption. In eval
-    mode, which `pvae.evaluate`, `pvae.encode` and validation use, x is not corrupted.
+    The model's likelihood is that of the clean x. Each call draws a new corruption. In eval mode,
+    which `pvae.evaluate`, `pvae.encode` and validation use, x is not corrupted.
 
     Args:
         event_shape: Shape of one datum, (C, H, W) or (D,).
@@ -109,8 +111,8 @@ class DenoisingCode(Code):
         `guide(x)` takes x [B, *event_shape] and returns z [B, Z].
 
     Raises:
-        PvaeError: As `Code`; if masking is no probability, noise is negative, or nothing is
-            corrupted at all.
+        PvaeError: If masking is not a probability, noise is negative, or both are zero; see also
+            `Code`.
 
     Source: Vincent et al. 2010, *Stacked Denoising Autoencoders*, JMLR 11.
 
@@ -130,11 +132,11 @@ class DenoisingCode(Code):
         **options: Any,
     ) -> None:
         if not 0 <= masking <= 1:
-            raise PvaeError(f"masking={masking}: a probability, between 0 and 1.")
+            raise PvaeError(f"masking={masking} is not valid: give a probability between 0 and 1.")
         if not noise >= 0:
-            raise PvaeError(f"noise={noise}: the scale of Gaussian noise, at least 0.")
+            raise PvaeError(f"noise={noise} is not valid: give the scale of the noise, at least 0.")
         if not masking and not noise:
-            raise PvaeError("masking=0, noise=0: nothing is corrupted. Use guides.Code for that.")
+            raise PvaeError("masking=0 and noise=0: nothing is corrupted. Use guides.Code instead.")
         super().__init__(event_shape, latent_dim, **options)
         self.masking, self.noise = masking, noise
 
@@ -156,8 +158,8 @@ class ContractiveCode(Code):
         \text{penalty } \lambda \left\| \frac{\partial f_\phi}{\partial x} \right\|_F^2
         = \lambda \sum_{jd} \left( \frac{\partial f_j}{\partial x_d} \right)^2
 
-    in nats for each datum. Training subtracts it from log p(x, z); evaluation does not count it.
-    For one layer, :math:`f = s(Wx + b)`, as in the paper, it is computed exactly:
+    in nats for each datum. Training subtracts the penalty from log p(x, z); evaluation does not
+    count it. For one layer, :math:`f = s(Wx + b)` as in the paper, it is computed exactly:
 
     .. math:: \| J \|_F^2 = \sum_j s'(a_j)^2 \sum_d W_{jd}^2
 
@@ -176,7 +178,7 @@ class ContractiveCode(Code):
         `guide(x)` takes x [B, *event_shape] and returns z [B, Z].
 
     Raises:
-        PvaeError: As `Code`; if the penalty is negative.
+        PvaeError: If the penalty is negative; see also `Code`.
 
     Source: Rifai et al. 2011, *Contractive Auto-Encoders*; Hutchinson 1989, *A stochastic
     estimator of the trace of the influence matrix*.
@@ -197,7 +199,10 @@ class ContractiveCode(Code):
         **options: Any,
     ) -> None:
         if not penalty >= 0:
-            raise PvaeError(f"penalty={penalty}: the weight of the Jacobian's norm, at least 0.")
+            raise PvaeError(
+                f"penalty={penalty} is not valid: give the weight of the Jacobian's norm, which is "
+                "at least 0."
+            )
         super().__init__(
             event_shape, latent_dim, hidden_dims=hidden_dims, activation=activation, **options
         )
@@ -222,7 +227,7 @@ class ContractiveCode(Code):
         return product.square().flatten(1).sum(1)
 
     def _slope(self, z: Tensor) -> Tensor:
-        """Returns s' where s has the value z."""
+        """Returns the slope s' at which s has the value z."""
         if isinstance(self.activation, nn.Sigmoid):
             return z * (1 - z)
         return 1 - z.square() if isinstance(self.activation, nn.Tanh) else torch.ones_like(z)

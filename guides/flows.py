@@ -1,6 +1,5 @@
-"""Amortised flows: a Gaussian that invertible maps, with a context from x, bend into shape."""
+"""Amortised flows: a Gaussian, then invertible maps that depend on x."""
 
-import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -9,17 +8,23 @@ import pyro
 import pyro.distributions as dist
 import torch
 import torch.nn.functional as F
-from pyro.nn import ConditionalAutoRegressiveNN, PyroModule
+from pyro.nn import PyroModule
 from torch import Tensor, nn
 
-from pvae.errors import PvaeError
-from pvae.nn import MLP, SplineCoupling, affine_autoregressive, make_encoder
+from pvae.nn import (
+    MLP,
+    SplineCoupling,
+    affine_autoregressive,
+    at_least_one,
+    make_encoder,
+    masked_networks,
+)
 
 __all__ = ["IAF", "SplineFlow"]
 
 
 class IAF(PyroModule):
-    r"""Inverse autoregressive flow: a Gaussian, then steps that each take one pass.
+    r"""Inverse autoregressive flow: a Gaussian, then autoregressive steps.
 
     .. math::
         \mu, \sigma, h &= \mathrm{encoder}_\phi(x), \qquad
@@ -29,13 +34,13 @@ class IAF(PyroModule):
         \log q(z_T \mid x) &= \log \mathcal N(z_0; \mu, \operatorname{diag} \sigma^2)
             - \sum_t \sum_i \log g_{t,i}
 
-    The i-th outputs of a masked network (MADE) depend on h and on the coordinates of z before i,
-    in an order that is reversed from step to step. With m = 0 and constant g it is the mean
+    The i-th outputs of a masked network (MADE) depend on h and on the coordinates of z before i.
+    Each step reverses the order of the coordinates. With m = 0 and constant g this is the mean
     field.
 
-    The density of its own draws is known with the draw. At any other value of z (as the ELBO
-    surgery, annealing from the guide and replays want it) each step has to be inverted, one
-    coordinate after the other: exact as well, for Z times the price.
+    A sample and its density take one pass for each step. The density of any other z (for the ELBO
+    surgery, annealing from the guide, or a replay) is exact too, but inverts each step one
+    coordinate at a time, which takes Z passes.
 
     Args:
         event_shape: Shape of one datum, (C, H, W) or (D,).
@@ -52,11 +57,10 @@ class IAF(PyroModule):
         `guide(x)` takes x [B, *event_shape] and returns z [B, Z].
 
     Raises:
-        PvaeError: If there is no step, a masked network is too narrow, a size is not positive, or
-            the network is not known.
+        PvaeError: If a size or the network is not valid, or a masked network is too narrow.
 
     Source: Kingma et al. 2016, *Improved Variational Inference with Inverse Autoregressive
-    Flow*, algorithm 1; Germain et al. 2015, *MADE*.
+    Flow*, algorithm 1 (arXiv:1606.04934); Germain et al. 2015, *MADE* (arXiv:1502.03509).
 
     Example:
         >>> import torch
@@ -76,24 +80,14 @@ class IAF(PyroModule):
         **options: Any,
     ) -> None:
         super().__init__()
-        _check(latent_dim=latent_dim, num_steps=num_steps, context_dim=context_dim)
-        if not flow_hidden_dims or min(flow_hidden_dims) < latent_dim:
-            raise PvaeError(
-                f"flow_hidden_dims={tuple(flow_hidden_dims)}: give one hidden layer or more, none "
-                f"narrower than latent_dim={latent_dim}, or no unit is left for some coordinate."
-            )
+        at_least_one(latent_dim=latent_dim, context_dim=context_dim)
         self.sizes = [latent_dim, latent_dim, context_dim]
-        self.encoder = encoder or make_encoder(event_shape, (sum(self.sizes),), **options)
-        order = list(range(latent_dim))
-        self.orders = [order[:: (-1) ** step] for step in range(num_steps)]
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that for Z = 1 an affine map would do
-            self.networks = nn.ModuleList(
-                ConditionalAutoRegressiveNN(
-                    latent_dim, context_dim, list(flow_hidden_dims), permutation=torch.tensor(order)
-                )
-                for order in self.orders
-            )
+        if encoder is None:
+            encoder = make_encoder(event_shape, (sum(self.sizes),), **options)
+        self.encoder = encoder
+        self.networks, self.orders = masked_networks(
+            latent_dim, num_steps, flow_hidden_dims, context_dim
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         loc, raw, h = self.encoder(x).split(self.sizes, -1)
@@ -107,22 +101,23 @@ class IAF(PyroModule):
 
 
 class SplineFlow(PyroModule):
-    r"""A Gaussian, standardised, then couplings by rational-quadratic splines.
+    r"""A standard normal, then couplings by rational-quadratic splines, then an affine map.
 
     .. math::
         \mu, \sigma, h &= \mathrm{encoder}_\phi(x), \qquad \epsilon_0 \sim \mathcal N(0, I) \\
         \epsilon_t &= \mathrm{spline}(\epsilon_{t-1}; \theta_t(\epsilon_{t-1}^a, h)), \qquad
             z = \mu + \sigma \odot \epsilon_T
 
-    Each step maps one half b of the coordinates by monotonic splines whose knots a network
-    chooses from the other half a and h; the next step swaps the halves, and every second step
-    draws new ones. Inverse and density take one pass at any z. It starts as the mean field.
+    Each step maps one half b of the coordinates by monotonic splines. A network chooses their
+    knots from h and the other half a. The next step swaps the halves; every second step splits the
+    coordinates differently. Inverse and density take one pass at any z. At the start it is the
+    mean field.
 
     Args:
         event_shape: Shape of one datum, (C, H, W) or (D,).
         latent_dim: Z, the size of the code.
-        num_steps: T; two at least, so that every coordinate is mapped, except for Z = 1.
-        num_bins: Pieces of each spline on [-5, 5]; outside it is the identity.
+        num_steps: T; for Z > 1 at least 2, so that every coordinate is mapped.
+        num_bins: Pieces of each spline on [-5, 5]; it is the identity outside.
         flow_hidden_dims: Widths of each step's network.
         context_dim: Size of h.
         encoder: A network [..., *event_shape] to [..., 2 Z + context_dim] in place of the
@@ -134,9 +129,9 @@ class SplineFlow(PyroModule):
         `guide(x)` takes x [B, *event_shape] and returns z [B, Z].
 
     Raises:
-        PvaeError: If a size is not positive, or the network is not known.
+        PvaeError: If a size or the network is not valid.
 
-    Source: Durkan, Bekasov, Murray & Papamakarios 2019, *Neural Spline Flows*.
+    Source: Durkan, Bekasov, Murray & Papamakarios 2019, *Neural Spline Flows* (arXiv:1906.04032).
 
     Example:
         >>> import torch
@@ -157,11 +152,13 @@ class SplineFlow(PyroModule):
         **options: Any,
     ) -> None:
         super().__init__()
-        _check(
+        at_least_one(
             latent_dim=latent_dim, num_steps=num_steps, num_bins=num_bins, context_dim=context_dim
         )
         self.sizes = [latent_dim, latent_dim, context_dim]
-        self.encoder = encoder or make_encoder(event_shape, (sum(self.sizes),), **options)
+        if encoder is None:
+            encoder = make_encoder(event_shape, (sum(self.sizes),), **options)
+        self.encoder = encoder
         orders = [_halves(latent_dim, step // 2)[:: (-1) ** step] for step in range(num_steps)]
         self.register_buffer("orders", torch.tensor(orders), persistent=False)
         half = latent_dim // 2
@@ -184,7 +181,7 @@ class SplineFlow(PyroModule):
 
 
 def _halves(size: int, number: int) -> list[int]:
-    """An order whose halves are those of the even and odd, then of other bits of the position."""
+    """Returns an order with halves by one bit of the position: even and odd for number 0."""
     bits = max(1, (size - 1).bit_length())
     bit = number % bits
     return sorted(range(size), key=lambda i: (i >> bit & 1, i))
@@ -195,9 +192,3 @@ def _with_context(network: nn.Module, h: Tensor) -> Callable[[Tensor], Tensor]:
         return network(torch.cat([a, h.expand(*a.shape[:-1], -1)], -1))
 
     return parameters
-
-
-def _check(**sizes: int) -> None:
-    for name, value in sizes.items():
-        if value < 1:
-            raise PvaeError(f"{name}={value}: it must be at least 1.")

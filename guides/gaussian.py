@@ -1,4 +1,4 @@
-"""Amortised Gaussians whose dimensions may depend on each other."""
+"""Amortised Gaussians whose dimensions are correlated."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -24,7 +24,8 @@ class FullCovariance(PyroModule):
             L = \operatorname{diag}(\sigma) (I + A) \\
         \mu, \sigma, A &= \mathrm{encoder}_\phi(x), \qquad A_{ij} = 0 \text{ unless } i > j
 
-    It starts at A = 0, the mean field. For a linear-Gaussian model it contains the posterior.
+    At the start A = 0, which is the mean field. The family contains the posterior of a
+    linear-Gaussian model.
 
     Args:
         event_shape: Shape of one datum, (C, H, W) or (D,).
@@ -38,7 +39,7 @@ class FullCovariance(PyroModule):
         `guide(x)` takes x [B, *event_shape] and returns z [B, Z].
 
     Raises:
-        PvaeError: If a size is not positive, or the network is not known.
+        PvaeError: If a size or the network is not valid.
 
     Source: Titsias & Lázaro-Gredilla 2014, *Doubly Stochastic Variational Bayes*, ICML; Rezende,
     Mohamed & Wierstra 2014, *Stochastic Backpropagation* (arXiv:1401.4082).
@@ -95,8 +96,8 @@ class LowRank(PyroModule):
             \operatorname{diag}(\sigma) (I + W W^\top) \operatorname{diag}(\sigma)\right) \\
         \mu, \sigma, W &= \mathrm{encoder}_\phi(x), \qquad W \in \mathbb R^{Z \times R}
 
-    With W = 0 it is the mean field; it starts near it. In units of σ it can be wider than the mean
-    field, never narrower.
+    With W = 0 this is the mean field, and training starts near it. In units of σ, q can be wider
+    than the mean field, but never narrower.
 
     Args:
         event_shape: Shape of one datum, (C, H, W) or (D,).
@@ -111,7 +112,7 @@ class LowRank(PyroModule):
         `guide(x)` takes x [B, *event_shape] and returns z [B, Z].
 
     Raises:
-        PvaeError: If the rank is not between 1 and Z, or as `FullCovariance`.
+        PvaeError: If the rank is not between 1 and Z, or a size or the network is not valid.
 
     Source: Ong, Nott & Smith 2018, *Gaussian variational approximation with a factor covariance
     structure* (arXiv:1701.03208); with rank 1, Rezende, Mohamed & Wierstra 2014, *Stochastic
@@ -137,12 +138,12 @@ class LowRank(PyroModule):
         at_least_one(latent_dim=latent_dim)
         if not 1 <= rank <= latent_dim:
             raise PvaeError(
-                f"rank={rank}: from 1 to latent_dim={latent_dim}; "
-                + ("0 is pvae.guides.MeanField." if rank == 0 else "more add nothing.")
+                f"rank={rank} is not valid: give 1 to latent_dim={latent_dim}. Rank 0 is "
+                "pvae.guides.MeanField, and a rank above latent_dim adds nothing."
             )
         if encoder is None:
             encoder = make_encoder(event_shape, (2 + rank, latent_dim), **options)
-            with torch.no_grad():  # starts near the mean field: at W = 0 it would stay there
+            with torch.no_grad():  # near the mean field: at W = 0 the gradient vanishes
                 encoder.layers[-1].weight[2 * latent_dim :] *= 0.1
                 encoder.layers[-1].bias[2 * latent_dim :] *= 0.1
         self.encoder = encoder
@@ -156,5 +157,5 @@ class LowRank(PyroModule):
         """Returns μ, σ, each [..., Z], and diag(σ) W [..., Z, R], for x [..., *event_shape]."""
         found = self.encoder(x)
         loc, raw, w = found[..., 0, :], found[..., 1, :], found[..., 2:, :].transpose(-1, -2)
-        scale = F.softplus(raw) + 1e-3  # squared, and inverted together
+        scale = F.softplus(raw) + 1e-3  # because σ² is inverted
         return loc, scale, scale[..., None] * w

@@ -1,4 +1,4 @@
-"""The ladder VAE's guide: top-down inference that shares the model's networks."""
+"""The guide of the ladder VAE: top-down inference that shares the model's networks."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -29,13 +29,13 @@ class Ladder(PyroModule):
             + \mu_{p,l} \sigma_{p,l}^{-2} \right)
 
     with :math:`\mu_{p,l}, \sigma_{p,l}` of the model's :math:`p(z_l \mid z_{l+1})`. Each layer is
-    the normalised product of the evidence of the data and the prediction of the layer above. The
-    model's networks get gradients through the prior and through this guide.
+    the normalised product of the evidence from the data and the prediction from the layer above.
+    The model's networks get gradients through the prior and through this guide.
 
-    Unlike the paper it has no batch normalisation, which would let one datum's bound depend on the
-    rest of the minibatch. Upper layers stay active with rectifiers in place of tanh, in the model
-    too, and with a warm-up of the KL (`pvae.fit(…, kl_warmup=…)`) or
-    `pvae.objectives.FreeBits_ELBO`, which frees nats in each layer.
+    Unlike the paper's, this guide has no batch normalisation, which would make one datum's bound
+    depend on the rest of the minibatch. Two things keep upper layers active: ReLU instead of tanh,
+    in the model too; and a warm-up of the KL (`pvae.fit(…, kl_warmup=…)`) or
+    `pvae.objectives.FreeBits_ELBO`, which does not count some nats of each layer's KL.
 
     Args:
         event_shape: Shape of one datum, (C, H, W) or (D,).
@@ -52,7 +52,7 @@ class Ladder(PyroModule):
         `guide(x)` takes x [B, *event_shape] and returns z_1 [B, Z_1].
 
     Raises:
-        PvaeError: If the model has no layers, or hidden_dims not one entry for each.
+        PvaeError: If the model has no layers, or the layers and hidden_dims differ in number.
 
     Source: Sønderby et al. 2016, *Ladder Variational Autoencoders* (arXiv:1602.02282).
 
@@ -77,16 +77,16 @@ class Ladder(PyroModule):
         super().__init__()
         if not hasattr(model, "latent_dims") or not hasattr(model, "conditional"):
             raise PvaeError(
-                f"Ladder goes down with the model's layers, and {type(model).__name__} has none: "
+                f"Ladder needs a model with layers, and {type(model).__name__} has none: "
                 "use HierarchicalVAE, or a model with latent_dims and conditional(layer, above)."
             )
-        # Not a submodule, whose parameters would be saved twice.
+        # Not as a submodule: its parameters would be saved twice.
         self.__dict__["model"] = model
         latent_dims = tuple(model.latent_dims)
         hidden_dims = tuple(map(tuple, model.hidden_dims if hidden_dims is None else hidden_dims))
         if len(hidden_dims) != len(latent_dims) or not all(hidden_dims):
             raise PvaeError(
-                f"hidden_dims={hidden_dims}: the ladder needs one width or more for each of the "
+                f"hidden_dims={hidden_dims} is not valid: give one width or more for each of the "
                 f"model's {len(latent_dims)} layers."
             )
         self.activation = activation

@@ -29,7 +29,7 @@ class LinearGaussian(PyroModule):
         `guide(x)` takes x [B, *event_shape] and returns z [B, Z].
 
     Raises:
-        PvaeError: If latent_dim is below one.
+        PvaeError: If latent_dim is below 1.
 
     Source: Tipping & Bishop 1999, *Probabilistic Principal Component Analysis*, section 3
     (doi:10.1111/1467-9868.00196).

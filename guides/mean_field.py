@@ -1,4 +1,4 @@
-"""The amortised mean-field Gaussian of Kingma & Welling 2014."""
+"""The amortised mean-field Gaussian of Kingma & Welling."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -33,7 +33,7 @@ class MeanField(PyroModule):
         `guide(x)` takes x [B, *event_shape] and returns z [B, Z].
 
     Raises:
-        PvaeError: If the network is not one of the above, or a size is not positive.
+        PvaeError: If a size or the network is not valid.
 
     Source: Kingma & Welling 2014, *Auto-Encoding Variational Bayes* (arXiv:1312.6114).
 

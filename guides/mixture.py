@@ -20,8 +20,8 @@ class MixtureOfGaussians(PyroModule):
     .. math:: q_\phi(z \mid x) = \sum_{k=1}^K \pi_k(x) \,
         \mathcal N(\mu_k(x), \operatorname{diag} \sigma_k^2(x))
 
-    The density sums over the components, and draws have gradients with respect to all parameters,
-    the weights too; see `pvae.distributions.DiagonalMixture`.
+    The density sums over the components. Samples have gradients with respect to all parameters,
+    including the weights; see `pvae.distributions.DiagonalMixture`.
 
     Args:
         event_shape: Shape of one datum, (C, H, W) or (D,).
@@ -36,7 +36,7 @@ class MixtureOfGaussians(PyroModule):
         `guide(x)` takes x [B, *event_shape] and returns z [B, Z].
 
     Raises:
-        PvaeError: If there is no component, a size is not positive, or the network is not known.
+        PvaeError: If there is no component, or a size or the network is not valid.
 
     Source: Morningstar et al. 2021, *Automatic Differentiation Variational Inference with
     Mixtures* (arXiv:2003.01687); Figurnov, Mohamed & Mnih 2018, *Implicit Reparameterization

@@ -46,10 +46,10 @@ class Responsibilities(PyroModule):
         super().__init__()
         if not callable(getattr(model, "responsibilities", None)):
             raise PvaeError(
-                f"{type(model).__name__} has no responsibilities(x): this guide is for models such "
-                "as GaussianMixture, whose label has a posterior in closed form."
+                f"{type(model).__name__} has no responsibilities(x): give a model whose label has "
+                "a posterior in closed form, such as GaussianMixture."
             )
-        # Not a submodule, whose parameters would be saved twice.
+        # Not as a submodule: its parameters would be saved twice.
         self.__dict__["model"] = model
 
     def forward(self, x: Tensor) -> Tensor:

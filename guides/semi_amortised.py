@@ -28,16 +28,16 @@ class SemiAmortised(MeanField):
             E_{q_\lambda}[\log p_\theta(x, z) - \log q_\lambda(z)] \big|_{\lambda_t} \right) \\
         q(z \mid x) &= q_{\lambda_T}(z)
 
-    The steps are in units of the encoder's scale, so one step size fits wide and narrow
+    The steps are in units of the encoder's scale, so that one step size fits wide and narrow
     posteriors. The tanh limits each step to one unit, because an untrained model can be steep. The
     expectation is approximated at two points, :math:`\mu \pm \sigma \odot \varepsilon`. The signs
     :math:`\varepsilon` are drawn once for each step, when the guide is made, so that q(z|x) is the
-    same at every call. A rough refinement does not harm the bound: the ELBO of the final q uses
-    fresh draws. Each datum's steps depend on that datum alone.
+    same at every call. A rough refinement does not make the bound wrong, because the ELBO of the
+    final q uses new samples. Each datum's steps depend only on that datum.
 
-    In training the gradient flows through the steps into encoder and model and needs second
-    derivatives, as in the paper. Evaluation needs the steps' own gradients alone. The refinement
-    ascends the plain ELBO, whatever objective trains the pair.
+    In training, the gradient flows through the steps into encoder and model, which needs second
+    derivatives, as in the paper. Evaluation needs only first derivatives. The refinement ascends
+    the plain ELBO, whatever objective trains the pair.
 
     Args:
         model: The model of the pair, whose latent site is z.
@@ -51,8 +51,8 @@ class SemiAmortised(MeanField):
         `guide(x)` takes x [B, *event_shape] and returns z [B, Z].
 
     Raises:
-        PvaeError: If there is no step, the step size or a size is not positive, or the network
-            is not known; when called, if the model's latent sites are not z alone.
+        PvaeError: If a size, the step size or the network is not valid; when called, if the
+            model has latent sites other than z.
 
     Source: Kim, Wiseman, Miller, Sontag & Rush 2018, *Semi-Amortized Variational Autoencoders*
     (arXiv:1802.02550).
@@ -77,11 +77,11 @@ class SemiAmortised(MeanField):
         super().__init__(event_shape, latent_dim, **options)
         at_least_one(num_steps=num_steps)
         if not step_size > 0:
-            raise PvaeError(f"step_size={step_size}: a positive number.")
-        # Not a submodule, whose parameters would be saved twice.
+            raise PvaeError(f"step_size={step_size} is not valid: give a positive number.")
+        # Not as a submodule: its parameters would be saved twice.
         self.__dict__["model"] = model
         self.step_size = step_size
-        # Signs, not normal draws: their squares are 1, as those of normal draws on average.
+        # Signs, because their squares are 1, the mean square of a standard normal.
         signs = 2.0 * torch.randint(2, (num_steps, 1, 1, latent_dim)) - 1
         self.register_buffer("signs", torch.cat([signs, -signs], 1))
 
@@ -110,20 +110,18 @@ class SemiAmortised(MeanField):
         return loc + scale * a, scale * b.exp()
 
     def _log_joint(self, x: Tensor, z: Tensor) -> Tensor:
-        """Log p(x, z), [2, B]. Other handlers see the parameters of this call, not its sites."""
+        """Returns log p(x, z), [2, B]; other handlers see its parameters, not its sites."""
         given = poutine.condition(self.model, {"z": z})
         with poutine.block(hide_fn=lambda site: site["type"] != "param"):
             trace = poutine.trace(given).get_trace(x)
         trace = prune_subsample_sites(trace)
         sites = {n: site for n, site in trace.nodes.items() if site["type"] == "sample"}
-        others = [name for name, site in sites.items() if not site["is_observed"]]
-        if others or "z" not in sites:
-            others = ", ".join(map(repr, others))
+        latent = [n for n, site in sites.items() if n == "z" or not site["is_observed"]]
+        if latent != ["z"]:
             raise PvaeError(
-                "SemiAmortised refines one latent site, 'z'. The model "
-                f"{type(self.model).__name__} "
-                + (f"also samples {others}" if "z" in sites else f"has none, but {others}")
-                + ". Take another guide, or give the model one site z."
+                "SemiAmortised refines one latent site, 'z', but the latent sites of "
+                f"{type(self.model).__name__} are {', '.join(map(repr, latent))}. Use another "
+                "guide, or give the model one latent site, 'z'."
             )
         trace.compute_log_prob()
         return sum(site["log_prob"] for site in sites.values())

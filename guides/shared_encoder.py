@@ -40,10 +40,10 @@ class SharedEncoder(PyroModule):
         super().__init__()
         if not callable(getattr(model, "encode", None)):
             raise PvaeError(
-                f"{type(model).__name__} has no encode(x) to share: SharedEncoder is for models "
-                "with an encoder of their own, such as VampPriorVAE. Take MeanField."
+                f"{type(model).__name__} has no encode(x) to share: give a model with its own "
+                "encoder, such as VampPriorVAE, or use MeanField."
             )
-        # Not a submodule, whose parameters would be saved twice.
+        # Not as a submodule: its parameters would be saved twice.
         self.__dict__["model"] = model
 
     def forward(self, x: Tensor) -> Tensor:

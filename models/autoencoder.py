@@ -12,7 +12,7 @@ __all__ = ["Autoencoder", "SparseAutoencoder"]
 
 
 class Autoencoder(VAE):
-    r"""The autoencoder: the VAE's model, for a guide that gives a point.
+    r"""The autoencoder: the VAE's model, for a guide that gives a single code.
 
     .. math::
         z &\sim \mathcal N(0, I), \qquad x \mid z \sim p(x \mid g_\theta(z)) \\
@@ -22,10 +22,11 @@ class Autoencoder(VAE):
     With the guide z = f(x) of `pvae.guides.Code`, training maximises the second line: a Gaussian
     likelihood is the squared error, a Bernoulli one the cross entropy, and the prior penalises
     the code. A decoder with large weights can make that penalty arbitrarily small; σ only weighs
-    the two terms. Several `hidden_dims` make the autoencoder deep. Arguments are those of `VAE`.
+    the two terms. Several `hidden_dims` make the autoencoder deep. The arguments are those of
+    `VAE`.
 
-    A point has no density, so such a pair has no bound on log p(x), and `pvae.evaluate` reports
-    none. Annealed importance sampling (`ais=100`) estimates the likelihood of the model.
+    A point mass has no density, so `pvae.evaluate` reports no bound on log p(x) for such a pair.
+    Annealed importance sampling (`AIS(100)`) estimates the likelihood of the model.
 
     Source: Hinton & Salakhutdinov 2006, *Reducing the Dimensionality of Data with Neural
     Networks* (doi:10.1126/science.1127647).
@@ -46,7 +47,7 @@ class SparseAutoencoder(VAE):
         \log p(x, f(x)) &= \log p(x \mid f(x)) - \lambda \| f(x) \|_1 + Z \log (\lambda / 2)
 
     As with `Autoencoder`, training with `pvae.guides.Code` maximises the second line. The penalty
-    does not vanish while the decoder's weights stay small: train for few epochs, or with
+    works only while the decoder's weights stay small: train for few epochs, or with
     `--optim AdamW --optim.weight_decay 0.01`.
 
     Args:
@@ -60,7 +61,7 @@ class SparseAutoencoder(VAE):
         n samples [n, *event_shape] from p(x).
 
     Raises:
-        PvaeError: As `VAE`; if the penalty is not positive.
+        PvaeError: If the penalty is not positive; see also `VAE`.
 
     Source: Olshausen & Field 1996, *Emergence of simple-cell receptive field properties by
     learning a sparse code for natural images* (doi:10.1038/381607a0); Ng 2011, *Sparse
@@ -81,8 +82,8 @@ class SparseAutoencoder(VAE):
     ) -> None:
         if not penalty > 0:
             raise PvaeError(
-                f"penalty={penalty}: the weight of the L1 norm is positive (it is one over the "
-                "scale of the Laplace prior)."
+                f"penalty={penalty} is not valid: give a positive number, the weight of the L1 "
+                "norm (one over the scale of the Laplace prior)."
             )
         super().__init__(event_shape, latent_dim, **options)
         self.penalty = penalty

@@ -5,12 +5,10 @@ from typing import Any
 
 import pyro.distributions as dist
 import torch
-from pyro.nn import AutoRegressiveNN
 from torch import Tensor, nn
 
-from pvae.errors import PvaeError
 from pvae.models.vae import VAE
-from pvae.nn import affine_autoregressive, at_least_one
+from pvae.nn import affine_autoregressive, masked_networks
 
 __all__ = ["FlowPriorVAE"]
 
@@ -23,9 +21,9 @@ class FlowPriorVAE(VAE):
             T_l(z)_i = \mu_{l,i}(z_{<i}) + e^{s_{l,i}(z_{<i})} z_i \\
         x \mid z &\sim p(x \mid f_\theta(z))
 
-    where :math:`z_{<i}` are the coordinates before i, in an order that each step reverses. One
-    masked network a step gives μ and s. The flow maps z to noise: log p(z), which training and
-    evaluation need, takes one pass for each step; a draw takes Z passes.
+    where :math:`z_{<i}` are the coordinates before i; each step reverses their order. A masked
+    network for each step gives μ and s. The flow maps z to noise: log p(z), which training and
+    evaluation need, takes one pass for each step, and a sample takes Z passes.
 
     Args:
         event_shape: Shape of one datum, (C, H, W) or (D,).
@@ -39,7 +37,7 @@ class FlowPriorVAE(VAE):
         n samples [n, *event_shape] from p(x).
 
     Raises:
-        PvaeError: If there is no step, or a masked network is too narrow; as `VAE`.
+        PvaeError: If there is no step, or a masked network is too narrow; see also `VAE`.
 
     Source: Chen et al. 2017, *Variational Lossy Autoencoder*, section 3.2 (arXiv:1611.02731);
     Papamakarios, Pavlakou & Murray 2017, *Masked Autoregressive Flow for Density Estimation*
@@ -60,18 +58,7 @@ class FlowPriorVAE(VAE):
         **options: Any,
     ) -> None:
         super().__init__(event_shape, latent_dim, **options)
-        at_least_one(num_steps=num_steps)
-        if not flow_hidden_dims or min(flow_hidden_dims) < latent_dim:
-            raise PvaeError(
-                f"flow_hidden_dims={tuple(flow_hidden_dims)}: give one hidden layer or more, none "
-                f"narrower than latent_dim={latent_dim}, or no unit is left for some coordinate."
-            )
-        order = list(range(latent_dim))
-        self.orders = [order[:: (-1) ** step] for step in range(num_steps)]
-        self.networks = nn.ModuleList(
-            AutoRegressiveNN(latent_dim, list(flow_hidden_dims), permutation=torch.tensor(order))
-            for order in self.orders
-        )
+        self.networks, self.orders = masked_networks(latent_dim, num_steps, flow_hidden_dims)
 
     def prior(self) -> dist.Distribution:
         """Returns p(z), batch shape [] and event shape [Z]."""

@@ -16,7 +16,7 @@ __all__ = ["GaussianMixture"]
 
 
 class GaussianMixture(PyroModule):
-    r"""A mixture of Gaussians, whose latent is the label and whose log p(x) is known.
+    r"""A mixture of Gaussians. The latent is the label, and log p(x) is known.
 
     .. math::
         y &\sim \mathrm{Categorical}(\pi) \\
@@ -116,14 +116,14 @@ class GaussianMixture(PyroModule):
         Args:
             x: Data [N, *event_shape].
             q: q(y = k | x_n), [N, K].
-            reg_covar: Added to the variances, where data leave some singular (pixels that
-                are always black). The step is then not the maximum, and the bound may fall.
+            reg_covar: Added to the variances, for data that leave a covariance singular (pixels
+                that are always black). The step is then not the maximum: the bound may fall.
 
         Returns:
             The model.
 
         Raises:
-            PvaeError: If a component has no data or a covariance that is singular.
+            PvaeError: If a component has no data or a singular covariance.
         """
         flat, num = self._flat(x), q.sum(0)
         empty = (num <= torch.finfo(num.dtype).tiny).nonzero()[:, 0].tolist()
@@ -164,11 +164,11 @@ class GaussianMixture(PyroModule):
     def em(
         self, x: Tensor, num_steps: int = 100, tol: float = 1e-6, reg_covar: float = 0.0
     ) -> list[float]:
-        """Alternates E and M steps until a pair of them gains less than `tol` for each datum.
+        """Alternates E and M steps until both together gain less than `tol` for each datum.
 
         Args:
             x: Data [N, *event_shape].
-            num_steps: The most pairs of steps.
+            num_steps: The largest number of E and M steps, each.
             tol: Nats for each datum.
             reg_covar: See `maximise`.
 

@@ -24,7 +24,7 @@ class HierarchicalVAE(VAE):
             \sigma_l^2(z_{l+1})), \qquad l = L - 1, \dots, 1 \\
         x \mid z_1 &\sim p(x \mid f_\theta(z_1))
 
-    The defaults are the two layers of Burda et al. from the top, 50-100-100-100 and
+    The defaults are the two layers of Burda et al., from the top 50-100-100-100 and
     100-200-200-784, with tanh. Their guide is `BottomUp`. Sønderby et al. use the same model with
     the guide `Ladder`.
 
@@ -44,7 +44,8 @@ class HierarchicalVAE(VAE):
         n samples [n, *event_shape] from p(x).
 
     Raises:
-        PvaeError: As `VAE`; if there is no layer, or not one entry of hidden_dims for each.
+        PvaeError: If there is no layer, or the layers and hidden_dims differ in number; see also
+            `VAE`.
 
     Source: Burda, Grosse & Salakhutdinov 2016, *Importance Weighted Autoencoders*, section 5
     (arXiv:1509.00519); Sønderby et al. 2016, *Ladder Variational Autoencoders*

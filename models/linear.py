@@ -42,7 +42,7 @@ class PPCA(PyroModule):
         n samples [n, *event_shape] from p(x).
 
     Raises:
-        PvaeError: If latent_dim is not between 1 and D - 1, or scale not one of the above.
+        PvaeError: If latent_dim is not between 1 and D - 1, or the scale is not valid.
 
     Source: Tipping & Bishop 1999, *Probabilistic Principal Component Analysis*
     (doi:10.1111/1467-9868.00196); Baldi & Hornik 1989, *Neural Networks and Principal Component
@@ -66,12 +66,11 @@ class PPCA(PyroModule):
         dim = math.prod(self.event_shape)
         if not 1 <= latent_dim < dim:
             raise PvaeError(
-                f"latent_dim={latent_dim}: a datum of shape {self.event_shape} has {dim} "
-                f"dimensions, of which the code takes at least 1 and leaves at least 1 to the "
-                f"noise (1 to {dim - 1})."
+                f"latent_dim={latent_dim} is not valid: a datum of shape {self.event_shape} has "
+                f"{dim} dimensions, of which at least 1 is left to the noise. Give 1 to {dim - 1}."
             )
         if not (scale == "learned" or (not isinstance(scale, str) and scale > 0)):
-            raise PvaeError(f"scale={scale!r}: a positive number or 'learned'.")
+            raise PvaeError(f"scale={scale!r} is not valid: give a positive number or 'learned'.")
         self.weight = nn.Parameter(torch.randn(dim, latent_dim) / math.sqrt(dim))
         self.bias = nn.Parameter(torch.zeros(dim))
         self.learns_scale = scale == "learned"
@@ -115,7 +114,7 @@ class PPCA(PyroModule):
             \sigma^2 = \frac{1}{D - Z} \sum_{j > Z} \lambda_j
 
         with λ and U the eigenvalues and eigenvectors of the covariance of x (divided by N), and
-        b its mean. A σ that was given as a number is kept, and W is the best for it.
+        b its mean. A fixed σ is kept, and W is the best for it.
 
         Args:
             x: Data [N, *event_shape].

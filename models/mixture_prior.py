@@ -33,7 +33,7 @@ class MixturePriorVAE(VAE):
         n samples [n, *event_shape] from p(x).
 
     Raises:
-        PvaeError: If there is no component; as `VAE`.
+        PvaeError: If there is no component; see also `VAE`.
 
     Source: Dilokthanakul et al. 2016, *Deep Unsupervised Clustering with Gaussian Mixture
     Variational Autoencoders* (arXiv:1611.02648); Tomczak & Welling 2018, *VAE with a VampPrior*

@@ -56,7 +56,7 @@ class VAE(PyroModule):
         n samples [n, *event_shape] from p(x).
 
     Raises:
-        PvaeError: If a name is not known, or a size or an option does not fit.
+        PvaeError: If a name, a size or an option is not valid.
 
     Source: Kingma & Welling 2014, *Auto-Encoding Variational Bayes* (arXiv:1312.6114).
 
@@ -103,10 +103,10 @@ class VAE(PyroModule):
         return self.head(self.head.shaped(f, z.shape[:-1]))
 
     def set_output_bias(self, x: Tensor) -> None:
-        """Lets p(x|z) start at the mean of data x [N, *event_shape].
+        """Makes p(x|z) start at the mean of data x [N, *event_shape].
 
-        The bias of the decoder's last layer becomes the head's `bias(x)`; for convolutions, one
-        number for each channel. Decoders without `set_bias` are left unchanged.
+        The bias of the decoder's last layer becomes the head's `bias(x)`; for convolutions, its
+        mean over the pixels of each channel. A decoder without `set_bias` is left unchanged.
 
         Source: Burda, Grosse & Salakhutdinov 2016, their code.
         """

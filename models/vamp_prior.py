@@ -7,7 +7,7 @@ import pyro.distributions as dist
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.distributions import constraints
+from torch.distributions import SoftplusTransform
 
 from pvae.errors import PvaeError
 from pvae.models.vae import VAE
@@ -25,15 +25,15 @@ class VampPriorVAE(VAE):
         x \mid z &\sim p(x \mid f_\theta(z))
 
     The best prior is the average posterior, with all data as pseudo-inputs u_k. A few hundred
-    learned ones are cheaper and overfit less. The encoder belongs to the model; its guide is
-    `pvae.guides.SharedEncoder`.
+    learned pseudo-inputs are cheaper and overfit less. The encoder belongs to the model; its guide
+    is `pvae.guides.SharedEncoder`.
 
     Args:
         event_shape: Shape of one datum, (C, H, W) or (D,).
         latent_dim: Z, the size of the code.
-        num_pseudo_inputs: K. They start as noise, or as data after `start_from`. They are real
-            where the likelihood's values are (Gaussian), and stay in [0, 1] elsewhere.
-        network: `"dense"` or `"conv"`, of the decoder; the encoder mirrors it.
+        num_pseudo_inputs: K. They start as noise, or as data after `start_from`. Their range is
+            that of the likelihood's values: real (Gaussian), positive (counts), or [0, 1].
+        network: `"dense"` or `"conv"`, for the decoder; the encoder mirrors it.
         hidden_dims: Widths of the dense decoder's hidden layers, from the code to the image.
         channels: Channels of the convolutional decoder, from the code to the image.
         activation: Nonlinearity of the dense networks.
@@ -46,7 +46,7 @@ class VampPriorVAE(VAE):
         n samples [n, *event_shape] from p(x).
 
     Raises:
-        PvaeError: If there is no pseudo-input; as `VAE`.
+        PvaeError: If there is no pseudo-input; see also `VAE`.
 
     Source: Tomczak & Welling 2018, *VAE with a VampPrior* (arXiv:1705.07120).
 
@@ -73,13 +73,16 @@ class VampPriorVAE(VAE):
         super().__init__(
             event_shape, latent_dim, network, hidden_dims, channels, activation, **options
         )
-        self._real = self.head.support is constraints.real
         at_least_one(num_pseudo_inputs=num_pseudo_inputs)
         if encoder is None:
             sizes = network, hidden_dims[::-1], channels[::-1], activation
             encoder = make_encoder(event_shape, (2, latent_dim), *sizes)
         self.encoder = encoder
-        self.pseudo = nn.ParameterDict({"logits": torch.randn(num_pseudo_inputs, *event_shape)})
+        support = self.head.support
+        below, above = (support.check(torch.full(self.event_shape, x)).all() for x in (-1.0, 2.0))
+        self._range = "real" if below else "positive" if above else "unit"
+        name = "before_softplus" if self._range == "positive" else "logits"
+        self.pseudo = nn.ParameterDict({name: torch.randn(num_pseudo_inputs, *event_shape)})
         self.register_buffer("equal", torch.zeros(num_pseudo_inputs), persistent=False)
 
     def start_from(self, x: Tensor) -> None:
@@ -92,18 +95,24 @@ class VampPriorVAE(VAE):
         if num > len(x):
             raise PvaeError(
                 f"num_pseudo_inputs={num} is larger than the data ({len(x)}): the prior could "
-                "learn them by heart. Choose fewer pseudo-inputs."
+                "memorise them. Choose fewer pseudo-inputs."
             )
         some = x[torch.randperm(len(x), device=x.device)[:num]]
-        # Where the sigmoid is flat they could hardly move.
-        some = some if self._real else some.clamp(0.05, 0.95).logit()
-        self.pseudo["logits"].data.copy_(some)
+        # Clamped, because training hardly moves them where sigmoid or softplus is flat.
+        if self._range == "unit":
+            some = some.clamp(0.05, 0.95).logit()
+        elif self._range == "positive":
+            some = SoftplusTransform().inv(some.clamp(min=0.05))
+        (raw,) = self.pseudo.values()
+        raw.data.copy_(some)
 
     @property
     def pseudo_inputs(self) -> Tensor:
         """u, [K, *event_shape]."""
-        raw = self.pseudo["logits"]
-        return raw if self._real else raw.sigmoid()
+        (raw,) = self.pseudo.values()
+        if self._range == "real":
+            return raw
+        return F.softplus(raw) if self._range == "positive" else raw.sigmoid()
 
     def prior(self) -> dist.Distribution:
         """Returns p(z), batch shape [] and event shape [Z]."""

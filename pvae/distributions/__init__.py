@@ -1,19 +1,15 @@
-"""What Pyro lacks: distributions of levels, likelihood heads, and where a density is zero.
+"""Distributions that Pyro lacks, likelihood heads, and supports.
 
-`heads` turns a network's output into p(x|z).
+A head turns a network's output into p(x|z). `log_prob` is -inf outside of a support.
 
 Imports `errors` and `nn`.
 """
 
 from pvae.distributions import heads
 from pvae.distributions.head import Head
-from pvae.distributions.heads import Likelihood, make_head
-from pvae.distributions.levels import (
-    BinomialProportion,
-    DiscretizedLogistic,
-    Levels,
-    MixtureOfDiscretizedLogistics,
-)
+from pvae.distributions.levels import BinomialProportion, Levels
+from pvae.distributions.logistic import DiscretizedLogistic, MixtureOfDiscretizedLogistics
+from pvae.distributions.make_head import Likelihood, make_head
 from pvae.distributions.mixture import DiagonalMixture
 from pvae.distributions.support import (
     contains,

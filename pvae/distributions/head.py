@@ -18,12 +18,12 @@ __all__ = ["Head"]
 class Head(PyroModule):
     r"""Turns the output f of a decoder into p(x|z). Base class of the heads.
 
-    A head of your own overrides `forward`, and `out_shape`, `support` and `bias` where they differ
-    from those here. Any model with a decoder takes it: `VAE(event_shape, likelihood=MyHead())`, or
+    Your own head overrides `forward`, and `out_shape`, `support` and `bias` if they differ from
+    those here. Every model with a decoder takes it: `VAE(event_shape, likelihood=MyHead())`, or
     `--model.likelihood my_file.py:MyHead` in the shell.
 
     Attributes:
-        event_shape: Shape of one datum; `sized` sets it.
+        event_shape: Shape of one datum, which `sized` sets.
         support: The values that x can take.
 
     Example:
@@ -41,7 +41,7 @@ class Head(PyroModule):
     def sized(self, event_shape: Sequence[int]) -> Self:
         """Returns a copy of this head for data of one shape.
 
-        Heads make parameters and networks that depend on the shape here.
+        A head with parameters that depend on the shape makes them here.
 
         Raises:
             PvaeError: If the head's own constructor left out `super().__init__()`.
@@ -70,25 +70,25 @@ class Head(PyroModule):
         raise NotImplementedError
 
     def bias(self, x: Tensor) -> Tensor | None:
-        """Returns the f at which the mean of p(x|z) is that of data x [N, *event_shape].
+        """Returns the f at which p(x|z) has the mean of the data x [N, *event_shape].
 
-        Of several outputs for each value, this is the first. None leaves the decoder unchanged.
+        With several outputs for each value, f is the first one. None leaves the decoder unchanged.
         """
         return None
 
     def shaped(self, f: Tensor, batch_shape: Sequence[int]) -> Tensor:
-        """Returns f as [..., *out_shape], where a decoder has flattened it.
+        """Returns f as [..., *out_shape]; a decoder may have flattened it.
 
         Raises:
-            PvaeError: If f has another number of values.
+            PvaeError: If f has the wrong number of values.
         """
         if f.shape[max(0, f.ndim - len(self.out_shape)) :] == self.out_shape:
             return f
         shape = (*batch_shape, *self.out_shape)
         if f.numel() != math.prod(shape):
             raise PvaeError(
-                f"The decoder gives a tensor of shape {tuple(f.shape)}; {type(self).__name__} for "
-                f"data of shape {self.event_shape} takes one of {shape}. Make the decoder's last "
+                f"The decoder gives a tensor of shape {tuple(f.shape)}, but {type(self).__name__} "
+                f"for data of shape {self.event_shape} needs {shape}. Make the decoder's last "
                 f"layer give {self.out_shape} for each datum."
             )
         return f.reshape(shape)

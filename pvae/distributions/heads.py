@@ -1,18 +1,18 @@
-"""Likelihood heads: from the output f of a network to the distribution p(x|z) of data."""
+"""Likelihood heads: each turns the output f of a network into a distribution p(x|z)."""
 
-import inspect
 import math
 from collections.abc import Sequence
-from typing import Any, Literal, Self, get_args
+from typing import Literal, Self
 
 import pyro.distributions as dist
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.distributions import constraints
+from torch.distributions import SoftplusTransform, constraints
 
-from pvae.distributions import levels as of_levels
+from pvae.distributions import logistic
 from pvae.distributions.head import Head
+from pvae.distributions.levels import BinomialProportion, Levels
 from pvae.errors import PvaeError
 from pvae.nn import remember
 
@@ -23,27 +23,13 @@ __all__ = [
     "DiscretizedLogistic",
     "Gaussian",
     "Head",
-    "Likelihood",
     "LogisticMixture",
     "NegativeBinomial",
     "Poisson",
     "ZeroInflatedNegativeBinomial",
     "ZeroInflatedPoisson",
-    "make_head",
 ]
 
-Likelihood = Literal[
-    "bernoulli",
-    "continuous_bernoulli",
-    "gaussian",
-    "binomial",
-    "discretized_logistic",
-    "logistic_mixture",
-    "poisson",
-    "negative_binomial",
-    "zero_inflated_poisson",
-    "zero_inflated_negative_binomial",
-]
 Scale = float | Literal["learned", "network"]
 
 
@@ -96,22 +82,24 @@ class Binomial(_OfOdds):
 
     def __init__(self, levels: int = 256) -> None:
         super().__init__()
-        self.support = of_levels.Levels(levels)
+        self.support = Levels(levels)
 
     def forward(self, f: Tensor) -> dist.Distribution:
-        p = of_levels.BinomialProportion(f, self.support.levels)
+        p = BinomialProportion(f, self.support.levels)
         return p.to_event(self.event_dim)
 
 
 class _LocationScale(Head):
-    """A location for each value, and a scale that is fixed, learned, or the network's."""
+    """A location for each value, and a scale that is fixed, learned, or given by the network."""
 
     _first = 1.0
 
-    def __init__(self, scale: Scale) -> None:
+    def __init__(self, scale: Scale = 1.0) -> None:
         super().__init__()
         if not (scale in ("learned", "network") or (not isinstance(scale, str) and scale > 0)):
-            raise PvaeError(f"scale={scale!r}: a positive number, 'learned' or 'network'.")
+            raise PvaeError(
+                f"scale={scale!r} is not valid: give a positive number, 'learned' or 'network'."
+            )
         self.two_outputs = scale == "network"
         if scale == "learned":
             self.log_scale = nn.Parameter(torch.tensor(self._first).log())
@@ -125,7 +113,7 @@ class _LocationScale(Head):
 
     @property
     def scale(self) -> Tensor | None:
-        """s, a scalar; None where the network gives it."""
+        """s, a scalar; None if the network gives it."""
         if self.two_outputs:
             return None
         return self.fixed_scale if "fixed_scale" in self._buffers else self.log_scale.exp()
@@ -149,22 +137,19 @@ class Gaussian(_LocationScale):
             second output for each value, s = softplus(f_2) + 1e-4.
 
     Raises:
-        PvaeError: If the scale is none of these.
+        PvaeError: If the scale is not valid.
 
     Example:
         >>> Gaussian(scale="learned").sized((3,)).scale
         tensor(1., grad_fn=<ExpBackward0>)
     """
 
-    def __init__(self, scale: Scale = 1.0) -> None:
-        super().__init__(scale)
-
     def forward(self, f: Tensor) -> dist.Distribution:
         return dist.Normal(*self._loc_scale(f)).to_event(self.event_dim)
 
 
 class DiscretizedLogistic(_LocationScale):
-    r"""For x of levels k / n: a logistic of location f and scale s, rounded to the next level.
+    r"""For x of levels k / n: a logistic of location f and scale s, rounded to the nearest level.
 
     Data with `observation="grey"` have such values. See
     `pvae.distributions.DiscretizedLogistic` for the probabilities.
@@ -174,24 +159,24 @@ class DiscretizedLogistic(_LocationScale):
         scale: s, as in `Gaussian`; a learned one starts at 0.1.
 
     Raises:
-        PvaeError: If the scale is none of these, or there are fewer than two levels.
+        PvaeError: If the scale is not valid, or there are fewer than two levels.
 
     Source: Salimans et al. 2017, *PixelCNN++*, section 2.1 (arXiv:1701.05517).
     """
 
-    _first = 0.1  # a scale as wide as all levels would have hardly a gradient
+    _first = 0.1  # at 1, as wide as all levels, the gradient almost vanishes
 
     def __init__(self, levels: int = 256, scale: Scale = "network") -> None:
         super().__init__(scale)
-        self.support = of_levels.Levels(levels)
+        self.support = Levels(levels)
 
     def forward(self, f: Tensor) -> dist.Distribution:
-        p = of_levels.DiscretizedLogistic(*self._loc_scale(f), self.support.levels)
+        p = logistic.DiscretizedLogistic(*self._loc_scale(f), self.support.levels)
         return p.to_event(self.event_dim)
 
 
 class LogisticMixture(Head):
-    r"""For images of levels k / n: a mixture for each pixel, whose channels depend on each other.
+    r"""For images of levels k / n: a mixture for each pixel, with dependent channels.
 
     The distribution is `pvae.distributions.MixtureOfDiscretizedLogistics`. The network gives
     [M, 1 + 2C + C(C−1)/2, H, W]: logits, locations, scales before softplus, and coefficients
@@ -202,7 +187,7 @@ class LogisticMixture(Head):
         num_mixtures: M, components for each pixel.
 
     Raises:
-        PvaeError: If a number is too small, or data are not images [C, H, W].
+        PvaeError: If a number is too small, or the data are not images [C, H, W].
 
     Source: Salimans et al. 2017, *PixelCNN++*, sections 2.1 and 2.2 (arXiv:1701.05517).
     """
@@ -211,14 +196,14 @@ class LogisticMixture(Head):
         super().__init__()
         if num_mixtures < 1:
             raise PvaeError(f"num_mixtures={num_mixtures}: it must be at least 1.")
-        self.support, self.num_mixtures = of_levels.Levels(levels), num_mixtures
+        self.support, self.num_mixtures = Levels(levels), num_mixtures
 
     def sized(self, event_shape: Sequence[int]) -> Self:
         if len(event_shape) != 3:
             raise PvaeError(
-                "likelihood='logistic_mixture' mixes over the channels of a pixel, so it needs "
-                f"images (channels, height, width), not {tuple(event_shape)}. Reshape the data, or "
-                "choose 'discretized_logistic'."
+                "likelihood='logistic_mixture' needs images (channels, height, width), because it "
+                f"mixes over the channels of a pixel, not {tuple(event_shape)}. Reshape the data, "
+                "or choose 'discretized_logistic'."
             )
         return super().sized(event_shape)
 
@@ -232,7 +217,7 @@ class LogisticMixture(Head):
         c = self.event_shape[0]
         logits, loc, raw, r = f.split([1, c, c, math.comb(c, 2)], -3)
         scale = F.softplus(raw) + 1e-4
-        return of_levels.MixtureOfDiscretizedLogistics(
+        return logistic.MixtureOfDiscretizedLogistics(
             logits.squeeze(-3), loc, scale, r.tanh(), self.support.levels
         )
 
@@ -240,7 +225,7 @@ class LogisticMixture(Head):
 class Poisson(Head):
     """For counts: x ~ Poisson(μ), μ = softplus(f).
 
-    Data with `observation="counts"` have such values. (A millionth is added to μ.)
+    Data with `observation="counts"` have such values. μ has 1e-6 added.
 
     Example:
         >>> Poisson().sized((2,))(torch.tensor([-1.0, 3.0])).mean
@@ -254,12 +239,11 @@ class Poisson(Head):
 
     def bias(self, x: Tensor) -> Tensor:
         """Returns the inverse softplus of the mean, which is clamped at 0.001."""
-        mean = x.mean(0).clamp(min=0.001)
-        return mean + (-(-mean).expm1()).log()
+        return SoftplusTransform().inv(x.mean(0).clamp(min=0.001))
 
 
 class ZeroInflatedPoisson(Poisson):
-    r"""For counts with more zeros: a Poisson, but zero with probability π.
+    r"""For counts with more zeros: zero with probability π, else a Poisson.
 
     .. math:: p(x) = \pi [x = 0] + (1 - \pi) \, \mathrm{Poisson}(x; \mathrm{softplus}(f_1)),
         \qquad \pi = \sigma(f_2)
@@ -269,7 +253,7 @@ class ZeroInflatedPoisson(Poisson):
 
     @property
     def out_shape(self) -> tuple[int, ...]:
-        """[2, *event_shape]: μ before softplus, the logit of π."""
+        """[2, *event_shape]: μ before softplus, then the logit of π."""
         return (2, *self.event_shape)
 
     def forward(self, f: Tensor) -> dist.Distribution:
@@ -300,7 +284,7 @@ class NegativeBinomial(Poisson):
 
 
 class ZeroInflatedNegativeBinomial(NegativeBinomial):
-    r"""For over-dispersed counts with more zeros, as `ZeroInflatedPoisson`.
+    r"""For over-dispersed counts with more zeros: zero with probability π.
 
     .. math:: p(x) = \pi [x = 0] + (1 - \pi) \, \mathrm{NB}(x; \mathrm{softplus}(f_1), r),
         \qquad \pi = \sigma(f_2)
@@ -316,57 +300,8 @@ class ZeroInflatedNegativeBinomial(NegativeBinomial):
         return p.to_event(self.event_dim)
 
 
-def make_head(
-    likelihood: Likelihood | Head,
-    event_shape: Sequence[int],
-    scale: Scale | None = None,
-    levels: int | None = None,
-    num_mixtures: int | None = None,
-) -> Head:
-    """Makes the head of a model.
-
-    Args:
-        likelihood: A head, or the name of one, such as `"zero_inflated_poisson"`.
-        event_shape: Shape of one datum.
-        scale: s of a `Gaussian` (default 1) or a `DiscretizedLogistic` (default "network") that
-            is given by name: a number, "learned" or "network". Other heads ignore it.
-        levels: Number of grey levels of a `Binomial`, `DiscretizedLogistic` or `LogisticMixture`
-            that is given by name (default 256). Other heads ignore it.
-        num_mixtures: Components of a `LogisticMixture` that is given by name (default 5). Other
-            heads ignore it.
-
-    Returns:
-        A new head for data of this shape.
-
-    Raises:
-        PvaeError: If the name is not known, an option does not fit, or one is given beside a head.
-
-    Example:
-        >>> make_head("gaussian", (1, 8, 8), scale="network").out_shape
-        (2, 1, 8, 8)
-    """
-    options = {"scale": scale, "levels": levels, "num_mixtures": num_mixtures}
-    given = {name: value for name, value in options.items() if value is not None}
-    if isinstance(likelihood, Head):
-        if given:
-            name, value = next(iter(given.items()))
-            raise PvaeError(
-                f"{name}={value!r} goes with a likelihood that is given by name. Give it to the "
-                f"head itself: likelihood={type(likelihood).__name__}({name}={value!r})."
-            )
-        return likelihood.sized(event_shape)
-    if likelihood not in get_args(Likelihood):
-        raise PvaeError(
-            f"likelihood={likelihood!r}: known are {', '.join(get_args(Likelihood))}. A likelihood "
-            "of your own is an object of a subclass of pvae.distributions.Head."
-        )
-    kind: Any = globals()[likelihood.title().replace("_", "")]
-    taken = inspect.signature(kind).parameters
-    return kind(**{name: given[name] for name in given if name in taken}).sized(event_shape)
-
-
 def _rate(f: Tensor) -> Tensor:
     return F.softplus(f) + 1e-6
 
 
-remember(*(cls for cls in map(globals().get, __all__) if isinstance(cls, type)))
+remember(*(globals()[name] for name in __all__))

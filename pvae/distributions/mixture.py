@@ -1,4 +1,4 @@
-"""A mixture of Gaussians with reparameterised draws."""
+"""A mixture of Gaussians with reparameterised samples."""
 
 import math
 from collections.abc import Sequence
@@ -13,22 +13,22 @@ __all__ = ["DiagonalMixture"]
 
 
 class DiagonalMixture(TorchDistribution):
-    r"""A mixture of diagonal Gaussians whose draws have gradients.
+    r"""A mixture of diagonal Gaussians whose samples have gradients.
 
     .. math:: q(z) = \sum_k \pi_k \prod_d \mathcal N(z_d; \mu_{kd}, \sigma_{kd}^2)
 
-    The distribution functions of each coordinate given those before it,
+    The distribution function of each coordinate given the coordinates before it,
 
     .. math:: S_d(z) = \sum_k r_{kd} \Phi\left(\frac{z_d - \mu_{kd}}{\sigma_{kd}}\right), \qquad
         r_{kd} \propto \pi_k \prod_{j<d} \mathcal N(z_j; \mu_{kj}, \sigma_{kj}^2),
 
-    map z to uniform noise that does not depend on the parameters λ. Implicit differentiation
-    therefore gives :math:`dz/d\lambda = -(\partial S / \partial z)^{-1} \, \partial S / \partial
-    \lambda`, a triangular system. (The gradient of Pyro's MixtureOfDiagNormals overflows for about
-    fifty narrow dimensions, and divides by the distance of the means.)
+    maps z to uniform noise, which does not depend on the parameters λ. Implicit differentiation
+    gives :math:`dz/d\lambda = -(\partial S / \partial z)^{-1} \, \partial S / \partial \lambda`, a
+    triangular system. (The gradient of Pyro's MixtureOfDiagNormals overflows for about fifty narrow
+    dimensions, and divides by the distance of the means.)
 
     Args:
-        logits: Of π, [..., K].
+        logits: log π up to a constant, [..., K].
         loc: μ, [..., K, D].
         scale: σ, [..., K, D], positive.
 
@@ -98,7 +98,7 @@ class DiagonalMixture(TorchDistribution):
     @torch.no_grad()
     def _draw(self, sample_shape: torch.Size) -> Tensor:
         shape = sample_shape + self.batch_shape
-        # torch.multinomial cannot be recorded; draws of uniform numbers can.
+        # torch.multinomial cannot be recorded in a graph, uniform numbers can.
         u = torch.rand(*shape, 1, dtype=self.loc.dtype, device=self.loc.device)
         noise = torch.randn(*shape, *self.event_shape, dtype=u.dtype, device=u.device)
         k = (u > self.logits.softmax(-1).cumsum(-1)[..., :-1]).sum(-1)

@@ -1,8 +1,8 @@
 """Supports of distributions, and log densities that are -inf outside of them.
 
-With validation off, torch's `log_prob` returns finite numbers outside of a support. Some declared
-supports are too wide: that of a TransformedDistribution is its last transform's codomain, that of
-a von Mises the real line.
+Without validation, torch's `log_prob` returns finite numbers outside of a support. Some declared
+supports are too wide: a TransformedDistribution declares its last transform's codomain, a von Mises
+the real line.
 """
 
 import copy
@@ -45,7 +45,7 @@ _BETWEEN = (constraints.interval, constraints.half_open_interval)
 def support_of(fn: Any) -> Constraint | None:
     """Returns the support that a distribution declares, or None.
 
-    For angles it is one turn, where Pyro declares the real line.
+    For angles this is one turn; Pyro declares the real line.
     """
     if isinstance(peeled(fn), _ANGLES):
         return constraints.independent(_TURN, fn.event_dim)
@@ -68,10 +68,10 @@ def inside(fn: Any, value: Tensor, *, observed: bool = False) -> Tensor | None:
     Args:
         fn: A distribution.
         value: Values [*batch, *event].
-        observed: Whether these are data: bounds are then strict, and angles of any turn pass.
+        observed: Whether these are data. Bounds are then strict, and angles of any turn are inside.
 
     Returns:
-        Booleans that broadcast with [*batch]; None if all values are inside or it is unknown.
+        Booleans that broadcast with [*batch]; None if all are inside, or if the support is unknown.
     """
     if isinstance(fn, MaskedDistribution):
         found = inside(fn.base_dist, value, observed=observed)
@@ -102,7 +102,7 @@ def inside(fn: Any, value: Tensor, *, observed: bool = False) -> Tensor | None:
 def contains(support: Constraint, value: Tensor, *, strict: bool = False) -> Tensor | None:
     """Finds which values lie in a support; None if all do.
 
-    Open bounds count as inside unless `strict`, because draws are rounded to them.
+    Open bounds are inside unless `strict`, because rounding can put samples on them.
     """
     if isinstance(support, constraints.independent):
         found = contains(support.base_constraint, value, strict=strict)
@@ -145,9 +145,8 @@ def same_support(a: Any, b: Any) -> bool:
 def log_prob(fn: Any, value: Tensor, *args: Any, observed: bool = False, **kwargs: Any) -> Tensor:
     """Returns the log density of a distribution, -inf outside of its support.
 
-    A value outside is replaced by one inside before the density is computed, if gradients are on
-    (its gradient is then zero, not NaN) or the support is discrete (no table is read beyond its
-    end).
+    With gradients on or a discrete support, a value outside is replaced by one inside before the
+    density is computed. Its gradient is then zero, not NaN, and no table is read beyond its end.
     """
     within = inside(fn, value, observed=observed)
     if within is None:
@@ -159,7 +158,7 @@ def log_prob(fn: Any, value: Tensor, *args: Any, observed: bool = False, **kwarg
 
 
 def unvalidated(fn: Any) -> Any:
-    """Returns a copy of a distribution that computes densities of any value, valid or not."""
+    """Returns a copy of a distribution that accepts any value, valid or not."""
     if not isinstance(fn, torch.distributions.Distribution):
         return fn
     fn = copy.copy(fn)
@@ -173,18 +172,18 @@ def unvalidated(fn: Any) -> Any:
 
 
 def peeled(fn: Any) -> Any:
-    """Returns a distribution without its wrappers: masks, expanded and independent batches."""
+    """Returns a distribution without masks and without expanded or independent dimensions."""
     while isinstance(fn, MaskedDistribution | ExpandedDistribution | Independent):
         fn = fn.base_dist
     return fn
 
 
 def is_image(fn: Any, *, read: bool = False) -> bool:
-    """Whether transforms map the base's support to something else than their codomain.
+    """Whether transforms map the base's support to something other than their codomain.
 
     Args:
         fn: A distribution.
-        read: Whether to compare bounds that are tensors too, which cannot be recorded.
+        read: Whether to compare bounds that are tensors, too. A graph cannot record that.
     """
     if not isinstance(fn, TransformedDistribution) or not fn.transforms:
         return False
@@ -208,11 +207,11 @@ def pull_back(
     Args:
         transforms: Of a TransformedDistribution.
         value: Its values [*batch, *event].
-        batch_dims: Number of their dimensions that are batch.
+        batch_dims: The number of batch dimensions.
 
     Returns:
-        The values before the transforms; and whether each lies in the image of all of them,
-        [*batch], or None if all do.
+        The values before the transforms; and whether each value lies in the image of all
+        transforms, [*batch], or None if all do.
     """
     within = None
     for transform in reversed(transforms):

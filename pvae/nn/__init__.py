@@ -1,20 +1,18 @@
 """Networks that treat every dimension left of the event as batch, and flows.
 
-Imports `errors` alone.
+Imports only `errors`.
 """
 
-from pvae.nn.flows import SplineCoupling, affine_autoregressive, rational_quadratic
-from pvae.nn.made_from import arguments, remember
-from pvae.nn.networks import (
-    MLP,
-    ConvDecoder,
-    ConvEncoder,
-    ScaleTril,
-    at_least_one,
-    check_layers,
-    make_decoder,
-    make_encoder,
+from pvae.nn.flows import (
+    SplineCoupling,
+    affine_autoregressive,
+    masked_networks,
+    rational_quadratic,
 )
+from pvae.nn.made_from import arguments, remember
+from pvae.nn.networks import MLP, ConvDecoder, ConvEncoder, make_decoder, make_encoder
+from pvae.nn.scale_tril import ScaleTril
+from pvae.nn.sizes import at_least_one, check_layers
 
 __all__ = [
     "MLP",
@@ -28,6 +26,7 @@ __all__ = [
     "check_layers",
     "make_decoder",
     "make_encoder",
+    "masked_networks",
     "rational_quadratic",
     "remember",
 ]

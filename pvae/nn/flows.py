@@ -1,17 +1,23 @@
-"""Flows: invertible maps of vectors, for priors and posteriors that no Gaussian describes."""
+"""Flows: invertible maps of vectors, for priors and posteriors that are not Gaussian."""
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from pyro.distributions.transforms import AffineAutoregressive
-from torch import Tensor
+from pyro.nn import AutoRegressiveNN, ConditionalAutoRegressiveNN
+from torch import Tensor, nn
 from torch.distributions import Transform, constraints
 
-__all__ = ["SplineCoupling", "affine_autoregressive", "rational_quadratic"]
+from pvae.errors import PvaeError
+from pvae.nn.sizes import at_least_one
 
-_LEAST = 1e-3  # of a bin's share and of a slope, as Durkan et al.
+__all__ = ["SplineCoupling", "affine_autoregressive", "masked_networks", "rational_quadratic"]
+
+_LEAST = 1e-3  # the least share of a bin and the least slope, as in Durkan et al.
 
 
 def affine_autoregressive(
@@ -21,23 +27,23 @@ def affine_autoregressive(
     *,
     stable: bool = False,
 ) -> AffineAutoregressive:
-    r"""Returns Pyro's autoregressive transform for a network that is called with one tensor.
+    r"""Makes Pyro's autoregressive transform from a network that is called with one tensor.
 
     .. math:: y_i = \mu_i(x_{<i}) + e^{s_i(x_{<i})} x_i, \qquad
         \log \left| \det \frac{dy}{dx} \right| = \sum_i s_i
 
-    One pass forward; the inverse, and so the density of a value that was not drawn here, takes D
-    passes, one for each coordinate.
+    The map takes one pass. Its inverse takes D passes, one for each coordinate; the density of a
+    value that this transform did not draw needs the inverse.
 
     Args:
         net: x [..., D] to μ and s, each [..., D], whose i-th outputs depend only on the coordinates
             before i in `order`.
         order: The coordinates in order.
-        dtype: Precision of the network: Pyro inverts from zeros in single precision.
+        dtype: Precision of the network. Pyro starts the inverse from zeros in single precision.
         stable: Whether y is a weighted mean, g x + (1 − g) μ with g = sigmoid(s + 2).
 
-    Source: Kingma et al. 2016, arXiv:1606.04934; Papamakarios, Pavlakou & Murray 2017,
-    arXiv:1705.07057.
+    Source: Kingma et al. 2016 (arXiv:1606.04934); Papamakarios, Pavlakou & Murray 2017
+    (arXiv:1705.07057).
 
     Example:
         >>> net = lambda x: (x.cumsum(-1) - x, 0 * x + 1)
@@ -54,8 +60,51 @@ def affine_autoregressive(
     return AffineAutoregressive(network, stable=stable)
 
 
+def masked_networks(
+    latent_dim: int,
+    num_steps: int,
+    flow_hidden_dims: Sequence[int],
+    context_dim: int | None = None,
+) -> tuple[nn.ModuleList, list[list[int]]]:
+    """Makes a masked network (MADE) for each step of an autoregressive flow.
+
+    Args:
+        latent_dim: Z, the number of coordinates.
+        num_steps: The number of networks.
+        flow_hidden_dims: Widths of each network's hidden layers, not below Z.
+        context_dim: The size of a second input, `context`; None for networks without one.
+
+    Returns:
+        Networks that give two tensors [..., Z] for one [..., Z], whose i-th values depend only on
+        the coordinates before i; and the order of the coordinates for each network. Each step
+        reverses the order.
+
+    Raises:
+        PvaeError: If there is no step or no hidden layer, or a layer is narrower than Z.
+
+    Source: Germain et al. 2015, *MADE* (arXiv:1502.03509).
+    """
+    at_least_one(num_steps=num_steps)
+    if not flow_hidden_dims or min(flow_hidden_dims) < latent_dim:
+        raise PvaeError(
+            f"flow_hidden_dims={tuple(flow_hidden_dims)}: give one hidden layer or more, none "
+            f"narrower than latent_dim={latent_dim}, or no unit is left for some coordinate."
+        )
+    orders = [list(range(latent_dim))[:: (-1) ** step] for step in range(num_steps)]
+    make = AutoRegressiveNN
+    if context_dim is not None:
+        make = partial(ConditionalAutoRegressiveNN, context_dim=context_dim)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pyro prefers an affine map for Z = 1
+        networks = nn.ModuleList(
+            make(latent_dim, hidden_dims=list(flow_hidden_dims), permutation=torch.tensor(order))
+            for order in orders
+        )
+    return networks, orders
+
+
 class SplineCoupling(Transform):
-    r"""Maps some coordinates by splines that the others choose.
+    r"""Maps some coordinates by splines whose parameters depend on the others.
 
     .. math:: y_a = x_a, \qquad y_b = f(x_b; \theta(x_a)), \qquad
         \log \left| \det \frac{dy}{dx} \right| = \sum_b \log f'(x_b; \theta(x_a))
@@ -65,10 +114,10 @@ class SplineCoupling(Transform):
     Args:
         net: x_a [..., D // 2] to θ, [..., D - D // 2, 3 M - 1] for M bins.
         order: The coordinates, [D]; the first D // 2 of them are a.
-        bound: Outside of [-bound, bound] the spline is the identity.
+        bound: The spline is the identity outside of [-bound, bound].
 
-    Source: Durkan et al. 2019, *Neural Spline Flows*, arXiv:1906.04032. (Pyro's splines have a
-    slope of 0.999 at the ends, and in single precision their inverse can fail by rounding.)
+    Source: Durkan et al. 2019, *Neural Spline Flows* (arXiv:1906.04032). (Pyro's splines have a
+    slope of 0.999 at the ends, and rounding can break their inverse in single precision.)
 
     Example:
         >>> net = lambda a: torch.zeros(*a.shape[:-1], 2, 3 * 8 - 1)
@@ -110,26 +159,26 @@ class SplineCoupling(Transform):
 def rational_quadratic(
     x: Tensor, parameters: Tensor, bound: float = 5.0, *, inverse: bool = False
 ) -> tuple[Tensor, Tensor]:
-    r"""A monotonic spline of M rational-quadratic pieces on [-B, B], the identity outside.
+    r"""Maps by a monotonic spline of M rational-quadratic pieces on [-B, B], the identity outside.
 
-    In the bin of width w and height h that begins at :math:`(x_0, y_0)`, with the slope
-    :math:`s = h / w` on average and :math:`d_0, d_1` at its ends, for
+    A bin begins at :math:`(x_0, y_0)` and has width w and height h, the average slope
+    :math:`s = h / w`, and the slopes :math:`d_0, d_1` at its ends. With
     :math:`\xi = (x - x_0) / w`,
 
     .. math:: y = y_0 + h \frac{s \xi^2 + d_0 \xi (1 - \xi)}
             {s + (d_0 + d_1 - 2 s) \xi (1 - \xi)}
 
     Args:
-        x: Values [...]; of y, for the inverse.
-        parameters: [..., 3 M - 1]: of M widths and M heights before the softmax, and of the M - 1
-            slopes between them before softplus. Zeros make the identity.
+        x: Values of x, or of y for the inverse, [...].
+        parameters: M widths and M heights before the softmax, then the M - 1 slopes between the
+            bins before softplus, [..., 3 M - 1]. Zeros make the identity.
         bound: B.
         inverse: Whether to map y to x.
 
     Returns:
-        The other of x and y, and log dy/dx, each [...].
+        y (x for the inverse) and log dy/dx, each [...].
 
-    Source: Durkan et al. 2019, arXiv:1906.04032, equations 4 to 8.
+    Source: Durkan et al. 2019, equations 4 to 8 (arXiv:1906.04032).
     """
     bins = (parameters.shape[-1] + 1) // 3
     widths, heights, slopes = parameters.split([bins, bins, bins - 1], -1)

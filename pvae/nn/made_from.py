@@ -1,4 +1,4 @@
-"""The arguments that an object was constructed with, so that a run's config can name them."""
+"""The arguments that an object was constructed with, for the config of a run."""
 
 import functools
 import inspect
@@ -26,7 +26,7 @@ def remember(*classes: type) -> None:
 def arguments(made: object) -> dict[str, Any] | None:
     """Returns an object's constructor arguments by name, or None if they are not known.
 
-    They come from `remember` or, as in PyTorch's layers, from attributes with the names of the
+    They come from `remember` or, for PyTorch's layers, from attributes that have the names of the
     constructor's parameters.
 
     Example:

@@ -14,9 +14,6 @@ __all__ = [
     "MLP",
     "ConvDecoder",
     "ConvEncoder",
-    "ScaleTril",
-    "at_least_one",
-    "check_layers",
     "make_decoder",
     "make_encoder",
 ]
@@ -34,13 +31,13 @@ class MLP(nn.Module):
         in_shape: Event shape of the input.
         out_shape: Event shape of the output.
         hidden_dims: Widths of the hidden layers.
-        activation: `"relu"`, `"tanh"`, or a function that makes the nonlinearity after a layer.
+        activation: `"relu"`, `"tanh"`, or a function that makes the nonlinearity of a layer.
 
     Shape:
         [..., *in_shape] to [..., *out_shape].
 
     Raises:
-        PvaeError: If a size is not positive, or the activation is not known.
+        PvaeError: If a size or the activation is not valid.
 
     Example:
         >>> import torch
@@ -58,7 +55,7 @@ class MLP(nn.Module):
         super().__init__()
         if isinstance(activation, str):
             if activation not in _ACTIVATIONS:
-                raise PvaeError(f"activation={activation!r}: known are {', '.join(_ACTIVATIONS)}.")
+                raise PvaeError(f"activation={activation!r} is not valid: give 'relu' or 'tanh'.")
             activation = _ACTIVATIONS[activation]
         self.in_shape, self.out_shape = tuple(in_shape), tuple(out_shape)
         sizes = [math.prod(in_shape), *hidden_dims, math.prod(out_shape)]
@@ -114,7 +111,7 @@ class ConvEncoder(nn.Module):
         self.in_shape, self.out_shape = tuple(in_shape), tuple(out_shape)
         sizes = _pyramid(self.in_shape, channels)
         layers: list[nn.Module] = []
-        for before, after in zip([in_shape[0], *channels], channels, strict=False):
+        for before, after in itertools.pairwise([in_shape[0], *channels]):
             layers += [nn.Conv2d(before, after, 4, stride=2, padding=1), nn.ReLU()]
         flat = channels[-1] * math.prod(sizes[-1])
         self.layers = nn.Sequential(
@@ -130,13 +127,12 @@ class ConvEncoder(nn.Module):
 class ConvDecoder(nn.Module):
     """A linear layer, then transposed convolutions, each doubling height and width.
 
-    The mirror of `ConvEncoder`. `output_padding` handles sizes that are no multiple of a power
-    of two.
+    The mirror of `ConvEncoder`; height and width need not be powers of two.
 
     Args:
         in_shape: Event shape of the input.
-        out_shape: Event shape (C, H, W) of the output, at least 8×8. Several dimensions in place
-            of C are channels too, (K, C, H, W).
+        out_shape: Event shape of the output, (C, H, W) or (K, C, H, W), at least 8×8. K and C
+            together are channels.
         channels: Channels before each transposed convolution (kernel 4, stride 2, padding 1).
 
     Shape:
@@ -209,7 +205,7 @@ def make_encoder(
         A network from [..., *in_shape] to [..., *out_shape].
 
     Raises:
-        PvaeError: If the network is not one of these, or a size does not fit.
+        PvaeError: If the network or a size is not valid.
 
     Example:
         >>> import torch
@@ -220,7 +216,7 @@ def make_encoder(
         return MLP(in_shape, out_shape, hidden_dims, activation)
     if network == "conv":
         return ConvEncoder(in_shape, out_shape, channels)
-    raise PvaeError(f"network={network!r}: known are dense, conv.")
+    raise PvaeError(f"network={network!r} is not valid: give 'dense' or 'conv'.")
 
 
 def make_decoder(
@@ -244,36 +240,7 @@ def make_decoder(
         return MLP(in_shape, out_shape, hidden_dims, activation)
     if network == "conv":
         return ConvDecoder(in_shape, out_shape, channels)
-    raise PvaeError(f"network={network!r}: known are dense, conv.")
-
-
-def at_least_one(**sizes: int) -> None:
-    """Raises a PvaeError that names the first size below one.
-
-    Example:
-        >>> at_least_one(latent_dim=20, num_steps=2)
-    """
-    for name, value in sizes.items():
-        if value < 1:
-            raise PvaeError(f"{name}={value}: it must be at least 1.")
-
-
-def check_layers(
-    latent_dims: Sequence[int], hidden_dims: Sequence[Sequence[int]]
-) -> tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]:
-    """Returns sizes of a chain of codes and of their networks as tuples, one entry a layer.
-
-    Raises:
-        PvaeError: If there is no layer, or they do not have one entry for each.
-    """
-    latent_dims, hidden_dims = tuple(latent_dims), tuple(map(tuple, hidden_dims))
-    if not latent_dims or len(hidden_dims) != len(latent_dims) or min(latent_dims) < 1:
-        raise PvaeError(
-            f"latent_dims={latent_dims}, hidden_dims={hidden_dims}: give a positive size for "
-            "each layer, at least one, and for each its hidden widths, as in "
-            "latent_dims=(100, 50), hidden_dims=((200, 200), (100, 100))."
-        )
-    return latent_dims, hidden_dims
+    raise PvaeError(f"network={network!r} is not valid: give 'dense' or 'conv'.")
 
 
 def _batch_shape(x: Tensor, event_shape: tuple[int, ...]) -> torch.Size:
@@ -303,41 +270,3 @@ def _pyramid(shape: tuple[int, ...], channels: Sequence[int]) -> list[tuple[int,
     for _ in range(depth):
         sizes.append(tuple(size // 2 for size in sizes[-1]))
     return sizes
-
-
-class ScaleTril(nn.Module):
-    r"""A learned lower triangular matrix with a positive diagonal, a Gaussian's Cholesky factor.
-
-    .. math:: L = \operatorname{diag}(e^s) (I + T), \qquad T \text{ strictly lower triangular}
-
-    T is in units of each row's scale, so one step size fits wide and narrow dimensions.
-
-    Args:
-        scale_tril: L at the start, [..., D, D].
-
-    Shape:
-        `scale_tril()` returns L, [..., D, D].
-
-    Example:
-        >>> import torch
-        >>> ScaleTril(2 * torch.eye(2))().tolist()
-        [[2.0, 0.0], [0.0, 2.0]]
-    """
-
-    def __init__(self, scale_tril: Tensor) -> None:
-        super().__init__()
-        self.log_scale = nn.Parameter(torch.empty(scale_tril.shape[:-1]))
-        self.below = nn.Parameter(torch.empty(scale_tril.shape))
-        self.set(scale_tril)
-
-    def forward(self) -> Tensor:
-        # One on the diagonal, nothing above it.
-        unit = self.below.tril(-1) + torch.ones_like(self.log_scale).diag_embed()
-        return self.log_scale.exp()[..., None] * unit
-
-    @torch.no_grad()
-    def set(self, scale_tril: Tensor) -> None:
-        """Sets L, [..., D, D]."""
-        scale = scale_tril.diagonal(dim1=-2, dim2=-1)
-        self.log_scale.copy_(scale.log())
-        self.below.copy_((scale_tril / scale[..., None]).tril(-1))

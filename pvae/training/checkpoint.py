@@ -15,6 +15,7 @@ import pyro
 import torch
 from pyro.distributions import constraints
 from torch import Tensor
+from torch.distributions import SoftplusTransform
 from torch.nn.parameter import is_lazy
 
 from pvae.errors import PvaeError, first_line
@@ -75,7 +76,7 @@ def restore_pair(model: Program, guide: Program, state: dict[str, Any], where: s
     """
     found = modules(model, guide)
     saved = {
-        path: _with_head(values, found[path].state_dict().keys()) if path in found else values
+        path: _of_today(values, found[path].state_dict().keys()) if path in found else values
         for path, values in state["modules"].items()
     }
     faults = []
@@ -117,14 +118,17 @@ def restore_pair(model: Program, guide: Program, state: dict[str, Any], where: s
         store._constraints[name] = constraint
 
 
-def _with_head(saved: dict[str, Any], ours: Collection[str]) -> dict[str, Any]:
-    """Names what models held before they had likelihood heads as it is called today."""
+def _of_today(saved: dict[str, Any], ours: Collection[str]) -> dict[str, Any]:
+    """Returns the state of an old checkpoint as the models hold it today."""
     named = {}
     for name, value in saved.items():
         owner, dot, last = name.rpartition(".")
         new = f"{owner}{dot}head.{last}"
-        moved = last in _IN_HEAD and new in ours and new not in saved
-        named[new if moved else name] = value
+        if last in _IN_HEAD and new in ours and new not in saved:
+            name = new
+        elif last == "logits" and (new := f"{owner}{dot}before_softplus") in ours:
+            name, value = new, SoftplusTransform().inv(value.sigmoid())  # pseudo-inputs of counts
+        named[name] = value
     return named
 
 

@@ -154,11 +154,11 @@ def test_a_decoder_may_flatten_its_output_but_not_give_another_number_of_values(
     found = model.likelihood(z).log_prob(torch.zeros(1, 2, 2))
     torch.testing.assert_close(found, expected.sum((1, 2, 3)))
     model = models.VAE((1, 2, 2), 3, decoder=nn.Linear(3, 4), **network)
-    said = r"shape \(5, 4\); Gaussian .* \(5, 2, 1, 2, 2\)\. Make .* \(2, 1, 2, 2\) for each datum"
+    said = r"shape \(5, 4\), but Gaussian .* \(5, 2, 1, 2, 2\)\. Make .* \(2, 1, 2, 2\) for each"
     with pytest.raises(PvaeError, match=said):
         model.likelihood(z)
 
 
 def test_an_option_beside_a_head_is_refused():
-    with pytest.raises(PvaeError, match=r"scale=0.1 goes with .* likelihood=Gaussian\(scale=0.1\)"):
+    with pytest.raises(PvaeError, match=r"scale=0.1 is .* likelihood=Gaussian\(scale=0.1\)"):
         models.HierarchicalVAE((4,), likelihood=heads.Gaussian(), scale=0.1)

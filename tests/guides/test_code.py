@@ -224,7 +224,7 @@ def test_a_run_is_saved_and_loaded(tmp_path):
     ("guide", "options", "said"),
     [
         (Code, {"latent_dim": 0}, "latent_dim=0"),
-        (Code, {"network": "resnet"}, "network='resnet'.*dense, conv"),
+        (Code, {"network": "resnet"}, "network='resnet'.*'dense' or 'conv'"),
         (Code, {"network": "conv"}, r"not \(6,\)"),
         (Code, {"activation": "step"}, "activation='step'.*linear, sigmoid, tanh"),
         (DenoisingCode, {"masking": -0.1}, "masking=-0.1.*between 0 and 1"),

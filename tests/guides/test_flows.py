@@ -3,6 +3,7 @@
 import pytest
 import torch
 from pyro import poutine
+from torch import nn
 
 from pvae import PvaeError
 from pvae.guides import IAF, MeanField, SplineFlow
@@ -104,6 +105,14 @@ def test_spline_flow_begins_as_the_mean_field():
     z = torch.randn(9, 4, 3)
     expected = fn_of(mean_field, x).log_prob(z)
     torch.testing.assert_close(fn_of(guide, x).log_prob(z), expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("make", FLOWS)
+def test_an_encoder_without_layers_is_kept(make):
+    encoder = nn.Sequential()
+    guide = make((7,), 2, context_dim=3, encoder=encoder)
+    assert guide.encoder is encoder
+    assert guide(torch.randn(4, 7)).shape == (4, 2)
 
 
 @pytest.mark.parametrize("make", FLOWS)

@@ -94,7 +94,7 @@ def test_holds_the_posterior_of_a_linear_gaussian_model(make):
 
 @pytest.mark.parametrize("rank", [-1, 0, 4])
 def test_a_rank_that_does_not_fit(rank):
-    with pytest.raises(PvaeError, match=f"rank={rank}: from 1 to latent_dim=3"):
+    with pytest.raises(PvaeError, match=f"rank={rank} is not valid: give 1 to latent_dim=3"):
         LowRank((6,), 3, rank=rank)
 
 
@@ -102,5 +102,5 @@ def test_a_rank_that_does_not_fit(rank):
 def test_bad_arguments(make):
     with pytest.raises(PvaeError, match="latent_dim=0: it must be at least 1"):
         make((6,), 0)
-    with pytest.raises(PvaeError, match="network='resnet': known are dense, conv"):
+    with pytest.raises(PvaeError, match="network='resnet' is not valid: give 'dense' or 'conv'"):
         make((6,), 3, network="resnet")

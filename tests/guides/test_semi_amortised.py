@@ -141,9 +141,9 @@ def test_bad_arguments():
     for name in ("num_steps", "latent_dim"):
         with pytest.raises(PvaeError, match=f"{name}=0: it must be at least 1"):
             SemiAmortised(model, SHAPE, **{"latent_dim": 3, name: 0})
-    with pytest.raises(PvaeError, match="step_size=0: a positive number"):
+    with pytest.raises(PvaeError, match="step_size=0 is not valid: give a positive number"):
         SemiAmortised(model, SHAPE, 3, step_size=0)
     with pytest.raises(PvaeError, match=r"one latent site, 'z'.*HierarchicalVAE.*'z_"):
         SemiAmortised(HierarchicalVAE(SHAPE), SHAPE, 3)(digits(2))
-    with pytest.raises(PvaeError, match=r"one latent site, 'z'.*OtherName has none, but 'code'"):
+    with pytest.raises(PvaeError, match=r"one latent site, 'z'.*of OtherName are 'code'"):
         SemiAmortised(OtherName(), (3,), 3)(torch.zeros(2, 3))

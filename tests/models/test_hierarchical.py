@@ -166,9 +166,9 @@ def test_layers_and_widths_must_match(program, options):
 
 
 def test_other_bad_arguments():
-    with pytest.raises(PvaeError, match="network='resnet': known are dense, conv"):
+    with pytest.raises(PvaeError, match="network='resnet' is not valid: give 'dense' or 'conv'"):
         BottomUp(SHAPE, network="resnet")
-    with pytest.raises(PvaeError, match="likelihood='gamma': known are bernoulli, "):
+    with pytest.raises(PvaeError, match="likelihood='gamma' is not valid: give bernoulli, "):
         HierarchicalVAE(SHAPE, likelihood="gamma")
     with pytest.raises(PvaeError, match="a layer without units"):
         HierarchicalVAE(SHAPE, (2, 2), ((8,), (0,)))

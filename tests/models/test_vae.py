@@ -12,7 +12,7 @@ from torch import nn
 
 import pvae
 from pvae import PvaeError
-from pvae.distributions.levels import DiscretizedLogistic, MixtureOfDiscretizedLogistics
+from pvae.distributions import DiscretizedLogistic, MixtureOfDiscretizedLogistics
 from pvae.models import VAE
 
 LIKELIHOODS = [
@@ -171,10 +171,10 @@ def test_a_network_of_ones_own():
         ({"likelihood": "gaussian", "scale": "big"}, "scale='big'"),
         ({"network": "conv"}, r"not \(6,\)"),
         ({"network": "transformer"}, "network='transformer'"),
-        ({"activation": "gelu"}, "activation='gelu': known are relu, tanh"),
+        ({"activation": "gelu"}, "activation='gelu' is not valid: give 'relu' or 'tanh'"),
         ({"latent_dim": 0}, "latent_dim=0: it must be at least 1"),
         ({"hidden_dims": (8, 0)}, "a layer without units"),
-        ({"likelihood": "binomial", "levels": 1}, "levels=1: x takes one of at least 2 levels"),
+        ({"likelihood": "binomial", "levels": 1}, "levels=1 is not valid: give at least 2"),
         ({"likelihood": "logistic_mixture"}, r"needs images .* not \(6,\)"),
         ({"likelihood": "logistic_mixture", "num_mixtures": 0}, "num_mixtures=0"),
     ],

@@ -1,12 +1,14 @@
 """The VampPrior."""
 
+import pyro.distributions as dist
 import pytest
 import torch
-from torch.distributions import Normal
+from torch.distributions import Normal, constraints
 
 import pvae
 from pvae import PvaeError
 from pvae.cli.main import main
+from pvae.distributions import Head, Levels
 from pvae.guides import SharedEncoder
 from pvae.models import VampPriorVAE
 
@@ -58,6 +60,68 @@ def test_pseudo_inputs_are_trained_and_stay_in_the_unit_interval():
     assert not torch.allclose(u, before, atol=0.1)
     assert u.min() >= 0
     assert u.max() <= 1
+
+
+@pytest.mark.parametrize("likelihood", ["poisson", "zero_inflated_negative_binomial"])
+def test_pseudo_inputs_of_counts_are_counts(likelihood):
+    torch.manual_seed(0)
+    x = torch.poisson(torch.full((60, 1, 8, 8), 7.0))
+    model = small(10, likelihood=likelihood)
+    assert model.pseudo_inputs.min() > 0
+    model.start_from(x)
+    u = model.pseudo_inputs.detach().clone()
+    assert u.max() > 10
+    apart = (u[:, None] - x.clamp(min=0.05)).abs().amax((2, 3, 4)).amin(1)
+    assert (apart < 1e-4).all()
+    options = {"batch_size": 20, "lr": 0.1, "mode": "eager", "progress": False}
+    pvae.fit(model, SharedEncoder(model), x, epochs=2, **options)
+    assert model.pseudo_inputs.min() > 0
+    assert (model.pseudo_inputs - u).abs().max() > 0.1
+
+
+class Supported(Head):
+    """A head whose values have a given support."""
+
+    def __init__(self, support):
+        super().__init__()
+        self.support = support
+
+    def forward(self, f):
+        return dist.Normal(f, 1.0).to_event(self.event_dim)
+
+
+@pytest.mark.parametrize(
+    ("support", "low", "high"),
+    [
+        (constraints.real, -3.0, 5.0),
+        (constraints.independent(constraints.real, 3), -3.0, 5.0),
+        (constraints.interval(-4.0, 6.0), -3.0, 5.0),
+        (constraints.positive, 0.05, 5.0),
+        (constraints.boolean, 0.05, 0.95),
+        (Levels(17), 0.05, 0.95),
+    ],
+    ids=str,
+)
+def test_pseudo_inputs_have_the_range_of_the_likelihoods_values(support, low, high):
+    model = small(2, likelihood=Supported(support))
+    model.start_from(torch.tensor([-3.0, 5.0]).view(2, 1, 1, 1).expand(2, 1, 8, 8))
+    u = model.pseudo_inputs
+    torch.testing.assert_close((u.min(), u.max()), (torch.tensor(low), torch.tensor(high)))
+
+
+def test_a_checkpoint_whose_counts_had_pseudo_inputs_below_one_keeps_its_prior(tmp_path):
+    x = torch.poisson(torch.full((20, 1, 8, 8), 7.0))
+    model = small(5, likelihood="poisson")
+    pair = model, SharedEncoder(model)
+    pvae.fit(*pair, x, epochs=1, batch_size=20, out=tmp_path, mode="eager", progress=False)
+    checkpoint = torch.load(tmp_path / "checkpoint.pt")
+    logits = torch.randn(5, 1, 8, 8)
+    (state,) = (m for m in checkpoint["state"]["modules"].values() if "pseudo.before_softplus" in m)
+    del state["pseudo.before_softplus"]
+    state["pseudo.logits"] = logits
+    torch.save(checkpoint, tmp_path / "checkpoint.pt")
+    pvae.load(tmp_path, model=model, guide=pair[1])
+    torch.testing.assert_close(model.pseudo_inputs, logits.sigmoid())
 
 
 def test_in_the_shell_they_are_data_from_the_start(tmp_path, monkeypatch, capsys):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pvae import PvaeError
-from pvae.nn.networks import MLP, ConvDecoder, ConvEncoder, ScaleTril
+from pvae.nn import MLP, ConvDecoder, ConvEncoder, ScaleTril
 
 SHAPES = [(1, 8, 8), (3, 9, 13), (1, 28, 28), (3, 32, 32), (2, 64, 31)]
 

@@ -1,0 +1,36 @@
+"""Checks of the sizes that a model or a guide is given."""
+
+from collections.abc import Sequence
+
+from pvae.errors import PvaeError
+
+__all__ = ["at_least_one", "check_layers"]
+
+
+def at_least_one(**sizes: int) -> None:
+    """Raises a PvaeError that names the first size below one.
+
+    Example:
+        >>> at_least_one(latent_dim=20, num_steps=2)
+    """
+    for name, value in sizes.items():
+        if value < 1:
+            raise PvaeError(f"{name}={value}: it must be at least 1.")
+
+
+def check_layers(
+    latent_dims: Sequence[int], hidden_dims: Sequence[Sequence[int]]
+) -> tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]:
+    """Returns the sizes of a chain of codes and of its networks as tuples with an entry per layer.
+
+    Raises:
+        PvaeError: If there is no layer, a code has no dimension, or the lengths differ.
+    """
+    latent_dims, hidden_dims = tuple(latent_dims), tuple(map(tuple, hidden_dims))
+    if not latent_dims or len(hidden_dims) != len(latent_dims) or min(latent_dims) < 1:
+        raise PvaeError(
+            f"latent_dims={latent_dims}, hidden_dims={hidden_dims}: give a positive size for "
+            "each layer, at least one, and for each its hidden widths, as in "
+            "latent_dims=(100, 50), hidden_dims=((200, 200), (100, 100))."
+        )
+    return latent_dims, hidden_dims
