@@ -42,5 +42,5 @@ def test_the_encoder_is_trained_once_and_saved_once(tmp_path):
 
 
 def test_a_model_without_an_encoder():
-    with pytest.raises(PvaeError, match=r"VAE has no encode\(x\) to share.*Take MeanField"):
+    with pytest.raises(PvaeError, match=r"VAE has no encode\(x\) to share.*use MeanField"):
         SharedEncoder(VAE((1, 8, 8), 3))
