@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
-from pvae.distributions import heads
+import pvae.distributions.heads as heads
 from pvae.distributions.head import Head
 from pvae.errors import PvaeError
 
