@@ -5,9 +5,10 @@ Imports `data`, `distributions`, `runtime` and `errors`.
 
 from pvae.pair.admission import check_data
 from pvae.pair.alone import alone
-from pvae.pair.arguments import Arguments, check_tensor
+from pvae.pair.arguments import Arguments
 from pvae.pair.bounded import Bounded, in_free_memory
 from pvae.pair.check import check, look
+from pvae.pair.dense import check_tensor
 from pvae.pair.fields import bind, given, opened
 from pvae.pair.glance import at_a_glance, plate_sizes
 from pvae.pair.inspect import inspect

@@ -1,4 +1,4 @@
-"""Limits on what a program may use: memory for its draws, and a number of sites."""
+"""Limits what a program may use: memory for its samples, and a number of sites."""
 
 import contextlib
 import math
@@ -18,16 +18,21 @@ try:
 except ImportError:  # Windows
     resource = None
 
-__all__ = ["Bounded", "in_free_memory"]
+__all__ = ["Bounded", "in_free_memory", "too_large"]
 
-_LARGE = 1 << 28  # bytes; below it memory is not asked for
+_LARGE = 1 << 28  # bytes; free memory is not looked up for less
 _MOST_SITES = 100_000  # of one call: a trace of them takes about half a gigabyte
 
 
-class Bounded(Messenger):
-    """Refuses sites that do not fit in memory, before they are drawn, and endless programs.
+def too_large(size: int, device: torch.device) -> bool:
+    """Whether so many bytes are more than the free memory of a device."""
+    return size > _LARGE and size > free_memory(device)
 
-    A site takes up its draw, and its log density before that is summed over an event.
+
+class Bounded(Messenger):
+    """Refuses sites that do not fit in memory before they are drawn, and endless programs.
+
+    A site needs memory for its sample, and for its log density before the sum over an event.
 
     Raises:
         PvaeError: If a site is larger than the free memory, or one call has more than 100,000.
@@ -41,12 +46,12 @@ class Bounded(Messenger):
         self._sites += 1
         if self._sites > _MOST_SITES:
             raise PvaeError(
-                f"one call has drawn {_MOST_SITES:,} sites, the last of them {msg['name']!r}, and "
-                "goes on: a loop in the program has no end. Put many draws of one kind into one "
-                "site, in a plate."
+                f"one call has sampled {_MOST_SITES:,} sites, the last of them {msg['name']!r}, "
+                "and goes on: a loop in the program may have no end. If it needs so many samples, "
+                "put those of one kind into one site, in a plate."
             )
         fn, value = msg["fn"], msg["value"]
-        if isinstance(fn, _Subsample):  # a plate, which makes the index of each of its rows
+        if isinstance(fn, _Subsample):  # a plate, which makes an index of all its rows
             shape = torch.Size([fn.size] if isinstance(fn.size, int) and fn.size > 0 else [])
         elif hasattr(fn, "batch_shape"):
             shape = fn.batch_shape + fn.event_shape
@@ -55,15 +60,15 @@ class Bounded(Messenger):
         if isinstance(value, Tensor):
             if 4 * math.prod(shape) * value.numel() <= _LARGE:
                 return
-            with contextlib.suppress(RuntimeError):  # a value that does not fit is said elsewhere
+            with contextlib.suppress(RuntimeError):  # `check` reports a value that does not fit
                 shape = torch.broadcast_shapes(shape, value.shape)
         size = 4 * math.prod(shape)
-        if size > _LARGE and size > free_memory(_device_of(fn)):
+        if too_large(size, _device_of(fn)):
             verb = "would draw" if value is None else "has a log density of"
             raise PvaeError(
                 f"site {msg['name']!r} {verb} {list(shape)} values, {size / 1e9:,.0f} GB, more "
-                "than there is memory. Where two of these sizes count the data, a shape [B, 1] "
-                "stands where the plate has [B]: take the 1 away, or write .to_event(1)."
+                "than the free memory. If two of these sizes count the data, a parameter has shape "
+                "[B, 1] in a plate of shape [B]: remove the 1, or write .to_event(1)."
             )
 
 
@@ -76,13 +81,13 @@ def _device_of(fn: Any) -> torch.device:
 
 @contextlib.contextmanager
 def in_free_memory(what: str) -> Iterator[None]:
-    """Raises a PvaeError when memory runs out, where the system would kill the process.
+    """Raises a PvaeError when memory runs out, before the system kills the process.
 
-    On Linux without a GPU the process may take up what is free now, and no more; elsewhere an
-    allocation fails when the device says so.
+    On Linux without a GPU, the process may use only the memory that is free now. Elsewhere an
+    allocation fails when the device refuses it.
 
     Args:
-        what: What is done, for the message: "looking at the pair".
+        what: What needs the memory, for the message: "a diagnosis of the pair".
 
     Raises:
         PvaeError: If memory ran out.
@@ -94,8 +99,8 @@ def in_free_memory(what: str) -> Iterator[None]:
         if isinstance(error, PvaeError) or not is_out_of_memory(error):
             raise
         raise PvaeError(
-            f"There is not enough memory for {what} ({first_line(error)[:200]}). Hand in fewer "
-            "data, and look for tensors of the program that grow with the square of their number "
+            f"There is not enough memory for {what} ({first_line(error)[:200]}). Give fewer data, "
+            "and look for tensors of the program that grow with the square of their number "
             "(shapes [B, B]), or with the product of the sites that are summed out."
         ) from error
 
@@ -117,7 +122,7 @@ def _limit() -> Iterator[None]:
 
 
 def _used() -> int | None:
-    """Returns the bytes that RLIMIT_DATA counts; None if the system does not tell."""
+    """Returns the bytes that RLIMIT_DATA counts; None if they are not known."""
     try:
         with open("/proc/self/status") as file:
             lines = dict(line.split(":", 1) for line in file if ":" in line)

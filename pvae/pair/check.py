@@ -14,8 +14,9 @@ from pvae.distributions import unvalidated
 from pvae.errors import PvaeError
 from pvae.pair.admission import bounded_sites, check_observed, in_steps
 from pvae.pair.alone import alone
-from pvae.pair.arguments import Arguments, check_tensor
+from pvae.pair.arguments import Arguments
 from pvae.pair.bounded import in_free_memory
+from pvae.pair.dense import check_tensor
 from pvae.pair.fields import opened
 from pvae.pair.measures import other_mask, other_measure, outside_draws
 from pvae.pair.parameters import OwnParameters

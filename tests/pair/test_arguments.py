@@ -252,7 +252,7 @@ def test_an_unknown_name_is_the_programs_to_refuse():
 
 def test_nothing_that_counts_data():
     pair = _pair(lambda x: (x, SCALE, len(x)))
-    with pytest.raises(PvaeError, match="this one holds float, dict"):
+    with pytest.raises(PvaeError, match="it holds float, dict"):
         pvae.check(*pair, 0.5, {"x": torch.tensor(1.0)})
     with pytest.raises(PvaeError, match=r"Argument 0\['x'\] of the batch holds NaN .* row 1"):
         pvae.check(*pair, {"x": torch.tensor([0.0, torch.nan])})

@@ -74,7 +74,7 @@ ODD = {
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kind", ODD)
 def test_a_tensor_without_dense_values_is_one_message_everywhere(kind, monkeypatch):
-    monkeypatch.setattr("pvae.pair.arguments.free_memory", lambda device: 1 << 33)
+    monkeypatch.setattr("pvae.pair.dense.too_large", lambda size, device: size > 1 << 33)
     make, words = ODD[kind]
     x = make()
     for name, call in _calls(*_pair(), x).items():

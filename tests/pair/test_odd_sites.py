@@ -37,8 +37,7 @@ def test_a_packed_sequence_that_is_none_is_said(data, sizes, words):
 
 
 def test_sequences_too_long_to_pad_are_said_before_they_are_padded(monkeypatch):
-    monkeypatch.setattr("pvae.pair.arguments._LARGE", 1000)
-    monkeypatch.setattr("pvae.pair.arguments.free_memory", lambda device: 1000)
+    monkeypatch.setattr("pvae.pair.containers.too_large", lambda size, device: size > 1000)
     packed = pack_sequence([torch.zeros(100, 4)] + [torch.zeros(1, 4)] * 20)
     with pytest.raises(PvaeError, match=r"\[21, 100, 4\] when they are padded"):
         pvae.check(*_pair(), packed)
