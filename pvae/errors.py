@@ -1,4 +1,4 @@
-"""The error that pvae raises for bad input, and the words that go into its messages."""
+"""The error that pvae raises for bad input, and helpers for its messages."""
 
 import difflib
 from collections.abc import Iterable
@@ -7,10 +7,10 @@ __all__ = ["PvaeError", "first_line", "nearest", "reason_of", "text_of"]
 
 
 class PvaeError(ValueError):
-    """Bad input, said in one message: what is wrong, where, and what to do.
+    """Bad input. The message says what is wrong, where, and what to do.
 
-    The shell prints the message alone; anything else that escapes is a bug in pvae or in
-    the user's program and keeps its stack trace.
+    The shell prints only the message. Any other exception is a bug in pvae or in the user's
+    program and keeps its stack trace.
     """
 
 
@@ -31,7 +31,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def text_of(error: BaseException) -> str:
-    """Returns what an error says, and nothing of one that fails to say it."""
+    """Returns an error's text, or an empty string if the error cannot be printed."""
     try:
         return str(error)
     except Exception:
@@ -51,7 +51,7 @@ def first_line(error: BaseException) -> str:
 
 
 def reason_of(error: BaseException) -> str:
-    """Returns why something failed, in one sentence: of an error that is not ours with its type.
+    """Returns why something failed, in one sentence. Names the error's type unless it is ours.
 
     Example:
         >>> reason_of(PvaeError("This is wrong.")), reason_of(KeyError("z"))

@@ -382,7 +382,7 @@ BROKEN = {
         "Trace_ELBO",
     ),
     discrete_without_enumeration: (r"'y'.*", r"IWAE_ELBO|enumerate"),
-    site_twice: (r"'x'", r"name of its own"),
+    site_twice: (r"'x'", r"its own name"),
     log_of_zero: (r"pyro\.factor is NaN or infinite", "off 0 and 1"),
     integer_data: (r"got Long and Float", r"x\.float\(\)"),
     double_data: (r"got Double and Float", r"x\.float\(\)"),

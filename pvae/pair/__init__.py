@@ -1,4 +1,4 @@
-"""What a pair is: its modules and parameters, its traces, its structure, and what is wrong with it.
+"""What a pair is: its modules and parameters, its traces, its structure, and its faults.
 
 Imports `data`, `distributions`, `runtime` and `errors`.
 """

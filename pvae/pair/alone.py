@@ -1,4 +1,4 @@
-"""One call at a time per process; a call that fails leaves Pyro's state as it was."""
+"""alone(): allows one call at a time per process, and restores Pyro's state if a call fails."""
 
 import contextlib
 import functools
@@ -26,12 +26,12 @@ _working: list[int] = []  # the thread whose call it is
 def alone[**P, R](function: Callable[P, R]) -> Callable[P, R]:
     """Makes calls of a function wait for other threads, and restores Pyro's state if they fail.
 
-    Pyro has one stack of handlers and torch one generator for all threads of a process, so that
-    two calls at once would take part in each other. And an exception that comes at any moment (a
-    notebook's interrupt) can end a handler or a plate before it has put back what it changed;
-    every later call, Pyro's own included, would then blame the pair.
+    All threads of a process share Pyro's stack of handlers and torch's generator, so two calls at
+    once would disturb each other. An interrupt in a notebook can end a handler or a plate before
+    it has restored what it changed. Every later call, also of Pyro itself, would then fail with
+    an error that blames the pair.
 
-    Calls may be nested. What runs Pyro in another thread without pvae is not waited for.
+    Calls may be nested. Code that runs Pyro in another thread without pvae does not wait.
 
     Example:
         >>> @alone
@@ -45,14 +45,15 @@ def alone[**P, R](function: Callable[P, R]) -> Callable[P, R]:
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         if _working and _working[0] != threading.get_ident():
             warnings.warn(
-                f"{function.__name__}() waits for another thread's call of pvae: Pyro's handlers "
-                "and torch's generator are shared by all threads. Use processes to work at once.",
+                f"{function.__name__}() waits for another thread's call of pvae, because all "
+                "threads share Pyro's handlers and torch's generator. Use processes for parallel "
+                "work.",
                 stacklevel=2,
             )
         with _lock:
             if _working:
                 return function(*args, **kwargs)
-            if not _PYRO_STACK:  # plates of a call of Pyro's that was interrupted earlier
+            if not _PYRO_STACK:  # plates that an interrupted call of Pyro's own has left
                 _DIM_ALLOCATOR._stack.clear()
             before = _state()
             try:
@@ -63,7 +64,7 @@ def alone[**P, R](function: Callable[P, R]) -> Callable[P, R]:
                     try:
                         _restore(before, [*args, *kwargs.values()])
                         break
-                    except KeyboardInterrupt:  # one is on its way already
+                    except KeyboardInterrupt:  # restore first; one is being raised already
                         continue
                 raise
             finally:
@@ -93,7 +94,7 @@ def _restore(before: tuple[Any, ...], arguments: list[Any]) -> None:
         return
     for part in _parts(arguments):
         if isinstance(part, PyroModule):
-            # What it remembers of a call that never ended are old parameters.
+            # It would remember the old parameters of a call that never ended.
             context = part._pyro_context
             context.active = 0
             context.cache.clear()
@@ -104,7 +105,7 @@ def _parts(arguments: list[Any]) -> Iterator[nn.Module]:
     for each in arguments:
         programs = [each]
         for side in ("model", "guide"):
-            with contextlib.suppress(Exception):  # a program may look its attributes up as it likes
+            with contextlib.suppress(Exception):  # a program's own __getattr__ may raise anything
                 programs.append(getattr(each, side, None))
         for program in programs:
             if callable(program) and not isinstance(program, type):

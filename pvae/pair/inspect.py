@@ -1,4 +1,4 @@
-"""inspect(): one look at a pair, handed to everything that needs to know the pair."""
+"""inspect(): runs a pair once, for everything that needs to know its sites and plates."""
 
 from typing import Any
 
@@ -22,13 +22,14 @@ def inspect(
     Args:
         model: Pyro program p(z) p(x|z), called as `model(*batch, **kwargs)`.
         guide: Pyro program q(z|x), called as `guide(*batch, **kwargs)`.
-        *batch: Some data, tensors of leading size B, and what else the programs take, as for
-            `pvae.check`.
-        plate: Name of the batch plate, where it is ambiguous.
+        *batch: Some data: tensors of leading size B, and any other arguments of the programs, as
+            for `pvae.check`.
+        plate: Name of the batch plate, if it is ambiguous.
         **kwargs: Arguments of the programs by name.
 
     Raises:
-        PvaeError: As `pvae.check`. The batch plate is looked for when it is asked for.
+        PvaeError: As `pvae.check`. A missing batch plate raises only when `plate` or `dim` of the
+            result is read.
 
     Example:
         >>> import torch

@@ -1,4 +1,4 @@
-"""The parameters of a pair, and the context in which a pair is looked at."""
+"""The parameters of a pair, and the context in which a pair is inspected."""
 
 import contextlib
 import itertools
@@ -19,19 +19,18 @@ __all__ = ["OwnParameters", "quiet"]
 
 
 class OwnParameters(Messenger):
-    """Inside this context every module's parameters live in that module, and nowhere else.
+    """Inside this context, every module's parameters are kept in that module and nowhere else.
 
-    Pyro keeps parameters in one global store by name, so that two modules of the same name
-    (a model's `.net` and a guide's `.net`, or two pairs in one notebook) would share them.
-    Here `nn.Parameter`s never enter the store, and `PyroParam`s enter it under a name of
-    their own for as long as the context lasts. A program's own `pyro.param` stays in Pyro's
-    store, where its author expects it.
+    Pyro keeps parameters in one global store by name, so two modules of the same name (a model's
+    `.net` and a guide's `.net`, or two pairs in one notebook) would share them. Here
+    `nn.Parameter`s never enter the store, and `PyroParam`s enter it under a unique name while the
+    context lasts. A program's own `pyro.param` stays in Pyro's store, where its author expects it.
 
     Attributes:
-        parameters: The leaf tensors that the pair used so far, by name: what Pyro's SVI
+        parameters: The leaf tensors that the pair has used so far, by name: those that Pyro's SVI
             would optimise.
         stored: Names of the pair's `pyro.param` sites in Pyro's store.
-        used: Ids of the leaf tensors that have been seen since somebody emptied this set.
+        used: Ids of the leaf tensors that the pair has used since this set was last emptied.
     """
 
     def __init__(self, model: Program, guide: Program) -> None:
@@ -50,14 +49,14 @@ class OwnParameters(Messenger):
         if self in _PYRO_STACK:
             self._depth += 1
             return self
-        self._rename_back()  # after an interrupt there may be something left to undo
+        self._rename_back()  # an interrupt may have left something to undo
         self._depth = 1
         store = pyro.get_param_store()
         self._before = set(store._params)
         for path, module in self.modules.items():
             for name, part in module.named_modules():
-                # A PyroSample's site takes the module's name, so that one may not change. A module
-                # that has a name and no parameters may make them when it is first called.
+                # A PyroSample's site takes the module's name, which may not change then. A module
+                # with a name and no parameters may make them in its first call.
                 if (
                     isinstance(part, PyroModule)
                     and (part._pyro_params or part._pyro_name)
@@ -82,7 +81,7 @@ class OwnParameters(Messenger):
         super().__exit__(*error)
 
     def _unused(self, part: PyroModule, other: str) -> str:
-        """Returns a name under which Pyro's store has no other module's parameters."""
+        """Returns a name that no other module's parameters have in Pyro's store."""
         store, own = pyro.get_param_store()._params, {id(p) for p in part.parameters()}
         foreign = [name for name, leaf in store.items() if id(leaf) not in own]
         taken = {module._pyro_name for module, _ in self._renamed if module is not part}
@@ -132,7 +131,7 @@ class OwnParameters(Messenger):
 
 @contextlib.contextmanager
 def quiet(model: Program, guide: Program) -> Iterator[None]:
-    """Runs a pair in eval mode, with its own parameters, without validation and gradients."""
+    """Runs a pair in eval mode, with its own parameters, without validation or gradients."""
     with (
         evaluating(model, guide),
         OwnParameters(model, guide),

@@ -45,9 +45,9 @@ def check_programs(*programs: Any) -> None:
             is_class = isinstance(program, type)
             what = "the class" if is_class else f"a {type(program).__name__},"
             raise PvaeError(
-                "A model or a guide is a function or a module that is called with the batch, and "
+                "A model or a guide is a function or a module that is called with the batch, but "
                 f"{what} {str(program)[:80]} is given. "
-                + ("Make an object of it." if is_class else "Hand in the program.")
+                + ("Create an object of it." if is_class else "Give the program.")
             )
 
 
@@ -55,7 +55,7 @@ def move(device: torch.device, *programs: Program) -> None:
     """Moves the modules of programs to a device.
 
     Raises:
-        PvaeError: If a parameter is on the meta device, so that it has no values to move.
+        PvaeError: If a parameter is on the meta device: it has no values to move.
     """
     for path, module in modules(programs[0], programs[-1]).items():
         refuse_meta({f"{path}.{name}": p for name, p in module.named_parameters()})
@@ -67,8 +67,8 @@ def refuse_meta(parameters: dict[str, Tensor]) -> None:
     for name, parameter in parameters.items():
         if parameter.is_meta:
             raise PvaeError(
-                f"Parameter {name} is on the meta device and has no values. Make the module where "
-                "it is used, or call module.to_empty(device=…) and set them."
+                f"Parameter {name} is on the meta device and has no values. Create the module on "
+                "the device where it is used, or call module.to_empty(device=…) and set the values."
             )
 
 
@@ -92,9 +92,9 @@ def evaluating(model: Program, guide: Program) -> Iterator[None]:
 
 @contextlib.contextmanager
 def same_buffers(model: Program, guide: Program) -> Iterator[None]:
-    """Restores the buffers of a pair, which batch normalisation changes at each call."""
-    everything = (b for module in modules(model, guide).values() for b in module.buffers())
-    buffers = [buffer for buffer in everything if not is_lazy(buffer)]
+    """Restores the buffers of a pair on exit: batch normalisation changes them at each call."""
+    found = modules(model, guide).values()
+    buffers = [b for module in found for b in module.buffers() if not is_lazy(b)]
     kept = [buffer.clone() for buffer in buffers]
     try:
         yield

@@ -1,4 +1,4 @@
-"""Data given as a pair's own arguments: tensors of one leading size, and other values."""
+"""Data that are given as a pair's own arguments: tensors of one leading size, other values."""
 
 import copy
 import hashlib
@@ -20,13 +20,13 @@ class TensorSplit:
     """A split whose minibatches are rows of given tensors.
 
     Args:
-        tensors: A tensor or several of leading size N, positional arguments of the pair; among
-            them may be others, as `pvae.pair.arguments.Arguments` has it.
+        tensors: The pair's positional arguments: one or more tensors of leading size N, and any
+            other values (see `pvae.pair.arguments.Arguments`).
         kwargs: Arguments of the pair by name.
 
     Raises:
-        PvaeError: If no argument counts the data, there is no datum, or a value is not finite; NaN
-            after the first tensor may stand for what is missing.
+        PvaeError: If no argument counts the data, there is no datum, or a value is not finite. NaN
+            after the first tensor may stand for a missing value.
 
     Example:
         >>> import torch
@@ -46,12 +46,12 @@ class TensorSplit:
                 raise
             kinds = ", ".join([type(t).__name__ for t in arrays[:4]] + ["…"] * (len(arrays) > 4))
             raise PvaeError(
-                f"Data is a tensor, a tuple of tensors with what else the programs take, or what "
-                f"pvae.data.load returns; this is {kinds or 'empty'}."
+                f"The data cannot be {kinds or 'empty'}: give a tensor, a tuple of tensors and "
+                "other arguments of the programs, or the result of pvae.data.load."
             ) from error
         self._constants = self._arguments.constants()
         if not len(self):
-            raise PvaeError("The data is empty; its leading size must count at least one datum.")
+            raise PvaeError("The data are empty: the leading size is 0. Give at least one datum.")
         self._arguments.check_finite()
 
     def __len__(self) -> int:
@@ -59,7 +59,7 @@ class TensorSplit:
 
     @property
     def hash(self) -> str:
-        """SHA-256 of shapes, types and values, those of other tensors and numbers too."""
+        """SHA-256 of shapes, types and values of all tensors, and of numbers and strings."""
         digest = hashlib.sha256()
         for value in (*self.tensors(), *self._constants):
             if isinstance(value, Tensor):
@@ -70,11 +70,11 @@ class TensorSplit:
         return digest.hexdigest()
 
     def bind(self, *programs: Program) -> tuple[Program, ...]:
-        """Returns programs of the minibatches: see `Arguments.bind`."""
+        """Returns programs that take the minibatches: see `Arguments.bind`."""
         return self._arguments.bind(*programs)
 
     def tensors(self) -> tuple[Tensor, ...]:
-        """Returns the tensors."""
+        """Returns the tensors of leading size N."""
         return self._arguments.batch
 
     def observe(self, index: slice | Tensor) -> tuple[Tensor, ...]:
@@ -89,7 +89,7 @@ class TensorSplit:
 
     @property
     def device(self) -> torch.device:
-        """Where the tensors are."""
+        """The tensors' device."""
         return self.tensors()[0].device
 
     def to(self, device: str | torch.device) -> "TensorSplit":
@@ -127,8 +127,8 @@ def _tensor(place: int, value: Any) -> Any:
         return torch.from_numpy(value)
     except TypeError as error:
         raise PvaeError(
-            f"Argument {place} of the data is an array of dtype {value.dtype}, which is no type of "
-            "numbers that torch has. Convert it: x.astype('float32')."
+            f"Argument {place} of the data is an array of dtype {value.dtype}, which torch does "
+            "not have. Convert it: x.astype('float32')."
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""Pairs that only run with all values of their discrete sites at once, under enumeration."""
+"""Runs a pair; under enumeration if it only runs with all values of its discrete sites at once."""
 
 from typing import Any, ClassVar
 
@@ -15,20 +15,20 @@ from pvae.pair.traces import latent_sites, trace_guide, trace_model, trace_progr
 
 __all__ = ["runs_together", "trace_pair"]
 
-_MOST_PLATES = 4  # of a pair that runs under enumeration only
+_MOST_PLATES = 4  # of a pair that runs only under enumeration
 
 
 def trace_pair(
     model: Program, guide: Program, batch: tuple[Tensor, ...]
 ) -> tuple[Trace, Trace, bool]:
-    """Runs a pair once: the guide, and the model with its draws.
+    """Runs a pair once: the guide, and the model with the guide's samples.
 
     Returns:
-        The traces of guide and model, and whether they are of one value among all those of the
-        enumerated sites, because the pair runs in no other way.
+        The traces of guide and model, and whether the pair runs only under enumeration. The traces
+        then have the first value of each enumerated site.
 
     Raises:
-        PvaeError: If a program fails, sampled and under enumeration.
+        PvaeError: If a program fails both with and without enumeration.
     """
     try:
         guide_trace = trace_guide(guide, *batch)
@@ -52,7 +52,7 @@ def _traces_together(
     """Returns the traces under parallel enumeration, reduced to each site's first value."""
     for wide in range(1, _MOST_PLATES + 1):
         try:
-            # Pyro needs to be told what plates take up before it has seen them.
+            # Pyro needs the number of the plates' dimensions before it has seen them.
             program = poutine.enum(guide, first_available_dim=-1 - wide)
             guide_trace = trace_program("guide", guide, program, batch)
             sites = latent_sites(guide_trace).values()
@@ -77,11 +77,9 @@ def _traces_together(
 
 
 class _FirstValue(TorchDistribution):
-    """A distribution under enumeration, reduced to the first of the values.
+    """A distribution of batch shape [*enumerated, *plates], reduced to the first value.
 
-    Args:
-        base_dist: Of batch shape [*enumerated, *plates].
-        wide: Number of dimensions that plates take up.
+    `wide` is the number of dimensions of the plates.
     """
 
     arg_constraints: ClassVar = {}

@@ -1,4 +1,4 @@
-"""One call of a program, recorded site by site."""
+"""Records one call of a program, site by site."""
 
 import re
 import traceback
@@ -37,7 +37,7 @@ def trace_guide(guide: Program, *batch: Tensor) -> Trace:
 
 
 def trace_model(model: Program, guide_trace: Trace, *batch: Tensor) -> Trace:
-    """Runs the model once on a batch with the guide's draws in place of its own."""
+    """Runs the model once on a batch, with the guide's samples in place of its own."""
     replayed = poutine.replay(model, trace=guide_trace)
     return trace_program("model", model, replayed, batch)
 
@@ -46,7 +46,7 @@ def trace_program(role: str, program: Program, run: Program, batch: tuple[Tensor
     """Records one call of a program; `run` is the program inside its handlers.
 
     Raises:
-        PvaeError: If it fails, naming the last site and the line of the user's own code.
+        PvaeError: If it fails. The message names the last site and the line of the user's code.
     """
     tracer = poutine.trace(Bounded()(run))
     try:
@@ -55,8 +55,9 @@ def trace_program(role: str, program: Program, run: Program, batch: tuple[Tensor
         if is_out_of_memory(error):
             raise
         shapes = ", ".join(str(tuple(getattr(b, "shape", ()))) for b in batch)
-        sites = [n for n, s in tracer.trace.nodes.items() if s["type"] == "sample"]
-        # Pyro raises a failure anew, with a table of shapes.
+        nodes = tracer.trace.nodes.items()
+        sites = [n for n, s in nodes if s["type"] == "sample" and not site_is_subsample(s)]
+        # Pyro raises the error again, with a table of shapes.
         notes = [n for e in (error, error.__cause__) for n in getattr(e, "__notes__", ())]
         after = f" after site {sites[-1]!r}" if sites else ""
         raise PvaeError(
@@ -69,7 +70,7 @@ def with_densities(trace: Trace) -> Trace:
     """Returns the trace if every site has a tensor and a density.
 
     Raises:
-        PvaeError: If a site has a value of another kind, or is drawn by a function.
+        PvaeError: If a site's value is no tensor, or a function draws it.
     """
     for name, site in trace.nodes.items():
         if site["type"] != "sample":
@@ -82,7 +83,7 @@ def with_densities(trace: Trace) -> Trace:
         if not isinstance(site["value"], Tensor):
             verb = "observes" if site["is_observed"] else "has"
             raise PvaeError(
-                f"site {name!r} {verb} a {type(site['value']).__name__} where a density needs a "
+                f"site {name!r} {verb} a {type(site['value']).__name__}, but a density needs a "
                 "tensor. Write torch.as_tensor(value)."
             )
     return trace
@@ -112,9 +113,9 @@ def _in_words(error: Exception) -> str:
     if clash:
         plate, site, dim, size, ours = clash.groups()
         return (
-            f"site {site!r} has size {ours} at dim {dim} of its batch shape, where the plate "
-            f"{plate!r} counts {size} data. If that dimension is part of one datum, write "
-            ".to_event(n) to count the last n dimensions to the event."
+            f"site {site!r} has size {ours} at dim {dim} of its batch shape, but the plate "
+            f"{plate!r} counts {size} data there. If this dimension is part of one datum, write "
+            ".to_event(n), which makes the last n dimensions the event."
         )
     pattern = r"Expected parameter (\w+) .*?of distribution (\w+)\(.*constraint (.+), but"
     wrong = re.search(pattern, text)
@@ -127,23 +128,23 @@ def _in_words(error: Exception) -> str:
             )
         positive = "GreaterThan" in constraint
         return (
-            f"the {parameter} of a {kind} has values outside of {constraint}, or NaN. "
+            f"the {parameter} of a {kind} has values outside {constraint}, or NaN. "
             + (f"Make it positive: {parameter} = softplus(…) + 1e-6, or exp(…)." if positive else
-               "Transform what the network gives to where the parameter may be.")
+               "Transform the network's output to the values that the parameter may take.")
         )  # fmt: skip
     if twice := re.search(r"Multiple sample sites named '(.+)'", text):
-        return f"two sites are called {twice[1]!r}. Give each a name of its own."
+        return f"two sites have the name {twice[1]!r}. Give each site its own name."
     if "up to 64 dims" in text:
         return (
             "a tensor would have more than 64 dimensions, PyTorch's limit: each plate and each "
-            "site that is summed out takes one. Sum out fewer sites, about 60 at most (a chain of "
-            "discrete states: dist.DiscreteHMM is one site)."
+            "site that is summed out takes one. Sum out fewer sites, about 60 at most. "
+            "(dist.DiscreteHMM is a chain of discrete states in one site.)"
         )
     text = text if len(text) < 500 else text[:500] + " …"
     if re.search(r"same dtype|scalar type", text):
         text += ". Give the data the type of the parameters: x.float()."
     if "shapes cannot be multiplied" in text:
-        text += ". Make the layer's in_features the size of the last dimension of what it is given."
+        text += ". Set the layer's in_features to the size of the last dimension of its input."
     return text if isinstance(error, PvaeError) else f"{type(error).__name__}: {text}"
 
 

@@ -141,7 +141,7 @@ def test_a_container_that_is_in_itself_has_no_end():
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("odd", ["model", X, [len], 3, None, nn.Linear])
 def test_what_is_no_program_is_said(odd):
-    words = "class.*Make an object" if isinstance(odd, type) else "is given. Hand in the program"
+    words = "class.*Create an object" if isinstance(odd, type) else "is given. Give the program"
     model, guide = _pair()
     calls = {**_calls(odd, guide, X), "generate": lambda: pvae.generate(odd, 3, X)}
     calls |= {f"{name}, guide": call for name, call in _calls(model, odd, X).items()}

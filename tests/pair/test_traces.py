@@ -37,3 +37,16 @@ def test_models_and_guides_of_the_package_are_programs():
     x = torch.zeros(4, 1, 8, 8).double()
     with pytest.raises(PvaeError, match=r"\(at \S+guides.mean_field\.py:\d+\): RuntimeError"):
         check(*small_pair(), x)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_the_last_site_before_a_failure_is_named_and_a_plate_is_none(first):
+    def guide(x):
+        if first:
+            pyro.sample("a", dist.Normal(0.0, 1.0))
+        with pyro.plate("data", len(x)):
+            raise KeyError("code")
+
+    after = " after site 'a'" if first else ""
+    with pytest.raises(PvaeError, match=rf"^The guide guide failed{after} when called with"):
+        check(_model, guide, torch.zeros(4, 3))
