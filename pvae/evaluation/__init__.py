@@ -16,7 +16,6 @@ from pvae.evaluation.estimators import (
     Surgery,
     find_estimators,
 )
-from pvae.evaluation.estimators.active_units import ActiveUnits
 from pvae.evaluation.estimators.importance import CUBO_KHAT
 from pvae.evaluation.evaluate import evaluate
 from pvae.evaluation.finding import Estimate, Finding, Known
@@ -29,7 +28,6 @@ __all__ = [
     "AIS",
     "BDMC",
     "CUBO_KHAT",
-    "ActiveUnits",
     "Bound",
     "Compared",
     "Comparison",

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-__all__ = ["finite", "mean_and_se", "se_of_mean", "show"]
+__all__ = ["finite", "mean_and_se", "se", "se_of_mean", "show"]
 
 Mean = dict[str, float | None]
 
@@ -14,8 +14,12 @@ def mean_and_se(values: np.ndarray) -> Mean:
     if not len(values):
         return {"mean": None, "se": None}
     with np.errstate(invalid="ignore"):
-        se = values.std(ddof=1) / math.sqrt(len(values)) if len(values) > 1 else math.nan
-        return {"mean": finite(values.mean()), "se": finite(se)}
+        return {"mean": finite(values.mean()), "se": finite(se(values))}
+
+
+def se(values: np.ndarray) -> float:
+    """Returns the standard error of the mean over the data, sd / √N; NaN below two data."""
+    return float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.nan
 
 
 def se_of_mean(errors: np.ndarray | None) -> float | None:

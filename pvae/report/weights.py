@@ -20,7 +20,7 @@ from pvae.drawing import (
     responsive,
     text,
 )
-from pvae.evaluation import ActiveUnits
+from pvae.predictive import ACTIVE
 from pvae.report import charts
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def kl_dims(evaluation: "Evaluation") -> Panel | None:
     note = (
         "KL(q(z|x) ‖ p(z)) of each dimension, averaged over the data, from the largest to the "
         "smallest. In strong colour are the active units: their posterior mean varies over the "
-        f"data by more than {ActiveUnits.threshold:g} (Burda, Grosse & Salakhutdinov 2016, section "
+        f"data by more than {ACTIVE:g} (Burda, Grosse & Salakhutdinov 2016, section "
         "5.2). A faint bar varies less, or its mean is undefined. A dimension without KL carries "
         "nothing about x."
     )
@@ -131,7 +131,7 @@ def _dims(name: str, site: dict[str, Any], index: int, width: float) -> Markup:
     order = np.argsort(-np.nan_to_num(kl), kind="stable")[:_BARS]
     variance = site["variance"] or []
     same = len(variance) == len(kl)
-    active = np.asarray(variance)[order] > ActiveUnits.threshold if same else np.zeros(len(order))
+    active = np.asarray(variance)[order] > ACTIVE if same else np.zeros(len(order))
     label = f"KL of the dimensions of latent site {index + 1}"
     with chart(label, width, 200) as drawn:
         ax, at = drawn.figure.subplots(), np.arange(len(order))

@@ -131,12 +131,12 @@ def test_the_inference_gap_is_split(full, found, read):
     e = found()
     other = dataclasses.replace(
         e.findings["gap"], own_family=False, elbo_best=e.findings["gap"].elbo - 0.5,
-        family="gap to the optimal mean field: loc of site 'z_2' depends on draws",
+        family="gap to the optimal mean field: loc of site 'z_2' depends on samples",
     )  # fmt: skip
     page = read(found(findings={"gap": other}))
     chart = re.sub(r" +", " ", page.figure("gap"))
     assert ">gap to the optimal mean field −0.50 ± 0.00<" in chart
-    assert "datum by datum (loc of site 'z_2' depends on draws)" in page.text("gap")
+    assert "datum by datum (loc of site 'z_2' depends on samples)" in page.text("gap")
     assert "this is no amortisation gap" in page.text("gap")
     assert "amortisation gap" not in chart.partition("<figcaption>")[0]
 

@@ -14,16 +14,18 @@ class ActiveUnits:
     .. math:: A_u = \mathrm{Var}_x \left( E_{q(z|x)}[z_u] \right) > 0.01
 
     E[z] is an average over the samples of each datum; the Monte Carlo variance of this average
-    is subtracted. Only sums over the data are kept.
+    is subtracted.
+
+    Attributes:
+        sums: Sums over the data, [4, Z] for each site: their number, means, squares and noise.
+            The sums of several parts of the data add up.
 
     Source: Burda, Grosse & Salakhutdinov 2016, section 5.2 (threshold 10⁻²).
     """
 
-    threshold = ACTIVE
-
     def __init__(self) -> None:
-        self._chunks: dict[str, list[np.ndarray]] = {}
-        self._sums: dict[str, list[np.ndarray | float]] = {}
+        self.sums: dict[str, np.ndarray] = {}
+        self._moments: dict[str, np.ndarray] = {}
 
     def add(self, means: dict[str, Tensor]) -> None:
         """Adds conditional means [K, B, Z] from more samples of the current data."""
@@ -32,32 +34,22 @@ class ActiveUnits:
             if value.stride(0) == 0:  # the same mean for all samples, as in a guide of one layer
                 times, value = len(value), value[:1]
             value = value.double()
-            moments = [times * m.sum(0).cpu().numpy() for m in (value, value**2)]
-            kept = self._chunks.setdefault(name, [0.0, 0.0])
-            self._chunks[name] = [kept[0] + moments[0], kept[1] + moments[1]]
+            moments = np.stack([times * m.sum(0).cpu().numpy() for m in (value, value**2)])
+            self._moments[name] = self._moments.get(name, 0.0) + moments
 
     def end_data(self, num_samples: int) -> None:
         """Finishes the current data, after `num_samples` samples.
 
         Data with one sample do not count, because their Monte Carlo variance is unknown.
         """
-        chunks, self._chunks = self._chunks, {}
-        for name, (first, second) in chunks.items() if num_samples > 1 else ():
+        moments, self._moments = self._moments, {}
+        for name, (first, second) in moments.items() if num_samples > 1 else ():
             mean = first / num_samples
             spread = np.maximum(second / num_samples - mean**2, 0)
             # The mean is the same in every sample if it varies by no more than rounding errors.
             noise = np.where(spread <= 1e-9 * (1 + mean**2), 0.0, spread) / (num_samples - 1)
-            kept = self._sums.setdefault(name, [0, 0.0, 0.0, 0.0])
-            self._sums[name] = [
-                kept[0] + float(len(mean)),
-                kept[1] + mean.sum(0),
-                kept[2] + (mean**2).sum(0),
-                kept[3] + noise.sum(0),
-            ]
-
-    def sums(self) -> dict[str, np.ndarray]:
-        """Returns the sums over the data, [4, Z] for each site; sums of several parts add up."""
-        return {name: np.stack(np.broadcast_arrays(*kept)) for name, kept in self._sums.items()}
+            sums = float(len(mean)), mean.sum(0), (mean**2).sum(0), noise.sum(0)
+            self.sums[name] = self.sums.get(name, 0.0) + np.stack(np.broadcast_arrays(*sums))
 
 
 def variances(sums: np.ndarray | None) -> np.ndarray | None:
@@ -70,4 +62,4 @@ def variances(sums: np.ndarray | None) -> np.ndarray | None:
 
 def active_units(variance: np.ndarray | None) -> int | None:
     """Returns how many variances A_u are above the threshold."""
-    return None if variance is None else int((variance > ActiveUnits.threshold).sum())
+    return None if variance is None else int((variance > ACTIVE).sum())

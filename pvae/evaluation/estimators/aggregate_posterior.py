@@ -8,7 +8,7 @@ import numpy as np
 
 from pvae.drawing import Panel, attempt, responsive, steps, text
 from pvae.evaluation.finding import Finding, Known
-from pvae.evaluation.numbers import finite, show
+from pvae.evaluation.numbers import finite, se, show
 
 __all__ = ["AggregatePosterior"]
 
@@ -57,7 +57,7 @@ class AggregatePosterior(Finding, kind="Surgery"):
     @property
     def mutual_information_se(self) -> float:
         """Standard error of `mutual_information`, nats."""
-        return _se(self._information)
+        return se(self._information)
 
     @property
     def marginal_kl(self) -> float:
@@ -67,7 +67,7 @@ class AggregatePosterior(Finding, kind="Surgery"):
     @property
     def marginal_kl_se(self) -> float:
         """Standard error of `marginal_kl`, nats."""
-        return _se(self.log_q_marginal - self.log_prior)
+        return se(self.log_q_marginal - self.log_prior)
 
     @property
     def rate(self) -> float:
@@ -102,12 +102,6 @@ class AggregatePosterior(Finding, kind="Surgery"):
     @property
     def _information(self) -> np.ndarray:
         return self.log_q_given_x - self.log_q_marginal
-
-
-def _se(values: np.ndarray) -> float:
-    if len(values) < 2:
-        return math.nan
-    return float(values.std(ddof=1) / math.sqrt(len(values)))
 
 
 def _split_rate(found: AggregatePosterior) -> Panel | None:

@@ -9,7 +9,7 @@ import numpy as np
 from pvae.drawing import ACCENT, INK, SECOND, WARN, Panel, attempt, axes, chart, key, text
 from pvae.drawing import finite as finite_values
 from pvae.evaluation.finding import Estimate, Known
-from pvae.evaluation.numbers import finite, se_of_mean
+from pvae.evaluation.numbers import finite, se, se_of_mean
 
 __all__ = ["TITLES", "Annealed", "above_bound"]
 
@@ -52,8 +52,12 @@ class Annealed(Estimate, kind="Annealed"):
     @property
     def run(self) -> str:
         """Its title and settings, in words."""
-        chains = "chain" if self.num_chains == 1 else "chains"
-        return f"{self.title} ({self.num_chains} {chains}, {self.num_temperatures} temperatures)"
+        return f"{self.title} ({self._settings})"
+
+    @property
+    def _settings(self) -> str:
+        chains = text.plural(self.num_chains, "chain")
+        return f"{chains}, {text.plural(self.num_temperatures, 'temperature')}"
 
     def summary(self, known: Known) -> dict[str, Any]:
         return {
@@ -68,10 +72,7 @@ class Annealed(Estimate, kind="Annealed"):
 
     def note(self, summary: dict[str, Any]) -> str:
         source = "Neal 2001" if self.start == "prior" else "Neal 2001; Wu et al. 2017"
-        return (
-            f"{text.plural(self.num_chains, 'chain')}, "
-            f"{text.plural(self.num_temperatures, 'temperature')} ({source})"
-        )
+        return f"{self._settings} ({source})"
 
     def panels(self, known: Known) -> list[Panel]:
         found = [known.findings.get(f"ais_{start}") for start in ("prior", "guide")]
@@ -124,18 +125,18 @@ def _missed_modes(ais: Annealed, known: Known) -> str:
     difference, noise, above = above_bound(ais, known.log_px, known.log_px_se)
     n, higher = len(difference), int(above.sum())
     finite = np.isfinite(difference)
-    some, mean, se = difference[finite], math.nan, math.nan
+    some, mean, error = difference[finite], math.nan, math.nan
     if len(some):
-        mean, alone = float(some.mean()), len(some) == 1
-        se = float(noise[finite][0] if alone else some.std(ddof=1) / math.sqrt(len(some)))
-    size = f"{abs(mean):.2f} ± {se:.2f} nats" if len(some) > 1 else f"{abs(mean):.2f} nats"
+        mean = float(some.mean())
+        error = float(noise[finite][0]) if len(some) == 1 else se(some)
+    size = f"{abs(mean):.2f} ± {error:.2f} nats" if len(some) > 1 else f"{abs(mean):.2f} nats"
     with np.errstate(invalid="ignore"):
         far = bool((above & ~(difference <= 6 * noise + 0.05)).any())
     lost = int(np.isneginf(difference).sum())
-    low = mean < -2 * se - 0.05
+    low = mean < -2 * error - 0.05
     short = "its chains are too short to reach what the guide finds"
     blind = "so it cannot rule out a missed mode"
-    if higher and (far or not mean <= 2 * se or higher > max(1, 0.02 * n)):
+    if higher and (far or not mean <= 2 * error or higher > max(1, 0.02 * n)):
         said = f"finds log p(x) higher by {size} on average, and"
         if mean < 0:
             said = f"is lower by {size} on average{f' ({short})' if low else ''}, but higher"

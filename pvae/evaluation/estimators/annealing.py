@@ -50,13 +50,7 @@ class Annealing(Estimator):
 
     @classmethod
     def asked(cls, option: str, num_data: int, *settings: int) -> Self | None:
-        """Returns the estimator for `num_data` data; None for 0. Always checks the settings.
-
-        Args:
-            option: The name of the option that gives `num_data`, for the message.
-            num_data: Number of data.
-            *settings: Chains, temperatures and leapfrog steps.
-        """
+        """Returns the estimator for a number of data; None for 0. The settings are checked too."""
         num_data = whole(option, num_data, 0)
         found = cls(num_data or None, *settings)
         return found if num_data else None
@@ -90,7 +84,7 @@ class Annealing(Estimator):
         return in_blocks(task.positions, max(1, size))
 
     def _forward(
-        self, density: Density, batch: tuple[Tensor, ...], tick: Callable[[], None]
+        self, density: Density, batch: tuple[Tensor, ...], tick: Callable[[], object]
     ) -> tuple[Tensor, Tensor, AnnealingPath, Tensor]:
         """Tunes and anneals. Returns log weights [C, B], acceptance, path and step sizes."""
         path, betas = density.path(batch, self.start), schedule(self.num_temperatures)

@@ -1,4 +1,4 @@
-"""Finds the best member of a family for each datum, until it stands still."""
+"""Finds the best member of a family for each datum: climbs its ELBO until it converges."""
 
 import math
 from collections.abc import Callable
@@ -11,11 +11,11 @@ from pvae.evaluation.estimators.member import Member
 
 __all__ = ["Best", "ascend"]
 
-_MEMORY = 24  # steps that the curvature is known from
-_STILL = 1e-4  # nats: three steps of less, one after the other, are the end of a climb
-_GAIN = 2e-3  # nats: what another climb may win of a datum that is said to stand still
-_AGREE = 0.02  # nats: by how much the draws that were climbed may flatter it
-_FEWEST, _MOST = 32, 512  # draws of a climb
+_MEMORY = 24  # steps that estimate the curvature
+_STILL = 1e-4  # nats: a climb ends after three successive steps that gain less
+_GAIN = 2e-3  # nats: a datum has converged if another climb gains less
+_AGREE = 0.02  # nats: allowed excess of the ELBO on the samples of a climb over fresh ones
+_FEWEST, _MOST = 32, 512  # samples of a climb
 _CLIMBS = 12
 
 
@@ -25,9 +25,9 @@ class Best:
 
     Attributes:
         parameters: Their unconstrained parameters.
-        fine: For which data, [B], nothing went wrong.
-        still: For which data, [B], another climb, from other units, won nothing.
-        steps: How many gradients of all draws were taken.
+        fine: Whether the ELBO was never NaN, [B].
+        still: Whether another climb, in other units, gained nothing, [B].
+        steps: The number of gradients.
     """
 
     parameters: list[Tensor]
@@ -39,19 +39,19 @@ class Best:
 def ascend(member: Member, num: int, steps: int, seed: Callable[[int], None]) -> Best:
     r"""Maximises the ELBO of each datum in the parameters of a member of a family.
 
-    Where draws are smooth functions of fixed noise (Normals), the ELBO of that noise is
-    maximised, [B, P] parameters at once but each datum on its own: by L-BFGS with a line search
-    that asks for an increase, in units of the member's present scales, which are taken anew
-    before each climb. The noise comes in pairs ±ε and has the identity as its covariance, so that
-    a Gaussian posterior has the exact optimum with any number of draws; their number grows until
-    the ELBO of fresh draws agrees. Other families are optimised by Adam, by path derivatives of
-    fresh draws. A datum stands still when a whole climb from new units wins nothing.
+    If samples are smooth functions of fixed noise (Normals), the ELBO on that noise is maximised
+    by L-BFGS, with a line search that requires an increase: [B, P] parameters together, but each
+    datum on its own. The units are the member's scales before each climb. The noise is in pairs
+    ±ε with the identity as covariance, so that a Gaussian posterior is found exactly with any
+    number of samples. This number grows until the ELBO agrees with that of fresh samples. Other
+    families are optimised by Adam, with path derivatives of fresh samples. A datum has converged
+    when a whole climb in new units gains nothing.
 
     Args:
         member: The family, at the guide; it is left at the best parameters.
-        num: Draws of the first climb, at least.
-        steps: Gradients that are taken at most.
-        seed: Seeds the generators, for the number of a climb.
+        num: Smallest number of samples of the first climb.
+        steps: Largest number of gradients.
+        seed: Seeds the generators for a climb of this number.
 
     Source: Nocedal & Wright 2006, *Numerical Optimization*, chapter 7.
     """
@@ -61,12 +61,12 @@ def ascend(member: Member, num: int, steps: int, seed: Callable[[int], None]) ->
 
 def _climbs(member: Member, num: int, steps: int, seed: Callable[[int], None]) -> Best:
     draws = 1
-    if member.dim:  # twice as many draws as dimensions can have the identity as covariance
+    if member.dim:  # the identity as covariance needs twice as many samples as dimensions
         draws = min(max(num, _FEWEST, 2 * member.dim), _MOST)
     fine = torch.ones(member.size, dtype=torch.bool, device=member.offset.device)
     still, taken, large = ~fine, 0, not member.dim
     for climb in range(_CLIMBS):
-        seed(2 * climb if not large else 1)  # the last ones climb the same hill
+        seed(2 * climb if not large else 1)  # the last climbs share their noise
         noise = _noise(draws, member)
         most = steps - taken if large else min(steps - taken, 40 + member.offset.shape[1] // 2)
         start, end, ended, count = _climb(member, noise, draws, most)
@@ -88,7 +88,7 @@ def _climbs(member: Member, num: int, steps: int, seed: Callable[[int], None]) -
 
 
 def _flatters(member: Member, found: Tensor, seed: Callable[[int], None], climb: int) -> Tensor:
-    """By how much more than three errors the ELBO of the climbed draws is above fresh ones."""
+    """How far the ELBO on the climbed samples exceeds that on fresh ones plus three errors."""
     if not member.dim:
         return torch.zeros_like(found)
     seed(100 + climb)
@@ -101,7 +101,7 @@ def _flatters(member: Member, found: Tensor, seed: Callable[[int], None], climb:
 def _climb(
     member: Member, noise: Tensor, draws: int, steps: int
 ) -> tuple[Tensor, Tensor, Tensor, int]:
-    """Returns the ELBO [B] before and after, where it ended for good, and the steps taken."""
+    """Returns the ELBO [B] before and after, whether the climb ended, and the steps taken."""
     x = member.offset.double()
 
     def at(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -110,7 +110,7 @@ def _climb(
 
     value, slope = at(x)
     start, taken = value, 1
-    # Differences below are rounding.
+    # Smaller differences are rounding errors.
     small = 8 * torch.finfo(member.offset.dtype).eps * value.abs().nan_to_num(0, 0, 0)
     pairs: list[tuple[Tensor, Tensor, Tensor]] = []
     scale = 1 / slope.norm(dim=1).clamp(min=1)
@@ -136,7 +136,7 @@ def _climb(
         still = up & (gain < _STILL + small)
         calm = torch.where(still, calm + 1, torch.where(up, 0.0, calm))
         fails = torch.where(up, 0.0, fails + 1)
-        # The parabola through both values and the slope says where its top is.
+        # The top of the parabola through both values and the slope.
         top = length * rise * length / (2 * (length * rise - gain)).clamp(min=1e-300)
         top = torch.where(new.isfinite(), top, 0.0).nan_to_num(0, 0, 0)
         shorter = torch.maximum(torch.minimum(top, length / 2), length / 10)
@@ -144,7 +144,7 @@ def _climb(
         x = torch.where(up[:, None], trial, x)
         slope, value = torch.where(up[:, None], new_slope, slope), torch.where(up, new, value)
         done |= (calm >= 3) | (fails >= 30)
-        stuck = fails == 10  # the curvature that is known misleads
+        stuck = fails == 10  # the estimated curvature is wrong
         if bool(stuck.any()):
             pairs = [(s, y, torch.where(stuck, 0.0, rho)) for s, y, rho in pairs]
             norm = slope.norm(dim=1).clamp(min=1)
@@ -170,7 +170,7 @@ def _direction(slope: Tensor, pairs: list[tuple[Tensor, Tensor, Tensor]], scale:
 def _value_and_slope(
     member: Member, num: int, noise: Tensor | None, *, still: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Returns the ELBO, [B], and its slope in the offset, [B, P], in double precision."""
+    """Returns the ELBO, [B], and its gradient in the offset, [B, P], in double precision."""
     value, slope = 0.0, torch.zeros_like(member.offset, dtype=torch.float64)
     for terms in member.terms(num, noise, still=still):
         value = value + terms.detach().double().sum(0)
@@ -183,7 +183,7 @@ def _value_and_slope(
 
 
 def _noise(num: int, member: Member) -> Tensor:
-    """Standard normal noise, [K, B, D], in pairs ±ε; for K ≥ 2 D with the identity's covariance."""
+    """Standard normal noise, [K, B, D], in pairs ±ε; for K ≥ 2 D its covariance is the identity."""
     like, dim = member.offset, member.dim
     shape = (member.size, max(1, num // 2), dim)
     noise = torch.randn(shape, dtype=torch.float64, device=like.device)
@@ -200,7 +200,7 @@ _ADAM_STEPS, _ADAM_DRAWS, _ADAM_RATE = 250, 16, 0.2
 
 
 def _adam(member: Member, steps: int, seed: Callable[[int], None]) -> Best:
-    """Climbs by Adam, in step sizes that fall a thousandfold in each climb."""
+    """Climbs by Adam, with step sizes that fall by a factor of 1000 in each climb."""
     fine = torch.ones(member.size, dtype=torch.bool, device=member.offset.device)
     still, taken = ~fine, 0
     for climb in range(_CLIMBS):

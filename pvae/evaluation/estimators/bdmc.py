@@ -1,6 +1,5 @@
 """Bidirectional Monte Carlo: log p(x) of simulated data between two bounds."""
 
-import math
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -17,7 +16,7 @@ from pvae.evaluation.estimators.annealing import Annealing
 from pvae.evaluation.estimators.bounds import log_mean_exp
 from pvae.evaluation.estimators.hmc import anneal_back, schedule
 from pvae.evaluation.finding import Finding, Known
-from pvae.evaluation.numbers import finite, mean_and_se, show
+from pvae.evaluation.numbers import finite, mean_and_se, se, show
 from pvae.importance import Density, Sampler, seed_unit
 from pvae.pair import latent_sites, trace_program
 
@@ -54,9 +53,7 @@ class Sandwich(Finding, kind="Sandwich"):
     @property
     def gap_se(self) -> float:
         """Standard error of the gap over the data; NaN for a single datum."""
-        if len(self) < 2:
-            return math.nan
-        return float((self.upper - self.lower).std(ddof=1) / math.sqrt(len(self)))
+        return se(self.upper - self.lower)
 
     def summary(self, known: Known) -> dict[str, Any]:
         return {
@@ -87,8 +84,8 @@ class BDMC(Annealing):
 
     Forward AIS bounds log p(x) from below. The z of a simulated datum is an exact sample from
     p(z|x); chains that start there and run the same kernels backwards bound it from above. The
-    gap between the two says how large the error of annealing with these settings can be. See
-    `Annealing` for the options.
+    gap between the two limits the error of annealing with these settings. See `Annealing` for the
+    options.
 
     Raises:
         PvaeError: As `AIS`; or if data cannot be drawn from the model without its observations.

@@ -6,8 +6,6 @@ from collections.abc import Iterable
 import numpy as np
 
 __all__ = [
-    "bound",
-    "bound_se",
     "bounds",
     "cubo",
     "effective_sample_size",
@@ -16,62 +14,29 @@ __all__ = [
 ]
 
 
-def bound(log_w: np.ndarray, num_samples: int) -> np.ndarray:
-    r"""The importance-weighted bound, from all samples in blocks of K.
-
-    .. math:: L_K = E \left[ \log \frac1K \sum_{k=1}^K w_k \right] \le \log p(x)
-
-    Args:
-        log_w: Log weights [B, S], nats.
-        num_samples: K, at most S. The S mod K samples of the last, unfinished block are left
-            out.
-
-    Returns:
-        Array [B]: the mean over the ⌊S / K⌋ blocks; -inf where every weight of a block is zero.
-
-    Source: Burda, Grosse & Salakhutdinov 2016.
-
-    Example:
-        >>> bound(np.log([[1.0, 3.0, 2.0, 2.0]]), 2)
-        array([0.69314718])
-    """
-    return _block_means(log_w, num_samples).mean(-1)
-
-
-def bound_se(log_w: np.ndarray, num_samples: int) -> np.ndarray:
-    r"""Monte Carlo standard error of `bound`.
-
-    .. math:: \mathrm{se} = \mathrm{sd}(L^{(1)}, \ldots, L^{(n)}) / \sqrt n,
-        \qquad n = \lfloor S / K \rfloor
-
-    with :math:`L^{(i)}` the log of the mean weight of block i. One block has no spread: there
-    it is `log_px_se` of the block.
-
-    Args:
-        log_w: Log weights [B, S], nats.
-        num_samples: K, at most S.
-
-    Returns:
-        Array [B]; NaN where every weight of a block is zero, or where S is 1.
-
-    Example:
-        >>> bound_se(np.array([[0.0, 1.0, 0.0, 1.0]]), 1)
-        array([0.28867513])
-    """
-    return _block_se(_block_means(log_w, num_samples), log_w, num_samples)
-
-
 def bounds(
     log_w: np.ndarray, num_samples: Iterable[int]
 ) -> dict[int, tuple[np.ndarray, np.ndarray]]:
-    """`bound` and `bound_se` for several K, at little more than the price of one.
+    r"""The importance-weighted bound for several K, each from all samples in blocks of K.
+
+    .. math:: L_K = E \left[ \log \frac1K \sum_{k=1}^K w_k \right] \le \log p(x), \qquad
+        \mathrm{se} = \mathrm{sd}(L^{(1)}, \ldots, L^{(n)}) / \sqrt n,
+        \quad n = \lfloor S / K \rfloor
+
+    with :math:`L^{(i)}` the log of the mean weight of block i. The error of a single block is its
+    `log_px_se`. Several K cost little more than one.
 
     Args:
         log_w: Log weights [B, S], nats.
-        num_samples: The values of K, each at most S.
+        num_samples: The values of K, each at most S. The S mod K samples of the last, unfinished
+            block are left out.
 
     Returns:
-        For each K, in rising order, the bound [B] and its standard error [B].
+        For each K, in rising order, the bound [B], the mean over the blocks, and its Monte Carlo
+        standard error [B]. If every weight of a block is zero, they are -inf and NaN. The error
+        is also NaN if S is 1.
+
+    Source: Burda, Grosse & Salakhutdinov 2016, arXiv:1509.00519.
 
     Example:
         >>> found = bounds(np.log([[1.0, 3.0, 2.0, 2.0]]), [1, 2])
@@ -80,21 +45,21 @@ def bounds(
     """
     means: dict[int, np.ndarray] = {}
     for k in sorted(set(num_samples)):
-        # A block of 50 is ten blocks of 5: only the smallest K looks at every weight.
+        # A block of 50 is ten blocks of 5: only the smallest K needs every weight.
         part = max((j for j in means if k % j == 0), default=0)
         means[k] = _block_means(means[part], k // part) if part else _block_means(log_w, k)
     return {k: (m.mean(-1), _block_se(m, log_w, k)) for k, m in means.items()}
 
 
 def cubo(log_w: np.ndarray) -> np.ndarray:
-    r"""The χ² upper bound on log p(x), as far as samples can tell.
+    r"""The χ² upper bound on log p(x), estimated from samples.
 
     .. math:: \log p(x) \le \frac12 \log E_q[w^2] \approx \frac12 \log \frac1S \sum_s w_s^2
 
-    The inequality holds for the expectation. The logarithm of an average is below it in
-    expectation, and much below where few samples carry the average of :math:`w^2`, so that the
-    number returned can lie below log p(x): it is an indication, never a certificate, and means
-    nothing where the variance of :math:`w^2` is infinite (k̂ above ¼).
+    The inequality holds for the expectation. The log of the average is too low in expectation, and
+    much too low if few samples dominate the average of :math:`w^2`. The result can therefore be
+    below log p(x): it is an indication, no certificate, and it is meaningless if the variance of
+    :math:`w^2` is infinite (k̂ above ¼).
 
     Args:
         log_w: Log weights [B, S], nats.
@@ -152,7 +117,7 @@ def log_px_se(log_w: np.ndarray) -> np.ndarray:
 
     .. math:: \mathrm{se} = \frac{\mathrm{sd}(w)}{\sqrt S \; \bar w}
 
-    It means something only where the weights have a finite variance, which k̂ tells.
+    It is valid only if the weights have a finite variance, see k̂.
 
     Args:
         log_w: Log weights [B, S], nats.
@@ -187,7 +152,7 @@ def _block_se(means: np.ndarray, log_w: np.ndarray, num_samples: int) -> np.ndar
 
 def _relative(log_w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Weights [..., S] divided by the largest (NaN where that is zero), and its log [...]."""
-    # numpy reduces a short last axis many times faster where it is outermost in memory.
+    # numpy reduces a short last axis many times faster if it is outermost in memory.
     weights = np.array(log_w, order="F" if log_w.shape[-1] < 32 else "C")
     high = weights.max(-1)
     with np.errstate(invalid="ignore"):

@@ -1,4 +1,4 @@
-"""Adaptive quadrature in one or two dimensions, in cells that must explain what draws have seen."""
+"""Adaptive quadrature in one or two dimensions, with cells that must agree with samples."""
 
 import math
 from collections.abc import Callable
@@ -9,9 +9,9 @@ from torch import Tensor
 
 __all__ = ["LogF", "integrate"]
 
-_ORDER = 16  # of the Clenshaw-Curtis rule of a cell, whose coarse partner has every second point
-_CELLS = 3000  # of a datum, at most
-_AT_ONCE = 64  # of them that are split in one round, at most
+_ORDER = 16  # of the Clenshaw-Curtis rule of a cell; the coarse rule has every second point
+_CELLS = 3000  # at most, for each datum
+_AT_ONCE = 64  # cells of a datum that are split in one round, at most
 _DEEP = 60  # halvings of the box, at most
 
 LogF = Callable[[Tensor, Tensor], Tensor]
@@ -21,27 +21,26 @@ LogF = Callable[[Tensor, Tensor], Tensor]
 def integrate(
     log_f: LogF, low: Tensor, high: Tensor, draws: Tensor, known: Tensor, tolerance: Tensor
 ) -> tuple[Tensor, Tensor]:
-    r"""Integrates exp(log f) over the box of each datum, and returns logarithm and error in nats.
+    r"""Integrates exp(log f) over the box of each datum.
 
-    Cells are halved where their error is large, along the side along which log f varies most: a
+    Cells with a large error are halved along the side along which log f varies most, because a
     peak may be as wide as the box on one side and very narrow on the other. The error is the
-    difference of Clenshaw-Curtis rules of 17 and 9 points in each dimension, and, if it is
-    larger, the volume of the cell times how far the rule's polynomial is from f at draws that
-    lie in it: a peak that the points of a cell step over shows in the draws that fell on it.
-    Neighbours of a cell that matters are at most twice as wide, lest they step over its flank;
-    where there are too many cells for that, nothing is known.
-    In each round the new cells of all data are evaluated together.
+    difference of Clenshaw-Curtis rules of 17 and 9 points in each dimension or, if larger, the
+    volume of the cell times the distance of the rule's polynomial from f at samples in the cell:
+    samples find a peak that lies between the points of a cell. Neighbours of a cell that matters
+    are at most twice as wide, so that its flank is not missed; if this takes too many cells, the
+    integral is unknown. In each round the new cells of all data are evaluated together.
 
     Args:
         log_f: Log density of B data.
         low: Lower corners of the boxes, [B, D].
         high: Upper corners, [B, D].
         draws: Points where f is known, [k, B, D].
-        known: Log f there, [k, B]; -inf for draws that are to be left out.
-        tolerance: Relative error at which a datum is done, [B].
+        known: Log f there, [k, B]; -inf for points to leave out.
+        tolerance: Relative error at which a datum is finished, [B].
 
     Returns:
-        Log of the integrals, nats, [B], and their errors, [B]; inf where nothing is known.
+        Log of the integrals, nats, [B], and their errors, nats, [B]; inf if unknown.
 
     Source: Clenshaw & Curtis 1960; Berrut & Trefethen 2004, *Barycentric Lagrange interpolation*.
     """
@@ -62,7 +61,7 @@ def integrate(
     while len(owner):
         values = log_f(corners + grid * sizes, owner)
         highest = top.scatter_reduce(0, owner, values.amax(0), "amax")
-        # All that is known so far is relative to the largest value.
+        # Earlier integrals are relative to the largest value.
         cells[:, 2 * dim :] *= (top - highest)[owners, None].exp()
         top = highest
         f, volume = (values - top[owner]).exp(), sizes.prod(-1)
@@ -81,7 +80,7 @@ def integrate(
         of = owners == data[:, None]
         count, (total, share) = of.sum(-1), (of.to(cells.dtype) @ cells[:, -2:]).T
         least = tolerance * total.clamp(min=1e-300)
-        # Those that may stay add up to less than the tolerance.
+        # The errors of the cells that are not split add up to less than the tolerance.
         split = (cells[:, -1] > (least / count)[owners]) & (share > least)[owners]
         side = along.clone()
         for i in owner.unique().tolist():
@@ -108,7 +107,7 @@ def integrate(
 
 
 def _ranges(values: Tensor, dim: int) -> Tensor:
-    """How much log f, [G^D, n], varies along each side of cells, in the mean of lines, [n, D]."""
+    """The range of log f, [G^D, n], along each side of cells, averaged over lines, [n, D]."""
     lowest = torch.where(values.isfinite(), values, math.inf).amin(0)
     grid = values.clamp(min=lowest).reshape(*[_ORDER + 1] * dim, -1)
     ranges = [grid.amax(d) - grid.amin(d) for d in range(dim)]
@@ -116,10 +115,9 @@ def _ranges(values: Tensor, dim: int) -> Tensor:
 
 
 def _ungraded(cells: Tensor, dim: int, least: Tensor) -> tuple[Tensor, Tensor]:
-    """Compares cells with their neighbours whose integrals are above `least`.
+    """Returns the side on which a cell is widest relative to a neighbour, and if over twice, [n].
 
-    Returns the side along which a cell is widest beside one of them, and whether it is more than
-    twice as wide, each [n].
+    Only neighbours whose integrals are above `least` count.
     """
     sizes = cells[:, dim : 2 * dim]
     middles = cells[:, :dim] + sizes / 2
@@ -132,7 +130,7 @@ def _ungraded(cells: Tensor, dim: int, least: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _rule() -> tuple[Tensor, Tensor, Tensor]:
-    """Nodes on [0, 1], weights of the rule, and of that with every second node."""
+    """Nodes on [0, 1], weights of the rule, and weights of the rule with every second node."""
 
     def weights(n: int) -> np.ndarray:
         k, j = np.arange(n + 1), np.arange(1, n // 2 + 1)
@@ -152,7 +150,7 @@ def _product(weights: Tensor, dim: int) -> Tensor:
 
 
 def _interpolate(f: Tensor, t: Tensor, nodes: Tensor) -> Tensor:
-    """The polynomials through values on grids of cells, [k, n^D], at points t [k, D] of them."""
+    """The polynomials through values [k, n^D] on the grids of cells, at points t [k, D] in them."""
     basis = []
     signs = (-1.0) ** torch.arange(len(nodes), device=nodes.device, dtype=nodes.dtype)
     signs[0] /= 2

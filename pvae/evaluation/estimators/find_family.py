@@ -1,4 +1,4 @@
-"""Finds the family of a guide: which parameters of which distributions vary over the data."""
+"""Finds the family of a guide: its distributions, and their parameters that vary over the data."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -7,11 +7,7 @@ import torch
 from pyro.distributions import Independent, Normal
 from pyro.distributions.util import scale_and_mask
 from torch import Tensor
-from torch.distributions import (
-    LowRankMultivariateNormal,
-    MultivariateNormal,
-    transform_to,
-)
+from torch.distributions import LowRankMultivariateNormal, MultivariateNormal, transform_to
 
 from pvae.distributions import is_discrete
 from pvae.errors import PvaeError, first_line
@@ -25,9 +21,9 @@ _SAME = {"probs": "logits", "covariance_matrix": "scale_tril", "precision_matrix
 
 
 def find_family(sampler: Sampler, batches: Iterable[tuple[Tensor, ...]]) -> tuple[dict, str]:
-    """Returns the free parameters of each site, none if there is no own family, and words.
+    """Returns the free parameters of each site, and the family in words.
 
-    Free is what varies over all the data that are looked at.
+    Parameters that vary over the data are free. A guide without its own family has none.
     """
     latent = latent_sites(sampler.structure.guide_trace)
     if not latent:
@@ -52,7 +48,7 @@ def find_family(sampler: Sampler, batches: Iterable[tuple[Tensor, ...]]) -> tupl
             for name, site in sites.items():
                 for key, start in site["start"].items():
                     if not torch.equal(start, again[name]["start"][key]):
-                        raise _NoFamilyError(f"{key} of site {name!r} depends on draws")
+                        raise _NoFamilyError(f"{key} of site {name!r} depends on samples")
         except _NoFamilyError as error:
             reason = str(error)
             continue
@@ -67,7 +63,7 @@ def find_family(sampler: Sampler, batches: Iterable[tuple[Tensor, ...]]) -> tupl
         return {}, f"gap to the optimal mean field: {reason}"
     free = {
         name: [key for key in site["start"] if not varying or key in varying.get(name, ())]
-        for name, site in first.items()  # everything, of a single datum or a guide that ignores x
+        for name, site in first.items()  # all of them, if nothing varies
     }
     words = []
     for name, site in first.items():
@@ -78,11 +74,11 @@ def find_family(sampler: Sampler, batches: Iterable[tuple[Tensor, ...]]) -> tupl
 
 
 class _NoFamilyError(Exception):
-    """Why the guide is not a product of distributions with a datum's own parameters."""
+    """The guide is not a product of distributions with parameters for each datum."""
 
 
 def _check_masks(sampler: Sampler, batch: tuple[Tensor, ...]) -> None:
-    """A latent that is masked counts in neither program, or there is no bound to optimise."""
+    """Raises a PvaeError if the guide and the model mask a latent site differently."""
     particles = sampler.particles
     guide_trace = particles.guide(batch, 1)
     sites = latent_sites(guide_trace)
@@ -95,8 +91,8 @@ def _check_masks(sampler: Sampler, batch: tuple[Tensor, ...]) -> None:
         ours, theirs = torch.broadcast_tensors(ours, theirs.to(ours.device))
         if not torch.equal(ours, theirs):
             raise PvaeError(
-                f"Site {name!r} is masked in the guide or in the model, but not alike in both: "
-                "the ELBO is no bound there, and nothing is to be optimised."
+                f"Site {name!r} is masked differently in the guide and in the model, so the ELBO "
+                "is no bound and cannot be optimised. Use the same mask in both."
             )
 
 

@@ -33,8 +33,8 @@ class Gap(Estimator):
 
     The family is the product of the distributions of the guide's sites. Parameters that vary
     over the data are free (all, if none varies); the others belong to the family and are fixed.
-    A site after an enumerated one has parameters for each value of that site. What both guide and
-    model mask keeps the guide's parameters. The optimisation starts at the guide and ascends the
+    A site after an enumerated one has parameters for each value of that site. Masked values keep
+    the guide's parameters. The optimisation starts at the guide and ascends the
     ELBO until it converges, see `pvae.evaluation.estimators.ascent`.
 
     If a site's parameters depend on samples (a hierarchy, an autoregressive guide), or its

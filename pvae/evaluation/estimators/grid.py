@@ -1,4 +1,4 @@
-"""Integrals of one or two latent dimensions on a grid, in a box that is moved to the mass."""
+"""Integrals over one or two latent dimensions on a grid, in a box that is moved to the mass."""
 
 import math
 
@@ -11,20 +11,20 @@ from pvae.importance import Density, replaced
 
 __all__ = ["integrate_on_grid"]
 
-_DRAWS = 128  # of the prior and of the guide each, to begin with
-_DEPTH = 40.0  # nats below the maximum where the grid ends
-_OPEN = 30.0  # nats below the maximum where nothing may be seen beyond it
-_SEARCH = {1: 129, 2: 65}  # grid points of each dimension while the box is looked for
-_MOST = {1: 2**16 + 1, 2: 2**10 + 1}  # and when it is refined
+_DRAWS = 128  # first samples of the prior and of the guide
+_DEPTH = 40.0  # nats below the maximum, where the grid ends
+_OPEN = 30.0  # nats below the maximum that log f may reach outside of the box
+_SEARCH = {1: 129, 2: 65}  # grid points in each dimension while the box moves
+_MOST = {1: 2**16 + 1, 2: 2**10 + 1}  # grid points in each dimension, at most
 _MOVES = 50  # of a box, at most
-_TURNS = 6  # of its axes
+_TURNS = 6  # of its axes, at most
 _TOLERANCE = 1e-8
 _CELLS_TOLERANCE = 1e-9
-_BEYOND = 1000.0  # how much more may lie beyond an edge than is seen right at it
-_SEEN = 256  # draws that the grid is compared with
-_APART = 1.0  # nats between a draw and the line between its neighbours on a converged grid
-_FLANK = 5e-7  # nats of a peak that may hide between the points of a cell beside it
-_EDGE = 1e-5  # share of the mass at an edge from which nothing is known
+_BEYOND = 1000.0  # mass that may lie beyond an edge, relative to the mass right at it
+_SEEN = 256  # samples of the guide and of the prior that the grid is compared with
+_APART = 1.0  # nats by which a sample may exceed its neighbours on a converged grid
+_FLANK = 5e-7  # nats of a peak that may be missed between the points of a cell beside it
+_EDGE = 1e-5  # share of the mass at an edge above which log p(x) is unknown
 
 
 def integrate_on_grid(density: Density, batch: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
@@ -39,7 +39,7 @@ def integrate_on_grid(density: Density, batch: tuple[Tensor, ...]) -> tuple[Tens
     a = a.repeat(size, 1, 1)
 
     def log_f(t: Tensor, data: Tensor) -> Tensor:
-        """Log p(x, t) at points [G, b, D] of some of the data, [G, b]; not a number is zero."""
+        """Log p(x, t) at points [G, b, D] of some of the data, [G, b]; NaN becomes -inf."""
         part = tuple(each[data] for each in batch)
         turn, shift = a[data], origin[data]
 
@@ -80,7 +80,7 @@ def integrate_on_grid(density: Density, batch: tuple[Tensor, ...]) -> tuple[Tens
     used = torch.full_like(log_px, points)
     while len(active) and points <= _MOST[dim]:
         used[active] = points
-        # A fine grid of two dimensions for few data at a time.
+        # A fine grid of two dimensions is evaluated for few data at a time.
         for data in active.split(max(1, 2**22 // points**dim)):
             corners = low[data], high[data]
             values = first if points == _SEARCH[dim] else log_f(_nodes(*corners, points), data)
@@ -88,7 +88,7 @@ def integrate_on_grid(density: Density, batch: tuple[Tensor, ...]) -> tuple[Tens
             log_px[data], error[data] = fine, (fine - coarse).abs()
         rounding = torch.finfo(dtype).eps * (log_px.abs() + _DEPTH)
         finer = (error > rounding.clamp(min=_TOLERANCE)) & log_px.isfinite()
-        if points**dim > 2**16:  # cells are better at what such a grid is still far from
+        if points**dim > 2**16:  # cells are more efficient if the error is still large
             finer &= error < 1e-3
         active = everything[finer]
         points = 2 * points - 1
@@ -117,7 +117,7 @@ def _against_draws(
     error: Tensor,
     rounding: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """Integrates adaptively where the grid is not what draws have seen."""
+    """Integrates those data adaptively for which the grid disagrees with samples."""
     size, dim = log_px.shape[0], low.shape[1]
     u = replaced(torch.cat([density.posterior(batch, _SEEN), density.prior(batch, _SEEN)]))
     t = torch.linalg.solve(a, (u.double() - origin)[..., None])[..., 0]
@@ -125,7 +125,7 @@ def _against_draws(
     everything = torch.arange(size, device=u.device)
     known = log_f(t, everything)
     peaks, heights, _ = find_peaks(log_f, low, high, first, everything)
-    # What is seen outside of the box, or on its faces next to a peak, says that it is too small.
+    # High values outside of the box, or on its faces next to a peak, mean that it is too small.
     side = torch.eye(dim, dtype=torch.bool, device=u.device).reshape(dim, 1, 1, dim)
     faces = torch.cat([torch.where(side, end, peaks).flatten(0, 1) for end in (low, high)])
     beyond = torch.where(inside, -math.inf, known).amax(0)
@@ -139,7 +139,7 @@ def _against_draws(
     noise = (weights.std(0) / weights.mean(0) / math.sqrt(len(log_w))).nan_to_num(math.inf)
     least = seen - 5 * noise - 1e-3
 
-    # What a line between the points of the last grid that was taken says at the draws.
+    # The highest corner of each sample's cell in the last grid.
     step = (high - low) / (used[:, None] - 1)
     at = torch.minimum(((t - low) / step).floor().clamp(min=0), used[:, None] - 2)
     guess = torch.full_like(known, -math.inf)
@@ -169,10 +169,9 @@ def _against_draws(
 
 
 def _moments(log_f: LogF, low: Tensor, high: Tensor) -> tuple[Tensor, ...]:
-    """Mean [B, D] and Cholesky factor [B, D, D] of the posterior, and where it is slanted, [B].
+    """Mean and Cholesky factor of the posterior, if it is slanted, and corners of a box along it.
 
-    A narrow slanted posterior needs few points only in coordinates that stand along it. What a
-    box in these would have to hold, from [B, D] to [B, D], comes with them.
+    A narrow slanted posterior needs few points only in coordinates along it.
     """
     points, data = _SEARCH[low.shape[1]], torch.arange(len(low), device=low.device)
     nodes = _nodes(low, high, points)
@@ -195,7 +194,7 @@ def _moments(log_f: LogF, low: Tensor, high: Tensor) -> tuple[Tensor, ...]:
 def _search(
     log_f: LogF, low: Tensor, high: Tensor, draws: Tensor, known: Tensor, stable: Tensor
 ) -> None:
-    """Moves the boxes [B, D] that are not stable yet, in place, to where the mass is."""
+    """Moves the boxes [B, D] that are not stable yet to the mass, in place."""
     points = _SEARCH[low.shape[1]]
     for _ in range(_MOVES):
         data = (~stable).nonzero()[:, 0]
@@ -203,7 +202,7 @@ def _search(
             break
         values = log_f(_nodes(low[data], high[data], points), data)
         top = torch.maximum(values.amax(0), known[:, data].amax(0))
-        # What draws and peaks know counts as well: the mass may be between the points.
+        # Samples and peaks count as well: the mass may be between the points.
         peaks, heights, _ = find_peaks(log_f, low[data], high[data], values, data)
         near = torch.cat([draws[:, data], peaks])
         height = torch.cat([known[:, data], heights])
@@ -220,7 +219,7 @@ def _search(
             first = torch.where(keep, at, points).amin(0)
             last = torch.where(keep, at, -1).amax(0)
             new_low, new_high = start + (first - 1) * cell, start + (last + 2) * cell
-            # A box that grows does not shrink, so that it doubles until it holds the mass.
+            # A box that grows does not shrink: it doubles until it holds the mass.
             left, right = first == 0, last == points - 2
             new_low = torch.where(left, start - width, torch.where(right, start, new_low))
             new_high = torch.where(right, end + width, torch.where(left, end, new_high))
@@ -238,7 +237,7 @@ def _search(
 
 
 def _hold_peaks(log_f: LogF, low: Tensor, high: Tensor, values: Tensor) -> bool:
-    """Widens boxes [B, D], in place, to the flanks of peaks that the grid steps over."""
+    """Widens boxes [B, D] to hold the flanks of peaks that the grid misses, in place."""
     points, data = _SEARCH[low.shape[1]], torch.arange(len(low), device=low.device)
     peaks, heights, sizes = find_peaks(log_f, low, high, values, data)
     climbed = (sizes < (high - low) / (points - 1)).any(-1) & (heights >= heights.amax(0) - _DEPTH)
@@ -254,10 +253,10 @@ def _hold_peaks(log_f: LogF, low: Tensor, high: Tensor, values: Tensor) -> bool:
 
 
 def _hopeful(profile: Tensor) -> Tensor:
-    """The most that log f may reach within each cell of a grid, [G - 1, b], from [G, b].
+    """An upper limit of log f within each cell of a grid, [G - 1, b], from [G, b].
 
-    Where log f is concave near a cell, it lies below both the line through the two points left
-    of the cell and the line through the two points right of it.
+    If log f is concave near a cell, it is below the line through the two points left of the cell,
+    and below the line through the two points right of it.
     """
     profile = profile.clamp(min=-1e300)
     left, right = profile[:-1], profile[1:]
@@ -272,7 +271,7 @@ def _hopeful(profile: Tensor) -> Tensor:
 
 
 def _sums(values: Tensor, low: Tensor, high: Tensor, points: int) -> tuple[Tensor, Tensor]:
-    """Returns the log integral on a grid and on every second of its points, each [b]."""
+    """Returns the log integral on a grid, and on every second of its points, each [b]."""
     dim = low.shape[1]
     coarse = values.reshape(*[points] * dim, len(low))[(slice(None, None, 2),) * dim]
     log_cell = ((high - low) / (points - 1)).log().sum(-1)
@@ -281,7 +280,7 @@ def _sums(values: Tensor, low: Tensor, high: Tensor, points: int) -> tuple[Tenso
 
 
 def _nodes(low: Tensor, high: Tensor, points: int) -> Tensor:
-    """The points of grids between the corners [b, D] of boxes, [points^D, b, D]."""
+    """The points of grids between the corners of boxes, [points^D, b, D]."""
     axis = torch.linspace(0, 1, points, dtype=low.dtype, device=low.device)
     grid = torch.cartesian_prod(*[axis] * low.shape[1]).reshape(-1, 1, low.shape[1])
     return low + grid * (high - low)

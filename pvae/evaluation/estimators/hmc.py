@@ -12,14 +12,15 @@ from pvae.importance import AnnealingPath, slopes
 
 __all__ = ["anneal", "anneal_back", "schedule", "tune"]
 
-# A quarter of a period carries a Gaussian to a fresh draw; half a period, to its mirror image.
+_TARGET = 0.65  # mean acceptance probability
+# A quarter of a period takes a Gaussian to an independent sample; half a period, to its mirror.
 _LONGEST = math.pi / 2
 _WARMUP = 25
 _JITTER = 0.2
 
 
 def schedule(num_temperatures: int) -> Tensor:
-    r"""Inverse temperatures that lie densest where a chain leaves and where it arrives.
+    r"""Inverse temperatures, densest near both ends.
 
     .. math:: \beta_t = \frac{\sigma(\delta (2t/T - 1)) - \sigma(-\delta)}
         {\sigma(\delta) - \sigma(-\delta)}, \quad \delta = 4, \quad t = 0 \dots T
@@ -47,32 +48,29 @@ def tune(
     betas: Tensor,
     num_leapfrog: int,
     *,
-    target: float = 0.65,
-    tick: Callable[[], None] | None = None,
+    tick: Callable[[], object] = lambda: None,
 ) -> Tensor:
-    r"""The pilot run: anneals chains of its own, and finds the step sizes for other chains.
+    r"""Tunes the step sizes for other chains, in a pilot run.
 
-    At every inner temperature each datum has a step size, steered towards the target acceptance
-    but to no longer a trajectory than π / 2 scales, and each of its coordinates has a scale, read
-    off the chains' positions and gradients:
+    At each inner temperature, each datum has a step size. It is adapted to an acceptance of 0.65,
+    with trajectories of at most π / 2 scales; with many leapfrog steps this limit makes the
+    acceptance higher. Each coordinate has a scale, from the chains' positions and gradients:
 
     .. math:: s_d^4 = \mathrm{Var}(z_d) \; / \; \mathrm{Var}(\partial_d \log f_\beta)
 
-    which is exact in a diagonal Gaussian from any two chains, and between the marginal and
-    the conditional scale in a correlated one.
+    In a diagonal Gaussian this is exact from any two chains; in a correlated one it is between
+    the marginal and the conditional scale.
 
     Args:
         path: The two ends, see `AnnealingPath`.
-        z: Draws from f_0 [C, B, D], used for nothing else; 16 chains are enough.
+        z: Samples from f_0 [C, B, D], used for nothing else; 16 chains are enough.
         betas: Inverse temperatures [T + 1].
         num_leapfrog: L, leapfrog steps in a trajectory.
-        target: Mean acceptance probability to steer at; with many leapfrog steps it will be
-            higher, for the trajectory is long enough.
         tick: Called after each of the T - 1 inner temperatures.
 
     Returns:
-        Step sizes [T - 1, B, D] for `anneal` and `anneal_back`. Runs whose chains are
-        independent of the pilot's are unbiased whatever the step sizes are.
+        Step sizes [T - 1, B, D] for `anneal` and `anneal_back`. They do not bias chains that are
+        independent of the pilot's.
 
     Raises:
         PvaeError: If log f_1 has no gradient with respect to z.
@@ -93,18 +91,18 @@ def tune(
     state = _State.at(path, z)
     log_step, log_scale = z.new_zeros(z.shape[1], 1), z.new_zeros(z.shape[1:])
     steps = z.new_empty(len(inner), *z.shape[1:])
-    # Without the first transitions, the first temperatures would pay for a poor first guess.
+    # The warm-up keeps a poor first guess out of the first temperatures.
     for t, beta in enumerate(inner[:1] * _WARMUP + inner, start=-_WARMUP):
         spread = state.z.var(0, correction=0) / state.gradient(beta).var(0, correction=0)
         fresh = spread.log() / 4
         log_scale = torch.where(fresh.isfinite(), log_scale.lerp(fresh, 0.3), log_scale)
         step = (log_step + log_scale).exp()
         state, acceptance = _transition(path, state, beta, step, num_leapfrog)
-        log_step = log_step + (acceptance.mean(0) - target)[:, None]
+        log_step = log_step + (acceptance.mean(0) - _TARGET)[:, None]
         log_step = log_step.clamp(max=math.log(_LONGEST / num_leapfrog))
         if t >= 0:
             steps[t] = (log_step + log_scale).exp()
-            _call(tick)
+            tick()
     return steps
 
 
@@ -115,9 +113,9 @@ def anneal(
     step_sizes: Tensor,
     num_leapfrog: int,
     *,
-    tick: Callable[[], None] | None = None,
+    tick: Callable[[], object] = lambda: None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    r"""Annealed importance sampling: log weights whose weights average to p(x).
+    r"""Annealed importance sampling: log weights with E[w] = p(x).
 
     .. math:: \log w = \sum_{t=1}^{T} (\beta_t - \beta_{t-1})
         \log \frac{f_1(z_{t-1})}{f_0(z_{t-1})}, \quad
@@ -125,22 +123,22 @@ def anneal(
 
     with :math:`K_t` one trajectory of Hamiltonian Monte Carlo that leaves
     :math:`f_0^{1 - \beta_t} f_1^{\beta_t}` invariant. The log of the mean weight is a lower
-    bound on log p(x) in expectation. Noise comes from torch's global generator and depends on
-    shapes only.
+    bound on log p(x) in expectation. Random numbers are from torch's global generator; their
+    number depends on the shapes only.
 
     Args:
         path: The two ends. It is evaluated 1 + (T - 1) L times, with gradients.
-        z: Exact draws from f_0 [C, B, D].
+        z: Exact samples from f_0 [C, B, D].
         betas: Inverse temperatures [T + 1], increasing from 0 to 1.
         step_sizes: Leapfrog step sizes [T - 1, B, D], or anything that broadcasts to it from
-            [T - 1, ...], chosen without looking at these chains.
+            [T - 1, ...], chosen independently of these chains.
         num_leapfrog: L, leapfrog steps in a trajectory.
         tick: Called after each of the T - 1 inner temperatures.
 
     Returns:
         Log weights [C, B], nats, float64; acceptance [T - 1, B], the mean probability over the
-        chains; the chains' ends [C, B, D], which under their weights are draws from p(z|x).
-        (A transition at β = 1 would change neither, and is left out.)
+        chains; and the ends of the chains [C, B, D], weighted samples from p(z|x). A transition
+        at β = 1 would not change the weights, and is left out.
 
     Raises:
         PvaeError: If log f_1 has no gradient with respect to z.
@@ -165,7 +163,7 @@ def anneal(
         state, accepted = _transition(path, state, betas[t], step_sizes[t - 1], num_leapfrog)
         log_w += state.log_ratio() * (betas[t + 1] - betas[t])
         acceptance.append(accepted.mean(0))
-        _call(tick)
+        tick()
     shape = (len(acceptance), z.shape[1])
     return log_w, torch.stack(acceptance) if acceptance else z.new_empty(shape), state.z
 
@@ -177,21 +175,21 @@ def anneal_back(
     step_sizes: Tensor,
     num_leapfrog: int,
     *,
-    tick: Callable[[], None] | None = None,
+    tick: Callable[[], object] = lambda: None,
 ) -> Tensor:
-    r"""The reversal of `anneal`: log weights whose inverse weights average to 1 / p(x).
+    r"""The reverse of `anneal`: log weights with E[1/w] = 1 / p(x).
 
     .. math:: \log w = \sum_{t=T}^{1} (\beta_t - \beta_{t-1})
         \log \frac{f_1(z_{t-1})}{f_0(z_{t-1})}, \quad
         z_{T-1} \sim p(z|x), \quad z_{t-1} \sim K_t(\cdot | z_t), \quad E[1/w] = 1/p(x)
 
-    (from :math:`z_{T-1}` down to :math:`z_0`; every :math:`K_t` is its own reversal), so that
-    minus the log of the mean of 1/w is an upper bound on log p(x) in expectation. An exact draw
-    from p(z|x) is known where x itself was drawn from the model, together with z.
+    from :math:`z_{T-1}` down to :math:`z_0`; every :math:`K_t` is its own reversal. Minus the log
+    of the mean of 1/w is then an upper bound on log p(x) in expectation. An exact sample from
+    p(z|x) is known if x was drawn from the model together with z.
 
     Args:
         path: The two ends. It is evaluated 1 + (T - 1) L times, with gradients.
-        z: Exact draws from p(z|x) [C, B, D]; the chains of a datum may all start at one draw.
+        z: Exact samples from p(z|x) [C, B, D]; all chains of a datum may start at the same one.
         betas: Inverse temperatures [T + 1], increasing from 0 to 1, as in `anneal`.
         step_sizes: Step sizes [T - 1, B, D], in the order of `betas`, as in `anneal`.
         num_leapfrog: L, leapfrog steps in a trajectory.
@@ -223,16 +221,12 @@ def anneal_back(
     for t in range(len(betas) - 2, 0, -1):
         state, _ = _transition(path, state, betas[t], step_sizes[t - 1], num_leapfrog)
         log_w += state.log_ratio() * (betas[t] - betas[t - 1])
-        _call(tick)
+        tick()
     return log_w
 
 
 class _State(NamedTuple):
-    """Chains at z [C, B, D], with the log densities [2, C, B] of both ends and their gradients.
-
-    The gradients [2, C, B, D] are kept apart, so that the next temperature's is known without
-    another evaluation.
-    """
+    """Chains at z [C, B, D]: log densities [2, C, B] of both ends, and gradients [2, C, B, D]."""
 
     z: Tensor
     log_f: Tensor
@@ -246,9 +240,9 @@ class _State(NamedTuple):
             gradients = slopes(log_f, z)
         if gradients[1] is None:
             raise PvaeError(
-                "Annealing moves the latents along the gradient of log p(x, z), and this model's "
-                "density has no gradient with respect to its latents: discrete latents, or a step "
-                "that cuts the gradient (detach, no_grad, rounding, NumPy)."
+                "Annealing needs the gradient of log p(x, z), but this model's density has no "
+                "gradient with respect to its latents: they are discrete, or a step cuts the "
+                "gradient (detach, no_grad, rounding, NumPy)."
             )
         if gradients[0] is None:
             gradients[0] = torch.zeros_like(z)
@@ -270,18 +264,15 @@ class _State(NamedTuple):
 def _transition(
     path: AnnealingPath, old: _State, beta: float, step: Tensor, num_leapfrog: int
 ) -> tuple[_State, Tensor]:
-    """One trajectory that leaves f_β invariant, and its acceptance probability [C, B].
-
-    The step sizes vary by a random factor for each chain, drawn apart from its position: with
-    a fixed one, a trajectory can come round to where it began.
-    """
+    """One trajectory that leaves f_β invariant, and its acceptance probability [C, B]."""
     momentum, uniform = torch.randn_like(old.z), torch.rand_like(old.log_f[0])
+    # With the same step for all chains, a trajectory can return to its start.
     step = step * (1 + _JITTER * (2 * torch.rand_like(uniform) - 1))[..., None]
     before = old.log_density(beta) - (momentum**2).sum(-1) / 2
     z, momentum = old.z, momentum + step * old.gradient(beta) / 2
     for i in range(num_leapfrog):
         z = z + step * momentum
-        # What overflowed stays so and is rejected below; the path is shown the start instead.
+        # A position that overflowed is rejected below; the path receives the start instead.
         finite = z.isfinite().all(-1)
         new = _State.at(path, torch.where(finite[..., None], z, old.z))
         momentum = momentum + step * new.gradient(beta) / (1 if i < num_leapfrog - 1 else 2)
@@ -293,8 +284,3 @@ def _transition(
         for a, b in zip(new, old, strict=True)
     ]
     return _State(*mixed), probability
-
-
-def _call(tick: Callable[[], None] | None) -> None:
-    if tick is not None:
-        tick()

@@ -23,11 +23,11 @@ __all__ = ["CUBO_KHAT", "from_weights"]
 _WEIGHTS = 2**20  # log weights held at a time: 8 MiB in double precision
 _WORTH_TUNING = 10**6  # samples times data
 _WORTH_COMPILING = 10**7  # samples times data, each of which saves a microsecond or two
-CUBO_KHAT = 0.25  # the k̂ from which w² has no variance
+CUBO_KHAT = 0.25  # above this k̂ the variance of w² is infinite
 
 
 def from_weights(task: Task, ks: list[int]) -> dict[str, Any]:
-    """Streams the log weights of every datum and reduces them, block of data by block.
+    """Streams the log weights of every datum and reduces them, one block of data at a time.
 
     Args:
         task: All N data.
@@ -38,8 +38,8 @@ def from_weights(task: Task, ks: list[int]) -> dict[str, Any]:
         reason if a detail beside the bounds failed.
     """
     sampler, size = task.sampler, len(task.data)
-    # A block holds few data and many samples, so that the encoder runs seldom; a loop has one
-    # sample at a time and wants many data. The cut depends on neither memory nor processes.
+    # Few data with many samples need few encodings; a loop, with one sample at a time, needs many
+    # data. The cut depends on neither memory nor processes.
     most = max(1, _WEIGHTS // ks[-1])
     step = min(most, 256 if sampler.strategy == "loop" else 32)
     if sampler.bound:
@@ -50,7 +50,7 @@ def from_weights(task: Task, ks: list[int]) -> dict[str, Any]:
         units = in_blocks(block, step)
         return _merged([_block(sampler, task.batch(u), ks, task.seed, int(u[0])) for u in units])
 
-    # Of many data more are in a block, for small arrays take up more than what is in them.
+    # With many data a block holds more, because small arrays take more memory than their content.
     blocks = in_blocks(task.positions, step * max(1, size // 8192))
     tuned = contextlib.nullcontext()
     if rows >= _WORTH_TUNING:
@@ -103,7 +103,7 @@ def _block(
     nothing = np.full(size, np.nan)
 
     def attempt(what: str, default: Any, compute: Callable[[], Any]) -> Any:
-        """Computes a detail; if it fails, the reason is kept and the bounds are not lost."""
+        """Computes a detail. If it fails, only its reason is stored, and the bounds remain."""
         try:
             return compute()
         except Exception as error:
@@ -151,7 +151,7 @@ def _block(
     for name, each in parts.items():
         if each.dims is not None:
             result[f"sum dims {name}"] = each.dims.sum(0).cpu().numpy()
-    for name, sums in active.sums().items():
+    for name, sums in active.sums.items():
         result[f"sum active {name}"] = sums
     return result
 

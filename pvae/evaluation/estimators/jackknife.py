@@ -8,9 +8,9 @@ from pvae.errors import PvaeError
 
 __all__ = ["jackknife"]
 
-_LARGEST = 8  # weights of a block whose pairs are handled one by one
-_TERMS = 16  # of the series of log(1 - x) for all others
-_CHUNK = 2**15  # log weights worked on at a time, so that temporaries stay in the cache
+_LARGEST = 8  # weights of a block, whose pairs are handled one by one
+_TERMS = 16  # of the series of log(1 - x) for all other weights
+_CHUNK = 2**15  # log weights at a time, so that temporaries stay in the cache
 
 
 def jackknife(log_w: np.ndarray, num_samples: int, order: int = 1) -> np.ndarray:
@@ -21,8 +21,8 @@ def jackknife(log_w: np.ndarray, num_samples: int, order: int = 1) -> np.ndarray
 
     with :math:`\bar L_{K-j}` the mean of the log mean weight over all subsets of K - j of the
     block's K weights. The bound :math:`L_K` is below log p(x) by a series in 1/K; order m
-    removes its first m terms, where the weights have the moments that the series needs. The
-    result is an estimate: it can lie on either side of log p(x).
+    removes its first m terms, if the weights have the moments that the series needs. The result
+    is an estimate, no bound: it can be on either side of log p(x).
 
     The cost is linear in K for both orders: pairs are summed in closed form, to an error of about
     1e-13 or K · 1e-15 nats, whichever is larger.
@@ -34,9 +34,8 @@ def jackknife(log_w: np.ndarray, num_samples: int, order: int = 1) -> np.ndarray
         order: m, 1 or 2.
 
     Returns:
-        Array [B], nats: the mean over the ⌊S / K⌋ blocks. NaN where some block has m or fewer
-        weights above zero: without them nothing is left, and the logarithm of nothing is
-        infinite.
+        Array [B], nats: the mean over the ⌊S / K⌋ blocks. NaN if some block has m or fewer
+        weights above zero: without these its mean weight is zero, and the log infinite.
 
     Raises:
         PvaeError: The order is neither 1 nor 2, or K is not between m + 1 and S.
@@ -51,18 +50,18 @@ def jackknife(log_w: np.ndarray, num_samples: int, order: int = 1) -> np.ndarray
     size, count = log_w.shape
     if order not in (1, 2):
         raise PvaeError(
-            f"order={order}: the jackknife knows the orders 1 and 2; the coefficients of higher "
-            "ones grow so fast with num_samples that noise would drown the result. Use 1 or 2."
+            f"order={order} is not valid: the coefficients of orders above 2 grow so fast with "
+            "num_samples that the result is noise. Use 1 or 2."
         )
     if num_samples < order + 1:
         raise PvaeError(
-            f"num_samples={num_samples}: a jackknife of order {order} leaves out up to {order} "
-            f"of them, and at least one must stay. Use {order + 1} or more."
+            f"num_samples={num_samples} is too small: a jackknife of order {order} leaves out up "
+            f"to {order} of them, and at least one must remain. Use {order + 1} or more."
         )
     if num_samples > count:
         raise PvaeError(
-            f"num_samples={num_samples}: there are only {count} log weights for each datum, not "
-            f"one whole block. Use {count} or fewer."
+            f"num_samples={num_samples} is too large: there are only {count} log weights for each "
+            f"datum. Use {count} or fewer."
         )
     blocks = count // num_samples
     cut = log_w[:, : blocks * num_samples].reshape(-1, num_samples)
@@ -81,8 +80,8 @@ def _first(log_w: np.ndarray) -> np.ndarray:
     k = log_w.shape[-1]
     log_w = _sums_fast(np.partition(log_w, k - 2, axis=-1))
     first, second = log_w[..., -1], log_w[..., -2]
-    # The sum without the largest weight is that of the others on their own scale: the whole
-    # minus the largest would leave nothing where it dominates.
+    # The others are summed on their own scale. Their sum is no difference from the whole, which
+    # would lose all digits if the largest weight dominates.
     others = np.exp(log_w[..., :-1] - second[..., None])
     rest, gap = others.sum(-1), second - first
     total = 1 + np.exp(gap) * rest
@@ -97,10 +96,10 @@ def _second(log_w: np.ndarray) -> np.ndarray:
 
     With a the weights divided by their sum, in falling order, it needs
     :math:`\sum_i \log(1 - a_i)` and :math:`\sum_{i<j} \log(1 - a_i - a_j)`. The m largest
-    weights are taken one by one. For the others, x in log(1 - x) is at most 2 / (m + 1), and the
-    logarithm's series turns every sum over them into their power sums. What the series leaves
-    out is largest for two weights that equal the m largest: :math:`(2 / (m + 2))^{T+1} / (T + 1)`,
-    below 1e-13 for T = 16 terms.
+    weights are handled one by one. For the others, x in log(1 - x) is at most 2 / (m + 1), and the
+    series of the log turns every sum over them into power sums. The error of the series is largest
+    for two weights that equal the m largest: :math:`(2 / (m + 2))^{T+1} / (T + 1)`, below 1e-13
+    for T = 16 terms.
     """
     k = log_w.shape[-1]
     m = min(_LARGEST, k)
@@ -146,7 +145,7 @@ def _second(log_w: np.ndarray) -> np.ndarray:
 
 
 def _sums_fast(x: np.ndarray) -> np.ndarray:
-    """Lays out a short last axis outermost in memory, where numpy sums it many times faster."""
+    """Puts a short last axis outermost in memory, because numpy then sums it much faster."""
     return np.asarray(x, order="F" if x.shape[-1] < 64 else "C")
 
 

@@ -6,9 +6,7 @@ from collections.abc import Iterator
 import torch
 from pyro.distributions import Normal
 from torch import Tensor
-from torch.distributions import (
-    constraints,
-)
+from torch.distributions import constraints
 
 from pvae.distributions import support_of
 from pvae.errors import PvaeError
@@ -82,7 +80,7 @@ class LocalGaussian(Member):
 
 
 def _coordinates(sampler: Sampler, batch: tuple[Tensor, ...]) -> Tensor | None:
-    """Which of the unconstrained coordinates count, [B, D]; None for all."""
+    """Which unconstrained coordinates are not masked, [B, D]; None for all."""
     particles, parts, size = sampler.particles, [], len(batch[0])
     trace = particles.guide(batch, 1, enumerate=False)
     for name, site in latent_sites(trace).items():
@@ -93,8 +91,8 @@ def _coordinates(sampler: Sampler, batch: tuple[Tensor, ...]) -> Tensor | None:
             support = support_of(site["fn"]) or constraints.real
             if getattr(support, "base_constraint", support) is not constraints.real:
                 raise PvaeError(
-                    f"Site {name!r} is masked for some data and has a support with edges: the "
-                    "optimal mean field of such a site is not known here."
+                    f"Site {name!r} is masked for some data, and its support is not the real line: "
+                    "its optimal mean field is not implemented."
                 )
         mask = torch.ones_like(value) if mask is None else mask.to(value.dtype).expand_as(value)
         rows = particles.rows(mask, site["fn"].event_dim, 1, size)

@@ -1,4 +1,4 @@
-"""Member: a distribution for each datum whose ELBO can be ascended."""
+"""Member: a distribution for each datum, whose ELBO can be optimised."""
 
 from collections.abc import Iterator
 
@@ -15,17 +15,13 @@ LARGEST = 2.0  # step of a logarithm
 class Member:
     """A distribution for each of B data.
 
-    `offset`, [B, P], moves its parameters away from an origin, in units of the scales there.
-    `terms` yields terms whose mean is the ELBO, [k, B], a few samples at a time, with gradients.
-    `draws` returns terms [num, B] without gradients.
-
     Attributes:
         size: B.
-        dim: D, the latent coordinates of a datum that are drawn, if `smooth`.
-        offset: Offsets of its parameters from the origin.
-        limit: How far one step may move each of them, [P]: locations anywhere, scales and
-            logits by a factor of e² at most.
-        smooth: Whether draws are smooth functions of fixed noise and the parameters.
+        dim: D, the sampled latent coordinates of a datum, if `smooth`.
+        offset: Offsets of its parameters from an origin, [B, P], in units of the scales there.
+        limit: The largest step of each offset, [P]: infinite for locations; for scales and logits
+            a factor of e².
+        smooth: Whether samples are smooth functions of fixed noise and the parameters.
     """
 
     size: int
@@ -38,13 +34,13 @@ class Member:
     def terms(
         self, num: int, noise: Tensor | None = None, *, still: bool = False
     ) -> Iterator[Tensor]:
-        """Yields terms of the ELBO, [k, B].
+        """Yields terms whose mean is the ELBO, [k, B], a few samples at a time, with gradients.
 
         Args:
             num: K, the number of samples.
-            noise: Standard normal noise of the draws, [K, B, D]; None for noise of their own.
-            still: Whether log q is held fixed in its parameters: gradients then have no noise
-                where q is the posterior.
+            noise: Standard normal noise of the samples, [K, B, D]; None draws new noise.
+            still: Whether log q is constant in its parameters: gradients then have no noise
+                if q is the posterior.
         """
         raise NotImplementedError
 
@@ -61,15 +57,15 @@ class Member:
         raise NotImplementedError
 
     def chosen(self, which: Tensor, parameters: list[Tensor], others: list[Tensor]) -> list[Tensor]:
-        """Returns the parameters of the data of a mask [B], and the others' for the rest."""
+        """Returns `parameters` for the data where `which`, [B], is true, else `others`."""
         raise NotImplementedError
 
     def chunks(self, num: int) -> list[tuple[int, int]]:
-        """Cuts samples so that a chunk's graph fits into memory."""
+        """Cuts samples into chunks whose graphs fit into memory."""
         step = max(1, self._sampler.gradient_rows // self.size)
         return [(start, min(start + step, num)) for start in range(0, num, step)]
 
 
 def elbo_terms(sampler: Sampler, batch: tuple[Tensor, ...], num: int, first: int) -> Tensor:
-    """The ELBO's terms, [num, B], without gradients."""
+    """Returns terms of the ELBO, [num, B], without gradients."""
     return torch.cat([d.elbo.double() for d in sampler.stream(batch, num, first)])

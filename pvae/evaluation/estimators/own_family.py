@@ -1,4 +1,4 @@
-"""The guide's own distributions, with parameters that are free for each datum."""
+"""The guide's own distributions, with free parameters for each datum."""
 
 import contextlib
 import copy
@@ -22,7 +22,7 @@ __all__ = ["OwnFamily"]
 
 
 class OwnFamily(Member):
-    """Members of the guide's own family, as a Pyro guide that reads no x."""
+    """Members of the guide's own family, as a Pyro guide that does not read x."""
 
     def __init__(self, sampler: Sampler, batch: tuple[Tensor, ...], free: dict) -> None:
         self.size, self._batch, self._still = len(batch[0]), batch, False
@@ -43,7 +43,7 @@ class OwnFamily(Member):
         self.offset = some.new_zeros(self.size, sum(widths))
         limits = [math.inf if key == "loc" else LARGEST for _, key in self._free]
         self.limit = some.new_tensor(limits).repeat_interleave(torch.tensor(widths))
-        # All that a sampler does, with another guide.
+        # The same sampler with another guide.
         self._sampler = local = copy.copy(sampler)
         local.guide, shared = self._guide, (sampler.structure, sampler.dim, sampler.strategy)
         local.particles = Particles(sampler.model, self._guide, *shared)
@@ -114,8 +114,8 @@ class OwnFamily(Member):
     def _values(self, name: str) -> dict[str, Tensor]:
         """The arguments of a site's distribution, at the offset.
 
-        A triangular scale L moves the location by L δ and itself to L (A + diag(exp a)), so that
-        a stretched posterior is as round as any other where L is near its scale.
+        A triangular scale L moves the location by L δ and itself to L (A + diag(exp a)). A
+        stretched posterior is then round in the offsets, if L is near its scale.
         """
         site, values = self._sites[name], {}
         offset = self.offset.detach() if self._still else self.offset
@@ -131,7 +131,7 @@ class OwnFamily(Member):
             axis, shape = site["axis"], list(origin.shape)
             del shape[axis]
             move = offset[:, start:stop].reshape(self.size, *shape).movedim(0, axis)
-            if site["mask"] is not None:  # what is masked stays where the guide has it
+            if site["mask"] is not None:  # masked values keep the guide's parameters
                 mask = site["mask"]
                 move = move * mask.reshape(*mask.shape, *(1,) * (move.ndim - mask.ndim))
             if tril is not None and key == "loc":
@@ -173,7 +173,7 @@ class OwnFamily(Member):
 
 
 class _FixedNoise(Messenger):
-    """Inside this context Normals are drawn as location + scale · ε with an ε that is given."""
+    """Samples Normals as location + scale · ε with the given ε, inside this context."""
 
     def __init__(self, noise: dict[str, Tensor]) -> None:
         super().__init__()

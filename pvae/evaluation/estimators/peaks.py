@@ -1,4 +1,4 @@
-"""Peaks of a log density that a grid steps over."""
+"""Peaks of a log density that lie between the points of a grid."""
 
 import torch
 from torch import Tensor
@@ -17,11 +17,11 @@ _RESOLVED = 1.0  # nats between a maximum and its neighbours on a grid that reso
 def find_peaks(
     log_f: LogF, low: Tensor, high: Tensor, values: Tensor, data: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Climbs from the local maxima of a grid in one or two dimensions, where it is too coarse.
+    """Climbs from the local maxima of a grid in one or two dimensions, if it is too coarse there.
 
-    Far from a narrow peak f is nothing, but log f still rises towards it: between the points of
-    a grid a peak shows as a local maximum. Around each of the highest ones a smaller grid is
-    moved to its best point and halved until it sees no more than a nat of difference.
+    Far from a narrow peak f vanishes, but log f still rises towards it, so a peak between grid
+    points gives a local maximum. Around each of the highest ones a smaller grid is moved to its
+    best point and halved, until its values differ by at most one nat.
 
     Args:
         log_f: Log density.
@@ -31,8 +31,8 @@ def find_peaks(
         data: Numbers of the data, [B].
 
     Returns:
-        Points [k, B, D]; log f there [k, B], -inf where there are no more peaks; and the sizes of
-        the last grids, [k, B, D].
+        Points [k, B, D]; log f there [k, B], -inf if there are fewer peaks; and the sizes of the
+        last grids, [k, B, D].
     """
     size, dim = low.shape
     points = round(len(values) ** (1 / dim))
@@ -63,16 +63,16 @@ def find_peaks(
 def reach(
     log_f: LogF, peaks: Tensor, heights: Tensor, sizes: Tensor, depth: float, data: Tensor
 ) -> Tensor:
-    """How far peaks reach to either side of each dimension until they have fallen, [n, D].
+    """Returns how far peaks extend in each dimension until they have fallen by `depth`, [n, D].
 
-    A grid around each is doubled on the sides that end too high, and halves of that are tried.
+    A grid around each peak is doubled in the dimensions that end too high, then bisected.
 
     Args:
         log_f: Log density.
         peaks: Points, [n, D].
         heights: Log f there, [n].
-        sizes: Of the first grids, [n, D].
-        depth: How much lower log f is where a peak ends, nats.
+        sizes: Sizes of the first grids, [n, D].
+        depth: How far log f has fallen at the end of a peak, nats.
         data: Numbers of the data, [n].
     """
     around = _around(peaks)

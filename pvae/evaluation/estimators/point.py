@@ -1,4 +1,4 @@
-"""A guide that gives a point: log p(x, z) there, and how far x is from what it decodes to."""
+"""A guide that gives a point: log p(x, z) there, and the squared error of its reconstruction."""
 
 import functools
 from dataclasses import dataclass
@@ -38,7 +38,7 @@ class AtCode(Finding, kind="AtCode"):
     """The densities of each datum at its code, the point z = f(x).
 
     Attributes:
-        log_joint: log p(x, z), [n], nats; above or below log p(x), and no bound on it.
+        log_joint: log p(x, z), [n], nats; it can be above or below log p(x), and is no bound.
         log_likelihood: log p(x|z), [n], nats.
         squared_error: ‖x − E[x|z]‖², summed over the event, [n]; NaN without a mean.
     """
@@ -62,15 +62,14 @@ class AtCode(Finding, kind="AtCode"):
     def verdict(self, known: Known) -> str:
         return (
             f"There is no bound on log p(x): {known.guide} gives a point, which has no density. "
-            "log p(x, z) at that point is what training maximised, and it can lie above log p(x) "
-            "or below."
+            "Training maximised log p(x, z) at that point, which can be above or below log p(x)."
         )
 
 
 def prior_of(model: Program, guide: Program) -> Program:
     """Returns the model's latent sites as a guide, q(z|x) = p(z).
 
-    It replaces a guide without a density, for estimators that need no density of the guide.
+    Estimators that need no density of the guide use it in place of a guide without one.
 
     Args:
         model: Pyro program p(z) p(x|z).
@@ -87,7 +86,7 @@ def _draw_prior(guide: Program, model: Program, *batch: Tensor) -> None:
 
 
 def is_code(inspection: Inspection) -> bool:
-    """Whether a pair's guide gives a point, the same one each time.
+    """Returns whether a pair's guide gives a point.
 
     Raises:
         PvaeError: If the point changes from call to call.
@@ -105,10 +104,10 @@ def is_code(inspection: Inspection) -> bool:
     for name, site in latent_sites(structure.guide_trace).items():
         if not torch.equal(site["value"], again[name]["value"]):
             raise PvaeError(
-                f"The guide {name_of(guide)} gives site {name!r} another point at each call, in "
-                "eval mode too: something in it is random, as the corruption of a denoising "
-                "guide is. An evaluation is of the clean x: let the guide corrupt x only where "
-                "self.training is true (see pvae.guides.DenoisingCode)."
+                f"The guide {name_of(guide)} gives site {name!r} a different point at each call, "
+                "also in eval mode: something in it is random, such as the corruption of a "
+                "denoising guide. Evaluation needs the clean x: corrupt it only if self.training "
+                "is true (see pvae.guides.DenoisingCode)."
             )
     return True
 
@@ -117,7 +116,7 @@ def from_code(task: Task, guide: Program) -> dict[str, Any]:
     """Evaluates every datum at its code.
 
     Args:
-        task: All N data; its sampler is of the model and `prior_of` the pair.
+        task: All N data; its sampler is of the model and of `prior_of` the pair.
         guide: The guide that gives the codes.
 
     Returns:
@@ -161,7 +160,7 @@ def from_code(task: Task, guide: Program) -> dict[str, Any]:
 
 
 def fingerprint_of_code(sampler: Sampler, guide: Program, batch: tuple[Tensor, ...]) -> str:
-    """Returns log p(x, z) of some data at their codes, which depends on constants of the guide."""
+    """Returns log p(x, z) of some data at their codes, as text that identifies the guide."""
     with sampler:
         found = _block(sampler.particles_by("loop"), guide, batch)
     return f"{found['log_joint'].sum():.5g}"
@@ -191,7 +190,7 @@ def _block(single: Particles, guide: Program, batch: tuple[Tensor, ...]) -> dict
 
 
 def _squared_error(single: Particles, trace: Trace, size: int) -> Tensor:
-    """‖x − E[x|z]‖² [1, B], of the first observed site with a mean; NaN where none has one."""
+    """‖x − E[x|z]‖² [1, B], of the first observed site with a mean; NaN if there is none."""
     for site in observed_sites(trace).values():
         try:
             difference = site["value"] - site["fn"].mean.expand_as(site["value"])

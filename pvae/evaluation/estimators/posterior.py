@@ -1,4 +1,4 @@
-"""KL(q(z|x) ‖ p(z)), site by site and dimension by dimension, in closed form where there is one."""
+"""KL(q(z|x) ‖ p(z)), site by site and dimension by dimension, in closed form if there is one."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +14,7 @@ from pvae.pair import latent_sites
 
 __all__ = ["SiteKL", "site_kl"]
 
-NUM_SAMPLES = 16  # of the sites that a site's distribution may depend on
+_NUM_SAMPLES = 16  # of the sites that the distribution of a site may depend on
 
 
 @dataclass(frozen=True)
@@ -22,10 +22,10 @@ class SiteKL:
     """The KL divergence of one latent site, in nats, averaged over its parents.
 
     Attributes:
-        total: KL of the site, [B]; None where there is no closed form, or only one given draws
-            of other sites: the samples of the weights, which are more, then say it better.
-        dims: KL of each dimension, [B, D], by closed form or by samples; None where the
-            site's dimensions are not independent in guide and model.
+        total: KL of the site, [B]; None if there is no closed form, or only one given samples of
+            other sites, for which the more numerous samples of the weights are more accurate.
+        dims: KL of each dimension, [B, D], in closed form or by samples; None if the dimensions
+            of the site are not independent in guide and model.
     """
 
     total: Tensor | None
@@ -33,15 +33,15 @@ class SiteKL:
 
 
 def site_kl(sampler: Sampler, batch: tuple[Tensor, ...]) -> dict[str, SiteKL]:
-    r"""Returns the KL divergence of each latent site, given a few draws of the sites before it.
+    r"""Returns the KL divergence of each latent site, given a few samples of the sites before it.
 
     .. math:: \mathrm{KL}_s = E_{q(z_{<s}|x)} \left[
         \mathrm{KL}\big( q(z_s | z_{<s}, x) \,\|\, p(z_s | z_{<s}) \big) \right]
 
-    The draws come from torch's global generator.
+    The samples are drawn by torch's global generator.
 
     Args:
-        sampler: Draws of the pair; its context must be entered.
+        sampler: Samples the pair; its context must be entered.
         batch: The data, tensors of leading size B.
     """
     parts = [_once(sampler, batch, num) for num in _calls(sampler, len(batch[0]))]
@@ -58,9 +58,9 @@ def site_kl(sampler: Sampler, batch: tuple[Tensor, ...]) -> dict[str, SiteKL]:
 
 
 def _calls(sampler: Sampler, size: int) -> list[int]:
-    """How many samples each call of the pair has: no more rows than in a chunk of weights."""
+    """The number of samples in each call of the pair: at most the rows of a chunk of weights."""
     most = 1 if sampler.strategy == "loop" else max(1, sampler.usual_rows // size)
-    return [min(most, NUM_SAMPLES - start) for start in range(0, NUM_SAMPLES, most)]
+    return [min(most, _NUM_SAMPLES - start) for start in range(0, _NUM_SAMPLES, most)]
 
 
 def _once(
@@ -92,12 +92,12 @@ def _of_site(
     q, p = _peel(site["fn"]), _peel(other["fn"])
     if q.event_dim != p.event_dim:
         return None, None
-    # A subclass with a density of its own would be taken for its parent.
+    # A subclass may have its own density, for which the formula of its parent is wrong.
     closed = all(type(fn).__module__.startswith(("torch.", "pyro.")) for fn in (q, p))
     try:
         if not closed:
             raise NotImplementedError
-        # Some of torch's formulas index by masks, which do not broadcast.
+        # Some formulas of torch index by masks, which do not broadcast.
         shape = torch.broadcast_shapes(q.batch_shape, p.batch_shape)
         each = kl_divergence(q.expand(shape), p.expand(shape))
     except NotImplementedError:

@@ -1,4 +1,4 @@
-"""Naive Monte Carlo from the prior: the lectures' cautionary baseline."""
+"""Naive Monte Carlo from the prior: the baseline without a guide."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,10 +22,10 @@ from pvae.runtime import is_out_of_memory, whole
 
 __all__ = ["FromPrior", "NaiveMonteCarlo"]
 
-_NUM_SAMPLES = 500  # for each datum, where nothing else is asked for
-_RUNS = 2**18  # of the decoder, which are spent without being asked for
-_FLOATS = 2**27  # of decoded draws that are kept for all data: half a GiB
-_SHARED = 0.03  # the price of a density without a network, in runs of the decoder
+_NUM_SAMPLES = 500  # for each datum, by default
+_RUNS = 2**18  # decoder runs that the default may always take
+_FLOATS = 2**27  # of decoded samples that are kept for all data: half a GiB
+_SHARED = 0.03  # cost of a density without a network, in decoder runs
 
 
 @dataclass(frozen=True)
@@ -34,13 +34,13 @@ class FromPrior(Estimate, kind="FromPrior"):
 
     Attributes:
         log_px: Log of the mean of p(x|z) over z ~ p(z), [n].
-        log_px_se: Its standard error by the delta method, [n]; far too small where a handful
-            of samples carries the mean.
+        log_px_se: Its standard error by the delta method, [n]; far too small if a few samples
+            dominate the mean.
         relative_variance: Var[p(x|z)] / E[p(x|z)]², from the samples, [n]; at most S.
         ess: Effective sample size, [n].
         num_samples: S.
-        shared: Whether all data were given the same draws. Each datum's error is right then,
-            but that of their mean does not fall with the number of data.
+        shared: Whether all data share the same samples. The error of each datum is then right,
+            but the error of their mean does not fall with the number of data.
     """
 
     title, label, order = "Naive Monte Carlo from the prior", "prior, naive", 10
@@ -65,7 +65,7 @@ class FromPrior(Estimate, kind="FromPrior"):
             f"S = {text.count(self.num_samples)}, Var[p(x|z)] / E[p(x|z)]² about "
             f"{text.number(summary['relative_variance']['median'], 1)} (at most S), effective "
             f"sample size about {text.number(summary['ess']['median'], 1)} (medians)"
-            + ("; all data were compared with the same draws" if self.shared else "")
+            + ("; all data share the same samples" if self.shared else "")
         )
 
 
@@ -75,18 +75,17 @@ class NaiveMonteCarlo(Estimator):
 
     .. math:: \log p(x) \approx \log \frac1S \sum_{s=1}^S p_\theta(x | z_s), \qquad z_s \sim p(z)
 
-    Unbiased for p(x), and useless for almost any data worth modelling: hardly a z from the
-    prior explains a given x.
+    Unbiased for p(x), but its variance is huge for most data: few z from the prior explain a
+    given x.
 
-    Where p(z) and p(x|z) are the same for all data, S draws are decoded once, and every datum is
-    compared with them: S + n runs of the decoder instead of S · n. Each datum is decoded at the
-    first draw all the same, which shows whether it differs from the others (a label among the
-    pair's arguments); such data have draws of their own.
+    If p(z) and p(x|z) are the same for all data, S samples are decoded once for all of them: S + n
+    decoder runs instead of S · n. Each datum is still decoded at the first sample, to find data
+    that differ (by a label among the pair's arguments); these get their own samples.
 
     Attributes:
         num_data: Number of data, drawn at random; None for all.
-        num_samples: S. None is 500, but none at all where each datum needs draws of its own and
-            they would take more runs of the decoder than the bounds (and more than 262,144).
+        num_samples: S. None is 500, but leaves the estimator out if each datum needs its own
+            samples and these take more decoder runs than the bounds (and more than 262,144).
     """
 
     name, finding, hint = "prior", FromPrior, "--prior_samples 500"
@@ -99,8 +98,8 @@ class NaiveMonteCarlo(Estimator):
 
         Args:
             prior_samples: Samples for each datum from the prior, for naive Monte Carlo; 0 for
-                none. None is 500, but none at all where each datum needs draws of its own and
-                they would take more runs of the decoder than the bounds (and more than 262,144).
+                none. None is 500, but 0 if each datum needs its own samples and these take more
+                decoder runs than the bounds (and more than 262,144).
         """
         if prior_samples is not None and not whole("prior_samples", prior_samples, 0):
             return None
@@ -114,7 +113,7 @@ class NaiveMonteCarlo(Estimator):
         return {"num_samples": self.num_samples or _NUM_SAMPLES}
 
     def cost(self, sampler: Sampler) -> float:
-        # Draws of the prior are usually decoded once for all data.
+        # Samples from the prior are usually decoded once for all data.
         price = _SHARED if sampler.strategy == "plate" else 1.0
         return price * (self.num_samples or _NUM_SAMPLES)
 
@@ -125,15 +124,13 @@ class NaiveMonteCarlo(Estimator):
         blocks = in_blocks(positions, size)
         batch = task.batch(blocks[0])
         decoded = _Decoded.of(sampler, batch, num_samples, size, task.seed)
-        if decoded is not None and decoded.log_likelihood(batch) is None:
-            decoded = None
         needed, most = num_samples * len(positions), max(len(task.data) * task.num_samples, _RUNS)
         if decoded is None and self.num_samples is None and needed > most:
             raise PvaeError(
-                f"{num_samples:,} draws from the prior for each of {len(positions):,} data take "
-                f"{needed:,} runs of the decoder, for this pair's draws cannot be decoded once for "
-                f"all data; without being asked it takes no more than the bounds, {most:,}. Ask "
-                f"for --prior_samples {num_samples} (in Python "
+                f"{num_samples:,} samples from the prior for each of {len(positions):,} data take "
+                f"{needed:,} runs of the decoder, because this pair's samples cannot be decoded "
+                f"once for all data. The default takes no more than the bounds, {most:,}. To run "
+                f"it anyway, ask for --prior_samples {num_samples} (in Python, "
                 f"NaiveMonteCarlo(num_samples={num_samples}))."
             )
 
@@ -161,7 +158,7 @@ class NaiveMonteCarlo(Estimator):
 
 
 class _Decoded:
-    """S draws z ~ p(z), and the distributions p(x|z) that a model makes of them and one datum."""
+    """S samples z ~ p(z), and the distributions p(x|z) of the model for them and one datum."""
 
     def __init__(self, sampler: Sampler, batch: tuple[Tensor, ...], num: int, step: int) -> None:
         self._sampler, self._pieces = sampler, list[tuple[int, dict[str, dict[str, Any]]]]()
@@ -173,7 +170,7 @@ class _Decoded:
             if start == 0:
                 rows = particles.rows_of(trace, count, 1)
                 if any(value.shape[:2] != (count, 1) for value in rows.values()):
-                    raise PvaeError("A latent has a draw for each value of an enumerated site.")
+                    raise PvaeError("A latent site depends on an enumerated one.")
                 self._first = {name: value[:1] for name, value in rows.items()}
                 self._prior = self._log_prior(particles.log_terms(trace, count, 1))[:1]
             self._pieces.append((count, self._sites(trace)))
@@ -182,7 +179,7 @@ class _Decoded:
     def of(
         sampler: Sampler, batch: tuple[Tensor, ...], num: int, size: int, seed: int
     ) -> "_Decoded | None":
-        """Decodes draws beside the first datum; None where this pair does not allow it."""
+        """Decodes samples with the first datum; None if they do not serve the whole batch."""
         sites = observed_sites(sampler.structure.model_trace)
         numel = sum(site["value"].numel() for site in sites.values())
         checked = len(next(iter(sites.values()))["value"])
@@ -191,14 +188,15 @@ class _Decoded:
         one = tuple(t[:1] for t in batch)
         seed_unit(seed, 0, purpose=1)
         try:
-            return _Decoded(sampler, one, num, max(1, min(1024, sampler.usual_rows) // size))
+            found = _Decoded(sampler, one, num, max(1, min(1024, sampler.usual_rows) // size))
         except (PvaeError, RuntimeError, ValueError, IndexError) as error:
             if is_out_of_memory(error):
                 raise
             return None
+        return None if found.log_likelihood(batch) is None else found
 
     def log_likelihood(self, batch: tuple[Tensor, ...]) -> Tensor | None:
-        """Returns log p(x|z), [S, B]; None where some datum's p(z) or p(x|z) is another."""
+        """Returns log p(x|z), [S, B]; None if p(z) or p(x|z) of some datum differs."""
         sampler, size = self._sampler, len(batch[0])
         particles = sampler.particles
         first = {n: value.expand(1, size, *value.shape[2:]) for n, value in self._first.items()}
@@ -234,7 +232,7 @@ class _Decoded:
         }
 
     def _log_prior(self, terms: dict[str, Tensor]) -> Tensor:
-        """Log p(z) of the sites that are drawn, [*enumerated, K, B]."""
+        """Log p(z) of the sites that are sampled, [*enumerated, K, B]."""
         drawn = [term for name, term in terms.items() if name not in self._summed]
         return sum(drawn) if drawn else torch.zeros(1, 1)
 

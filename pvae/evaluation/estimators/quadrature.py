@@ -1,4 +1,4 @@
-"""Quadrature: log p(x) to many digits, where the latents have one or two dimensions."""
+"""Quadrature: log p(x) to many digits, for latents of one or two dimensions."""
 
 import dataclasses
 import math
@@ -21,9 +21,9 @@ from pvae.runtime import whole
 __all__ = ["Integrals", "Quadrature"]
 
 _TAG = 0x51
-_BLOCK = 16  # data whose grids are evaluated together
+_BLOCK = 16  # data with grids that are evaluated together
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
-_POINTS = {1: 2_000, 2: 60_000}  # of a grid, about
+_POINTS = {1: 2_000, 2: 60_000}  # of a grid, roughly
 
 
 @dataclass(frozen=True)
@@ -32,13 +32,12 @@ class Integrals(Estimate, kind="Quadrature"):
 
     Attributes:
         datum: Positions of the data, [n].
-        log_px: log p(x), [n], nats; NaN where `error` is inf.
-        error: Its numerical error, [n], nats: how far it is from the same on a grid twice as
-            coarse, or what an adaptive rule says, or the rounding error if that is larger; inf
-            where no box was found that holds the mass, or the box cuts a peak, or where some of
-            the mass is so near to the edge of a site's support that floating point cannot tell it
-            from the edge, or where the guide's importance weights have seen more mass than the
-            rule.
+        log_px: log p(x), [n], nats; NaN if `error` is inf.
+        error: Its numerical error, [n], nats: the difference from a grid twice as coarse, or the
+            error of an adaptive rule, or the rounding error if that is larger. It is inf if no box
+            was found that holds the mass; if the box cuts a peak; if some of the mass is so near
+            the edge of a site's support that floating point cannot tell it from the edge; or if
+            the guide's importance weights found more mass than the rule.
     """
 
     title, label, level, order = "Quadrature", "quadrature", "quadrature", 30
@@ -60,7 +59,7 @@ class Integrals(Estimate, kind="Quadrature"):
             "log p(x) itself, by the trapezoid rule (Trefethen & Weideman 2014); largest numerical "
             f"error {_small(summary['error'])}"
         ) + (
-            f"; unknown for {text.plural(unknown, 'datum', 'data')}, whose mass was not found or "
+            f"; unknown for {text.plural(unknown, 'datum', 'data')}: their mass was not found or "
             "lies at an edge of the support"
             if unknown
             else ""
@@ -77,27 +76,27 @@ class Quadrature(Estimator):
     with u the unconstrained coordinates and h the spacing: the trapezoid rule, which converges
     faster than any power of h for smooth densities that vanish at both ends.
 
-    The grid of a datum is a box. At first it holds draws of the prior and of the guide; then
-    it shrinks to, or grows to, where p(x, u) may be within 40 nats of its largest value. What a
-    peak between two grid points may reach is judged by extending the slopes on either side of
-    it, so that one much narrower than the first grid is found. In two dimensions the box is
-    turned along a slanted posterior. When the box is stable the grid is made finer, up to
-    65,537 points or 1,025 × 1,025, until it agrees with every second of its points.
+    The grid of a datum is a box. At first it holds samples of the prior and of the guide; then
+    it shrinks or grows to the region where p(x, u) may be within 40 nats of its largest value. The
+    slopes on both sides of two grid points limit the height of a peak between them, so that a peak
+    much narrower than the first grid is found. In two dimensions the box is turned along a
+    slanted posterior. Once the box is stable, the grid is refined, up to 65,537 points or
+    1,025 × 1,025, until it agrees with every second of its points.
 
-    A grid can step over a peak that is narrow beside the rest of the posterior. Where the grid
-    does not explain log p(x, u) at the draws or at the tops of its peaks, which are climbed from
-    its local maxima, or the importance-weighted estimate from the guide's draws is above its value
-    by more than both errors, or it did not converge, the box is integrated adaptively, in cells
-    that are made smaller until they explain these points. What the guide's draws still contradict
-    then is not known. Two narrow peaks between the same points of the first grid, of which the
-    draws saw one, look like one peak: the other is missed, and the error does not tell.
+    A grid can miss a peak that is narrow compared with the rest of the posterior. The box is
+    therefore integrated adaptively, in cells that shrink until they agree with known points, if
+    the grid disagrees with log p(x, u) at samples or at the tops of its peaks, which are climbed
+    from its local maxima; if the importance-weighted estimate of the guide is higher by more than
+    both errors; or if the grid did not converge. If the guide's samples still contradict the
+    result, log p(x) is unknown. Two narrow peaks between the same points of the first grid look
+    like one if the samples found only one of them: the other is missed, and the error is too small.
 
     Attributes:
         num_data: Number of data, drawn at random; None for all.
 
     Raises:
-        PvaeError: If a datum has neither one nor two latent dimensions, once the enumerated sites
-            are summed out; if log p(x, u) is nowhere finite.
+        PvaeError: If a datum does not have one or two latent dimensions after enumerated sites are
+            summed out; or if log p(x, u) is finite nowhere.
 
     Source: Trefethen & Weideman 2014, *The exponentially convergent trapezoidal rule*.
     """
@@ -110,7 +109,7 @@ class Quadrature(Estimator):
 
         Args:
             quadrature: Number of data for which a latent space of one or two dimensions is
-                integrated over; True for all.
+                integrated out on a grid; True for all.
         """
         if isinstance(quadrature, bool):
             return cls() if quadrature else None
@@ -127,11 +126,11 @@ class Quadrature(Estimator):
     def estimate(self, task: Task) -> Integrals:
         density = Density(task.sampler, task.batch(task.positions[:64]))
         if density.dim not in (1, 2):
-            what = "importance sampling (log_px) or annealing (AIS)" if density.dim else "log_px"
-            exact = "" if density.dim else ", which is exact here"
+            other = "importance sampling (log_px) or annealing (AIS)"
             raise PvaeError(
-                f"Quadrature is for one or two latent dimensions, and a datum has {density.dim} "
-                f"once the enumerated sites are summed out. Use {what}{exact}."
+                f"Quadrature needs one or two latent dimensions, but a datum has {density.dim} "
+                "after enumerated sites are summed out. Use "
+                f"{other if density.dim else 'log_px, which is exact here'}."
             )
 
         def compute(block: np.ndarray) -> dict[str, np.ndarray]:
@@ -140,8 +139,8 @@ class Quadrature(Estimator):
             bad = (~log_px.isfinite()).nonzero()
             if len(bad):
                 raise PvaeError(
-                    f"log p(x, u) of datum {int(block[int(bad[0, 0])])} is finite nowhere that the "
-                    "prior or the guide drew: there is nothing to integrate."
+                    f"log p(x, u) of datum {int(block[int(bad[0, 0])])} is finite at no sample of "
+                    "the prior or the guide: there is nothing to integrate."
                 )
             log_px = torch.where(error.isfinite(), log_px, math.nan)
             return {"log_px": log_px.cpu().numpy(), "error": error.cpu().numpy()}

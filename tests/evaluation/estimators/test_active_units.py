@@ -11,7 +11,7 @@ def _count(means):
         for chunk in block.split(7, dim=0):
             units.add({"z": chunk})
         units.end_data(len(means))
-    return active_units(variances(units.sums().get("z")))
+    return active_units(variances(units.sums.get("z")))
 
 
 def test_counts_dimensions_whose_mean_varies():
@@ -33,4 +33,4 @@ def test_one_sample_says_nothing():
 
 
 def test_nothing_to_count():
-    assert active_units(variances(ActiveUnits().sums().get("y"))) is None
+    assert active_units(variances(ActiveUnits().sums.get("y"))) is None

@@ -9,7 +9,11 @@ from arviz_stats.base import array_stats
 from asking import evaluate
 
 from pvae.evaluation.estimators.bounds import log_mean_exp, log_px_se
-from pvae.evaluation.estimators.pareto import khat, khat_threshold, psis, rounding_error
+from pvae.evaluation.estimators.pareto import khat_threshold, psis, rounding_error
+
+
+def khat(log_w: np.ndarray) -> np.ndarray:
+    return psis(log_w)[0]
 
 
 def pareto(shape: float, size: tuple[int, int]) -> np.ndarray:

@@ -179,7 +179,9 @@ def test_the_code_must_be_that_of_clean_data(pair):
     def corrupting(x):
         guide(x * (torch.rand_like(x) < 0.7))
 
-    with pytest.raises(PvaeError, match=r"corrupting gives site 'z' another point.*self\.training"):
+    with pytest.raises(
+        PvaeError, match=r"corrupting gives site 'z' a different point.*self\.training"
+    ):
         evaluate(model, corrupting, x)
 
 

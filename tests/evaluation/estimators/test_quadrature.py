@@ -8,48 +8,14 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from asking import evaluate, task
+from asking import evaluate
+from integrals import DOUBLE, narrow, nothing, run, somewhere
 
 from pvae.errors import PvaeError
-from pvae.evaluation.estimators import cubature
 from pvae.evaluation.estimators import grid as module
-from pvae.evaluation.estimators.quadrature import Integrals, Quadrature
-from pvae.importance.sampler import Sampler
-from pvae.pair import inspect
+from pvae.evaluation.estimators.quadrature import Integrals
 
 CPU = torch.device("cpu")
-DOUBLE = {"dtype": torch.float64}
-
-
-def run(model, guide, batch, exact=None, *, size=20, tolerance=1e-9, positions=None, **options):
-    """Quadrature of the first few data, within a tolerance and its own error."""
-    batch = tuple(t[:size] for t in batch)
-    sampler = Sampler(inspect(model, guide, *batch), **options)
-    with sampler:
-        found = Quadrature().estimate(task(sampler, batch, positions))
-    assert found.log_px.dtype == found.error.dtype == np.float64
-    if exact is not None:
-        error = np.abs(found.log_px - exact[:size].double().numpy()[found.datum])
-        assert error.max() < tolerance
-        assert (error < 10 * found.error + 1e-10).all()
-        assert found.error.max() < tolerance
-    return found
-
-
-def somewhere(event=(), scale=1.0):
-    """A guide that looks at no data."""
-
-    def guide(x):
-        with pyro.plate("data", len(x)):
-            zero = torch.zeros(event, dtype=x.dtype)
-            pyro.sample("z", dist.Normal(zero, scale).to_event(len(event)))
-
-    return guide
-
-
-def nothing(log_f, low, *_):
-    """In place of the cells."""
-    return torch.full_like(low[:, 0], -math.inf), torch.full_like(low[:, 0], math.inf)
 
 
 def linear(weight, noise, size=20, dtype=torch.float64):
@@ -80,34 +46,6 @@ def test_oracles(name):
 def test_a_network():
     run(*oracles.decoder(1), tolerance=1e-8)
     run(*oracles.decoder(2), size=4, tolerance=1e-8)
-
-
-def narrow(noise, x=None, mirrored=False):
-    """z ~ N(0, 1), x ~ N(z, σ²), perhaps with either sign: a peak at x, or at x and -x."""
-    x = 1.5 * oracles.random(20, seed=0) if x is None else x
-
-    def model(x):
-        with pyro.plate("data", len(x)):
-            z = pyro.sample("z", dist.Normal(torch.zeros((), **DOUBLE), 1.0))
-            if mirrored:
-                signs = dist.Categorical(logits=torch.zeros(2, **DOUBLE))
-                parts = dist.Normal(torch.stack([z, -z], -1), noise)
-                pyro.sample("x", dist.MixtureSameFamily(signs, parts), obs=x)
-            else:
-                pyro.sample("x", dist.Normal(z, noise), obs=x)
-
-    scale = torch.tensor(math.sqrt(1 + noise**2), **DOUBLE)
-    return model, somewhere(), (x,), dist.Normal(0.0, scale).log_prob(x)
-
-
-@pytest.mark.parametrize("noise", [0.1, 1e-2, 1e-3, 1e-5])
-def test_a_peak_between_the_points_of_the_first_grid(noise):
-    run(*narrow(noise))
-
-
-@pytest.mark.parametrize("noise", [0.3, 1e-2, 1e-3])
-def test_two_peaks(noise):
-    run(*narrow(noise, mirrored=True), tolerance=1e-7)
 
 
 def test_a_posterior_that_neither_prior_nor_guide_ever_draws():
@@ -311,113 +249,3 @@ def test_what_is_uncertain_is_neither_shown_nor_used():
     assert math.isfinite(shown["mean"])
     assert result.settings["gap"]["of"] != "quadrature"
     assert np.isfinite(result.findings["gap"].log_px).all()
-
-
-def mixed(scale, dim, share=0.5, edge=False):
-    """z ~ N(0, I), x ~ ½ N(z, s²) + ½ N(0, 1): a posterior of two widths, and its exact guide."""
-    x = 0.7 * oracles.random(3, dim, seed=5)
-    x = 6 * torch.ones_like(x) if edge else x  # the narrow peak is where the prior hardly is
-    zero = torch.zeros(dim, **DOUBLE)
-    scales = torch.tensor([scale, 1.0], **DOUBLE)[:, None].expand(2, dim)
-    wide = math.sqrt(1 + scale**2)
-
-    def model(x):
-        with pyro.plate("data", len(x)):
-            z = pyro.sample("z", dist.Normal(zero, 1.0).to_event(1))
-            parts = dist.Normal(torch.stack([z, torch.zeros_like(z)], -2), scales).to_event(1)
-            halves = dist.Categorical(torch.full((2,), 0.5, **DOUBLE))
-            pyro.sample("x", dist.MixtureSameFamily(halves, parts), obs=x)
-
-    def guide(x):
-        loc = torch.stack([x / wide**2, torch.zeros_like(x)], -2)
-        parts = dist.Normal(loc, scales / torch.tensor([wide, 1.0], **DOUBLE)[:, None])
-        narrow = torch.full((len(x),), share, **DOUBLE)
-        with pyro.plate("data", len(x)):
-            each = dist.Categorical(torch.stack([narrow, 1 - narrow], -1))
-            pyro.sample("z", dist.MixtureSameFamily(each, parts.to_event(1)))
-
-    each = [dist.Normal(0.0, wide).log_prob(x).sum(-1), dist.Normal(0.0, 1.0).log_prob(x).sum(-1)]
-    return model, guide, (x,), torch.logaddexp(*each) - math.log(2)
-
-
-@pytest.mark.parametrize("edge", [False, True])
-@pytest.mark.parametrize(("scale", "dim"), [(1e-3, 1), (1e-6, 1), (1e-3, 2)])
-def test_a_narrow_peak_inside_a_broad_posterior(scale, dim, edge):
-    run(*mixed(scale, dim, edge=edge), size=2, tolerance=1e-6)
-
-
-def test_a_peak_that_few_draws_fell_on():
-    run(*mixed(1e-4, 1, share=0.05), size=2, tolerance=1e-6)
-
-
-def test_what_the_weights_contradict_is_not_known(monkeypatch):
-    """Without cells of its own the grid misses half of the mass, and says so."""
-    pair = mixed(1e-3, 1)
-    monkeypatch.setattr(module, "integrate", nothing)
-    monkeypatch.setattr(module, "_APART", math.inf)
-    found = run(*pair[:3])
-    assert np.isnan(found.log_px).all()
-    assert np.isposinf(found.error).all()
-
-
-def both(noise, apart, seen):
-    """x ~ ½ N(z, s²) + ½ N(z + apart, s²): two narrow peaks, and a guide that draws one."""
-    apart = torch.tensor(apart, **DOUBLE)
-    x, zero = oracles.random(4, len(apart), seed=3), torch.zeros(len(apart), **DOUBLE)
-    halves = dist.Categorical(torch.full((2,), 0.5, **DOUBLE))
-
-    def model(x):
-        with pyro.plate("data", len(x)):
-            z = pyro.sample("z", dist.Normal(zero, 1.0).to_event(1))
-            parts = dist.Normal(torch.stack([z, z + apart], -2), noise).to_event(1)
-            pyro.sample("x", dist.MixtureSameFamily(halves, parts), obs=x)
-
-    def guide(x):
-        with pyro.plate("data", len(x)):
-            pyro.sample("z", dist.Normal(x - seen * apart, noise + zero).to_event(1))
-
-    wide = math.sqrt(1 + noise**2)
-    each = [dist.Normal(zero + loc, wide).log_prob(x).sum(-1) for loc in (zero, apart)]
-    return model, guide, (x,), torch.logaddexp(*each) - math.log(2)
-
-
-@pytest.mark.parametrize(
-    ("noise", "apart", "seen"),
-    [
-        (1e-5, [0.8], 0),
-        (1e-4, [0.8], 1),
-        (3e-3, [1.0, -0.7], 0),
-        (1e-3, [1.0, -0.7], 1),
-        (1e-3, [0.0, 2.0], 0),  # along an axis: the box is 100 times as long as wide
-        (1e-4, [0.0, 2.0], 0),
-        (1e-4, [2.0, 0.0], 1),
-    ],
-)
-def test_a_narrow_peak_that_nothing_drew(noise, apart, seen):
-    run(*both(noise, apart, seen), size=2, tolerance=2e-6)
-
-
-def test_too_few_cells_are_told(monkeypatch):
-    pair = both(1e-3, [0.0, 2.0], 0)
-    monkeypatch.setattr(cubature, "_CELLS", 100)
-    found = run(*pair[:3])
-    error = np.abs(found.log_px - pair[3].numpy())
-    assert (np.isnan(error) | (error <= found.error)).all()
-    assert np.isnan(error).any()
-
-
-def test_a_box_that_cuts_a_peak_is_told(monkeypatch):
-    pair = both(1e-4, [0.0, 2.0], 0)
-    monkeypatch.setattr(module, "reach", lambda log_f, peaks, *_: torch.zeros_like(peaks))
-    error = np.abs(run(*pair[:3]).log_px - pair[3].numpy())
-    assert (np.isnan(error) | (error < 2e-6)).all()
-    assert np.isnan(error).any()
-
-
-def test_cells_of_a_datum_do_not_depend_on_the_others():
-    pair = mixed(1e-3, 1)
-    together = run(*pair[:3])
-    alone = [run(*pair[:3], positions=np.array([i])) for i in range(3)]
-    errors = [found.error[0] for found in alone]
-    np.testing.assert_allclose([found.log_px[0] for found in alone], together.log_px, atol=1e-6)
-    np.testing.assert_allclose(errors, together.error, atol=1e-6)
