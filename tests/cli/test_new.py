@@ -15,7 +15,7 @@ from pvae.cli.main import main
 from pvae.cli.new import new
 
 README = (Path(__file__).parents[1].parent / "README.md").read_text()
-WALK = README[README.index("## Writing one's own") : README.index("## The zoo")]
+WALK = README[README.index("## Your own pair") : README.index("## The zoo")]
 
 
 @pytest.fixture
