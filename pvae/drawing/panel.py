@@ -12,23 +12,23 @@ __all__ = ["HIDDEN", "Missing", "Panel", "attempt"]
 
 
 class Missing(Exception):
-    """There is nothing to draw, and the message says why."""
+    """Raised if there is nothing to draw; the message says why."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Panel:
-    """A figure, or the sentence in its place.
+    """A figure of the report, or the sentence that replaces it.
 
     Attributes:
         bodies: SVG or image elements, side by side.
         note: How to read it.
-        title: What the figure is; `attempt` sets it where it is empty.
+        title: What the figure shows; `attempt` sets it if it is empty.
         name: The figure's id on the page; set by `attempt`.
-        flagged: Whether its numbers are what the page's caveat is about; set by `attempt`.
+        flagged: Whether the page's caveat concerns its numbers; set by `attempt`.
         missing: Why there is no figure, else None.
-        failed: Whether that is a failure and not a property of the pair or the data.
-        items: Pictures with a caption of their own.
-        hidden: Whether the page is complete without it.
+        failed: Whether drawing failed, so that the pair and the data are not the reason.
+        items: Pictures, each with its own caption.
+        hidden: Whether the page leaves it out without a word.
     """
 
     bodies: tuple[Markup, ...] = ()
@@ -48,14 +48,14 @@ HIDDEN = Panel(hidden=True)
 def attempt(
     name: str, title: str, draw: Callable[..., Panel | None], *args: Any, flagged: bool = False
 ) -> Panel:
-    """Returns a panel whatever happens: a figure that fails never loses the page.
+    """Draws a panel; if that fails, the panel holds the reason and the page is not lost.
 
     Args:
         name: The figure's id on the page.
-        title: What the figure is.
-        draw: Returns the panel, or None where there are no finite numbers to draw.
+        title: What the figure shows.
+        draw: Returns the panel, or None if there are no finite numbers to draw.
         *args: Its arguments.
-        flagged: Whether its numbers are what the page's caveat is about.
+        flagged: Whether the page's caveat concerns its numbers.
     """
     try:
         panel = draw(*args) or Panel(missing="There are no finite numbers to draw.")

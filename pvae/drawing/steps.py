@@ -1,11 +1,12 @@
-"""Parts of a sum, laid end to end."""
+"""A chart of a sum: its parts end to end."""
 
 import math
 from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from pvae.drawing.svg import ACCENT, INK, PAPER, RULE, SECOND, axes, chart
+from pvae.drawing.colours import ACCENT, INK, PAPER, RULE, SECOND
+from pvae.drawing.svg import axes, chart
 from pvae.drawing.text import decimals, with_error
 
 __all__ = ["steps"]
@@ -22,15 +23,15 @@ def steps(
     most: float | None = None,
     error: float | None = None,
 ) -> Markup:
-    """Draws parts end to end, which may be below zero, and their sum beneath.
+    """Draws the parts of a sum end to end, and the sum beneath; parts may be negative.
 
     Args:
-        label: What the picture shows, for those who cannot see it.
+        label: What the picture shows, for screen readers.
         parts: Name, nats and standard error of each.
         whole: Name of the sum.
         total: The sum.
         width: CSS pixels.
-        most: What the first part can be at most.
+        most: The largest possible value of the first part, log N.
         error: Standard error of the sum.
     """
     places = min(3, max(2, decimals(*(se for _, _, se in parts))))

@@ -1,4 +1,4 @@
-"""matplotlib as inline SVG: text stays text, colours are the page's CSS variables.
+"""Charts by matplotlib as inline SVG: text stays text, colours are the page's CSS variables.
 
 matplotlib is imported by the first chart, so that an evaluation does not wait for it.
 """
@@ -13,20 +13,10 @@ import numpy as np
 from markupsafe import Markup, escape
 from numpy.typing import NDArray
 
-__all__ = [
-    "ACCENT", "CLASSES", "FILL", "INK", "MUTED", "PAPER", "RULE", "SECOND", "WARN", "WARN_FILL",
-    "Chart", "axes", "chart", "finite", "key", "mark", "plain", "responsive",
-]  # fmt: skip
+from pvae.drawing.colours import INK, MUTED, RULE, VARIABLES
 
-# Stand-ins that the SVG's style attributes are searched for: a CSS variable cannot be asked
-# of matplotlib.
-_NAMES = ("ink", "muted", "rule", "accent", "second", "warn", "paper", "fill", "warn-fill")
-_COLOURS = tuple(f"#0a0b0{i}" for i in range(len(_NAMES)))
-INK, MUTED, RULE, ACCENT, SECOND, WARN, PAPER, FILL, WARN_FILL = _COLOURS
-CLASSES = [f"#0a0c0{i}" for i in range(10)]
-_VARIABLES = dict(zip(_COLOURS, _NAMES, strict=True)) | {
-    colour: f"class-{i}" for i, colour in enumerate(CLASSES)
-}
+__all__ = ["Chart", "axes", "chart", "finite", "key", "mark", "plain", "responsive"]
+
 _STYLE = {
     "svg.fonttype": "none", "svg.hashsalt": "pvae", "font.size": 11, "axes.titlesize": 11,
     "axes.edgecolor": RULE, "axes.linewidth": 1, "text.color": INK,
@@ -42,7 +32,7 @@ _STYLE = {
 
 
 class Chart:
-    """A figure of a size in CSS pixels, and its SVG once the drawing is done."""
+    """A figure with its size in CSS pixels, and its SVG after the drawing."""
 
     def __init__(self, width: float, height: float) -> None:
         from matplotlib.figure import Figure
@@ -53,16 +43,16 @@ class Chart:
 
 @contextlib.contextmanager
 def chart(label: str, width: float = 350, height: float = 240) -> Iterator[Chart]:
-    """Yields a figure to draw in; after that its `svg` is there.
+    """Yields a figure to draw in, and sets its `svg` at the end of the context.
 
     Args:
-        label: What the picture shows, for those who cannot see it.
+        label: What the picture shows, for screen readers.
         width: CSS pixels.
         height: CSS pixels.
     """
     import matplotlib
 
-    # The reader's own matplotlib settings neither reach the report nor are changed by it.
+    # The user's matplotlib settings do not change the report, and the report does not change them.
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(_STYLE)
@@ -75,7 +65,7 @@ def chart(label: str, width: float = 350, height: float = 240) -> Iterator[Chart
 
 
 def _inline(svg: str, label: str) -> Markup:
-    """Turns a matplotlib file into an element: no namespace, no font, no ids that clash."""
+    """Turns matplotlib's file into an element without namespaces, fonts and clashing ids."""
     svg = svg[svg.index("<svg") :]
     box = re.search(r'viewBox="([^"]+)"', svg[: svg.index(">")])
     body = svg[svg.index(">") + 1 : svg.rindex("</svg>")]
@@ -92,7 +82,7 @@ def _inline(svg: str, label: str) -> Markup:
     body = re.sub(r" font-family: [^;\"]+;", "", body)
     body = re.sub(r"font: (\d\S*) [^;\"]+", r"font-size: \1", body)
     body = re.sub(
-        r"(fill|stroke): (#0a0[bc]0\d)", lambda m: f"{m[1]}: var(--{_VARIABLES[m[2]]})", body
+        r"(fill|stroke): (#0a0[bc]0\d)", lambda m: f"{m[1]}: var(--{VARIABLES[m[2]]})", body
     )
     body = re.sub(r' transform="rotate\(-0 [^)]*\)"', "", body)
     body = re.sub(r' (?:d|x|y)="[^"]*"', lambda m: re.sub(r"(\.\d\d)\d+", r"\1", m[0]), body)
@@ -105,7 +95,7 @@ def _inline(svg: str, label: str) -> Markup:
 
 
 def _markers(match: re.Match[str]) -> str:
-    """States the style of a group of markers once instead of at every point."""
+    """Moves the style that all markers of a group share to the group."""
     styles = set(re.findall(r' style="[^"]*"', match[2]))
     if len(styles) != 1:
         return match[0]
@@ -114,23 +104,23 @@ def _markers(match: re.Match[str]) -> str:
 
 
 def responsive(draw: Callable[[float], Markup]) -> Markup:
-    """Draws a chart once for a page and once for a phone, where text would shrink with it.
+    """Draws a chart twice, for wide and for narrow screens, so that its text keeps its size.
 
     Args:
-        draw: Returns the chart of a width in CSS pixels.
+        draw: Draws the chart at a width in CSS pixels.
     """
     wide = Markup('<div class="on-page">{}</div>').format(draw(720))
     return wide + Markup('<div class="on-phone">{}</div>').format(draw(350))
 
 
 def finite(values: Any) -> NDArray[np.float64]:
-    """Returns the finite ones of some numbers, [n]."""
+    """Returns the finite values of an array as a vector, [n]."""
     array = np.asarray(values, dtype=np.float64).ravel()
     return array[np.isfinite(array)]
 
 
 def plain(axis: Any, whole: bool = False) -> None:
-    """Sets few ticks, labelled in the page's own number style."""
+    """Sets a few ticks, with labels in the page's number style."""
     from matplotlib.ticker import MaxNLocator
 
     from pvae.drawing.ticks import Number
@@ -140,13 +130,13 @@ def plain(axis: Any, whole: bool = False) -> None:
 
 
 def axes(ax: Any, *, across: str = "", up: str = "", whole: str = "") -> None:
-    """Names the axes of a chart, with plain ticks; an axis without a name stays as it is.
+    """Names the axes of a chart and sets plain ticks; an axis without a name is unchanged.
 
     Args:
         ax: The axes.
         across: What grows to the right.
         up: What grows upwards.
-        whole: Which of them have whole numbers alone: `"across"` or `"up"`.
+        whole: The axis that has integers only: `"across"` or `"up"`.
     """
     if across:
         plain(ax.xaxis, whole == "across")
@@ -156,19 +146,19 @@ def axes(ax: Any, *, across: str = "", up: str = "", whole: str = "") -> None:
         ax.set_title(up)
 
 
-def mark(ax: Any, x: float, text: str, colour: str, level: float = 1.0) -> None:
-    """A vertical line with its name beside it, on the side where there is room."""
+def mark(ax: Any, x: float, text: str) -> None:
+    """Draws a vertical line with its name, on the side that has room."""
     low, high = ax.get_xlim()
     left = x > low + 0.6 * (high - low)
-    ax.axvline(x, color=colour, linewidth=1.4)
+    ax.axvline(x, color=INK, linewidth=1.4)
     ax.annotate(
-        text, (x, level), xycoords=ax.get_xaxis_transform(), xytext=(-5 if left else 5, -2),
-        textcoords="offset points", ha="right" if left else "left", va="top", color=colour,
+        text, (x, 1.0), xycoords=ax.get_xaxis_transform(), xytext=(-5 if left else 5, -2),
+        textcoords="offset points", ha="right" if left else "left", va="top", color=INK,
     )  # fmt: skip
 
 
 def key(ax: Any, columns: int) -> None:
-    """The names of what is drawn, above the frame on the right."""
+    """Draws the legend above the frame, on the right."""
     ax.legend(
         loc="lower right", ncols=columns, bbox_to_anchor=(1, 1), borderpad=0, borderaxespad=0.3,
         handlelength=1.4, columnspacing=1.2, handletextpad=0.5, numpoints=1,

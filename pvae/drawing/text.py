@@ -1,4 +1,4 @@
-"""Numbers as the report prints them, and the sentences that go with them."""
+"""Numbers as text: how tables, sentences and charts print them."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -9,17 +9,17 @@ __all__ = [
 ]  # fmt: skip
 
 NONE = "–"
-_ROUNDING = 1e-9  # an error this small is that of the arithmetic
+_ROUNDING = 1e-9  # below this, an error is one of arithmetic
 
 
 def number(value: Any, places: int = 2, sign: bool = False) -> str:
-    """Returns a number with a true minus sign, or a dash where there is none.
+    """Returns a number with a true minus sign; a dash for None and NaN.
 
     Example:
         >>> number(-89.3142), number(None), number(float("-inf"))
         ('−89.31', '–', '−∞')
     """
-    if value is None or isinstance(value, str) or math.isnan(value):
+    if value is None or math.isnan(value):
         return NONE
     if math.isinf(value):
         return "∞" if value > 0 else "−∞"
@@ -28,7 +28,7 @@ def number(value: Any, places: int = 2, sign: bool = False) -> str:
 
 
 def with_error(value: Any, error: Any, places: int, sign: bool = False) -> tuple[str, str]:
-    """Returns a number and its error as two words; the second is empty where there is none.
+    """Returns a number and its error as two words; the second is empty if there is no error.
 
     Example:
         >>> with_error(-1.234, 0.05, 2), with_error(0.5, None, 1), with_error(0.5, 1e-6, 2)
@@ -41,7 +41,7 @@ def with_error(value: Any, error: Any, places: int, sign: bool = False) -> tuple
 
 
 def decimals(*errors: float | None) -> int:
-    """Returns how many decimals a value needs, so that its error shows two digits.
+    """Returns the number of decimals that show two digits of the smallest error, 1 to 4.
 
     Example:
         >>> decimals(0.27), decimals(13.1), decimals(None)
@@ -72,7 +72,7 @@ def plural(value: int, one: str, many: str | None = None) -> str:
 
 
 def percent(fraction: float | None) -> str:
-    """Returns a share in per cent; a share that is not zero never reads as zero.
+    """Returns a share in per cent; only 0 reads as 0%, and only 1 as 100%.
 
     Example:
         >>> percent(0.0123), percent(0.0), percent(0.00001), percent(0.99999)
@@ -100,7 +100,7 @@ def shape(sizes: tuple[int, ...]) -> str:
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Yields a nested config's leaves as (dotted name, value).
+    """Yields the leaves of a nested config as (dotted name, value).
 
     Example:
         >>> list(flatten({"model": {"class_path": "VAE", "init_args": {"latent_dim": 2}}}))

@@ -11,7 +11,7 @@ __all__ = ["Number"]
 
 
 class Number(Formatter):
-    """Labels with as few decimals as tell the ticks apart."""
+    """Labels with as few decimals as distinguish the ticks."""
 
     def __call__(self, value: float, pos: int | None = None) -> str:
         return number(value)

@@ -9,33 +9,26 @@ from pathlib import Path
 import numpy as np
 from scipy.special import stdtrit
 
+from pvae.drawing import text
 from pvae.errors import PvaeError
 from pvae.evaluation.compared import Bound, Compared, Difference
+from pvae.evaluation.numbers import mean_and_se
 from pvae.evaluation.result import Evaluation
-from pvae.evaluation.wording import (
-    caution,
-    count_data,
-    in_words,
-    interval,
-    percent,
-    places_of,
-    show,
-    words,
-)
+from pvae.evaluation.wording import caution, count_data, in_words, words
 
 __all__ = ["Comparison", "compare", "read_runs"]
 
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """Runs on the same test data, each against the first, which is the reference.
+    """Runs on the same test data, each compared with the first, the reference.
 
     Attributes:
         runs: The runs, the reference first.
         num_samples: K, the largest that all runs have a bound for.
         data: `name`, `observation` and `hash` of the data.
-        caveat: Why these numbers are not likelihoods, else `None`.
-        notes: How far the differences can be trusted, a sentence or two each.
+        caveat: Why these numbers are not likelihoods; None if they are.
+        notes: How far the differences can be trusted.
     """
 
     runs: tuple[Compared, ...]
@@ -48,8 +41,9 @@ class Comparison:
         return len(self.runs[0].elbo.values)
 
     def table(self) -> str:
-        """Returns the comparison as a table for a terminal, and what it says in words."""
+        """Returns the comparison for a terminal: a table, and what it says in words."""
         runs, width = self.runs, max(len(run.name) for run in self.runs) + 2
+        number = text.number
         label = "not a likelihood, nats per datum" if self.caveat else "nats per datum"
         what = f"{self.data['name']} ({self.data['observation']}, {count_data(len(self))})"
         lines = [f"{what}: differences from {runs[0].name}, {label}"]
@@ -60,16 +54,18 @@ class Comparison:
                 f"{title:<{width}}{'mean':>9}{'± se':>8}{'difference':>12}{'± se':>8}"
                 f"{'unpaired':>10}{'95% interval':>19}{'higher on':>11}"
             )
-            places, fine = places_of(*bounds), places_of(*filter(None, differences))
+            places = text.decimals(*(bound.se for bound in bounds))
+            fine = text.decimals(*(d.se for d in differences if d is not None))
             for run, bound, d in zip(runs, bounds, differences, strict=True):
-                row = f"{run.name:<{width}}{show(bound.mean, places):>9}{show(bound.se, places):>8}"
+                cells = [(number(bound.mean, places), 9), (number(bound.se, places), 8)]
                 if d is not None:
-                    row += f"{show(d.mean, fine, '+'):>12}{show(d.se, fine):>8}"
-                    row += f"{show(d.unpaired_se, fine):>10}{interval(d, fine):>19}"
-                    row += f"{percent(d.higher):>11}"
+                    cells += [(number(d.mean, fine, sign=True), 12), (number(d.se, fine), 8)]
+                    cells += [(number(d.unpaired_se, fine), 10), (d.interval(fine), 19)]
+                    cells += [(text.percent(d.higher), 11)]
+                row = f"{run.name:<{width}}" + "".join(f"{cell:>{wide}}" for cell, wide in cells)
                 lines.append(row)
         for run in runs:
-            khat = f"k̂ above {run.khat_threshold:.2f} for {percent(run.above_threshold)}"
+            khat = f"k̂ above {run.khat_threshold:.2f} for {text.percent(run.above_threshold)}"
             samples = f"{run.num_samples} samples each, {khat} of the data"
             lines.append(f"{run.name}: {run.model} with {run.guide}, {samples}")
         said = [run.words for run in runs[1:]]
@@ -83,11 +79,11 @@ def compare(evaluations: Mapping[str, Evaluation]) -> Comparison:
     """Compares the bounds of two or more pairs that were evaluated on the same data.
 
     Each datum is its own control: most of the spread of log p(x) over the data is common to all
-    runs and cancels in the difference, which is known better than either mean.
+    runs and cancels in the difference, so the difference is known better than either mean.
 
-    A difference between lower bounds is one between likelihoods only as far as both are equally
-    tight; `words` says where they may not be. A density of x and a probability of x cannot be
-    compared either, and nothing here can tell them apart.
+    A difference between lower bounds is a difference between likelihoods only if both are equally
+    tight; `words` says if they may not be. A density of x cannot be compared with a probability of
+    x, and nothing here can tell them apart.
 
     Args:
         evaluations: Evaluations by name; the first is the reference.
@@ -96,8 +92,8 @@ def compare(evaluations: Mapping[str, Evaluation]) -> Comparison:
         The differences at the largest K that all evaluations share, and those of the ELBO.
 
     Raises:
-        PvaeError: Fewer than two, other data, one without a bound, or a caveat that not all of
-            them have.
+        PvaeError: If there are fewer than two, if their data differ, if one has no bound, or if
+            some have a caveat and others none.
 
     Source: Box, Hunter & Hunter 2005, *Statistics for Experimenters*, ch. 3 (paired comparison).
 
@@ -116,12 +112,13 @@ def compare(evaluations: Mapping[str, Evaluation]) -> Comparison:
     shared = sorted(set.intersection(*(set(e.bounds) for e in evaluations.values())))
     if not shared:
         raise PvaeError(
-            f"{in_words(list(evaluations))}: no K has a bound in all; use one num_samples."
+            f"No K has a bound in all of {in_words(list(evaluations))}. Evaluate all with the same "
+            "num_samples."
         )
     runs: list[Compared] = []
     for name, evaluation in evaluations.items():
         known = evaluation.khat[~np.isnan(evaluation.khat)]
-        above = _mean_and_se(known > evaluation.khat_threshold)[0]
+        above = float((known > evaluation.khat_threshold).mean()) if len(known) else math.nan
         run = Compared(
             name=name,
             model=evaluation.model,
@@ -150,22 +147,23 @@ def compare(evaluations: Mapping[str, Evaluation]) -> Comparison:
 
 
 def read_runs(folders: Iterable[str | os.PathLike[str]]) -> dict[str, Evaluation]:
-    """Reads evaluated run folders, by their names, with parents where it takes them.
+    """Reads evaluated run folders, by name; names include parents until they differ.
 
     Raises:
-        PvaeError: Fewer than two folders, the same one twice, or one without an evaluation.
+        PvaeError: If there are fewer than two folders, the same one twice, or one without an
+            evaluation.
     """
     folders = [Path(folder) for folder in folders]
     if len(folders) < 2:
-        raise PvaeError("a comparison needs two runs or more: `pvae compare RUN RUN`")
+        raise PvaeError("A comparison needs two runs or more: `pvae compare RUN RUN`.")
     places = [folder.resolve() for folder in folders]
     if twice := [
         f"{f}" for f, place in zip(folders, places, strict=True) if places.count(place) > 1
     ]:
-        raise PvaeError(f"the same folder is given more than once: {in_words(twice)}")
+        raise PvaeError(f"The same folder is given more than once: {in_words(twice)}.")
     for folder in folders:
         if not folder.is_dir():
-            raise PvaeError(f"there is no run folder {folder}")
+            raise PvaeError(f"There is no run folder {folder}.")
     names, depth = [place.name for place in places], 1
     while len(set(names)) < len(names):
         depth += 1
@@ -180,7 +178,7 @@ def _check(evaluations: Mapping[str, Evaluation]) -> None:
     if not isinstance(evaluations, Mapping):
         raise PvaeError("compare takes a dict of evaluations by name, {'a': first, 'b': second}.")
     if len(evaluations) < 2:
-        raise PvaeError("a comparison needs two evaluations or more")
+        raise PvaeError("A comparison needs two evaluations or more.")
     points = [name for name, evaluation in evaluations.items() if "code" in evaluation.findings]
     if points:
         raise PvaeError(
@@ -193,7 +191,7 @@ def _check(evaluations: Mapping[str, Evaluation]) -> None:
     others = [name for name in evaluations if name not in labelled]
     if labelled and others:
         raise PvaeError(
-            f"the numbers of {in_words(labelled)} are not a likelihood and those of "
+            f"The numbers of {in_words(labelled)} are not a likelihood and those of "
             f"{in_words(others)} are, so they cannot be compared. Train all on the same kind of "
             "data (--data.observation)."
         )
@@ -204,7 +202,7 @@ def _check(evaluations: Mapping[str, Evaluation]) -> None:
             for name, e in evaluations.items()
         )
         raise PvaeError(
-            f"the runs were not evaluated on the same data: {parts}. Evaluate all on the same "
+            f"The runs were not evaluated on the same data: {parts}. Evaluate all on the same "
             "data with the same --data.seed: repeat a run with the data options of the other, as "
             "in `pvae run --config RUN/config.yaml --data.seed SEED`."
         )
@@ -230,11 +228,8 @@ def _bound(values: np.ndarray, reference: Bound | None = None) -> Bound:
     return Bound(values, mean, se, difference)
 
 
-def _mean_and_se(values: np.ndarray) -> tuple[float, float]:
-    if not len(values) or not np.isfinite(values).all():
-        return math.nan, math.nan
-    se = values.std(ddof=1) / math.sqrt(len(values)) if len(values) > 1 else math.nan
-    return float(values.mean()), float(se)
+def _mean_and_se(values: np.ndarray) -> list[float]:
+    return [math.nan if v is None else v for v in mean_and_se(values).values()]
 
 
 def _notes(evaluations: Mapping[str, Evaluation], shared: Sequence[int]) -> Iterator[str]:
@@ -243,13 +238,13 @@ def _notes(evaluations: Mapping[str, Evaluation], shared: Sequence[int]) -> Iter
         each = ", ".join(f"{name} {e.num_samples}" for name, e in evaluations.items())
         yield (
             f"The runs have different numbers of samples ({each}). They are compared at K = {k}, "
-            "the largest K with a bound in all of them; k̂ is that of all samples of a run. "
+            "the largest K with a bound in all of them; k̂ is from all samples of a run. "
             "Evaluate all with the same --num_samples for tighter bounds."
         )
     if len(shared) > 1:
         before = shared[-2]
         rises = ", ".join(
-            f"{name} by {show(_bound(e.bounds[k]).mean - _bound(e.bounds[before]).mean, 2)}"
+            f"{name} by {text.number(_bound(e.bounds[k]).mean - _bound(e.bounds[before]).mean)}"
             for name, e in evaluations.items()
         )
         yield (
@@ -257,9 +252,9 @@ def _notes(evaluations: Mapping[str, Evaluation], shared: Sequence[int]) -> Iter
             "rises is not tight; the one that rises most is likely to be the loosest."
         )
     yield (
-        "± is a standard error over the data. It covers these test data and the evaluation's "
-        "samples, not the training: another --seed moves a run too, so compare several before "
-        "crediting a design."
+        "± is a standard error over the data. It includes the choice of test data and the "
+        "evaluation's samples, but not the training: another --seed changes a run too. Compare "
+        "several seeds before you credit a design."
     )
     if len(evaluations) > 2:
-        yield "Each interval holds with 95% for itself, not all of them together."
+        yield "Each interval covers its own difference with 95%, not all of them together."

@@ -1,9 +1,11 @@
-"""One run beside another: bounds on the same data, and their differences."""
+"""Two runs on the same data: their bounds, and the differences between these."""
 
 import math
 from dataclasses import dataclass
 
 import numpy as np
+
+from pvae.drawing import text
 
 __all__ = ["Bound", "Compared", "Difference"]
 
@@ -16,9 +18,9 @@ class Difference:
 
     Attributes:
         values: d, [N].
-        mean: Its mean; like the other numbers NaN where it is undefined.
-        se: Its standard error; the Monte Carlo errors of both bounds are a part of sd(d).
-        unpaired_se: The standard error, had the two runs seen different data.
+        mean: Mean of d. This and the other numbers are NaN if they are undefined.
+        se: Standard error of the mean; sd(d) includes the Monte Carlo errors of both bounds.
+        unpaired_se: Standard error of the difference if the two runs had seen different data.
         low: Lower end of the 95% interval of the mean (Student's t).
         high: Upper end.
         higher: Share of data on which the run's bound is higher than the reference's.
@@ -34,17 +36,22 @@ class Difference:
 
     @property
     def verdict(self) -> str:
-        """`"better"`, `"worse"`, `"no difference"` that these data show, or `"undefined"`."""
+        """`"better"`, `"worse"`, `"no difference"` if the interval has zero, or `"undefined"`."""
         if math.isnan(self.low):
             return "undefined"
         return "better" if self.low > 0 else "worse" if self.high < 0 else "no difference"
 
+    def interval(self, places: int) -> str:
+        """Returns the 95% interval as text; a dash if it is undefined."""
+        ends = text.number(self.low, places), text.number(self.high, places)
+        return text.NONE if math.isnan(self.low) else " to ".join(ends)
+
 
 @dataclass(frozen=True, eq=False)
 class Bound:
-    """A bound datum by datum [N] in nats, its mean, the standard error of that over the data.
+    """A bound in nats, [N], its mean, and the standard error of the mean over the data.
 
-    The reference's has no difference to itself.
+    `difference` is that to the reference's bound; None for the reference itself.
     """
 
     values: np.ndarray
@@ -55,13 +62,13 @@ class Bound:
 
 @dataclass(frozen=True, eq=False)
 class Compared:
-    """One run of a comparison; the reference has no differences and no words.
+    """One run of a comparison; the reference has neither differences nor words.
 
     Attributes:
-        num_samples: The samples for each datum that it was evaluated with.
-        above_threshold: Share of data with k̂ above `khat_threshold`; NaN if not available.
+        num_samples: Samples for each datum in its evaluation.
+        above_threshold: Share of data with k̂ above `khat_threshold`; NaN if k̂ is unknown.
         log_px: L_K at the comparison's K.
-        words: What the difference of L_K says, and why it may not be one of likelihoods.
+        words: What the difference of L_K says, and whether the bounds may be loose.
     """
 
     name: str

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from pvae.drawing import text
 from pvae.evaluation.finding import Estimate, Known
 from pvae.evaluation.numbers import finite, mean_and_se, se_of_mean, show
 
@@ -156,7 +157,7 @@ def _details(e: Known, summary: dict[str, Any]) -> list[str]:
         unknown = summary["khat"]["unknown"]
         lines.append(
             f"k̂: median {show(summary['khat']['median'])}, above {e.khat_threshold:.2f} for "
-            f"{above:.1%} of the data"
+            f"{text.percent(above)} of the data"
             + (f" that have one; {unknown:,} have none" if unknown else "")
         )
     if bits := summary["bits_per_dim"]:

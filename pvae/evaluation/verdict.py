@@ -1,47 +1,48 @@
-"""The verdict: in words what was checked about an estimate of log p(x), and what was not."""
+"""The verdict: in words, what was checked about the bounds on log p(x), and what was not."""
 
 import numpy as np
 
+from pvae.drawing import text
 from pvae.evaluation.finding import Known
 
 __all__ = ["verdict"]
 
 
 def verdict(known: Known) -> str:
-    """Says what k̂ and the findings tell about the bounds, and what they cannot tell."""
+    """Says what k̂ and the findings show about the bounds, and what they cannot show."""
     said = [found.verdict(known) for found in known.findings.values()]
     said = [words for words in said if words]
     if known.code:
         if "ais_prior" not in known.findings:
             said.append(
                 "Annealed importance sampling from the prior estimates log p(x) without the "
-                "guide: ask for --ais 100 (in Python, estimators=[AIS(100)])."
+                "guide: --ais 100 (in Python, estimators=[AIS(100)])."
             )
         return " ".join(said)
     if known.exact:
         return (
-            "Nothing was sampled: every latent site is summed out, or there is none, so that "
-            "these values of log p(x) are exact."
+            "Nothing was sampled: every latent site is summed out, or there is none, so these "
+            "values of log p(x) are exact."
         )
     tails, low = _tails(known.khat, known.khat_threshold, known.num_samples)
     if low and "ais_prior" not in known.findings:
         said.append(
-            "A low k̂ cannot exclude a mode of the posterior that the guide never visits; nothing "
-            "here has checked for that. AIS does, on N data: --ais N (in Python, "
+            "A low k̂ cannot exclude a mode of the posterior that the guide never visits, and "
+            "nothing here has checked for that. AIS checks N of the data: --ais N (in Python, "
             "estimators=[AIS(N)])."
         )
     return " ".join([tails, *said])
 
 
 def _tails(khat: np.ndarray, threshold: float, num_samples: int) -> tuple[str, bool]:
-    """What k̂ tells, and whether it is low for nearly all data."""
+    """Returns what k̂ shows, and whether it is low for nearly all data."""
     known = khat[~np.isnan(khat)]
     without = len(khat) - len(known)
     if not len(known):
         few = " Use 100 samples or more." if num_samples < 100 else ""
         return (
             f"k̂ is not available: with {num_samples} samples for each datum, or weights that are "
-            f"nearly all zero or take few values, nothing can be said about their tails.{few}"
+            f"nearly all zero or take few values, their tails cannot be judged.{few}"
         ), False
     every, of = "every datum", "the data"
     rest = ""
@@ -50,29 +51,24 @@ def _tails(khat: np.ndarray, threshold: float, num_samples: int) -> tuple[str, b
         of = f"the {len(known):,} data that have one"
         rest = (
             f" {without:,} {'datum has' if without == 1 else 'data have'} no k̂ (weights that are "
-            "nearly all zero, or take few values): nothing supports their estimates."
+            "nearly all zero, or take few values), and nothing supports their estimates."
         )
     share, infinite = float((known > threshold).mean()), float((known > 0.5).mean())
     low = share < 0.1 and without < 0.1 * len(khat)
     if share > 0:
         return (
-            f"k̂ is above {threshold:.2f} for {_percent(share)} of {of}: there the guide's tails "
-            f"are too light for {num_samples} samples, and the error bar of log p(x) is not to be "
-            f"trusted. The numbers remain lower bounds in expectation.{rest}"
+            f"k̂ is above {threshold:.2f} for {text.percent(share)} of {of}: there the guide's "
+            f"tails are too light for {num_samples} samples, and the error bar of log p(x) cannot "
+            f"be trusted. The numbers are still lower bounds in expectation.{rest}"
         ), low
     if infinite > 0:
         return (
             f"k̂ is at most {threshold:.2f} for {every}: no sign that the guide's tails are too "
-            f"light for these estimates. For {_percent(infinite)} of them it is above 0.5, where "
-            f"the weights' variance may be infinite: there the error bar is likely too small.{rest}"
+            f"light for these estimates. For {text.percent(infinite)} of them it is above 0.5: the "
+            "variance of their weights may be infinite, and the error bar is likely too small."
+            f"{rest}"
         ), low
     return (
         f"k̂ is at most {threshold:.2f} for {every}: no sign that the guide's tails are "
         f"too light for these estimates and their errors.{rest}"
     ), low
-
-
-def _percent(share: float) -> str:
-    if share == 1:
-        return "100%"
-    return "less than 0.1%" if share < 0.001 else f"{min(share, 0.999):.1%}"

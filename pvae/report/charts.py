@@ -10,23 +10,7 @@ from markupsafe import Markup
 from matplotlib.ticker import MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
-from pvae.drawing import (
-    ACCENT,
-    FILL,
-    INK,
-    MUTED,
-    PAPER,
-    SECOND,
-    WARN_FILL,
-    axes,
-    chart,
-    finite,
-    key,
-    mark,
-    plain,
-    responsive,
-    text,
-)
+from pvae.drawing import axes, chart, colours, finite, key, mark, plain, responsive, text
 
 Series = NDArray[np.float64]
 Marks = tuple[str, list[tuple[int, float]]]
@@ -81,28 +65,28 @@ def _bounds(
         ax.set_xscale("log")
         if len(k) == 1:
             ax.set_xlim(k[0] / 3, k[0] * 3)
-            ax.errorbar(k, mean, yerr=se if np.isfinite(se).all() else None, color=ACCENT)
+            ax.errorbar(k, mean, yerr=se if np.isfinite(se).all() else None, color=colours.ACCENT)
         else:
-            ax.fill_between(k, mean - se, mean + se, color=ACCENT, alpha=0.16, linewidth=0)
+            ax.fill_between(k, mean - se, mean + se, color=colours.ACCENT, alpha=0.16, linewidth=0)
             ax.set_xlim(k[0] / 1.25, k[-1] * 1.25 * (k[-1] / k[0]) ** 0.1)
         for (name, value), dashes in zip(levels, itertools.cycle(_DASHES), strict=False):
-            ax.axhline(value, color=MUTED, linewidth=1.3, dashes=dashes, label=name)
-        ax.plot(k, mean, marker="o", markersize=4.5, color=ACCENT)
+            ax.axhline(value, color=colours.MUTED, linewidth=1.3, dashes=dashes, label=name)
+        ax.plot(k, mean, marker="o", markersize=4.5, color=colours.ACCENT)
         for (name, points), shape in zip(marks, "^vD", strict=False):
             ax.plot(
-                *zip(*points, strict=True), shape, markersize=6, markerfacecolor=PAPER,
-                markeredgecolor=INK, markeredgewidth=1.1, label=name,
+                *zip(*points, strict=True), shape, markersize=6, markerfacecolor=colours.PAPER,
+                markeredgecolor=colours.INK, markeredgewidth=1.1, label=name,
             )  # fmt: skip
         label = text.number(float(mean[-1]), text.decimals(*se))
         ax.annotate(
             label, (k[-1], mean[-1]), (10, 0), textcoords="offset points", va="center",
-            color=ACCENT, bbox={"fc": PAPER, "ec": "none", "pad": 1},
+            color=colours.ACCENT, bbox={"fc": colours.PAPER, "ec": "none", "pad": 1},
         )  # fmt: skip
         if elbo is not None and math.isfinite(elbo):
-            ax.axhline(elbo, color=SECOND, linewidth=1.4, dashes=(4, 3))
+            ax.axhline(elbo, color=colours.SECOND, linewidth=1.4, dashes=(4, 3))
             ax.annotate(
                 "ELBO", (0, elbo), xycoords=ax.get_yaxis_transform(), xytext=(2, -4),
-                textcoords="offset points", ha="left", va="top", color=SECOND,
+                textcoords="offset points", ha="left", va="top", color=colours.SECOND,
             )  # fmt: skip
         if marks or levels:
             key(ax, 3 if width < 500 else 6)
@@ -170,10 +154,10 @@ def _training(
         )[:, 0]
         top = axes[0]
         dot = {"marker": "o", "markersize": 4} if len(epoch) <= 20 else {}
-        top.plot(epoch, train, color=ACCENT, label="training", **dot)
+        top.plot(epoch, train, color=colours.ACCENT, label="training", **dot)
         if np.isfinite(held).any():
             known = np.isfinite(held)
-            top.plot(epoch[known], held[known], color=SECOND, label="validation", **dot)
+            top.plot(epoch[known], held[known], color=colours.SECOND, label="validation", **dot)
             key(top, 2)
         if cut:
             late = _late(train, held)
@@ -182,7 +166,7 @@ def _training(
         top.set_title("nats per datum")
         for ax, (title, values) in zip(axes[1:], below, strict=True):
             relative = title == "learning rate" and values[0] == 1
-            ax.plot(epoch, values, color=MUTED, linewidth=1.4)
+            ax.plot(epoch, values, color=colours.MUTED, linewidth=1.4)
             ax.set_title(title + ", share of the first" if relative else title)
             ends = [0.0, max(float(np.nanmax(values)), 0.0)]
             ax.set_yticks(ends, [f"{v:.3g}" for v in ends])
@@ -216,19 +200,19 @@ def histogram(
         split: From where on bars have the warning colour; below zero, where `zero` is set.
         zero: Whether a dashed line stands at zero.
     """
-    parts = [(known, FILL)]
+    parts = [(known, colours.FILL)]
     if zero:
-        parts = [(known[known < 0], WARN_FILL), (known[known >= 0], FILL)]
+        parts = [(known[known < 0], colours.WARN_FILL), (known[known >= 0], colours.FILL)]
     elif split is not None:
-        parts = [(known[known <= split], FILL), (known[known > split], WARN_FILL)]
+        parts = [(known[known <= split], colours.FILL), (known[known > split], colours.WARN_FILL)]
     with chart(label) as drawn:
         ax = drawn.figure.subplots()
         for part, colour in parts:
             ax.hist(part, bins=bins, color=colour, histtype="stepfilled")
         ax.margins(y=0.2)
         if zero:
-            ax.axvline(0, color=MUTED, linewidth=1.4, dashes=(4, 3))
-        mark(ax, *line, INK)
+            ax.axvline(0, color=colours.MUTED, linewidth=1.4, dashes=(4, 3))
+        mark(ax, *line)
         axes(ax, across=across, up="data", whole="up")
     return drawn.svg
 

@@ -9,24 +9,12 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from pvae.drawing import (
-    ACCENT,
-    CLASSES,
-    INK,
-    MUTED,
-    PAPER,
-    SECOND,
-    axes,
-    chart,
-    finite,
-    plain,
-    responsive,
-)
+from pvae.drawing import axes, chart, colours, finite, plain, responsive
 
 __all__ = ["densities", "latent", "lines", "plane"]
 
 _POINTS = 2000
-_ORDER = (MUTED, ACCENT, SECOND)
+_ORDER = (colours.MUTED, colours.ACCENT, colours.SECOND)
 
 
 def latent(z: NDArray[Any], labels: NDArray[Any] | None, name: str) -> tuple[Markup, bool]:
@@ -38,21 +26,22 @@ def latent(z: NDArray[Any], labels: NDArray[Any] | None, name: str) -> tuple[Mar
         name: The latent site.
     """
     classes = np.unique(labels) if labels is not None else np.empty(0)
-    coloured = 2 <= len(classes) <= len(CLASSES)
+    coloured = 2 <= len(classes) <= len(colours.CLASSES)
     label = f"Posterior means of {name}" + (", coloured by label" if coloured else "")
     with chart(label, 350, 350) as drawn:
         ax = _square(drawn.figure.subplots())
         size = 4.5 if len(z) < 500 else 3
         for i, group in enumerate(classes if coloured else [None]):
             points = z[labels == group] if coloured else z
-            colour = CLASSES[i] if coloured else ACCENT
+            colour = colours.CLASSES[i] if coloured else colours.ACCENT
             ax.plot(*points.T, "o", markersize=size, markeredgewidth=0, color=colour, alpha=0.65)
         for i, group in enumerate(classes if coloured else []):
             x, y = np.median(z[labels == group], axis=0)
             ax.annotate(
                 f"{group:g}" if np.issubdtype(classes.dtype, np.number) else str(group), (x, y),
-                ha="center", va="center", color=INK, fontsize=13, fontweight="bold",
-                bbox={"boxstyle": "circle,pad=0.22", "fc": PAPER, "ec": CLASSES[i], "lw": 1.6},
+                ha="center", va="center", color=colours.INK, fontsize=13, fontweight="bold",
+                bbox={"boxstyle": "circle,pad=0.22", "fc": colours.PAPER, "lw": 1.6,
+                      "ec": colours.CLASSES[i]},
             )  # fmt: skip
         ax.set_title(f"{name}₂")
         ax.set_xlabel(f"{name}₁ →", loc="right")

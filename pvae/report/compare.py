@@ -9,19 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from markupsafe import Markup
 
-from pvae.drawing import (
-    ACCENT,
-    FILL,
-    INK,
-    SECOND,
-    Panel,
-    attempt,
-    chart,
-    finite,
-    plain,
-    responsive,
-    text,
-)
+from pvae.drawing import Panel, attempt, chart, colours, finite, plain, responsive, text
 from pvae.report.charts import histogram, num_bins
 from pvae.report.page import write_page
 from pvae.version import __version__
@@ -129,7 +117,7 @@ def _forest(rows: Sequence["Compared"], reference: str, k: int, width: float) ->
     label = "Mean differences from the reference with 95% intervals"
     with chart(label, width, 84 + 66 * len(rows)) as drawn:
         ax = drawn.figure.subplots()
-        ax.axvline(0, color=INK, linewidth=1.4)
+        ax.axvline(0, color=colours.INK, linewidth=1.4)
         for i, run in enumerate(rows):
             log_px, elbo = run.log_px.difference, run.elbo.difference
             assert log_px is not None
@@ -137,18 +125,18 @@ def _forest(rows: Sequence["Compared"], reference: str, k: int, width: float) ->
             y = float(i)
             wide = (log_px.high - log_px.mean) * log_px.unpaired_se / log_px.se if log_px.se else 0
             ends = [log_px.mean - wide, log_px.mean + wide]
-            ax.plot(ends, [y, y], color=FILL, linewidth=9, alpha=0.45, solid_capstyle="butt",
-                    label="unpaired" if not i else None)  # fmt: skip
+            ax.plot(ends, [y, y], color=colours.FILL, linewidth=9, alpha=0.45,
+                    solid_capstyle="butt", label="unpaired" if not i else None)  # fmt: skip
             for d, colour, level, name in (
-                (log_px, ACCENT, y, f"L at K = {text.count(k)}"),
-                (elbo, SECOND, y + 0.27, "ELBO"),
+                (log_px, colours.ACCENT, y, f"L at K = {text.count(k)}"),
+                (elbo, colours.SECOND, y + 0.27, "ELBO"),
             ):
                 ax.plot([d.low, d.high], [level] * 2, color=colour, linewidth=2.2)
                 ax.plot([d.mean], [level], "o", color=colour, markersize=5.5,
                         label=name if not i else None)  # fmt: skip
             ax.annotate(
                 _short(run.name, int(width / 9)), (0, y - 0.2), xycoords=ax.get_yaxis_transform(),
-                ha="left", va="bottom", color=INK, parse_math=False,
+                ha="left", va="bottom", color=colours.INK, parse_math=False,
             )  # fmt: skip
         ax.set_ylim(len(rows) - 0.5, -0.75)
         ax.margins(x=0.06)
@@ -209,9 +197,9 @@ def _scatter_panel(first: "Compared", run: "Compared", number: int) -> Panel | N
     with chart(f"Bounds on log p(x) of one run against the other, run {number}") as drawn:
         ax = drawn.figure.subplots()
         ax.grid(True, axis="both")
-        ax.axline((low, low), slope=1, color=INK, linewidth=1.2)
+        ax.axline((low, low), slope=1, color=colours.INK, linewidth=1.2)
         size = 4 if shown.shape[1] < 500 else 2.6
-        ax.plot(*shown, "o", markersize=size, markeredgewidth=0, color=ACCENT, alpha=0.55)
+        ax.plot(*shown, "o", markersize=size, markeredgewidth=0, color=colours.ACCENT, alpha=0.55)
         ax.set_xlim(low - pad, high + pad)
         ax.set_ylim(low - pad, high + pad)
         plain(ax.xaxis)

@@ -8,12 +8,11 @@ import numpy as np
 from markupsafe import Markup
 
 from pvae.drawing import (
-    ACCENT,
-    FILL,
     HIDDEN,
     Missing,
     Panel,
     chart,
+    colours,
     finite,
     key,
     plain,
@@ -136,8 +135,8 @@ def _dims(name: str, site: dict[str, Any], index: int, width: float) -> Markup:
     with chart(label, width, 200) as drawn:
         ax, at = drawn.figure.subplots(), np.arange(len(order))
         for some, colour, words in (
-            (active == 1, ACCENT, "active"),
-            (active == 0, FILL, "not active"),
+            (active == 1, colours.ACCENT, "active"),
+            (active == 0, colours.FILL, "not active"),
         ):
             ax.bar(at[some], kl[order][some], color=colour, width=0.72,
                    alpha=0.85, label=words if same else None)  # fmt: skip

@@ -74,10 +74,10 @@ def test_out_names_the_page_and_an_older_one_is_replaced(here, capsys):
         (["a", "b", "--out", "."], 2, "--out .: this is a folder"),
         (["a", "b", "--out", "a/config.yaml"], 2, "--out a/config.yaml: this is another file"),
         (["a", "b", "--out", "b/report.html"], 2, "--out b/report.html: this is another file"),
-        (["a", "nowhere"], 1, "there is no run folder nowhere"),
-        (["a", "./a"], 1, "the same folder is given more than once: a and a"),
+        (["a", "nowhere"], 1, "There is no run folder nowhere"),
+        (["a", "./a"], 1, "The same folder is given more than once: a and a"),
         (["a", "empty"], 1, "`pvae evaluate empty` makes it"),
-        (["a", "b", "other"], 1, "the runs were not evaluated on the same data: a on digits"),
+        (["a", "b", "other"], 1, "The runs were not evaluated on the same data: a on digits"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(here, capsys, argv, code, message):

@@ -53,7 +53,7 @@ def test_khat_alone():
     assert "100%" in between
     bad = _words(0.9)
     assert "100%" in bad
-    assert "not to be trusted" in bad
+    assert "cannot be trusted" in bad
     assert "not available" in verdict(np.full(10, np.nan), 0.7, 20)
     assert "no sign" in _words(-np.inf)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from pvae.drawing import ACCENT, INK, SECOND, WARN, Panel, attempt, axes, chart, key, text
+from pvae.drawing import Panel, attempt, axes, chart, colours, key, text
 from pvae.drawing import finite as finite_values
 from pvae.evaluation.finding import Estimate, Known
 from pvae.evaluation.numbers import finite, se, se_of_mean
@@ -189,18 +189,18 @@ def _differences(found: list[Annealed], known: Known) -> Panel | None:
         return None
     with chart("Annealed importance sampling minus the bound L, datum by datum") as drawn:
         ax, at = drawn.figure.subplots(), np.arange(1, len(order) + 1)
-        ax.axhline(0, color=INK, linewidth=1.4)
+        ax.axhline(0, color=colours.INK, linewidth=1.4)
         size = 5 if len(order) < 60 else 3
-        for some, colour in ((~higher[order], ACCENT), (higher[order], WARN)):
+        for some, colour in ((~higher[order], colours.ACCENT), (higher[order], colours.WARN)):
             ax.errorbar(
                 at[some], difference[order][some], yerr=2 * noise[order][some], fmt="o",
                 color=colour, markersize=size, markeredgewidth=0, elinewidth=1.2,
-                label=f"from the {first.start}" if colour == ACCENT else None,
+                label=f"from the {first.start}" if colour == colours.ACCENT else None,
             )  # fmt: skip
         for other in others:
             above, *_ = above_bound(other, known.log_px, known.log_px_se)
             ax.plot(at, above[order], "o", markersize=size - 0.5, markerfacecolor="none",
-                    markeredgecolor=SECOND, label=f"from the {other.start}")  # fmt: skip
+                    markeredgecolor=colours.SECOND, label=f"from the {other.start}")  # fmt: skip
             key(ax, 2)
         ax.set_xlim(0.3 - 0.01 * len(at), len(at) + 0.7 + 0.01 * len(at))
         axes(ax, across="data, sorted", up="nats", whole="across")
@@ -233,7 +233,7 @@ def _acceptance(found: list[Annealed]) -> Panel | None:
         return None
     with chart("Acceptance of annealed importance sampling over its temperatures") as drawn:
         ax = drawn.figure.subplots()
-        for each, colour in zip(found, (ACCENT, SECOND), strict=False):
+        for each, colour in zip(found, (colours.ACCENT, colours.SECOND), strict=False):
             dot = {"marker": "o", "markersize": 4} if len(each.acceptance) < 10 else {}
             at = np.arange(1, len(each.acceptance) + 1)
             ax.plot(at, each.acceptance, color=colour, label=f"from the {each.start}", **dot)

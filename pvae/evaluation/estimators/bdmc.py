@@ -9,7 +9,7 @@ from markupsafe import Markup
 from pyro import poutine
 from torch import Tensor
 
-from pvae.drawing import ACCENT, FILL, INK, MUTED, SECOND, Panel, attempt, axes, chart, key, text
+from pvae.drawing import Panel, attempt, axes, chart, colours, key, text
 from pvae.errors import PvaeError
 from pvae.evaluation.estimator import Task
 from pvae.evaluation.estimators.annealing import Annealing
@@ -210,10 +210,10 @@ def _sandwiches(found: Sandwich) -> Panel | None:
 def _ends(lower: np.ndarray, upper: np.ndarray) -> Markup:
     with chart("Bidirectional Monte Carlo: lower and upper ends for each simulated datum") as drawn:
         ax, at = drawn.figure.subplots(), np.arange(1, len(lower) + 1)
-        ax.vlines(at, lower, upper, color=MUTED, linewidth=1.2)
+        ax.vlines(at, lower, upper, color=colours.MUTED, linewidth=1.2)
         size = 5 if len(at) < 60 else 3
-        for ends, shape, colour, name in ((lower, "^", ACCENT, "from below"),
-                                          (upper, "v", SECOND, "from above")):  # fmt: skip
+        for ends, shape, colour, name in ((lower, "^", colours.ACCENT, "from below"),
+                                          (upper, "v", colours.SECOND, "from above")):  # fmt: skip
             ax.plot(at, ends, shape, color=colour, markersize=size, markeredgewidth=0, label=name)
         key(ax, 2)
         axes(ax, across="simulated data", up="nats", whole="across")
@@ -223,11 +223,11 @@ def _ends(lower: np.ndarray, upper: np.ndarray) -> Markup:
 def _gaps(gaps: np.ndarray, found: Sandwich) -> Markup:
     with chart("Bidirectional Monte Carlo: the gap of each simulated datum") as drawn:
         ax = drawn.figure.subplots()
-        ax.bar(np.arange(1, len(gaps) + 1), gaps, color=FILL, width=0.7)
+        ax.bar(np.arange(1, len(gaps) + 1), gaps, color=colours.FILL, width=0.7)
         if np.isfinite(found.gap):
-            ax.axhline(found.gap, color=INK, linewidth=1.4, label="mean gap")
+            ax.axhline(found.gap, color=colours.INK, linewidth=1.4, label="mean gap")
             if np.isfinite(found.gap_se):
-                ax.axhspan(found.gap - found.gap_se, found.gap + found.gap_se, color=INK,
+                ax.axhspan(found.gap - found.gap_se, found.gap + found.gap_se, color=colours.INK,
                            alpha=0.14, linewidth=0)  # fmt: skip
             key(ax, 1)
         axes(ax, across="simulated data", up="gap, nats", whole="across")
