@@ -244,6 +244,7 @@ class CompiledGradient:
             with self._scaled(weight):
                 loss = self.loss.differentiable_loss(self.model, self.guide, *args, **kwargs)
             gradients = torch.autograd.grad(loss, trained)
+            gradients = [_laid_out(g, p) for g, p in zip(gradients, trained, strict=True)]
             norm = torch.stack([(g * g).sum() for g in gradients]).sum().sqrt()
             return [loss.detach(), norm, *gradients]
 
@@ -324,6 +325,12 @@ def _setting() -> tuple[Any, ...]:
 def _due(recorded: Recorded) -> bool:
     """Whether a graph is due to be compared: at its second use, and every 500 steps."""
     return recorded.uses == 1 or not recorded.uses % CHECKED_EVERY
+
+
+def _laid_out(gradient: Tensor, parameter: Tensor) -> Tensor:
+    """Returns a gradient with its parameter's strides; a fused optimiser ignores the gradient's."""
+    same = gradient.stride() == parameter.stride()
+    return gradient if same else torch.empty_like(parameter).copy_(gradient)
 
 
 def _put(parameters: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
