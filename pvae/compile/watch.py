@@ -10,7 +10,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from pvae.pair import PLAIN, Program, Reached, attributes, reach, slots, variables
+from pvae.pair import (
+    PLAIN,
+    Program,
+    Reached,
+    attributes,
+    is_library,
+    reach,
+    slots,
+    variables,
+)
 
 __all__ = ["Change", "Watch"]
 
@@ -275,7 +284,7 @@ def _spaces_of_object(path: str, thing: Any, reached: Reached) -> Iterator[_Spac
         return found | ({"training": own.get("training")} if is_module else {})
 
     kept_in_slots = slots(type(thing))
-    if reached.is_library(thing) and not is_module:  # which may note what it has computed
+    if is_library(thing) and not is_module:  # which may note what it has computed
         names = list(named())
         yield _Space(path, own, lambda: {n: own[n] for n in names if n in own})
     elif own:

@@ -13,7 +13,17 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from pvae.importance.bits import digest
-from pvae.pair import PLAIN, Program, Reached, attributes, reach, slots, variables
+from pvae.pair import (
+    PLAIN,
+    Program,
+    Reached,
+    attributes,
+    from_library,
+    is_library,
+    reach,
+    slots,
+    variables,
+)
 
 __all__ = ["marks_of"]
 
@@ -142,9 +152,9 @@ class _Marker:
     def _is_fixed(self, value: Any) -> bool:
         """Whether an object that is not followed holds nothing that could change."""
         if isinstance(value, types.ModuleType | types.FunctionType):
-            return self._reached.from_library(value)
+            return from_library(value)
         if isinstance(value, type):
-            return self._reached.is_library(value)
+            return is_library(value)
         return isinstance(value, _FIXED) or type(value).__module__ in _FIXED_MODULES
 
     def _refer(self, value: Any) -> int:
@@ -185,7 +195,7 @@ def _held(thing: Any, reached: Reached) -> Iterator[tuple[Any, Any]]:
 def _inherits(kind: type) -> bool:
     """Whether code of a library that is not followed may ask for an object's attributes."""
     bases = (base for base in kind.__mro__ if base.__name__ not in _PLAIN_BASES)
-    return any(Reached.is_library(base) for base in bases)
+    return any(is_library(base) for base in bases)
 
 
 def _hooks_of_all_modules() -> Iterator[Any]:

@@ -18,9 +18,17 @@ from pvae.pair.measures import (
     refuse_other_measure,
     refuse_unbounded,
 )
+from pvae.pair.named import (
+    PLAIN,
+    attributes,
+    from_library,
+    is_library,
+    slots,
+    variables,
+)
 from pvae.pair.parameters import OwnParameters, quiet
 from pvae.pair.program import Program, evaluating, move, name_of, same_buffers
-from pvae.pair.reach import PLAIN, Reached, attributes, modules, reach, slots, variables
+from pvae.pair.reach import Reached, modules, reach
 from pvae.pair.structure import (
     Inspection,
     Structure,
@@ -68,11 +76,13 @@ __all__ = [
     "check_data",
     "check_tensor",
     "evaluating",
+    "from_library",
     "given",
     "gives_a_point",
     "in_free_memory",
     "in_words",
     "inspect",
+    "is_library",
     "kind_of",
     "latent_sites",
     "listed",

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from pvae.errors import PvaeError, text_of
 from pvae.pair.bounded import Bounded
+from pvae.pair.named import is_program
 from pvae.pair.program import Program, name_of
-from pvae.pair.reach import is_program
 from pvae.runtime import is_out_of_memory
 
 __all__ = [
