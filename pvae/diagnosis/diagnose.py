@@ -7,17 +7,15 @@ from typing import Any
 import pyro
 from pyro.infer import ELBO, TraceMeanField_ELBO
 from pyro.infer.inspect import get_dependencies
-from torch import Tensor
 
 from pvae.diagnosis.densities import compare_bounds
 from pvae.diagnosis.gradients import check_gradients
 from pvae.errors import PvaeError, first_line
 from pvae.objectives import LossName, choose_elbo
 from pvae.pair import (
-    Arguments,
+    Inspection,
     OwnParameters,
     Program,
-    Structure,
     alone,
     base_distribution,
     in_free_memory,
@@ -36,11 +34,11 @@ __all__ = ["Diagnosis", "diagnose"]
 
 @dataclass
 class Diagnosis:
-    """The findings about a pair.
+    """The findings about a pair. `print` it to see them.
 
     Attributes:
-        faults: What is wrong, each with what to change.
-        notes: What is legal and may not be meant.
+        faults: What is wrong, and what to change.
+        notes: What is legal, but may not be intended.
         facts: What the pair is, line by line.
     """
 
@@ -57,12 +55,8 @@ class Diagnosis:
     def __str__(self) -> str:
         lines = [f"fault: {text}" for text in self.faults]
         lines += [f"note: {text}" for text in self.notes]
-        end = (
-            f"{len(self.faults)} fault{'s' * (len(self.faults) != 1)}"
-            if self.faults
-            else "no fault"
-        )
-        return "\n".join([*self.facts, *lines, f"{end} found"])
+        count = f"{len(self.faults) or 'no'} fault{'s' * (len(self.faults) > 1)} found"
+        return "\n".join([*self.facts, *lines, count])
 
 
 @alone
@@ -77,20 +71,20 @@ def diagnose(
 ) -> Diagnosis:
     """Runs a pair a few times and explains what is wrong with it.
 
-    Beside what `pvae.check` finds in one call: a guide whose support is not the model's,
-    parameters without a gradient, modules that no program registers, data that are mixed across
-    the batch, an ELBO that the pair's structure does not allow, an objective that is above the
-    importance-weighted bound, and densities that are not those of the draws, so that every
-    bound is wrong. Parameters, buffers and gradients stay as they are.
+    Finds what `pvae.check` finds in one call, and also: parameters without a gradient, modules
+    that no program registers, data that are mixed across the batch, an ELBO that the pair's
+    structure does not allow, an objective above the importance-weighted bound, and densities that
+    are not those of their samples, with which every bound is wrong. Parameters, buffers and
+    gradients are unchanged.
 
     Args:
         model: Pyro program p(z) p(x|z), called as `model(*batch, **kwargs)`.
         guide: Pyro program q(z|x), called as `guide(*batch, **kwargs)`.
-        *batch: Some 64 data, tensors of leading size B, and what else the programs take, as for
-            `pvae.check`; or a dataset.
+        *batch: About 64 data: tensors of leading size B, and any other arguments of the programs,
+            as for `pvae.check`. Or a dataset, of which 64 test data are taken.
         loss: The objective that is to train the pair, as for `pvae.fit`.
         num_particles: As for `pvae.fit`.
-        seed: Of the draws.
+        seed: Seed of the random numbers.
         **kwargs: Arguments of the programs by name.
 
     Returns:
@@ -112,11 +106,12 @@ def diagnose(
     ):
         warnings.simplefilter("ignore")
         try:
-            batch, kwargs, (model, guide) = opened(batch, kwargs, model, guide, few=64)
-            arguments = Arguments(batch, kwargs)
-            model, guide = arguments.bind(model, guide)
-            batch = arguments.batch
-            inspection = inspect(model, guide, *batch)
+            with warnings.catch_warnings(record=True) as said:
+                warnings.simplefilter("always")
+                batch, kwargs, (model, guide) = opened(batch, kwargs, model, guide, few=64)
+            found.notes += [str(warning.message) for warning in said]
+            inspection = inspect(model, guide, *batch, **kwargs)
+            model, guide, batch = inspection.model, inspection.guide, inspection.batch
             structure = inspection.structure
             found.facts += str(inspection).splitlines()
             elbo = choose_elbo(loss, structure, num_particles)
@@ -127,7 +122,7 @@ def diagnose(
         if structure.caveat:
             found.notes.append(
                 f"This is {structure.caveat}. Choose a likelihood for such values, or observe the "
-                "data otherwise (observation='dynamic' binarises, 'dequantize' adds the noise of "
+                "data differently (observation='dynamic' binarises, 'dequantize' adds the noise of "
                 "rounding)."
             )
         few = tuple(t[: -(-len(t) // 4)] for t in batch)
@@ -135,13 +130,13 @@ def diagnose(
             look(model, guide, *few)
         except PvaeError as error:
             found.faults.append(
-                f"The pair runs with {len(batch[0])} data and not with {len(few[0])}; the last "
-                f"minibatch of an epoch is smaller than the others. {error} "
+                f"The pair runs with {len(batch[0])} data and not with {len(few[0])}, but the last "
+                f"minibatch of an epoch may be smaller than the others. {error} "
                 "Take every size from the data: len(x)."
             )
             few = batch
         found.faults += plate_sizes(structure) + list(structure.remarks)
-        _order(found, structure, elbo, model, guide, batch)
+        found.add(*_order(inspection, elbo))
         structural = len(found.faults)
         for closer in (
             lambda: check_gradients(model, guide, elbo, batch),
@@ -156,22 +151,16 @@ def diagnose(
                 if (text := first_line(error)) in found.faults:
                     continue
                 text = f"there is not enough memory ({text[:200]})" if short else text
-                # After another fault this may be what comes of it.
+                # After another fault, this may be only a consequence.
                 where = found.facts if structural or short else found.faults
                 where.append(f"{'not checked further: ' * bool(structural or short)}{text}")
         found.faults = list(dict.fromkeys(found.faults))  # a refusal may repeat a remark
     return found
 
 
-def _order(
-    found: Diagnosis,
-    structure: Structure,
-    elbo: ELBO,
-    model: Program,
-    guide: Program,
-    batch: tuple[Tensor, ...],
-) -> None:
-    """Finds sites where closed-form KLs are wrong, or gradients those of the score function."""
+def _order(inspection: Inspection, elbo: ELBO) -> tuple[list[str], list[str], list[str]]:
+    """Finds wrong closed-form KLs, and sites whose gradient is the score function's."""
+    notes, faults, structure = [], [], inspection.structure
     sites = latent_sites(structure.guide_trace)
     rough = [
         name
@@ -179,11 +168,11 @@ def _order(
         if not site["fn"].has_rsample and name not in structure.enumerated
     ]
     explicit = isinstance(elbo, TraceMeanField_ELBO)
-    wrong = _not_mean_field(structure, model, guide, batch)
+    wrong = _not_mean_field(inspection)
     if wrong is None and rough and explicit:
-        wrong = f"site {rough[0]!r} has no reparameterised draws"
+        wrong = f"site {rough[0]!r} has no reparameterised samples"
     if wrong:
-        (found.faults if explicit else found.notes).append(
+        (faults if explicit else notes).append(
             f"TraceMeanField_ELBO would be wrong for this pair: {wrong}. Use loss='auto' or "
             "Trace_ELBO, or give the guide the model's dependencies and order of sites."
         )
@@ -192,28 +181,28 @@ def _order(
         remedy = (
             'Mark it infer={"enumerate": "parallel"} to sum it out, or use IWAE_ELBO.'
             if fn.has_enumerate_support
-            else "Use a distribution with reparameterised draws, or IWAE_ELBO."
+            else "Use a distribution with reparameterised samples, or IWAE_ELBO."
         )
-        found.notes.append(
-            f"Site {name!r} ({type(fn).__name__}) is sampled and cannot be differentiated: its "
-            f"gradient is the score function's, which is noisy. {remedy}"
+        notes.append(
+            f"Site {name!r} ({type(fn).__name__}) has samples that cannot be differentiated, so "
+            f"its gradient is the score function's, which is noisy. {remedy}"
         )
+    return [], notes, faults
 
 
-def _not_mean_field(
-    structure: Structure, model: Program, guide: Program, batch: tuple[Tensor, ...]
-) -> str | None:
+def _not_mean_field(inspection: Inspection) -> str | None:
     """Checks Pyro's condition: no parent of z in the model descends from z in the guide."""
-    in_guide, in_model = (
-        list(latent_sites(t)) for t in (structure.guide_trace, structure.model_trace)
-    )
+    model, guide, structure = inspection.model, inspection.guide, inspection.structure
+    in_guide = list(latent_sites(structure.guide_trace))
+    in_model = list(latent_sites(structure.model_trace))
     order = None
     if len(in_guide) > 1 and in_guide != in_model:
         order = f"the guide samples {listed(in_guide)} in this order, the model {listed(in_model)}"
     try:
         with OwnParameters(model, guide), pyro.validation_enabled(False):
             above, below = (
-                get_dependencies(program, batch)["prior_dependencies"] for program in (model, guide)
+                get_dependencies(program, inspection.batch)["prior_dependencies"]
+                for program in (model, guide)
             )
     except Exception as error:
         if is_out_of_memory(error):

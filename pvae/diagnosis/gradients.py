@@ -26,14 +26,14 @@ def check_gradients(
     Args:
         model: Pyro program.
         guide: Pyro program.
-        elbo: What is to train them.
-        batch: Some 64 data.
+        elbo: The objective that is to train them.
+        batch: About 64 data.
 
     Returns:
-        Facts, notes and faults. Parameters and their gradients stay as they are.
+        Facts, notes and faults. Parameters and their gradients are unchanged.
 
     Raises:
-        PvaeError: If there is no gradient, or none that is finite, and why.
+        PvaeError: If the objective fails, or its value or gradient is not finite.
     """
     svi = SVI(model, guide, None, elbo, mode="eager")
     reached = [
@@ -71,10 +71,10 @@ def check_gradients(
     if not math.isfinite(float(value)):
         why = _what_is_not_finite(svi, float(value), batch)
         raise PvaeError(f"The loss is {float(value)}. {why}")
-    sick = [name for name, g in slopes.items() if g is not None and not g.isfinite().all()]
-    if sick:
-        why = _what_is_not_finite(svi, 0.0, batch)
-        raise PvaeError(f"The gradient of {sick[0]} is not finite. {why}")
+    for name, gradient in slopes.items():
+        if gradient is not None and not gradient.isfinite().all():
+            why = _what_is_not_finite(svi, 0.0, batch)
+            raise PvaeError(f"The gradient of {name} is not finite. {why}")
     notes, faults = [], []
     idle = [name for name, g in slopes.items() if g is None or not g.any()]
     idle = _idle_elsewhere(svi, batch, idle) if idle else []
@@ -87,7 +87,7 @@ def check_gradients(
     for side in ("model", "guide"):
         own = [name for name in slopes if str(name).partition(".")[0] == side]
         if own and set(own) <= set(idle) and set(own) & set(lost):
-            # Nothing on this side learns, though its networks ran with gradients enabled.
+            # No parameter of this side is trained, though its networks ran with gradients enabled.
             faults.append(
                 f"Parameter {own[0]}{_and_more(own)} gets no gradient: the loss does not depend "
                 f"on any parameter of the {side}. Look for .detach(), .item(), .data, rounding or "
@@ -96,26 +96,22 @@ def check_gradients(
             idle = [name for name in idle if name not in own]
     if quiet := [*idle, *(name for name in rest if name not in strays)]:
         notes.append(
-            f"Parameter {quiet[0]}{_and_more(quiet)} gets no gradient from this minibatch. That is "
-            "right for a network that is frozen, or that other minibatches use; else look for "
+            f"Parameter {quiet[0]}{_and_more(quiet)} gets no gradient from this minibatch. This is "
+            "right if its network is frozen, or used only by other minibatches. If not, look for "
             ".detach(), .item(), .data, torch.no_grad(), rounding or a comparison between it and "
             "the loss, or for a network that is not called."
         )
     if strays:
         faults.append(
             f"Parameter {strays[0]}{_and_more(strays)} is not trained: no program registers it. "
-            "Call pyro.module(name, network) in the program, or make it a PyroModule that has the "
-            "network as an attribute."
+            "Call pyro.module(name, network) in the program, or make the program a PyroModule that "
+            "has the network as an attribute."
         )
     return facts, notes, faults
 
 
 class _Calls:
-    """Records the parameters of modules that are called, inside this context.
-
-    Attributes:
-        differentiated: Ids of the parameters of modules called with gradients enabled.
-    """
+    """Records `differentiated`: ids of the parameters of modules called with gradients enabled."""
 
     def __init__(self) -> None:
         self.differentiated: set[int] = set()
@@ -133,9 +129,9 @@ class _Calls:
 
 
 def _idle_elsewhere(svi: SVI, batch: tuple[Tensor, ...], idle: list[str]) -> list[str]:
-    """Returns the parameters that also have no gradient after a small perturbation.
+    """Returns the parameters that have no gradient after a small perturbation either.
 
-    Layers behind a last one that starts at zero have none at the start.
+    At the start, layers before a last layer of zeros have none.
     """
     used = svi.own.parameters
     kept = {name: (p, p.detach().clone(), p.grad) for name, p in used.items()}

@@ -114,6 +114,16 @@ def test_what_is_legal_and_may_not_be_meant_is_a_note(name, note):
     assert note is None or re.search(note, notes[0])
 
 
+def test_what_is_said_about_fields_is_a_note():
+    def model(x, mask=None):
+        return Model.forward(pair[0], x)
+
+    pair = Model(), Guide()
+    rows = torch.utils.data.TensorDataset(data(), torch.arange(B))
+    notes = diagnose(model, pair[1], rows).notes
+    assert re.search(r"field y of the data.*argument mask of model\(x, mask=None\)", notes[0])
+
+
 def test_layers_behind_one_that_starts_at_zero_have_a_gradient():
     class Zero(Model):
         def __init__(self):
