@@ -22,6 +22,15 @@ def compiler():
 
 
 @pytest.fixture
+def unvalidated():
+    """Runs Pyro without its checks of values."""
+    import pyro
+
+    with pyro.validation_enabled(False):
+        yield
+
+
+@pytest.fixture
 def uncompiled(monkeypatch):
     """Runs graphs as they were recorded, in place of what the compiler makes of them.
 

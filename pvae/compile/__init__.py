@@ -5,18 +5,21 @@ Imports `pair`, `runtime` and `errors`.
 
 from pvae.compile.cuda_graph import Replay, can_replay
 from pvae.compile.graph import Graph, decides, in_words
-from pvae.compile.signature import Recorded, as_number, kind_of
-from pvae.compile.watch import Change, Watch
+from pvae.compile.signature import Recorded, as_number, signature_of
+from pvae.compile.snapshot import Snapshot
+from pvae.compile.spaces import Change
+from pvae.compile.watch import Watch
 
 __all__ = [
     "Change",
     "Graph",
     "Recorded",
     "Replay",
+    "Snapshot",
     "Watch",
     "as_number",
     "can_replay",
     "decides",
     "in_words",
-    "kind_of",
+    "signature_of",
 ]

@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from pvae.compile.snapshot import Snapshot
 from pvae.errors import PvaeError
-from pvae.runtime import noise_state, restore_noise
 
 __all__ = ["Replay", "can_replay"]
 
@@ -21,13 +21,13 @@ def can_replay(device: torch.device | None) -> bool:
 class Replay:
     """Runs a function of tensors on a GPU as one launch.
 
-    The function is run once, captured, and replayed once; the two results must agree, and their
+    The function is run once, captured, and replayed once. The two results must agree, and their
     changes are undone. Replays 2, 4, 8, … are compared with the function too. Random numbers come
     from the device's generator, as in the function.
 
-    inductor's own CUDA graphs do not do for this: they refuse host tensors and inputs that change
-    in place. A captured graph holds addresses only, so the function, and with it what it reads, is
-    kept as long as the replay.
+    inductor's own CUDA graphs cannot do this: they refuse host tensors, and inputs that change in
+    place. A captured graph holds addresses only. Therefore the replay keeps the function, and with
+    it the tensors that the function reads.
 
     Args:
         function: Maps a list of tensors to another. It must not wait for the device or read
@@ -36,7 +36,7 @@ class Replay:
         changes: Tensors that the function, and so each replay, changes in place.
 
     Raises:
-        PvaeError: If a replay gives another result than the function, here or in a call.
+        PvaeError: If the result of a replay differs from the function's, here or in a call.
         RuntimeError: torch's, if the function cannot be captured.
     """
 
@@ -49,18 +49,21 @@ class Replay:
         self._function, self._changes = function, list(changes)
         self._inputs = [t.clone() for t in inputs]
         self._calls = 0
-        before = self._state()
+        before = Snapshot(self._changes)
         with torch.no_grad():
             try:
                 expected = self._results(self._run())
-                self._rewind(before)
+                before.restore()
                 self._replay, self._outputs = _capture(self._run)
-                self._rewind(before)
+                before.restore()
                 self._replay()
                 if not _same(self._results(self._outputs), expected):
-                    raise PvaeError("replayed as a CUDA graph, it gives another result")
+                    raise PvaeError(
+                        "The first replay of a CUDA graph differs from the function that it "
+                        "captured."
+                    )
             finally:
-                self._rewind(before)
+                before.restore()
 
     def __call__(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         """Returns the function's results."""
@@ -75,16 +78,16 @@ class Replay:
     @torch.no_grad()
     def _compared(self) -> list[Tensor]:
         """Replays, runs the function, and returns the results if they agree."""
-        before = self._state()
+        before = Snapshot(self._changes)
         self._replay()
         found = self._results(self._outputs)
-        self._rewind(before)
+        before.restore()
         expected = self._results(self._run())
         if not _same(found, expected):
-            self._rewind(before)
+            before.restore()
             raise PvaeError(
-                f"replay {self._calls:,} of a CUDA graph gives another result than what was "
-                f"captured: do not trust those since replay {self._calls // 2:,}"
+                f"Replay {self._calls:,} of a CUDA graph differs from the function that it "
+                f"captured: do not trust the results since replay {self._calls // 2:,}."
             )
         return expected[: len(self._outputs)]
 
@@ -93,15 +96,6 @@ class Replay:
 
     def _results(self, outputs: Sequence[Tensor]) -> list[Tensor]:
         return [t.clone() for t in (*outputs, *self._changes)]
-
-    def _state(self) -> tuple[list[Tensor], object]:
-        return [t.clone() for t in self._changes], noise_state()
-
-    def _rewind(self, state: tuple[list[Tensor], object]) -> None:
-        values, noise = state
-        restore_noise(noise)
-        for tensor, value in zip(self._changes, values, strict=True):
-            tensor.copy_(value)
 
 
 def _capture(run: Callable[[], list[Tensor]]) -> tuple[Callable[[], None], list[Tensor]]:
@@ -112,9 +106,8 @@ def _capture(run: Callable[[], list[Tensor]]) -> tuple[Callable[[], None], list[
 
 
 def _same(found: Sequence[Tensor], expected: Sequence[Tensor]) -> bool:
-    return all(_close(ours, theirs) for ours, theirs in zip(found, expected, strict=True))
-
-
-def _close(ours: Tensor, theirs: Tensor) -> bool:
-    ours, theirs = ours.double().nan_to_num(), theirs.double().nan_to_num()
-    return bool((ours - theirs).norm() <= _TOLERANCE * theirs.norm())
+    for ours, theirs in zip(found, expected, strict=True):
+        ours, theirs = ours.double().nan_to_num(), theirs.double().nan_to_num()
+        if not (ours - theirs).norm() <= _TOLERANCE * theirs.norm():
+            return False
+    return True

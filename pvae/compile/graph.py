@@ -20,29 +20,30 @@ _PRODUCTS = {"conv": r"conv", "rnn": r"rnn|lstm|gru", "matmul": r"mm\b|matmul|do
 
 
 class Graph:
-    """Records a function of tensors and compiles what was recorded.
+    """Records a function's tensor operations in one call, and compiles them.
 
-    The function is called once. Its tensor operations are recorded. Python's part (control flow,
-    numbers, strings, Pyro's handlers) stays as it was in that call. Tensors that are not among the
-    inputs are held by reference, so that later changes in place are seen. Random numbers come from
-    torch's global generators; if there are several, they are drawn before the program runs, in the
-    function's order, because the compiler may reorder them.
+    Python's part (control flow, numbers, strings, Pyro's handlers) is constant from then on.
+    Tensors that are not among the inputs are held by reference, so that the graph sees later
+    changes in place. Random numbers come from torch's global generators. If there are several
+    random operations, they run before the others, in the function's order, because the compiler
+    may reorder them.
 
     Args:
         function: Takes nothing, returns tensors; it may differentiate. The graph repeats its
             changes in place.
         inputs: The tensors that calls of the graph replace, all different. The function may read
-            them from anywhere: they are recognised by identity.
+            them from anywhere: the recording recognises them by identity.
 
     Attributes:
-        device: The device of all its tensors, or None if there are several. Such a graph must not
-            be captured as a CUDA graph, which would read host memory at each replay or keep old
+        device: The device of all its tensors, or None if there are several. In this case do not
+            capture it as a CUDA graph: that would read host memory at each replay or keep old
             values.
         products: Kinds of products in it: `"matmul"`, `"conv"`, `"rnn"`.
         constants: Tensors that it reads and that are not among the inputs.
 
     Raises:
-        LeavesTorch: If the function takes values of tensors out of torch, to NumPy or to a list.
+        LeavesTorch: If the function takes values of tensors out of torch, to NumPy or to a list,
+            or draws random numbers from Python or NumPy.
         Exception: What the function raises; torch's own, if the function decides by a tensor's
             value (`if`, or an index) or the compiler fails.
 
@@ -61,7 +62,7 @@ class Graph:
         self._noise = _draw_outside(program)
         everything = [*inputs, *self.constants, *(draw() for draw in self._noise)]
         with torch.no_grad(), warnings.catch_warnings():
-            # A remark on the user's precision, in the middle of a progress bar.
+            # Advice on the user's precision, which would break a progress bar.
             warnings.filterwarnings("ignore", "TensorFloat32 tensor cores")
             self._run = torch._inductor.compile(
                 program, everything, options={"fallback_random": True}
@@ -74,20 +75,32 @@ class Graph:
 
 
 def in_words(error: Exception) -> str:
-    """Says why a function could not be recorded or compiled."""
-    if isinstance(error, LeavesTorch):
-        return str(error)
+    """Says why a function could not be recorded or compiled, where, and what to change.
+
+    The text has no full stop at its end.
+    """
     text = f"{type(error).__name__}: {first_line(error)[:200]}"
+    where = place(traceback.extract_tb(error.__traceback__))
+    where = where and f" ({where})"
+    if isinstance(error, LeavesTorch):
+        return f"{error.what}{where}, and a graph would repeat those of one call. {error.instead}"
     if decides(error):
-        where = place(traceback.extract_tb(error.__traceback__))
-        what = "a program decides by the value of a tensor (if, float(), int() or an index)"
-        return f"{what} {where}".rstrip()
+        return (
+            f"a program decides by the value of a tensor{where}, as if, float(), int() and an "
+            "index do. Keep the value a tensor, for example with torch.where or torch.gather"
+        )
     if "DynamicOutputShapeException" in text:
         name = first_line(error).removeprefix("aten.").partition(".")[0]
-        return f"the size of a tensor depends on the values of another, as in x[x > 0] ({name})"
+        return (
+            f"the size of a tensor depends on the values of another ({name}), as in x[x > 0]. Keep "
+            "the size, for example with torch.where"
+        )
     if "InvalidCxxCompiler" in text or "CppCompileError" in text:
-        return f"PyTorch's compiler finds no C++ compiler that works ({text})"
-    return f"the pair could not be recorded ({text})"
+        return (
+            f"PyTorch's compiler finds no C++ compiler that works ({text}). Install one, such as "
+            "g++, or name one in the environment variable CXX"
+        )
+    return f"the pair could not be recorded{where} ({text})"
 
 
 def decides(error: Exception) -> bool:
@@ -96,7 +109,7 @@ def decides(error: Exception) -> bool:
 
 
 def _lift(program: GraphModule) -> list[Tensor]:
-    """Turns outside tensors into inputs and returns them; tensors made of numbers stay."""
+    """Turns tensors from outside into inputs and returns them; tensors of numbers stay."""
     graph = program.graph
     lifted: dict[str, Node] = {}
     last = [node for node in graph.nodes if node.op == "placeholder"][-1]
@@ -113,11 +126,7 @@ def _lift(program: GraphModule) -> list[Tensor]:
 
 
 def _draw_outside(program: GraphModule) -> list[Callable[[], Tensor]]:
-    """Turns random numbers into inputs, if there are several and none depends on a tensor's value.
-
-    Returns:
-        Functions that draw them, in order.
-    """
+    """Turns several random numbers that depend on no value into inputs; returns what draws them."""
     graph = program.graph
     nodes = [node for node in graph.nodes if is_random(node)]
     if len(nodes) < 2 or not all(map(_by_shape_alone, nodes)):

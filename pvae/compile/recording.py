@@ -1,10 +1,9 @@
-"""Records a function's tensor operations; refuses what a recording would get wrong."""
+"""Records a function's tensor operations; raises if the recording would be wrong."""
 
 import contextlib
 import gc
 import pickle
 import random
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 from unittest.mock import patch
@@ -21,7 +20,6 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_leaves
 
-from pvae.pair import place
 from pvae.runtime import default_device
 
 __all__ = ["FRESH", "LeavesTorch", "is_random", "record"]
@@ -43,24 +41,33 @@ _EXPECTATION = Dice.compute_expectation
 
 
 class LeavesTorch(Exception):
-    """A function uses something that no recording of its tensor operations holds."""
+    """A function uses values that no recording of its tensor operations holds.
+
+    Attributes:
+        what: What it does.
+        instead: What to do in its place.
+    """
+
+    def __init__(self, what: str, instead: str) -> None:
+        super().__init__(what)
+        self.what, self.instead = what, instead
 
 
 def record(
     function: Callable[[], list[Tensor]], inputs: Sequence[Tensor]
 ) -> tuple[GraphModule, torch.device | None]:
-    """Returns a function's operations, and the device of every tensor in them.
+    """Returns a function's operations, and the device of all tensors in them.
 
     The device is None if there are several. Tensors of numbers that name no device
-    (`torch.tensor(1.0)`) are made on the inputs' device, if that puts everything there.
+    (`torch.tensor(1.0)`) are made on the inputs' device, if all tensors are then there.
 
     Args:
         function: Takes nothing, returns tensors.
         inputs: Different tensors that the function reads.
 
     Raises:
-        LeavesTorch: If the function takes values out of torch (unless they follow from numbers
-            alone), or draws random numbers from Python or NumPy.
+        LeavesTorch: If the function takes values out of torch (except those that follow from
+            numbers alone), or draws random numbers from Python or NumPy.
         Exception: What the function raises.
     """
     program = _recorded(function, inputs)
@@ -88,10 +95,10 @@ def _recorded(function: Callable[[], list[Tensor]], inputs: Sequence[Tensor]) ->
         program = make_fx(lambda *_: function())(*inputs)
     if before != [_state(g) for g in generators]:
         raise LeavesTorch(
-            "a program draws random numbers from Python or NumPy, and a graph would keep those "
-            "of one call"
+            "a program draws random numbers from Python or NumPy",
+            "Draw them with torch, for example with torch.rand(())",
         )
-    for node in reversed(program.graph.nodes):  # what is made of numbers, and nobody uses
+    for node in reversed(program.graph.nodes):  # unused tensors that are made of numbers
         made = not node.all_input_nodes or node.target in FRESH
         if made and not (node.users or node.is_impure() or is_random(node)):
             program.graph.erase_node(node)
@@ -132,7 +139,7 @@ def _tolerant() -> Iterator[None]:
     """Runs Pyro's ELBOs without their checks of tensors' values."""
     with (
         pyro.validation_enabled(False),
-        patch.object(pyro.util, "torch_isnan", lambda _: False),  # asked for a warning only
+        patch.object(pyro.util, "torch_isnan", lambda _: False),  # it serves a warning only
         patch.object(Dice, "compute_expectation", _expectation),
         _Values(),
     ):
@@ -140,12 +147,11 @@ def _tolerant() -> Iterator[None]:
 
 
 class _Values(TorchFunctionMode):
-    """Answers a function that asks for a tensor's values.
+    """Gives a tensor's values to a function if they follow from numbers alone, such as sizes.
 
-    Values that follow from numbers alone (sizes, say) are given. Otherwise `.item()` returns a
-    tensor without dimensions, because Pyro adds such numbers up, and other ways out of torch are
-    refused. torch itself refuses decisions and indices. Lists that hold tensors are stacked:
-    `torch.tensor` would copy their values unseen.
+    Otherwise `.item()` returns a tensor without dimensions, because Pyro adds such numbers up;
+    `.numpy()`, `.tolist()` and the like raise; and torch itself refuses decisions and indices.
+    Lists that hold tensors are stacked, because `torch.tensor` would copy their values unrecorded.
     """
 
     def __torch_function__(
@@ -159,14 +165,14 @@ class _Values(TorchFunctionMode):
             if func is Tensor.item:
                 return args[0].detach()
             if func in _EXITS:
-                name, where = getattr(func, "__name__", ""), place(traceback.extract_stack())
+                name = getattr(func, "__name__", "")
                 raise LeavesTorch(
-                    f"a program takes values out of torch (Tensor.{name} {where}), and a graph "
-                    "would keep those of one call"
+                    f"a program takes values out of torch by Tensor.{name}",
+                    "Compute with torch in place of NumPy and lists",
                 )
         if func in _MAKERS and (made := _stacked(func, args, kwargs)) is not None:
             return made
-        if func is torch.nn.functional.one_hot:  # which looks whether its indices are in range
+        if func is torch.nn.functional.one_hot:  # which checks the range of its indices
             return _one_hot(*args, **kwargs)
         return func(*args, **kwargs)
 
@@ -203,7 +209,7 @@ def _expectation(dice: Dice, costs: dict[Any, list[Tensor]]) -> Any:
 
 
 class _AllTerms(TorchFunctionMode):
-    """Counts terms of probability zero as zeros, which DiCE leaves out of its sums."""
+    """Counts terms of probability zero, which DiCE leaves out of its sums, as zeros."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None

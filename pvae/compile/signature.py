@@ -1,4 +1,4 @@
-"""Recorded: a graph for one kind of arguments; its inputs are what may change."""
+"""Recorded: a graph for one signature of arguments; its inputs are what may change."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,18 +12,24 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from pvae.compile.cuda_graph import Replay
 from pvae.compile.graph import Graph
 
-__all__ = ["Recorded", "as_number", "kind_of"]
+__all__ = ["Recorded", "as_number", "signature_of"]
 
 
 class Recorded:
-    """The graph of a function for one kind of arguments (see `kind_of`).
+    """The graph of a function for one signature of its arguments (see `signature_of`).
 
-    Its inputs are `owned`, the tensors and floats among the arguments, and the `schedules`:
-    floats and tensors that the function reads elsewhere, such as a module's attributes. With
-    `fixed`, floats among the arguments are constants.
+    Args:
+        function: Maps arguments to tensors.
+        trained: Tensors that the function differentiates with respect to.
+        owned: Tensors that the function reads anywhere: inputs of the graph.
+        schedules: Places, as (holder, key), of floats and tensors that the function reads: inputs
+            of the graph.
+        args: Arguments by position. Their tensors and floats are inputs of the graph.
+        kwargs: Arguments by name.
+        fixed: Whether floats among the arguments, except the first, are constants.
 
     Attributes:
-        trained: Tensors that the function differentiates with respect to.
+        uses: Number of calls and replays so far.
         used: Ids of the parameters that the programs use.
         device: The device of all tensors of the graph, or None.
         products: Kinds of products in it.
@@ -48,7 +54,7 @@ class Recorded:
         self._schedules = list(schedules)
         raw, spec = tree_flatten((args, kwargs))
         leaves = [self._as_input(leaf, i) for i, leaf in enumerate(raw)]
-        # Tensors of their own, which no other input is.
+        # Different tensors, so that no two inputs are the same.
         numbers = [n.detach() if isinstance(n, Tensor) else n for n in self._numbers()]
         places = [holder[key] for holder, key in self._schedules]
         floats = {
@@ -88,7 +94,7 @@ class Recorded:
     ) -> list[Tensor]:
         """Replays a step that begins with `run`; captures it first if needed."""
         inputs = self._inputs(args, kwargs)
-        # A captured graph has addresses: memory that has been exchanged is not seen.
+        # A captured graph holds addresses: it would not see a tensor's new memory.
         places = [t.data_ptr() for t in (*self._owned, *self._graph.constants)]
         constants = constants, places
         if self._replayed is None or self._captured_with != constants:
@@ -102,15 +108,15 @@ class Recorded:
         return [*_tensors(self._numbers()), *_different(leaves)]
 
     def _as_input(self, leaf: Any, i: int) -> Any:
-        # The first is the weight of the KL, of which no program knows.
+        # The first is the weight of the KL, which no program reads.
         return leaf if self._fixed and i and type(leaf) is float else self._as_tensor(leaf)
 
     def _numbers(self) -> list[Any]:
         return [self._as_tensor(as_number(holder[key])) for holder, key in self._schedules]
 
     def _as_tensor(self, leaf: Any) -> Any:
-        # A tensor without dimensions counts as a number where types are promoted. On a GPU it is
-        # made there, without waiting, where a CUDA graph can read it.
+        # Type promotion treats a tensor without dimensions as a number. On a GPU it is made there,
+        # without waiting, so that a CUDA graph can read it.
         device = self.trained[0].device
         if type(leaf) is float:
             return torch.full((), leaf, dtype=torch.float64, device=device)
@@ -124,7 +130,7 @@ class Recorded:
 
 
 class _Truths(TorchFunctionMode):
-    """Answers whether a float is zero (`beta or 1.0`); `kind_of` tells the two cases apart."""
+    """Answers whether a float is zero (`beta or 1.0`); `signature_of` separates the two cases."""
 
     def __init__(self, floats: dict[int, bool]) -> None:
         super().__init__()
@@ -149,7 +155,7 @@ def _tensors(values: Sequence[Any]) -> list[Tensor]:
 
 
 def _different(leaves: Sequence[Any]) -> list[Tensor]:
-    """Returns each tensor once; `kind_of` tells calls with a repeated tensor apart."""
+    """Returns each tensor once; a repeated tensor has another `signature_of`."""
     return list({id(leaf): leaf for leaf in leaves if isinstance(leaf, Tensor)}.values())
 
 
@@ -157,11 +163,11 @@ def _flatten(args: Any, kwargs: Any) -> tuple[Sequence[Any], Any]:
     """Returns the arguments without their containers, and the containers' structure."""
     values = (*args, *kwargs.values())
     if all(isinstance(value, Tensor | float | int | str | None) for value in values):
-        return values, (len(args), *kwargs)  # no containers: the usual case, ten times as fast
+        return values, (len(args), *kwargs)  # without containers, the usual case: ten times faster
     return tree_flatten((args, kwargs))
 
 
-def kind_of(args: Any, kwargs: Any, *, fixed: bool = False) -> tuple[Any, int]:
+def signature_of(args: Any, kwargs: Any, *, fixed: bool = False) -> tuple[Any, int]:
     """Returns what a graph depends on in its arguments except their leading size, and that size.
 
     Args:
@@ -170,7 +176,7 @@ def kind_of(args: Any, kwargs: Any, *, fixed: bool = False) -> tuple[Any, int]:
         fixed: Whether the graph depends on the values of floats, too.
 
     Raises:
-        TypeError: If an argument is of a kind that cannot be compared.
+        TypeError: If an argument is no tensor, number, string or container of these.
     """
     leaves, spec = _flatten(args, kwargs)
     parts: list[Any] = [spec]
@@ -187,5 +193,8 @@ def kind_of(args: Any, kwargs: Any, *, fixed: bool = False) -> tuple[Any, int]:
         elif isinstance(leaf, bool | int | str | None):
             parts.append((type(leaf), leaf))
         else:
-            raise TypeError(f"an argument is a {type(leaf).__name__}, no tensor, number or string")
+            raise TypeError(
+                f"an argument has the type {type(leaf).__name__}, and compiled steps take tensors, "
+                "numbers, strings and containers of these"
+            )
     return tuple(parts), size

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pvae.compile import Recorded
+from pvae.compile import Recorded, Snapshot
 from pvae.runtime import rounding
 
 __all__ = ["EagerStep", "differ", "same"]
@@ -19,14 +19,14 @@ _TOLERANCE["tf32"] = (1.25e-4, 1.25e-2)  # three bits more than bf16
 
 @dataclass
 class EagerStep:
-    """An eager step and the state after it."""
+    """The results of an eager step and the state after it."""
 
     loss: float | Tensor
     norm: Tensor
     trained: list[Tensor]
     gradients: list[Tensor]
     used: frozenset[int]
-    after: Any = None
+    after: Snapshot
 
 
 def differ(
@@ -40,15 +40,9 @@ def differ(
 ) -> str | None:
     """Says how a graph's loss and gradients differ beyond rounding; None if they do not.
 
-    Args:
-        eager: The eager step.
-        recorded: The graph.
-        found: Its loss and gradients.
-        after: The buffers after it.
-        values: Number of values in the minibatch: a loss that is near zero by chance is judged by
-            these too.
-        precision: `"float32"` or `"bf16"`.
-        names: Names of the parameters, by id.
+    A loss that is near zero by chance is compared relative to `values`, the number of values in
+    the minibatch. `found` has the graph's loss and gradients, `after` the buffers after it, and
+    `names` the parameters' names by id.
     """
     if not same(eager.trained, recorded.trained):
         return "other parameters have a gradient"
@@ -58,22 +52,19 @@ def differ(
     for i, (ours, theirs) in enumerate(zip(found, expected, strict=True)):
         kind: Any = "bf16"
         if precision != "bf16":
-            dtype = theirs.dtype if i else ours.dtype
-            kind = rounding(dtype, recorded.products, ours.device)
+            kind = rounding(theirs.dtype if i else ours.dtype, recorded.products, ours.device)
         least, most = _TOLERANCE.get(kind, _TOLERANCE["bf16"])
         ours, theirs = ours.double(), theirs.to(ours.device).double()
         size, error = float(theirs.norm()), float((ours - theirs).norm())
         bound = max(most * size, least * total) if i else least * max(size, values)
         if not error <= bound:
-            name = "the loss"
-            if i:
-                name = f"the gradient of {names[id(eager.trained[i - 1])]}"
+            name = f"the gradient of {names[id(eager.trained[i - 1])]}" if i else "the loss"
             return f"{name} differs by {error / (size or 1):.1e} of its size"
-    for ours, theirs in zip(after, eager.after[0], strict=True):
+    for ours, theirs in zip(after, eager.after.values, strict=True):
         _, most = _TOLERANCE.get(theirs.dtype, (0, 0))
         ours, theirs = ours.double(), theirs.double()
         if not (ours - theirs).norm() <= most * theirs.norm():
-            return "a buffer is not what it should be"
+            return "a buffer differs"
     return None
 
 

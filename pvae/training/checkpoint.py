@@ -34,20 +34,18 @@ __all__ = [
 
 FORMAT = f"pvae checkpoint {VERSION}"
 
+_DAMAGED = RuntimeError, EOFError, OSError, LookupError, ValueError, TypeError, AttributeError
 _IN_HEAD = ("log_scale", "fixed_scale", "log_total_count")
 _CARRIED = (
-    "A checkpoint carries tensors, numbers, strings and plain containers: let the optimiser's "
-    "state, the modules' extra state and the settings hold nothing else."
+    "A checkpoint holds tensors, numbers, strings and plain containers. The optimiser's state, the "
+    "modules' extra state and the settings must hold nothing else."
 )
 
 
 def pair_state(model: Program, guide: Program, stored: set[str]) -> dict[str, Any]:
-    """Copies every weight, buffer and `pyro.param` value of a pair; uncalled lazy layers have none.
+    """Copies every weight, buffer and `pyro.param` value of a pair, except uncalled lazy layers'.
 
-    Args:
-        model: Pyro program.
-        guide: Pyro program.
-        stored: Names of the pair's parameters in Pyro's store.
+    `stored` has the names of the pair's parameters in Pyro's store.
     """
     store = pyro.get_param_store()
     return {
@@ -72,7 +70,7 @@ def restore_pair(model: Program, guide: Program, state: dict[str, Any], where: s
     """Sets all weights, buffers and `pyro.param` values of a pair to a saved state.
 
     Raises:
-        PvaeError: If the state belongs to another pair; nothing was changed then.
+        PvaeError: If the state belongs to another pair. Nothing is changed in this case.
     """
     found = modules(model, guide)
     saved = {
@@ -85,7 +83,7 @@ def restore_pair(model: Program, guide: Program, state: dict[str, Any], where: s
         faults.append(f"{side} module {path!r}")
     for path in found.keys() & saved.keys():
         ours, theirs = found[path].state_dict(), saved[path]
-        # A lazy layer has no shape before its first call, and takes what it is given.
+        # A lazy layer has no shape before its first call, and takes any.
         lazy = {name for name, value in ours.items() if is_lazy(value)}
         for name in sorted((ours.keys() - lazy) ^ (theirs.keys() - lazy)):
             side = "the pair has no" if name in theirs else "the checkpoint has no"
@@ -119,7 +117,7 @@ def restore_pair(model: Program, guide: Program, state: dict[str, Any], where: s
 
 
 def _of_today(saved: dict[str, Any], ours: Collection[str]) -> dict[str, Any]:
-    """Returns the state of an old checkpoint as the models hold it today."""
+    """Returns the state of an older checkpoint with the names and values of today's models."""
     named = {}
     for name, value in saved.items():
         owner, dot, last = name.rpartition(".")
@@ -136,7 +134,7 @@ def write_checkpoint(path: Path, contents: dict[str, Any]) -> None:
     """Writes a checkpoint of plain values, whole or not at all, and reads it back.
 
     Raises:
-        PvaeError: If it cannot be written or read back; the last good one is kept.
+        PvaeError: If it cannot be written or read back. The last good one is kept.
     """
     with atomic(path) as temporary:
         try:
@@ -192,26 +190,23 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             "run folder. `pvae run --resume RUN` trains an unfinished run to its end."
         )
     try:
-        if not zipfile.is_zipfile(path):
-            raise EOFError("it is not a whole archive")
+        with path.open("rb") as file:
+            whole = zipfile.is_zipfile(file)
+    except OSError as error:
+        raise PvaeError(f"{path} cannot be read: {error.strerror}.") from error
+    try:
+        if not whole:
+            raise EOFError("it is not a complete archive")
         contents = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise PvaeError(
-            f"{path} holds more than tensors, numbers and strings, and reading it could run code; "
-            "it was not read. pvae never writes such a file."
+            f"{path} was not read: it holds more than tensors, numbers and strings, and reading it "
+            "could run code. pvae never writes such a file."
         ) from error
-    except (
-        RuntimeError,
-        EOFError,
-        OSError,
-        LookupError,
-        ValueError,
-        TypeError,
-        AttributeError,
-    ) as error:
+    except _DAMAGED as error:
         raise PvaeError(
             f"{path} is truncated or not a checkpoint ({first_line(error)[:120]}). "
-            "Delete it and resume the run, which then starts from its beginning."
+            "Delete it and resume the run, which then starts again from the beginning."
         ) from error
     return check_checkpoint(contents, path)
 
@@ -258,6 +253,6 @@ def _constraint_from_plain(name: str, plain: dict[str, Any] | None) -> Any:
                 with contextlib.suppress(AttributeError):
                     return getattr(torch.distributions.constraints, candidate)(**arguments)
     raise PvaeError(
-        f"The constraint of parameter {name!r} is the program's own, so that pvae cannot restore "
-        "it before the program has run. Run the model and the guide once, then load again."
+        f"The checkpoint does not hold the constraint of parameter {name!r}, a custom one. Run the "
+        "model and the guide once, which creates the parameter, and load again."
     )

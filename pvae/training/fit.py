@@ -3,7 +3,6 @@
 import inspect
 import math
 import os
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,24 +12,20 @@ import pyro
 import torch
 from pyro.infer import ELBO, ReweightedWakeSleep
 from pyro.optim import PyroOptim
-from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 
-from pvae.data import Data, Split, as_data
+from pvae.data import Data, as_data
 from pvae.errors import PvaeError
 from pvae.objectives import Beta_ELBO, LossName, ParticleELBO, choose_elbo
 from pvae.pair import (
-    Inspection,
     Program,
     alone,
     at_a_glance,
-    check,
     check_data,
     given,
     gives_a_point,
     in_words,
     move,
-    same_buffers,
 )
 from pvae.pair import inspect as inspect_pair
 from pvae.runtime import (
@@ -49,9 +44,12 @@ from pvae.training.checkpoint import plain, read_checkpoint
 from pvae.training.loop import Run
 from pvae.training.optimiser import MakeOptimizer, Optimiser
 from pvae.training.record import keep_config
+from pvae.training.resume import restore
 from pvae.training.schedule import rate_factor
 from pvae.training.settings import of_data, of_loss, of_sites
+from pvae.training.suitable import full_size, try_smallest, without_effect
 from pvae.training.svi import SVI, Mode
+from pvae.training.warn import warn
 
 __all__ = ["Fit", "fit"]
 
@@ -60,16 +58,16 @@ _STEPS_WORTH_COMPILING = 10_000  # each saves some two milliseconds
 
 @dataclass(frozen=True)
 class Fit:
-    """What `fit` did.
+    """The result of `fit`.
 
     Attributes:
         history: One dict for each epoch: `epoch`, `elbo` (of the training data under the KL
             weight of that epoch, nats per datum), `learning_rate` (of its last step),
-            `kl_weight`, and `validation_elbo` where a validation part is held out.
+            `kl_weight`, and `validation_elbo` if a validation part is held out.
         loss: Name of the ELBO that was used.
         num_parameters: Number of trained values.
         best_epoch: The epoch whose parameters the pair has now.
-        caveat: Why the model's density is not a likelihood of this data, else `None`.
+        caveat: Why the model's density is not a likelihood of these data, else `None`.
     """
 
     history: list[dict[str, float]]
@@ -126,7 +124,7 @@ def fit(
         batch_size: B, data in a minibatch (the last one of an epoch may be smaller); all data,
             if there are fewer.
         loss: An ELBO of `pyro.infer`, an objective of `pvae.objectives`, or a name. `"auto"`
-            uses the closed-form KL (`TraceMeanField_ELBO`) where it is right, else `Trace_ELBO`.
+            uses the closed-form KL (`TraceMeanField_ELBO`) if it is right, else `Trace_ELBO`.
             `"IWAE_ELBO"` and `"DReG_ELBO"` take K from `num_particles`.
         num_particles: L or K, samples of z for each datum and step, if `loss` is a name.
         optim: A class of `torch.optim` (or a `functools.partial` of one), an optimiser of
@@ -149,8 +147,8 @@ def fit(
         precision: `"bf16"` computes matrix products and convolutions of the training steps in
             bfloat16, if the hardware has it.
         plate: Name of the batch plate, if it is ambiguous.
-        device: `"auto"` (the GPU where there is one), `"cpu"`, `"cuda"`, `"cuda:1"`, …
-        seed: Seed of minibatch order, observation noise and draws.
+        device: `"auto"` (the GPU if there is one), `"cpu"`, `"cuda"`, `"cuda:1"`, …
+        seed: Seed of minibatch order, observation noise and samples.
         out: Run folder for `checkpoint.pt` and `history.csv`. If the data come from
             `pvae.data.load` and the programs can be imported, also for `config.yaml`, with which
             the shell can evaluate and report the run.
@@ -165,10 +163,10 @@ def fit(
 
     Raises:
         PvaeError: If the pair or an argument is wrong (see `pvae.check`), if the smallest
-            minibatch of an epoch cannot be trained on, if a resumed run was started with other
-            settings, or if a step fails or is not finite (site, step and batch are named; the
-            last good checkpoint is kept).
-        KeyboardInterrupt: After Ctrl-C, when the state is saved.
+            minibatch of an epoch is too small for the pair, if a resumed run was started with
+            other settings, or if a step fails or is not finite. The message then names site, step
+            and batch, and the last good checkpoint is kept.
+        KeyboardInterrupt: After Ctrl-C, when the state has been saved.
 
     Source: Kingma & Welling 2014, *Auto-Encoding Variational Bayes*.
 
@@ -191,15 +189,20 @@ def fit(
     data = as_data(data)
     train, (model, guide) = given(data, kwargs, place, model, guide, split="train")
     validation = data.validation if isinstance(data, Data) else None
-    validation = validation if validation is None else validation.only(train.names)
-    _say_what_has_no_effect(epochs, batch_size, len(train), kl_warmup, patience, validation)
+    if validation is not None:
+        validation = validation.only(train.names)
+    usual = inspect.signature(fit).parameters["patience"].default
+    asked = None if patience == usual else patience
+    sizes = epochs, batch_size, len(train), kl_warmup
+    for text in without_effect(*sizes, asked, validation is not None):
+        warn(text)
     batch_size = min(batch_size, len(train))
     check_precision(precision, place)
     if mode == "auto":
         steps = epochs * math.ceil(len(train) / batch_size)
         mode = "compiled" if steps >= _STEPS_WORTH_COMPILING else "eager"
     checkpoint = None if out is None else Path(out) / "checkpoint.pt"
-    # Splits are hashed where they were loaded.
+    # Before the splits move to the device: a hash is the same on every machine.
     sources = {} if checkpoint is None else of_data(train, validation)
     with (
         locked(out),
@@ -208,39 +211,41 @@ def fit(
         own_random_state(seed),
         default_device(place),
     ):
-        if checkpoint is not None and checkpoint.exists() and not resume:
+        begun = checkpoint is not None and checkpoint.exists()
+        if begun and not resume:
             raise PvaeError(
-                f"{checkpoint} exists: another run was trained there. Say resume=True to go on "
-                "with it, or choose another folder."
+                f"{checkpoint} exists: another run was trained there. Pass resume=True to continue "
+                "it, or choose another folder."
             )
         move(place, model, guide)
-        validation = validation if validation is None else validation.to(place)
+        if validation is not None:
+            validation = validation.to(place)
         first = next(iter(train.batches(batch_size, device=place)))
         pair = inspect_pair(model, guide, *first, plate=plate)
         structure = pair.structure
         elbo = choose_elbo(loss, structure, num_particles)
         for text in (*structure.remarks, *at_a_glance(pair)):
-            warnings.warn(text, stacklevel=3)
+            warn(text)
         if isinstance(elbo, ReweightedWakeSleep):
             raise PvaeError(
                 "ReweightedWakeSleep has two losses, of the model and of the guide, and fit "
-                "follows one bound. Take its steps with pvae.SVI, which returns both, or train "
-                "with IWAE_ELBO or DReG_ELBO."
+                "maximises one bound. Train with the steps of pvae.SVI, which return both losses, "
+                "or use IWAE_ELBO or DReG_ELBO."
             )
         if isinstance(elbo, ParticleELBO) and elbo.plate in (None, plate):
             elbo.take(pair)
-        _try_smallest(model, guide, first, len(train))
+        try_smallest(model, guide, first, len(train))
         caveat, size = structure.caveat, len(first[0])
         for part, seen in ((train, size), (validation, 0)):
             if part is not None:
                 found, fault = check_data(model, guide, part, place, size=size, seen=seen)
                 caveat = caveat or found
                 if fault:
-                    warnings.warn(fault, stacklevel=3)
+                    warn(fault)
         pyro.set_rng_seed(seed)
         run = Run(
             svi=SVI(model, guide, Optimiser(optim, lr), elbo, mode=mode, precision=precision),
-            # What an objective penalises must not decide when to stop.
+            # An objective's penalty must not decide when to stop.
             bound=choose_elbo("auto", structure) if isinstance(loss, Beta_ELBO) else None,
             train=train,
             validation=validation,
@@ -253,11 +258,11 @@ def fit(
             patience=patience,
             seed=seed,
             checkpoint=checkpoint,
-            full_size=_full_size(pair),
+            full_size=full_size(pair),
             objective="log p(x, z)" if gives_a_point(structure) else "ELBO",
         )
         if caveat:
-            warnings.warn(caveat, stacklevel=3)
+            warn(caveat)
         with pyro.validation_enabled(False):
             try:
                 run.svi.find_parameters(*first)
@@ -275,8 +280,8 @@ def fit(
                 }
                 | of_loss(elbo) | of_sites(structure) | run.svi.optim.settings | sources
             )  # fmt: skip
-            if resume and checkpoint is not None and checkpoint.exists():
-                run.restore(read_checkpoint(checkpoint))
+            if begun:
+                restore(run, read_checkpoint(checkpoint))
             if checkpoint is not None and not (checkpoint.parent / "config.yaml").exists():
                 keep_config(checkpoint.parent, model, guide, data, options)
             run.go(progress)
@@ -287,63 +292,3 @@ def fit(
         run.best_epoch or len(run.history),
         caveat,
     )
-
-
-def _say_what_has_no_effect(
-    epochs: int,
-    batch_size: int,
-    num_data: int,
-    kl_warmup: float,
-    patience: int,
-    validation: Split | None,
-) -> None:
-    said = []
-    if batch_size > num_data:
-        said.append(
-            f"batch_size={batch_size}, and there are {num_data} training data: each epoch is one "
-            "step on all of them."
-        )
-    if kl_warmup > epochs:
-        said.append(
-            f"kl_warmup={kl_warmup:g} is longer than the run of {epochs} epochs: β ends at "
-            f"{epochs / kl_warmup:.2g}, so that the pair is not trained on the ELBO"
-            + (", and never stops early." if validation is not None else ".")
-        )
-    if validation is None and patience != inspect.signature(fit).parameters["patience"].default:
-        said.append(
-            f"patience={patience} has no effect: without a validation part training never stops "
-            "early. Hold one out, as in pvae.data.load(name, validation=1000)."
-        )
-    for text in said:
-        warnings.warn(text, stacklevel=3)
-
-
-def _try_smallest(model: Program, guide: Program, batch: tuple[Tensor, ...], num_data: int) -> None:
-    """Runs the pair with the smallest minibatch of an epoch: one datum may be too few."""
-    size = len(batch[0])
-    rest = num_data % size or size
-    if 1 < rest == size:
-        return
-    try:
-        with same_buffers(model, guide):
-            check(model, guide, *(t[:rest] for t in batch))
-    except PvaeError as error:
-        raise PvaeError(
-            f"The pair cannot train on the last minibatch of an epoch: with {num_data} data and "
-            f"batch_size={size} it has {rest}. {error} Choose another batch_size."
-        ) from error
-
-
-def _full_size(inspection: Inspection) -> int | None:
-    """Returns the number of data that a subsampling plate scales its sites to, if it does."""
-    try:
-        name = inspection.plate
-    except PvaeError:
-        if inspection.wanted is not None:
-            raise
-        return None
-    for site in inspection.structure.model_trace.nodes.values():
-        for frame in site.get("cond_indep_stack", ()):
-            if frame.name == name and frame.full_size not in (None, -1, inspection.size):
-                return int(frame.full_size)
-    return None

@@ -24,10 +24,10 @@ def glorot(model: Program, guide: Program, x: Tensor | None = None) -> None:
     .. math:: W_{ij} \sim \mathrm{Uniform}(-a, a), \qquad
         a = \sqrt{\frac{6}{n_\text{in} + n_\text{out}}}
 
-    for all linear and convolutional layers that the two programs reach. PyTorch's default has a
-    third of this variance in a square layer, so that the signal fades in deep networks of tanh.
-    If data are given and the model has a method `set_output_bias`, as `VAE` has, p(x|z) starts at
-    their mean.
+    for all linear and convolutional layers that the model and the guide reach. PyTorch's default
+    has a third of this variance in a square layer, so that the signal fades in deep networks with
+    tanh. If data are given and the model has a method `set_output_bias`, as `VAE` has, the mean of
+    p(x|z) starts at the mean of the data.
 
     Random numbers come from torch's global generator. In the shell this is `--init glorot`.
 
@@ -37,7 +37,7 @@ def glorot(model: Program, guide: Program, x: Tensor | None = None) -> None:
         x: Data [N, *event_shape], or None to leave the output bias at zero.
 
     Raises:
-        PvaeError: If no linear or convolutional layer is reached, or one is lazy and has no size.
+        PvaeError: If the pair has no linear or convolutional layer, or one is lazy.
 
     Source: Glorot & Bengio 2010, *Understanding the difficulty of training deep feedforward
     neural networks*; Burda, Grosse & Salakhutdinov 2016, *Importance Weighted Autoencoders*.
@@ -56,11 +56,14 @@ def glorot(model: Program, guide: Program, x: Tensor | None = None) -> None:
         if isinstance(layer, _LAYERS)
     }
     if not found:
-        raise PvaeError("Neither model nor guide has a linear or convolutional layer.")
+        raise PvaeError(
+            "Neither model nor guide has a linear or convolutional layer: there are no weights to "
+            "draw."
+        )
     if lazy := [name for name, layer in found.items() if is_lazy(layer.weight)]:
         raise PvaeError(
             f"{lazy[0]} is a lazy layer, which has no size before its first call. Run the pair "
-            "once, as pvae.check(model, guide, x) does, or give the layer its size."
+            "once with pvae.check(model, guide, x), or give the layer its size."
         )
     for layer in found.values():
         nn.init.xavier_uniform_(layer.weight)

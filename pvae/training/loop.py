@@ -1,11 +1,8 @@
-"""The training loop: steps, epochs, validation, interruption, checkpoints."""
+"""The training loop: steps, epochs, validation, checkpoints."""
 
 import contextlib
 import math
-import signal
-import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +24,9 @@ from pvae.runtime import (
     tqdm,
 )
 from pvae.training.checkpoint import pair_state, restore_pair, write_checkpoint, write_history
+from pvae.training.interrupt import Interrupt
 from pvae.training.svi import SVI
+from pvae.training.warn import warn
 
 __all__ = ["Run"]
 
@@ -36,7 +35,20 @@ SECONDS_BETWEEN_CHECKPOINTS = 10.0
 
 @dataclass
 class Run:
-    """The state of a training run, which checkpoints carry and resuming restores."""
+    """The settings and the state of a training run.
+
+    Attributes:
+        bound: The ELBO of the validation data, or None for that of training.
+        factor: The learning rate's factor as a function of the finished share of the run.
+        full_size: Number of data that a subsampling plate scales a minibatch's loss to, or None.
+        objective: What the progress bar calls the bound.
+        settings: By which a resumed run is recognised.
+        epoch: Number of finished epochs.
+        step: Number of finished steps in the present epoch.
+        total: Sum of the ELBO over the present epoch.
+        best: The parameters of the best epoch.
+        untrained: Whether the checkpoint holds the state before the first step.
+    """
 
     svi: SVI
     bound: ELBO | None
@@ -65,22 +77,28 @@ class Run:
     saved_at: float = 0.0
     untrained: bool = False
 
+    def __post_init__(self) -> None:
+        self.steps = math.ceil(len(self.train) / self.batch_size)
+
+    @property
+    def done(self) -> float:
+        """Number of epochs so far, with a fraction."""
+        return self.epoch + self.step / self.steps
+
     def go(self, progress: bool) -> None:
         """Trains from the run's present state to its end."""
-        steps = math.ceil(len(self.train) / self.batch_size)
-        if not (self.epoch or self.step):
-            if not self.svi.optim.scheduled:
-                self.svi.optim.set_lr(1.0)
-            self.save(keep_going=True)  # where a run starts from that is killed before the next
+        if not self.done:
+            self.svi.optim.set_lr(1.0)
+            self.save(keep_going=True)  # for a run that is killed before its second checkpoint
             self.untrained = True
         self.saved_at = time.monotonic()
         with (
-            self._leaving_nothing_untrained(),
+            self._untrained_removed(),
             self.svi.own,
             Interrupt() as interrupt,
             tqdm(
-                total=self.epochs * steps,
-                initial=self.epoch * steps + self.step,
+                total=self.epochs * self.steps,
+                initial=self.epoch * self.steps + self.step,
                 disable=not progress,
                 unit="step",
                 dynamic_ncols=True,
@@ -90,19 +108,18 @@ class Run:
             while self.epoch < self.epochs and not self.finished:
                 bar.set_description(f"epoch {self.epoch + 1}/{self.epochs}", refresh=False)
                 self.svi.compare()
-                self._train_epoch(steps, bar, interrupt)
+                self._train_epoch(bar, interrupt)
                 self._end_epoch()
                 self._show(bar, self.history[-1]["elbo"])
         self.finished = True
-        self.save()  # before the best epoch's parameters return: a longer run goes on from these
+        self.save()  # with the last epoch's parameters, from which a longer run continues
         if self.best is not None:
             restore_pair(self.svi.model, self.svi.guide, self.best, "memory")
-        if not self.svi.optim.scheduled:
-            self.svi.optim.set_lr(1.0)
+        self.svi.optim.set_lr(1.0)
 
     @contextlib.contextmanager
-    def _leaving_nothing_untrained(self) -> Iterator[None]:
-        """Removes the first checkpoint after an error before any other, which frees the folder."""
+    def _untrained_removed(self) -> Iterator[None]:
+        """Removes the checkpoint after an error before the second one, which frees the folder."""
         try:
             yield
         except PvaeError:
@@ -110,20 +127,20 @@ class Run:
                 self.checkpoint.unlink(missing_ok=True)
             raise
 
-    def _train_epoch(self, steps: int, bar: tqdm, interrupt: "Interrupt") -> None:
+    def _train_epoch(self, bar: tqdm, interrupt: Interrupt) -> None:
         place = self.train.device
         order = torch.Generator(place).manual_seed(_mix(self.seed, self.epoch))
         how = {"device": self.device, "shuffle": True, "generator": order}
         if isinstance(self.train, Split) and can_replay(place):
             how["capture"] = Replay
         batches = iter(self.train.batches(self.batch_size, **how))
-        if self.step:  # the minibatches before the checkpoint draw their noise once more
+        if self.step:  # repeats the minibatches before the checkpoint, with their noise
             state = random_state()
             for _ in range(self.step):
                 next(batches)
             restore_random_state(state)
         for batch in batches:
-            self._step(batch, steps)
+            self._step(batch)
             if not self.history and self.step % 50 == 0:
                 self._settle()
                 self._show(bar, self.total / min(len(self.train), self.step * self.batch_size))
@@ -142,33 +159,33 @@ class Run:
             shown["validation"] = f"{self.history[-1]['validation_elbo']:.2f}"
         bar.set_postfix(shown, refresh=False)
 
-    def _step(self, batch: tuple[Tensor, ...], steps: int) -> None:
-        share = (self.epoch + self.step / steps) / self.epochs
+    def _step(self, batch: tuple[Tensor, ...]) -> None:
         if not self.svi.optim.scheduled:
-            self.svi.optim.set_lr(float(self.factor(share)))
+            self.svi.optim.set_lr(float(self.factor(self.done / self.epochs)))
         size = len(batch[0])
         datum = size if self.full_size is None else self.full_size
         if self.clip_norm is not None:
             self.svi.clip_norm = self.clip_norm * datum
         if self.kl_warmup:
-            self.svi.kl_weight = self._kl_weight(self.epoch + self.step / steps)
-        with self._telling_where(size):
+            self.svi.kl_weight = self._kl_weight(self.done)
+        with self._naming_the_step(size):
             loss = self.svi.update(*batch)
-            # In double precision there, too, so that it does not matter when it is fetched.
+            # Also double precision on a GPU: the total must not depend on when it is fetched.
             loss = loss.double() if isinstance(loss, Tensor) and loss.is_cuda else float(loss)
             self.total -= loss * size / datum
         self.step += 1
 
     def _settle(self) -> None:
         """Waits for a GPU and checks its steps."""
-        self.step -= 1  # the last one that was taken
-        with self._telling_where(self.batch_size):
+        self.step -= 1  # the index of the last step
+        with self._naming_the_step(self.batch_size):
             self.svi.settle()
         self.step += 1
         self.total = float(self.total)
 
     @contextlib.contextmanager
-    def _telling_where(self, size: int) -> Iterator[None]:
+    def _naming_the_step(self, size: int) -> Iterator[None]:
+        """Adds step, epoch, minibatch and checkpoint to an error."""
         try:
             yield
         except Exception as error:
@@ -196,7 +213,7 @@ class Run:
         }
         if self.validation is not None:
             row["validation_elbo"] = self._validate()
-        # While β grows, bounds fall because of it: they say nothing of how training goes.
+        # While β grows, bounds also fall because of β, so that they do not show progress.
         if row["kl_weight"] == 1.0:
             self.svi.optim.end_epoch(-row.get("validation_elbo", row["elbo"]))
             if self.validation is not None:
@@ -215,15 +232,14 @@ class Run:
             self.finished = True
 
     def _validate(self) -> float:
-        part = self.validation
         loss = 0.0
         with evaluating(self.svi.model, self.svi.guide), own_random_state(self.seed):
-            for batch in part.batches(self.batch_size, device=self.device):
+            for batch in self.validation.batches(self.batch_size, device=self.device):
                 size = len(batch[0])
                 scale = 1.0 if self.full_size is None else size / self.full_size
-                with self._telling_where(size):
+                with self._naming_the_step(size):
                     loss += self._loss_of(batch) * scale
-        return -loss / len(part)
+        return -loss / len(self.validation)
 
     def _loss_of(self, batch: tuple[Tensor, ...]) -> float:
         if self.bound is None:
@@ -254,108 +270,21 @@ class Run:
             if self.history:
                 write_history(self.checkpoint.with_name("history.csv"), self.history)
         except PvaeError as error:
-            # A disk that is full may have room later. Other failures stay failures.
+            # A full disk may have room later; other errors will not go away.
             if not (keep_going and isinstance(error.__cause__, OSError)):
                 raise
-            warnings.warn(f"{error} Training goes on.", stacklevel=2)
-
-    def restore(self, saved: dict[str, Any]) -> None:
-        """Continues the run of a checkpoint; more epochs than it was started with lengthen it.
-
-        Raises:
-            PvaeError: If the settings are those of another run; each difference is named.
-        """
-        theirs, folder = saved["settings"], self.checkpoint.parent
-        before = theirs["epochs"]
-        differ = [
-            f"{name} {theirs[name]!r} → {value!r}"
-            for name, value in self.settings.items()
-            # Older checkpoints have fewer settings.
-            if name in theirs and theirs[name] != value
-            if not (name == "epochs" and value > before)
-        ]
-        if differ:
-            raise PvaeError(
-                f"The run in {folder} was started with other settings: {'; '.join(differ)}. "
-                "Resumed, it must be the same run, with as many epochs or more. Give it what it "
-                "was started with, or start a new run in another folder."
-            )
-        restore_pair(self.svi.model, self.svi.guide, saved["state"], str(folder))
-        if not self.svi.optim.scheduled:
-            self.svi.optim.set_lr(1.0)
-        self.svi.optim.load_state_dict(saved["optimiser"])
-        self.epoch, self.step, self.total, self.finished = saved["progress"]
-        self.history, self.best = saved["history"], saved["best"]
-        self.best_elbo, self.best_epoch = saved["best_at"]
-        restore_random_state(saved["random"])
-        if self.settings.get("schedule") == "a function" and not self.svi.optim.scheduled:
-            self._check_schedule(before)
-        if self.epochs > before:
-            self._lengthen(before)
-
-    def _check_schedule(self, epochs: int) -> None:
-        """Compares the last step's rate with a schedule that is a function, which has no name."""
-        group = self.svi.optim.groups[0]
-        taken = self.epoch or self.step
-        if not taken or group["initial_lr"] != self.settings["lr"]:
-            return  # an optimiser with a decay of its own
-        steps = math.ceil(len(self.train) / self.batch_size)
-        epoch, step = (self.epoch, self.step) if self.step else (self.epoch - 1, steps)
-        rate = group["initial_lr"] * float(self.factor((epoch + (step - 1) / steps) / epochs))
-        if not math.isclose(rate, group["lr"], rel_tol=1e-6, abs_tol=1e-12):
-            raise PvaeError(
-                f"The run in {self.checkpoint.parent} had the learning rate {group['lr']:.6g} in "
-                f"its last step, and this schedule gives it {rate:.6g}. Resumed, it must be the "
-                "same run: give it the schedule that it was started with."
-            )
-
-    def _lengthen(self, before: int) -> None:
-        if self.finished and self.epoch < before:
-            text = f"it stopped early after {self.epoch} epochs, and does not go on"
-        else:
-            self.finished = False
-            text = f"it goes on to {self.epochs}"
-            done = self.epoch + self.step / math.ceil(len(self.train) / self.batch_size)
-            was, now = (float(self.factor(done / n)) for n in (before, self.epochs))
-            if not self.svi.optim.scheduled and was != now:
-                rate = self.svi.optim.groups[0]["initial_lr"]
-                text += (
-                    f", and the schedule is that of {self.epochs} epochs from here on: the "
-                    f"learning rate goes from {rate * was:.2g} to {rate * now:.2g}"
-                )
-        folder = self.checkpoint.parent
-        warnings.warn(f"The run in {folder} was to have {before} epochs; {text}.", stacklevel=2)
+            warn(f"{error} Training goes on.")
 
     def _how_to_resume(self) -> str:
         if self.checkpoint is None:
-            return "Interrupted. The pair keeps what it has learned; with out=FOLDER it can resume."
+            return (
+                "Interrupted. The pair keeps its parameters. With out=FOLDER a run can be resumed."
+            )
         folder = self.checkpoint.parent
         return (
-            f"Interrupted; saved in {folder}. Go on with `pvae run --resume {folder}`, or in "
-            f"Python with fit(..., out={str(folder)!r}, resume=True)."
+            f"Interrupted. The run is saved in {folder}. Resume it with `pvae run --resume "
+            f"{folder}`, or in Python with fit(..., out={str(folder)!r}, resume=True)."
         )
-
-
-class Interrupt:
-    """Keeps the first Ctrl-C until the step is done; the second one is immediate."""
-
-    asked = False
-
-    def __enter__(self) -> "Interrupt":
-        self._before = None
-        if threading.current_thread() is threading.main_thread():
-            self._before = signal.getsignal(signal.SIGINT)
-            signal.signal(signal.SIGINT, self._ask)
-        return self
-
-    def _ask(self, number: int, frame: Any) -> None:
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
-
-    def __exit__(self, *error: Any) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
 
 
 def _mix(seed: int, epoch: int) -> int:

@@ -20,7 +20,7 @@ class NotFiniteError(PvaeError):
     """A loss or a gradient is not finite.
 
     Attributes:
-        steps_ago: Number of steps after that one; they changed nothing.
+        steps_ago: Number of steps after the failed one; they changed nothing.
     """
 
     steps_ago = 0
@@ -35,13 +35,13 @@ def what_is_not_finite(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
 ) -> str:
-    """Runs a pair again, from the random state of the failed step, and says what is not finite.
+    """Runs a pair again, from the present random state, and says what is not finite.
 
     Args:
         model: Pyro program.
         guide: Pyro program.
         own: Keeps their parameters.
-        optim: Knows their names.
+        optim: Has the parameters' names.
         loss: The step's loss.
         args: Arguments of the programs.
         kwargs: Arguments by name.
@@ -68,9 +68,8 @@ def what_is_not_finite(
                         f"(its distribution: {_parameters(site['fn'])})."
                     )
     return (
-        f"{head}, though every site's log density is finite: a derivative overflows, as "
-        "that of sqrt or of a scale at zero. Bound the scales away from zero, or lower the "
-        "learning rate."
+        f"{head}, but every site's log density is: a derivative overflows, for example that of "
+        "sqrt or of a scale at zero. Bound the scales away from zero, or lower the learning rate."
     )
 
 

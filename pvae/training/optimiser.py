@@ -1,4 +1,4 @@
-"""One torch optimiser for a pair, whose parameters appear as they are used."""
+"""Optimiser: one torch optimiser for a pair, whose parameters appear when they are used."""
 
 import contextlib
 import inspect
@@ -7,13 +7,12 @@ from typing import Any
 
 import torch
 from pyro.optim import PyroOptim
-from pyro.optim.lr_scheduler import PyroLRScheduler
-from pyro.params.param_store import normalize_param_name
 from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from pvae.errors import PvaeError, first_line
 from pvae.training.optimiser_state import TECHNICAL, restore, state_of
+from pvae.training.pyro_recipe import PyroRecipe
 
 __all__ = ["MakeOptimizer", "Optimiser"]
 
@@ -23,14 +22,15 @@ MakeOptimizer = Callable[[Iterable[Tensor]], torch.optim.Optimizer | LRScheduler
 class Optimiser:
     """Steps a growing set of named parameters.
 
-    An optimiser of Pyro's is a recipe: one of torch's is made from it, with a group of options for
-    each parameter.
-
     Args:
         optim: A class of `torch.optim` or a `functools.partial` of one (called with the
             parameters), an optimiser of `torch.optim` already made or one of its
             learning-rate schedulers, an optimiser of `pyro.optim`, or `None` for Adam.
-        lr: Learning rate, nats⁻¹; used where `optim` is `None` or a bare class.
+        lr: Learning rate, nats⁻¹; used if `optim` is `None` or a bare class.
+
+    Attributes:
+        names: Names of the parameters, by id.
+        parameters: The parameters, in the order in which they appeared.
 
     Raises:
         PvaeError: If `optim` is none of these.
@@ -43,12 +43,15 @@ class Optimiser:
     ) -> None:
         self._schedules: list[LRScheduler] = []
         optim = self._without_schedule(optim)
-        self._pyro = optim if isinstance(optim, PyroOptim) else None
+        self._recipe = PyroRecipe(optim) if isinstance(optim, PyroOptim) else None
+        if self._recipe is not None:
+            self._schedules = self._recipe.schedules
         self._torch = optim if isinstance(optim, torch.optim.Optimizer) else None
         if not (optim is None or self._torch or callable(optim)):
             raise PvaeError(
-                f"optim={optim!r}: expected a class of torch.optim (or a functools.partial of "
-                "one), an optimiser or a scheduler of torch.optim, or an optimiser of pyro.optim."
+                f"optim={optim!r} is not valid: give a class of torch.optim (or a "
+                "functools.partial of one), an optimiser or a scheduler of torch.optim, or an "
+                "optimiser of pyro.optim."
             )
         if optim is None or isinstance(optim, type):
             make = optim or torch.optim.Adam
@@ -56,7 +59,6 @@ class Optimiser:
         self._optim = optim
         self.names: dict[int, str] = {}
         self.parameters: list[Tensor] = []
-        self._clipped: list[tuple[Tensor, dict[str, float]]] = []
         self._moved: set[int] = set()
         self._idle: list[dict[str, Any]] = []
         self._begun = 0
@@ -65,8 +67,8 @@ class Optimiser:
 
     @property
     def scheduled(self) -> bool:
-        """Whether the optimiser brings a learning-rate schedule of its own."""
-        return isinstance(self._pyro, PyroLRScheduler) or bool(self._schedules)
+        """Whether the optimiser has its own learning-rate schedule."""
+        return bool(self._schedules) or (self._recipe is not None and self._recipe.scheduled)
 
     def _without_schedule(self, optim: Any) -> Any:
         """Returns the optimiser of a scheduler, and keeps the scheduler."""
@@ -82,8 +84,8 @@ class Optimiser:
             return
         if made := next((n for n, p in new.items() if p.is_inference()), None):
             raise PvaeError(
-                f"{made} was made in torch.inference_mode, and such a tensor has no gradient. "
-                "Build the pair outside of it."
+                f"{made} was made in torch.inference_mode, so that it has no gradient. Build the "
+                "pair outside of torch.inference_mode."
             )
         if self._torch is None:
             self._torch = self._make(new)
@@ -93,11 +95,11 @@ class Optimiser:
             if rest and self._torch is self._optim:
                 raise PvaeError(
                     f"The optimiser does not hold these parameters of the pair: {', '.join(rest)}. "
-                    "Pass optim=torch.optim.Adam (the class, or a functools.partial of it), and "
+                    "Pass the class, as in optim=torch.optim.Adam, or a functools.partial of it: "
                     "pvae gives it every parameter that the pair uses."
                 )
-            if self._pyro is not None:
-                groups = self._pyro_groups(rest)
+            if self._recipe is not None:
+                groups = self._recipe.groups(rest)
             else:
                 groups = [{"params": list(rest.values())}] if rest else []
             for group in groups:
@@ -105,48 +107,21 @@ class Optimiser:
         self.names.update({id(p): n for n, p in new.items()})
         self.parameters += new.values()
 
-    def _pyro_groups(self, named: dict[str, Tensor]) -> list[dict[str, Any]]:
-        """Returns a group for each parameter; a schedule of these groups starts now."""
-        self._clipped += [(p, clip) for n, p in named.items() if (clip := self._clip(n))]
-        groups = [{"params": [p], **self._options(n)} for n, p in named.items()]
-        if groups and isinstance(self._pyro, PyroLRScheduler):
-            owner = self._pyro.pt_optim_constructor(groups, **self._options(next(iter(named))))
-            owner._opt_called = True  # its groups are stepped by the optimiser of all groups
-            schedule = self._pyro.pt_scheduler_constructor(owner, **self._pyro.kwargs)
-            self._schedules.append(schedule)
-            # Where the user's own call of its `step` finds it.
-            self._pyro.optim_objs[groups[0]["params"][0]] = schedule
-        return groups
-
-    def _options(self, name: str) -> dict[str, Any]:
-        options = self._pyro.pt_optim_args
-        if not callable(options):
-            return options
-        if self._pyro.pt_optim_args_argc == 1:
-            return options(normalize_param_name(name))
-        return options(*_pieces(name))
-
-    def _clip(self, name: str) -> dict[str, float]:
-        clip = self._pyro.pt_clip_args
-        return clip(*_pieces(name)) if callable(clip) else clip
-
     def _make(self, named: dict[str, Tensor]) -> torch.optim.Optimizer:
-        if self._pyro is not None:
-            options = self._options(next(iter(named)))
-            made = self._pyro.pt_optim_constructor(self._pyro_groups(named), **options)
+        if self._recipe is not None:
+            made = self._recipe.make(named)
         else:
             made = self._without_schedule(self._optim(list(named.values())))
         if isinstance(made, torch.optim.SparseAdam):
             raise PvaeError(
-                "SparseAdam takes sparse gradients alone, and the pair's are dense. Use Adam, "
-                "which updates embeddings with sparse=True as well."
+                "SparseAdam takes only sparse gradients, and the pair's are dense. Use Adam, which "
+                "also updates embeddings with sparse=True."
             )
         closure = inspect.signature(type(made).step).parameters.get("closure")
         if closure is not None and closure.default is inspect.Parameter.empty:
             raise PvaeError(
-                f"{type(made).__name__} evaluates the loss several times in a step, which "
-                "makes no sense of a minibatch and its noise. Use Adam, SGD or another "
-                "first-order optimiser."
+                f"{type(made).__name__} evaluates the loss several times in a step, but each "
+                "evaluation has other noise. Use Adam, SGD or another first-order optimiser."
             )
         return made
 
@@ -176,11 +151,14 @@ class Optimiser:
         return found
 
     def set_lr(self, factor: float) -> None:
-        """Multiplies every group's own learning rate by `factor`.
+        """Sets every group's learning rate to its initial rate times `factor`.
 
-        The own rate is that of the first call, with the changes that the optimiser itself makes
-        in its steps, such as the decay of Pyro's ClippedAdam.
+        The initial rate is that of the first call, with the changes that the optimiser itself
+        makes in its steps, such as the decay of Pyro's ClippedAdam. If the optimiser has its own
+        schedule, this does nothing.
         """
+        if self.scheduled:
+            return
         groups = self.groups
         for group in groups[self._begun :]:
             group["initial_lr"] = float(group["lr"])
@@ -190,14 +168,14 @@ class Optimiser:
 
     @property
     def can_mask(self) -> bool:
-        """Whether the device can decide whether `step` updates, as in fused optimisers."""
+        """Whether `step` takes `good`, as fused optimisers do."""
         return bool(getattr(self._torch, "_step_supports_amp_scaling", False))
 
     @property
     def constants(self) -> list[Any] | None:
         """Settings that are constant in a captured step; None if a step cannot be captured.
 
-        Fused optimisers with an option `capturable` can, once they have stepped. Learning rates
+        Fused optimisers with an option `capturable` can, after their first step. Learning rates
         may change.
         """
         if not self.can_mask or not all("capturable" in g for g in self.groups):
@@ -211,13 +189,13 @@ class Optimiser:
 
     @property
     def memory(self) -> list[Tensor]:
-        """The tensors that a step changes beside the parameters."""
+        """The tensors that a step changes, except the parameters."""
         states = self._torch.state.values()
         return [value for state in states for value in state.values() if isinstance(value, Tensor)]
 
     @contextlib.contextmanager
     def captured(self) -> Iterator[None]:
-        """In this context a step reads the learning rates that `send_lr` has sent."""
+        """Makes steps in this context read the learning rates that `send_lr` has sent."""
         kept = [(g["lr"], g["capturable"]) for g in self.groups]
         try:
             for group, rate in zip(self.groups, self._rates, strict=True):
@@ -246,11 +224,10 @@ class Optimiser:
         """
         rates = [(group, group["lr"]) for group in self.groups[: self._begun]]
         idle = [(group, group["lr"]) for group in self._idle]
-        for parameter, clip in self._clipped:
-            if parameter.grad is not None:
-                self._pyro._clip_grad(parameter, **clip)
+        if self._recipe is not None:
+            self._recipe.clip_gradients()
         if self._torch is not None:
-            # As a gradient scaler sets it after an overflow.
+            # torch's gradient scaler sets it after an overflow.
             self._torch.found_inf = None if good is None else (~good).float()
             self._torch.step()
         for group, rate in idle:  # Pyro does not step these: ClippedAdam would decay their rate
@@ -263,7 +240,7 @@ class Optimiser:
         """Steps the optimiser's own schedule, if it has one.
 
         Args:
-            loss: For a schedule that waits for a plateau; None leaves it unchanged.
+            loss: For `ReduceLROnPlateau`; None does not step it.
         """
         for schedule in self._schedules:
             if not isinstance(schedule, ReduceLROnPlateau):
@@ -272,24 +249,25 @@ class Optimiser:
                 schedule.step(loss)
 
     def fill(self, used: Container[int]) -> None:
-        """Gives used parameters without a gradient one of zeros, as Pyro does.
+        """Gives used parameters without a gradient a gradient of zeros, as Pyro does.
 
-        This starts after a parameter's first gradient, so that momentum goes on. Frozen
-        parameters do not move.
+        It does so after a parameter's first gradient, so that momentum goes on. Frozen parameters
+        do not move.
 
         Args:
             used: Ids of the parameters that the programs registered in this step.
         """
-        if self._pyro is not None:
+        if self._recipe is not None:
             self._idle = [g for g in self.groups if id(g["params"][0]) not in used]
         for parameter in self.parameters:
             if parameter.grad is not None:
                 self._moved.add(id(parameter))
-            elif id(parameter) in used and parameter.requires_grad and self._has_moved(parameter):
+            elif (
+                id(parameter) in used
+                and parameter.requires_grad
+                and (id(parameter) in self._moved or self._torch.state.get(parameter))
+            ):
                 parameter.grad = torch.zeros_like(parameter)
-
-    def _has_moved(self, parameter: Tensor) -> bool:
-        return id(parameter) in self._moved or bool(self._torch.state.get(parameter))
 
     def zero_grad(self) -> None:
         """Drops every gradient."""
@@ -314,7 +292,7 @@ class Optimiser:
         except (KeyError, ValueError, TypeError, AttributeError) as error:
             raise PvaeError(
                 f"The saved state is not that of this optimiser ({type(error).__name__}: "
-                f"{first_line(error)[:200]}). Give the one that the run was started with."
+                f"{first_line(error)[:200]}). Give the optimiser that the run was started with."
             ) from error
         self._begun = len(self.groups) if self._begun else 0
 
@@ -322,16 +300,12 @@ class Optimiser:
         if self._torch is None:
             return
         if "param_groups" not in state:
-            raise ValueError("pvae used to keep one for each parameter of an optimiser of Pyro's")
+            raise ValueError("an older pvae saved it, with a state for each parameter")
         restore(self._torch, {k: v for k, v in state.items() if k != "schedule"})
-        if self._pyro is not None:  # loading made other groups, which the schedules have to share
-            groups = iter(self._torch.param_groups)
-            for schedule in self._schedules:
-                owner = schedule.optimizer
-                owner.param_groups = [next(groups) for _ in owner.param_groups]
+        if self._recipe is not None:  # loading has made new groups
+            self._recipe.share(self._torch.param_groups)
         saved = state.get("schedule", [])
-        # A dictionary in older checkpoints.
-        saved = [saved] if isinstance(saved, dict) else saved
+        saved = [saved] if isinstance(saved, dict) else saved  # as in older checkpoints
         for schedule, each in zip(self._schedules, saved, strict=True):
             schedule.load_state_dict(each)
 
@@ -344,8 +318,3 @@ def _fused(make: type[torch.optim.Optimizer], parameters: Iterable[Tensor]) -> d
 
 def _plain_option(value: Any) -> Any:
     return value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
-
-
-def _pieces(name: str) -> tuple[str, str]:
-    module, _, parameter = name.rpartition(".")
-    return module, parameter

@@ -21,10 +21,10 @@ def restore(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
         ValueError: If options or shapes differ.
     """
     for ours, theirs in zip(optimizer.param_groups, state["param_groups"], strict=True):
-        # PyTorch fills in options that an older version did not have, and checks nothing else.
+        # PyTorch adds options that an older version did not have, and checks nothing else.
         missing, odd = ours.keys() - theirs.keys(), theirs.keys() - ours.keys()
         if missing - TECHNICAL and odd - TECHNICAL:
-            raise ValueError(f"it has {', '.join(sorted(odd - TECHNICAL))}")
+            raise ValueError(f"a group has other options: {', '.join(sorted(odd - TECHNICAL))}")
         if missing - TECHNICAL:
             raise ValueError(f"a group lacks {', '.join(sorted(missing - TECHNICAL))}")
         for parameter, key in zip(ours["params"], theirs["params"], strict=True):

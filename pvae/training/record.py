@@ -1,4 +1,4 @@
-"""Writes a run's config.yaml, and makes the config of a pair that Python trained."""
+"""Writes a run's config.yaml, also of a pair that was trained in Python."""
 
 import inspect
 import os
@@ -13,19 +13,20 @@ from pvae.distributions import Head
 from pvae.nn import arguments
 from pvae.pair import Program
 from pvae.runtime import atomic
+from pvae.training.checkpoint import plain
 from pvae.training.source import keep_source
 from pvae.version import __version__
 
 __all__ = ["keep_config", "write_config"]
 
-_GIVEN = {"model", "guide"}  # arguments that are filled in when the pair is built
+_GIVEN = {"model", "guide"}  # arguments that building the pair fills in
 
 
 def write_config(run: str | os.PathLike[str], config: dict[str, Any]) -> None:
-    """Writes config.yaml into a run folder, all of it or nothing.
+    """Writes config.yaml into a run folder, whole or not at all.
 
     Raises:
-        PvaeError: The file cannot be written there.
+        PvaeError: If the file cannot be written.
     """
     text = yaml.safe_dump({**config, "pvae": __version__}, sort_keys=False, allow_unicode=True)
     with atomic(Path(run) / "config.yaml") as temporary:
@@ -35,17 +36,11 @@ def write_config(run: str | os.PathLike[str], config: dict[str, Any]) -> None:
 def keep_config(
     run: Path, model: Program, guide: Program, data: Any, options: dict[str, Any]
 ) -> None:
-    """Writes the config and the source files of a pair that Python trains, if that is possible.
+    """Writes the config and the source files of a pair that is trained in Python, if possible.
 
-    It is possible for data from `pvae.data.load` by name or file, and for programs that can be
-    imported: module-level functions, and objects whose constructor arguments are known and plain.
-
-    Args:
-        run: The run's folder.
-        model: Pyro program.
-        guide: Pyro program.
-        data: The data.
-        options: Arguments of `fit`; those that are not plain are left out.
+    It needs data from `pvae.data.load`, by name or file, and programs that can be imported:
+    module-level functions, and objects whose constructor arguments are known and plain. Of
+    `options`, the arguments of `fit`, it writes the plain ones.
     """
     if (config := _config(model, guide, data, options)) is not None:
         write_config(run, config)
@@ -68,33 +63,31 @@ def _config(
         "labels": data.train.labels,
         "seed": data.seed,
     }
-    kept = {name: value for name, value in options.items() if _plain(value) is not None}
+    kept = {name: v for name, value in options.items() if (v := _plain(value)) is not None}
     return {**sides, "data": {k: v for k, v in how.items() if v is not None}, **kept}
 
 
 def _program(program: Program) -> dict[str, Any] | None:
-    target, init_args = (program, {}) if inspect.isfunction(program) else (type(program), None)
+    is_function = inspect.isfunction(program)
+    target = program if is_function else type(program)
     module, name = sys.modules.get(target.__module__), target.__qualname__
     found = module
     for part in name.split("."):
         found = getattr(found, part, None)
     if found is not target or inspect.ismethod(program):
-        return None  # defined inside of a function, or in a cell that was run again
-    if init_args is None:
-        init_args = arguments(program)
-        if init_args is None:
-            return None
-        init_args = {
-            k: _plain(v) for k, v in init_args.items() if k not in _GIVEN and v is not None
-        }
-        if None in init_args.values():
-            return None
+        return None  # defined inside a function, or in a cell that was run again
+    given = {} if is_function else arguments(program)
+    if given is None:
+        return None
+    init_args = {k: _plain(v) for k, v in given.items() if k not in _GIVEN and v is not None}
+    if None in init_args.values():
+        return None
     package = target.__module__.split(".")
     if package[:2] in (["pvae", "models"], ["pvae", "guides"]):
         path = f"pvae.{package[1]}.{name}"
     elif target.__module__ == "__main__" or package[0].startswith("pvae_file_"):
         file = getattr(module, "__file__", None)
-        if file is None or not Path(file).is_file():
+        if not (file and Path(file).is_file()):
             return None
         path = f"{file}:{name}"
     else:
@@ -103,9 +96,10 @@ def _program(program: Program) -> dict[str, Any] | None:
 
 
 def _plain(value: Any) -> Any:
-    """Returns numbers, strings, lists of them, and what makes a head; None for anything else."""
+    """Returns a number, a string, a list of these or a head's config; None for anything else."""
     if isinstance(value, Head):
         return _program(value)
+    value = plain(value)
     if isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, tuple | list):

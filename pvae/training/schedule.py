@@ -23,7 +23,8 @@ def rate_factor(schedule: str | Callable[[float], float]) -> Callable[[float], f
     }
     if schedule not in known:
         raise PvaeError(
-            f"schedule={schedule!r}: 'cosine', 'constant', 'burda', or a function of [0, 1)."
+            f"schedule={schedule!r} is not valid: give 'cosine', 'constant', 'burda' or a function "
+            "of the finished share of the run, from 0 to 1."
         )
     return known[schedule]
 

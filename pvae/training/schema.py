@@ -1,4 +1,4 @@
-"""Checks everything in a checkpoint before any of it is used."""
+"""Checks everything in a checkpoint before anything of it is used."""
 
 import math
 import random
@@ -36,18 +36,21 @@ def check_checkpoint(contents: Any, path: Path) -> dict[str, Any]:
     version = int(number)
     if version > VERSION:
         raise PvaeError(
-            f"{path} was written by a newer pvae (version {version} of its checkpoints; this one "
-            f"reads {VERSION} and older). Update pvae."
+            f"{path} was written by a newer pvae (version {version} of its checkpoints; this pvae "
+            f"reads version {VERSION} and older ones). Update pvae."
         )
     while version in MIGRATIONS:
         contents, version = MIGRATIONS[version](contents), version + 1
     if version != VERSION:
-        raise PvaeError(f"{path} is of version {version}, which pvae no longer reads.")
+        raise PvaeError(
+            f"{path} is a checkpoint of version {version}, which pvae no longer reads. Train "
+            "again, or use an older pvae."
+        )
     if fault := _fault(contents, CHECKPOINT, ""):
         raise PvaeError(
-            f"{path} is no whole checkpoint: {fault[1:]} is missing or not what it should be. It "
-            "was changed after pvae wrote it, or something else wrote it. Take an older copy, or "
-            "train in another folder."
+            f"{path} is not a valid checkpoint: {fault[1:]} is missing or has a wrong type, shape "
+            "or value. The file was changed after pvae wrote it, or another program wrote it. Use "
+            "an older copy, or train in another folder."
         )
     return contents
 
@@ -56,8 +59,12 @@ def _number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
+def _finite(value: Any) -> bool:
+    return _number(value) and math.isfinite(value)
+
+
 def _count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    return _number(value) and isinstance(value, int) and value >= 0
 
 
 def _text(value: Any) -> bool:
@@ -69,7 +76,7 @@ def _tensor(value: Any) -> bool:
 
 
 def _taken_by(set_state: Callable[[Any], object]) -> Callable[[Any], bool]:
-    """Returns whether a generator takes a value as its state."""
+    """Returns a check of whether a generator takes a value as its state."""
 
     def taken(value: Any) -> bool:
         try:
@@ -88,7 +95,7 @@ def _set_python(value: Any) -> None:
 
 def _set_numpy(value: Any) -> None:
     name, keys, position, has_gauss, cached = value
-    if not 0 <= position <= len(keys):  # which NumPy believes
+    if not 0 <= position <= len(keys):  # NumPy does not check it
         raise ValueError
     state = name, np.array(keys, dtype=np.uint32), position, has_gauss, cached
     np.random.RandomState().set_state(state)
@@ -102,7 +109,7 @@ def _module_state(value: Any) -> bool:
 
 
 def _constraint(value: Any) -> bool:
-    if value is None:  # one that cannot be said in plain values
+    if value is None:  # a constraint that plain values cannot express
         return True
     if not isinstance(value, dict):
         return False
@@ -149,18 +156,6 @@ def _history(value: Any) -> bool:
     )
 
 
-def _progress(value: Any) -> bool:
-    return (
-        isinstance(value, list | tuple)
-        and len(value) == 4
-        and _count(value[0])
-        and _count(value[1])
-        and _number(value[2])
-        and math.isfinite(value[2])
-        and isinstance(value[3], bool)
-    )
-
-
 def _maybe(schema: Any) -> Callable[[Any], bool]:
     return lambda value: value is None or not _fault(value, schema, "")
 
@@ -181,13 +176,13 @@ CHECKPOINT = {
         "python": _taken_by(_set_python),
         "numpy": _taken_by(_set_numpy),
     },
-    "progress": _progress,
+    "progress": (_count, _count, _finite, lambda value: isinstance(value, bool)),
     "history": _history,
     "best": _maybe(_STATE),
     "best_at": (_number, _count),
 }
-"""Version 1. A dict must have these keys and may have others (`str`: any keys that are strings), a
-list has any number of such entries, a tuple exactly these."""
+"""Version 1. A dict must have these keys and may have others (`str`: all keys are strings). A list
+has any number of such entries, a tuple exactly these."""
 
 
 def _fault(value: Any, schema: Any, where: str) -> str:

@@ -1,4 +1,4 @@
-"""Settings of a run, by which a resumed run is recognised."""
+"""The settings by which a resumed run is recognised."""
 
 from typing import Any
 

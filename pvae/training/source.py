@@ -19,14 +19,14 @@ FOLDER = "source"
 
 
 def keep_source(run: Path, config: dict[str, Any]) -> None:
-    """Copies the files of a pair that is not a package's into the run's folder.
+    """Copies the source files of a pair into the run's folder, except those of packages.
 
-    The files are those that class paths name, and the modules that they have imported from
-    their own folders, so that the run can be evaluated and reported from anywhere.
+    They are the files that class paths name, and the modules that these have imported from
+    their own folders. With them the run can be evaluated and reported from anywhere.
 
     Args:
         run: The run's folder.
-        config: Its config, whose programs have been built.
+        config: Its config. The model and the guide have been built.
 
     Raises:
         PvaeError: If two of the files have the same name.
@@ -36,17 +36,17 @@ def keep_source(run: Path, config: dict[str, Any]) -> None:
             target = run / FOLDER / relative
             if target.exists() and target.read_bytes() != original.read_bytes():
                 raise PvaeError(
-                    f"two files of the pair are called {relative}: give one of them another name, "
-                    "so that the run can keep both"
+                    f"Two files of the pair are called {relative}. Rename one of them, so that the "
+                    "run can keep both."
                 )
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(original, target)
 
 
 def with_own_source(run: Path, config: dict[str, Any], *, missing: bool = False) -> dict[str, Any]:
-    """Returns a run's config with programs from the copies in its folder.
+    """Returns a run's config with class paths that name the copies in its folder.
 
-    Warns if a copy differs from the file that the config names, seen from the current folder.
+    Warns if a copy differs from the file that the config names, relative to the current folder.
 
     Args:
         run: The run's folder.
@@ -68,14 +68,14 @@ def with_own_source(run: Path, config: dict[str, Any], *, missing: bool = False)
         part["class_path"] = f"{kept}:{name}"
     for path, kept in changed.items():
         warnings.warn(
-            f"{path} has changed since {run} was trained; the run's own copy {kept} is used",
+            f"{path} has changed since {run} was trained: the run's own copy {kept} is used.",
             stacklevel=2,
         )
     return config
 
 
 def with_class(config: Any) -> Iterator[dict[str, Any]]:
-    """Yields every part of a config that has a class path; a part may stand in it twice."""
+    """Yields every part of a config that has a class path, each once."""
     seen, todo = set(), [config]
     while todo:
         part = todo.pop()
@@ -91,7 +91,7 @@ def _files(name: str) -> dict[Path, Path]:
     """Returns a program's file and the loaded modules beside it, with relative paths."""
     path, colon, _ = name.rpartition(":")
     if not (colon and path.endswith(".py")):
-        return {}  # of a package, which is found by its name
+        return {}  # a package's, which its name finds
     file = Path(path).expanduser().resolve()
     found = {file: Path(file.name)}
     installed = [Path(p).resolve() for p in sysconfig.get_paths().values()]
@@ -112,7 +112,7 @@ def _files(name: str) -> dict[Path, Path]:
 
 @contextlib.contextmanager
 def beside(folder: Path) -> Iterator[None]:
-    """Lets a copied file import the modules copied with it, not others of the same names."""
+    """Lets a copied file import the modules copied with it in place of others of the same name."""
     names = {
         ".".join(file.relative_to(folder).with_suffix("").parts).removesuffix(".__init__")
         for file in folder.rglob("*.py")

@@ -1,9 +1,6 @@
 """SVI: pyro.infer.SVI's interface, with the step compiled and parameters kept in their modules."""
 
-import contextlib
 import math
-import warnings
-from collections.abc import Iterator
 from typing import Any, Literal, NoReturn, get_args
 
 import torch
@@ -12,26 +9,11 @@ from pyro.optim import PyroOptim
 from torch import Tensor
 
 from pvae.errors import PvaeError
-from pvae.objectives import LatentScale, plain_elbo
-from pvae.pair import (
-    Bounded,
-    OwnParameters,
-    Program,
-    alone,
-    arose_in_programs,
-    check_tensor,
-    evaluating,
-    look,
-)
-from pvae.runtime import (
-    Precision,
-    check_precision,
-    in_precision,
-    is_out_of_memory,
-    noise_state,
-    restore_noise,
-)
-from pvae.training.compiled_step import CompiledGradient, Gradient
+from pvae.objectives import plain_elbo
+from pvae.pair import OwnParameters, Program, alone, evaluating
+from pvae.runtime import Precision, check_precision, noise_state, restore_noise
+from pvae.training.compiled_step import CompiledGradient
+from pvae.training.eager_step import EagerGradient
 from pvae.training.not_finite import NotFiniteError, what_is_not_finite
 from pvae.training.optimiser import MakeOptimizer, Optimiser
 
@@ -39,8 +21,8 @@ __all__ = ["SVI", "Mode"]
 
 Mode = Literal["auto", "eager", "compiled"]
 
-_UNWATCHED = 50  # steps on a GPU between two looks at what was not finite
-_EAGER_STEPS = 1000  # of mode "auto", before it compiles: shorter runs would not repay that
+_UNCHECKED = 50  # steps on a GPU between two checks that loss and gradient are finite
+_EAGER_STEPS = 1000  # of mode "auto", before it compiles: shorter runs would not gain from it
 
 
 class SVI:
@@ -54,23 +36,23 @@ class SVI:
     first registers them. Frozen parameters do not move. torch's optimisers are accepted. A loss or
     gradient that is not finite raises before it reaches the parameters. Steps are compiled.
 
-    A compiled step runs the two programs once and records their tensor operations. Later steps
-    repeat the recorded graph without Pyro. Inputs of the graph are the parameters and buffers of
-    the pair, the tensors and floats among the arguments, and `kl_weight`. Other tensors are read
-    in place. Constants of the graph are shapes, integers, strings, Python's control flow, and
-    whatever the code of the programs and the loss names: attributes, closures, globals, lists,
-    dicts, modules, hooks, functions, and the objects in them. These are checked before every step
-    (see `pvae.compile.Watch`). If one has changed, the pair is recorded again; a float or a tensor
+    The first compiled step runs the model and the guide and records their tensor operations as a
+    graph. Later steps run the graph without Pyro. Inputs of the graph are the parameters and
+    buffers of the pair, the tensors and floats among the arguments, and `kl_weight`. Other tensors
+    are read in place. Constants of the graph are shapes, integers, strings, Python's control flow,
+    and everything that the code of the programs and the loss names: attributes, closures, globals,
+    lists, dicts, modules, hooks, functions, and the objects in them. Every step checks these (see
+    `pvae.compile.Watch`). If one has changed, the pair is recorded again; a float or a tensor
     becomes one more input.
 
-    Some constants cannot be watched: what programs read from outside (files, clocks, environment
-    variables, settings of libraries except the default dtype and autocast), the inside of NumPy
-    arrays and of objects written in C, lists and dicts of more than a thousand entries, and what
-    programs leave in attributes at each call. So the first two steps and every 500th compute the
-    gradient both ways from the same random numbers, and the two must agree. What cannot be
-    recorded runs eagerly, and one warning says why and where: a decision by a sampled value,
-    values that go from torch to NumPy or a list, random numbers of Python or NumPy, or an ELBO
-    without `differentiable_loss`, such as TraceGraph_ELBO with its baselines.
+    Some constants cannot be watched: values from outside (files, clocks, environment variables,
+    settings of libraries except the default dtype and autocast), the inside of NumPy arrays and of
+    objects written in C, lists and dicts of more than a thousand entries, and attributes that the
+    programs set at each call. Therefore the first two steps and every 500th compute the gradient
+    both ways from the same random numbers, and the two must agree. If a pair cannot be recorded,
+    SVI runs eagerly, and one warning says why, where, and what to change. Reasons are a decision
+    by a sampled value, values that go from torch to NumPy or a list, random numbers of Python or
+    NumPy, or an ELBO without `differentiable_loss`, such as TraceGraph_ELBO with its baselines.
 
     Args:
         model: Pyro program p(z) p(x|z).
@@ -80,8 +62,8 @@ class SVI:
         loss: An ELBO of `pyro.infer` or `pvae.objectives`.
         clip_norm: Bound on the global norm of the gradient, in the units of the loss.
         mode: `"compiled"`, `"eager"` (as Pyro), or `"auto"`: compiled after a thousand eager
-            steps, because compiling takes some ten seconds. Minibatches smaller than the largest
-            of their kind, such as the last one of an epoch, always run eagerly.
+            steps, because compiling takes some ten seconds. Minibatches that are smaller than
+            earlier ones, such as the last one of an epoch, always run eagerly.
         precision: `"bf16"` computes the matrix products and convolutions of a step in bfloat16,
             and all else (densities, sums, the optimiser) in float32.
 
@@ -123,7 +105,7 @@ class SVI:
     ) -> None:
         loss = plain_elbo(loss)
         if mode not in get_args(Mode):
-            raise PvaeError(f"mode={mode!r}: one of {', '.join(get_args(Mode))}.")
+            raise PvaeError(f"mode={mode!r} is not known: use one of {', '.join(get_args(Mode))}.")
         check_precision(precision)
         self.model, self.guide, self.loss = model, guide, loss
         self.optim = optim if isinstance(optim, Optimiser) else Optimiser(optim)
@@ -132,33 +114,24 @@ class SVI:
         self.own = OwnParameters(model, guide)
         self.compiled = False
         self._wait = {"auto": _EAGER_STEPS, "eager": math.inf, "compiled": 0}[mode]
-        self._graphs = self._no_graphs()
-        self._looked_for_strays = False
+        self._start()
         self._taken: list[tuple[Any, ...]] = []
         self._good: Tensor | None = None
 
-    def _no_graphs(self) -> CompiledGradient:
+    def _start(self) -> None:
+        """Begins without graphs."""
         pair = self.model, self.guide, self.loss
-        return CompiledGradient(*pair, self.own, self.optim, self._as_trained, self.precision)
+        self._eager = EagerGradient(*pair, self.own, self.optim, self.precision)
+        self._graphs = CompiledGradient(self._eager)
 
     def _follow(self) -> None:
-        """Drops the graphs if another model, guide, loss, optimiser or precision has been set."""
-        graphs = self._graphs
-        if graphs.model is not self.model or graphs.guide is not self.guide:
+        """Starts again if another model, guide, loss, optimiser or precision has been set."""
+        now = self._eager
+        if now.model is not self.model or now.guide is not self.guide:
             self.own = OwnParameters(self.model, self.guide)
-        elif (
-            graphs.loss is self.loss
-            and graphs.optim is self.optim
-            and graphs.precision == self.precision
-        ):
+        elif now.loss is self.loss and now.optim is self.optim and now.precision == self.precision:
             return
-        self._graphs = self._no_graphs()
-
-    @property
-    def _weight(self) -> float | Tensor | None:
-        """The KL weight as a float, a tensor or None."""
-        weight = self.kl_weight
-        return weight if weight is None or isinstance(weight, Tensor) else float(weight)
+        self._start()
 
     @property
     def why_eager(self) -> str | None:
@@ -172,12 +145,12 @@ class SVI:
         """
         with evaluating(self.model, self.guide), self.own, torch.no_grad():
             self.loss.loss(self.model, self.guide, *args, **kwargs)
-        self._take_up_parameters()
+        self._eager.take_up_parameters()
         self._graphs.expect(args, kwargs)
 
     def compare(self) -> None:
         """Makes the next compiled step be compared with the eager one."""
-        self._graphs.check_next()
+        self._graphs.compare_next()
 
     @alone
     def step(self, *args: Any, **kwargs: Any) -> float | tuple[float, ...]:
@@ -187,8 +160,9 @@ class SVI:
         `torch.no_grad` and `torch.inference_mode`.
 
         Raises:
-            NotFiniteError: If the loss or its gradient is not finite; the site is named, and
-                nothing was updated. Pyro's own validation, if it is on, may raise first.
+            NotFiniteError: If the loss or its gradient is not finite. The message names the site,
+                and nothing is updated. Pyro's own validation, if it is on, may raise first.
+            PvaeError: If the arguments or the pair's structure are wrong.
         """
         loss = self.update(*args, **kwargs)
         loss = tuple(map(float, loss)) if isinstance(loss, tuple) else float(loss)
@@ -198,12 +172,13 @@ class SVI:
     def update(self, *args: Any, **kwargs: Any) -> float | Tensor | tuple[float, ...]:
         """Takes a step without waiting for a GPU: the loss stays there.
 
-        There, a fused optimiser stops updating once a loss or a gradient is not finite, until
-        `settle` checks: every 50 steps, or when it is called.
+        On a GPU, a fused optimiser stops updating after a loss or a gradient that is not finite.
+        `settle`, called here every 50 steps, then raises.
 
         Raises:
-            NotFiniteError: As `step`, for this minibatch or, on a GPU, for one before it, as its
-                `steps_ago` says. The parameters are those of that step.
+            NotFiniteError: As `step`, for this minibatch or, on a GPU, for an earlier one: its
+                `steps_ago` says which. The parameters are those of that step.
+            PvaeError: As `step`.
         """
         if not torch.is_grad_enabled() or any(map(_is_inference, (*args, *kwargs.values()))):
             with torch.inference_mode(False), torch.enable_grad():
@@ -211,16 +186,17 @@ class SVI:
                 kwargs = {k: a.clone() if _is_inference(a) else a for k, a in kwargs.items()}
                 return self.update(*args, **kwargs)
         self._follow()
+        weight = self.kl_weight
+        weight = weight if weight is None or isinstance(weight, Tensor) else float(weight)
         state, found = noise_state(), None
         if self._wait > 0:
             self._wait -= 1
-        elif (replayed := self._replay(args, kwargs)) is not None:
+        elif (replayed := self._replay(weight, args, kwargs)) is not None:
             return self._note(*replayed, state, args, kwargs)
         else:
-            eager = lambda: self._gradient(args, kwargs)  # noqa: E731
-            found = self._graphs(eager, self._weight, args, kwargs)
+            found = self._graphs(weight, args, kwargs)
         self.compiled = found is not None and self.why_eager is None
-        loss, norm = found or self._gradient(args, kwargs)
+        loss, norm = found or self._eager(weight, args, kwargs)
         if _on_gpu(loss) and self.optim.can_mask:
             if self._good is None:
                 self._good = torch.ones((), dtype=torch.bool, device=loss.device)
@@ -239,12 +215,12 @@ class SVI:
         self.optim.zero_grad()
 
     def _finish(self, loss: Tensor, norm: Tensor) -> list[Tensor]:
-        """Ends a step on a GPU without waiting: a step that is not finite changes nothing."""
+        """Ends a step on a GPU without waiting; it changes nothing if it is not finite."""
         self._good.logical_and_(loss.isfinite() & norm.isfinite())
         self._descend(norm, self._good)
         return [loss, self._good.clone()]
 
-    def _replay(self, args: Any, kwargs: Any) -> list[Tensor] | None:
+    def _replay(self, weight: float | Tensor | None, args: Any, kwargs: Any) -> Any:
         """Takes a whole step as one CUDA graph, if it can."""
         constants = self.optim.constants if self._good is not None else None
         if constants is None:
@@ -257,13 +233,13 @@ class SVI:
         self.optim.send_lr()
         changes = lambda: [self._good, *self.optim.memory]  # noqa: E731
         constants = constants, self.clip_norm
-        found = self._graphs.replay(finish, changes, constants, self._weight, args, kwargs)
+        found = self._graphs.replay(finish, changes, constants, weight, args, kwargs)
         self.compiled = self.compiled or found is not None
         return found
 
     def _note(self, loss: Tensor, good: Tensor, *step: Any) -> Tensor:
         self._taken.append((loss, good, *step))
-        if len(self._taken) >= _UNWATCHED:
+        if len(self._taken) >= _UNCHECKED:
             self.settle()
         return loss
 
@@ -292,73 +268,6 @@ class SVI:
         with self.own, torch.no_grad():
             loss = self.loss.loss(self.model, self.guide, *args, **kwargs)
         return tuple(map(float, loss)) if isinstance(loss, tuple) else float(loss)
-
-    @contextlib.contextmanager
-    def _as_trained(self, weight: float | Tensor | None) -> Iterator[None]:
-        scaled = contextlib.nullcontext() if weight is None else LatentScale(weight)
-        with Bounded(), scaled, in_precision(self.precision):
-            yield
-
-    def _gradient(self, args: Any, kwargs: Any) -> Gradient:
-        """Leaves Pyro's gradient in the parameters; returns loss and norm."""
-        self.own.used = set()
-        with self.own, self._as_trained(self._weight):
-            try:
-                loss = self.loss.loss_and_grads(self.model, self.guide, *args, **kwargs)
-            except Exception as error:
-                self._explain(error, args, kwargs)
-                raise
-        if not all(id(p) in self.optim.names for p in self.own.parameters.values()):
-            self._take_up_parameters()
-        if not self._looked_for_strays:
-            self._looked_for_strays = True
-            self._warn_of_strays()
-        for parameter in self.optim.parameters:
-            # As embeddings with sparse=True leave it: few optimisers take it, the sum is the same.
-            if parameter.grad is not None and parameter.grad.is_sparse:
-                parameter.grad = parameter.grad.to_dense()
-        gradients = [p.grad for p in self.optim.parameters if p.grad is not None]
-        if not gradients:
-            raise PvaeError(
-                "The pair has no parameter that the loss depends on. Make the programs "
-                "PyroModules, call pyro.module(name, network) in them, or use pyro.param."
-            )
-        return loss, torch.nn.utils.get_total_norm(gradients)
-
-    def _explain(self, error: Exception, args: Any, kwargs: Any) -> None:
-        """Raises a PvaeError if the step failed because of its arguments or the pair's structure.
-
-        What the programs raise themselves passes through, as in Pyro.
-        """
-        for i, value in enumerate((*args, *kwargs.values())):
-            if isinstance(value, Tensor):
-                check_tensor(f"Argument {i} of the step", value)
-        if arose_in_programs(error) or is_out_of_memory(error) or isinstance(error, PvaeError):
-            return
-        try:
-            look(self.model, self.guide, *args, **kwargs)
-        except PvaeError as found:
-            raise found from error
-
-    def _take_up_parameters(self) -> None:
-        self.optim.add(self.own.parameters)
-        for device in {parameter.device for parameter in self.optim.parameters}:
-            check_precision(self.precision, device)
-
-    def _warn_of_strays(self) -> None:
-        strays = [
-            f"{path}.{name}"
-            for path, module in self.own.modules.items()
-            for name, parameter in module.named_parameters()
-            if parameter.grad is not None and id(parameter) not in self.optim.names
-        ]
-        if strays:
-            warnings.warn(
-                f"{len(strays)} parameters have a gradient but are not trained, as in Pyro, "
-                f"because no program registers them: {', '.join(strays[:3])}, … Call "
-                "pyro.module(name, network) in the program, or make it a PyroModule.",
-                stacklevel=3,
-            )
 
 
 def _is_inference(value: Any) -> bool:

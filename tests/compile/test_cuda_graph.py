@@ -9,7 +9,7 @@ import torch
 from asking import evaluate
 from pyro.infer import Trace_ELBO
 from small import same_state, state_of, take_steps
-from training.test_compiled_step import X, _pair
+from stepping import X, fresh_pair
 
 import pvae
 import pvae.training.compiled_step as compiled
@@ -44,7 +44,7 @@ def _agree(captures, before=None, **options):
     options = {"before": before, "steps": 12, **options}
     found = []
     for mode in ("eager", "compiled"):
-        pair = _pair()
+        pair = fresh_pair()
         losses, svi = take_steps(pair, mode, X, **options)
         found.append((losses, state_of(pair)))
     (eager, ours), (replayed, theirs) = found
@@ -99,7 +99,7 @@ def test_optimisers_that_cannot_be_captured(captures):
 
 
 def test_what_is_not_finite_is_masked_and_found_later(captures):
-    pair = _pair()
+    pair = fresh_pair()
     svi = SVI(*pair, torch.optim.Adam, Trace_ELBO(), mode="compiled")
     torch.manual_seed(1)
     for _ in range(3):
@@ -122,7 +122,9 @@ def test_a_replay_that_is_wrong_is_not_used(captures, monkeypatch):
         return lambda: outputs[0].mul_(1.1), outputs
 
     monkeypatch.setattr("pvae.compile.cuda_graph._capture", wrong)
-    with pytest.warns(UserWarning, match="no CUDA graph: replayed as a CUDA graph, it gives"):
+    with pytest.warns(
+        UserWarning, match="not as CUDA graphs, .*: The first replay of a CUDA graph differs"
+    ):
         _agree(captures)
 
 
@@ -131,7 +133,7 @@ def test_a_step_that_cannot_be_captured_runs_compiled(captures, monkeypatch):
         raise RuntimeError("operation not permitted when stream is capturing")
 
     monkeypatch.setattr("pvae.compile.cuda_graph._capture", fail)
-    with pytest.warns(UserWarning, match="no CUDA graph: RuntimeError: operation not"):
+    with pytest.warns(UserWarning, match="not as CUDA graphs, .*: RuntimeError: operation not"):
         _agree(captures)
 
 
@@ -220,18 +222,18 @@ def test_later_replays_are_compared_too(monkeypatch, by):
     assert found[:10] == pytest.approx(expected[:10].tolist())
     assert float(state) == pytest.approx(float(expected[-1]))
     noise = torch.get_rng_state()
-    with pytest.raises(PvaeError, match=r"replay 16 of a CUDA graph .* since replay 8"):
+    with pytest.raises(PvaeError, match=r"Replay 16 of a CUDA graph .* since replay 8"):
         replay([torch.ones(3)])
     assert float(state) == pytest.approx(float(expected[-1]))  # as before that replay
     assert torch.equal(noise, torch.get_rng_state())
 
 
 def test_a_step_whose_replay_goes_wrong_runs_compiled(later_wrong):
-    svi = SVI(*_pair(), torch.optim.Adam, Trace_ELBO(), mode="compiled")
+    svi = SVI(*fresh_pair(), torch.optim.Adam, Trace_ELBO(), mode="compiled")
     torch.manual_seed(1)
-    with pytest.warns(UserWarning, match=r"no CUDA graph: replay 8 of .* since replay 4"):
+    with pytest.warns(UserWarning, match=r"not as CUDA graphs, .*: Replay 8 of .* since replay 4"):
         losses = [svi.step(X) for _ in range(12)]
-    eager = SVI(*_pair(), torch.optim.Adam, Trace_ELBO(), mode="eager")
+    eager = SVI(*fresh_pair(), torch.optim.Adam, Trace_ELBO(), mode="eager")
     torch.manual_seed(1)
     expected = [eager.step(X) for _ in range(12)]
     assert losses[:7] == pytest.approx(expected[:7], rel=1e-7)
@@ -244,7 +246,7 @@ def test_an_evaluation_whose_replay_goes_wrong_ends(later_wrong, monkeypatch):
     x = pvae.data.load("digits").test.tensors()[0][:256]
     monkeypatch.setattr("pvae.evaluation.estimators.importance._WORTH_COMPILING", 3000)
     monkeypatch.setattr("pvae.evaluation.estimators.importance._WORTH_TUNING", 3000)
-    with pytest.raises(PvaeError, match=r"replay \d+ of a CUDA graph gives another result"):
+    with pytest.raises(PvaeError, match=r"Replay \d+ of a CUDA graph differs from the function"):
         evaluate(*pair, x, num_samples=300, prior_samples=0, progress=False)
 
 

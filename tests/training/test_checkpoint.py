@@ -61,6 +61,9 @@ def test_missing_and_truncated(run):
     with pytest.raises(PvaeError, match="no checkpoint yet"):
         pvae.load(folder / "nowhere")
     path = folder / "checkpoint.pt"
+    (folder / "other").mkdir()
+    with pytest.raises(PvaeError, match=r"other cannot be read: Is a directory\.$"):
+        read_checkpoint(folder / "other")
     whole = path.read_bytes()
     for size in (0, 10, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:size])

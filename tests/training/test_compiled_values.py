@@ -1,7 +1,5 @@
-"""Compiled steps: what may be another at any step, and what is no decision by a value."""
+"""Compiled steps: what may change at any step, and what is no decision by a sampled value."""
 
-import functools
-import itertools
 import types
 import warnings
 
@@ -13,26 +11,20 @@ import pytest
 import torch
 from pyro.infer.autoguide import AutoNormal
 from small import Decoder, Encoder
+from stepping import Guide, Model, X, agree, fresh_pair, steps_of
 from torch import nn
-from training.test_compiled_step import Guide, Model, X, _agree, _pair, _steps
 
 from pvae import SVI
 from pvae.compile.signature import Recorded
 from pvae.objectives import Beta_ELBO, InfoVAE_ELBO
 from pvae.pair.reach import modules
 
-
-@pytest.fixture(autouse=True)
-def _own_store():
-    pyro.clear_param_store()
-    with pyro.validation_enabled(False):
-        yield
-    pyro.clear_param_store()
+pytestmark = pytest.mark.usefixtures("unvalidated")
 
 
 def _annealed(kind):
     """Steps before which something that is read, and held by a tensor or a number, is rebound."""
-    model, guide = _pair()
+    model, guide = fresh_pair()
     loss = Beta_ELBO(beta=torch.tensor(1.0))
     if kind == "temperature":
         model.beta = torch.tensor(1.0)
@@ -78,7 +70,7 @@ def test_what_is_rebound_at_every_step_is_an_input(kind, uncompiled):
     for mode in ("eager", "compiled"):
         model, guide, loss, change = _annealed(kind)
         before = lambda i, svi, change=change: change(1.0 + max(0, i - 2))  # noqa: E731
-        found[mode], svi = _steps((model, guide), mode, steps=8, loss=loss, before=before)
+        found[mode], svi = steps_of((model, guide), mode, steps=8, loss=loss, before=before)
     assert found["compiled"] == pytest.approx(found["eager"], rel=1e-12)
     assert svi.compiled
     assert len(uncompiled) == 2  # as a constant, and as an input
@@ -91,7 +83,7 @@ def test_a_tensor_that_changes_its_shape_or_becomes_a_number(uncompiled):
     def before(i, svi):
         svi.model.beta = values[max(0, i - 2)]
 
-    svi = _agree(_pair, before, steps=8)
+    svi = agree(fresh_pair, before, steps=8)
     assert svi.compiled
 
 
@@ -116,10 +108,10 @@ def test_what_is_run_is_exchanged(when, uncompiled):
     def make():
         while handles:
             handles.pop().remove()
-        return _pair()
+        return fresh_pair()
 
     try:
-        svi = _agree(make, before)
+        svi = agree(make, before)
     finally:
         make()
     assert svi.compiled
@@ -138,7 +130,7 @@ def test_a_kl_weight_of_any_kind(weights, uncompiled):
     def before(i, svi):
         svi.kl_weight = weights[i]
 
-    svi = _agree(_pair, before, steps=len(weights))
+    svi = agree(fresh_pair, before, steps=len(weights))
     assert svi.compiled
     # No weight, a number and a tensor are three kinds of input, and want a graph each.
     kinds = {None if w is None else isinstance(w, torch.Tensor) for w in weights}
@@ -153,7 +145,9 @@ def test_another_loss_model_or_precision_of_the_same_svi(uncompiled):
             torch.manual_seed(7)
             svi.model = Model(nn.Linear(6, 6).double())
 
-    found = {mode: _steps(_pair(), mode, steps=7, before=before) for mode in ("eager", "compiled")}
+    found = {
+        mode: steps_of(fresh_pair(), mode, steps=7, before=before) for mode in ("eager", "compiled")
+    }
     assert found["compiled"][0] == pytest.approx(found["eager"][0], rel=1e-12)
     svi = found["compiled"][1]
     assert svi.compiled
@@ -170,7 +164,7 @@ def test_default_dtype_and_autocast_are_part_of_the_kind(uncompiled):
             torch.set_default_dtype(torch.float64 if i >= 3 else torch.float32)
 
         try:
-            return _steps((model, Guide()), mode, before=before)
+            return steps_of((model, Guide()), mode, before=before)
         finally:
             torch.set_default_dtype(torch.float32)
 
@@ -195,7 +189,7 @@ def test_a_bias_before_batch_normalisation_has_no_size_to_be_compared_with(uncom
     )
     enc, dec = net(4, 2), net(2, 4)
     pair = Decoder(net=dec), Encoder(net=enc)
-    _, svi = _steps(pair, "compiled", lambda i: torch.randn(32, 4), steps=3)
+    _, svi = steps_of(pair, "compiled", lambda i: torch.randn(32, 4), steps=3)
     assert svi.compiled, svi.why_eager
     size = _gradient_of(enc[0].bias, svi)
     assert size < 1e-5 * _gradient_of(enc[3].weight, svi)
@@ -204,19 +198,6 @@ def test_a_bias_before_batch_normalisation_has_no_size_to_be_compared_with(uncom
 def _gradient_of(parameter, svi):
     loss = svi.loss.differentiable_loss(svi.model, svi.guide, torch.randn(32, 4))
     return torch.autograd.grad(loss, parameter)[0].norm()
-
-
-@pytest.mark.parametrize("factor", [2.0, 1.01, 0.0])
-def test_a_gradient_that_is_wrong_is_still_found(factor, uncompiled):
-    model, guide = _pair()
-    calls = itertools.count()
-
-    def hook(_, __, out):  # called eagerly, and in the recording
-        return out.detach() + (out - out.detach()) * (factor if next(calls) == 1 else 1.0)
-
-    model.net[0].register_forward_hook(hook)
-    with pytest.warns(UserWarning, match=r"runs eagerly .*compiled, the gradient of .* differs"):
-        _steps((model, guide), "compiled", steps=2)
 
 
 def _first_call(kind):
@@ -238,7 +219,7 @@ def test_a_first_call_that_draws_more_than_the_others(kind, uncompiled):
     for mode in ("eager", "compiled"):
         pyro.clear_param_store()
         model, guide, loss = _first_call(kind)
-        found[mode], svi = _steps((model, guide), mode, loss=loss)
+        found[mode], svi = steps_of((model, guide), mode, loss=loss)
     assert found["compiled"] == pytest.approx(found["eager"], rel=1e-10)
     assert svi.compiled
     assert len(uncompiled) == 1
@@ -319,30 +300,8 @@ def test_terms_without_probability_in_an_enumerated_elbo(uncompiled):
         both = Both()
         both.enc, both.weight = enc, weight
         loss = infer.TraceEnum_ELBO(max_plate_nesting=1)
-        found[mode] = _steps((both.model, both.guide), mode, loss=loss)[0]
+        found[mode] = steps_of((both.model, both.guide), mode, loss=loss)[0]
     assert found["compiled"] == pytest.approx(found["eager"], rel=1e-10)
-
-
-def test_a_float_argument_that_decides_and_changes_ends_compiling(uncompiled):
-    svi = SVI(*_no_decision("compared"), torch.optim.Adam, infer.Trace_ELBO(), mode="compiled")
-    said = "decides by a number among its arguments, which changes"
-    with pytest.warns(UserWarning, match=said):
-        [svi.step(X, 0.1 * i + 0.05) for i in range(8)]
-    assert not svi.compiled
-
-
-def test_a_decision_that_is_one_names_its_line(uncompiled):
-    def guide(x, inner):
-        scale = 1.0 if inner.net(x).sum() > 0 else 2.0
-        with pyro.plate("data", len(x)):
-            pyro.sample("z", dist.Normal(x[:, :2], scale).to_event(1))
-
-    model, inner = _pair()
-    program = functools.partial(guide, inner=inner)
-    line = guide.__code__.co_firstlineno + 1
-    said = rf"decides by the value of a tensor .* at \S*test_compiled_values.py:{line}\."
-    with pytest.warns(UserWarning, match=said):
-        SVI(model, program, None, infer.Trace_ELBO(), mode="compiled").step(X)
 
 
 def test_modules_that_are_kept_in_lists_are_compared_too(uncompiled):
@@ -361,7 +320,7 @@ def test_modules_that_are_kept_in_lists_are_compared_too(uncompiled):
 
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            _, svi = _steps((model, Guide()), mode, steps=4)
+            _, svi = steps_of((model, Guide()), mode, steps=4)
         assert any(nets[0] is module for module in modules(model, model).values())
         statistics[mode] = nets[0][1].running_mean.clone()
     assert svi.compiled

@@ -92,12 +92,7 @@ PAIRS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _own_store():
-    pyro.clear_param_store()
-    with pyro.validation_enabled(False):
-        yield
-    pyro.clear_param_store()
+pytestmark = pytest.mark.usefixtures("unvalidated")
 
 
 def _data(name, dtype):

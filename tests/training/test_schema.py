@@ -106,7 +106,7 @@ def test_whatever_is_missing_or_odd_is_one_message(whole, tmp_path):
         (("state",), ..., "state"),
         (("state", "modules", "model"), 3, "state.modules.model"),
         (("progress",), [1, 2], "progress"),
-        (("progress", 0), 1.5, "progress"),
+        (("progress", 0), 1.5, "progress.0"),
         (("random", "torch"), torch.zeros(5, dtype=torch.uint8), "random.torch"),
         (("random", "numpy", 2), 625, "random.numpy"),
         (("random", "python", 1), [0] * 3, "random.python"),
@@ -121,7 +121,7 @@ def test_whatever_is_missing_or_odd_is_one_message(whole, tmp_path):
 def test_the_entry_is_named(whole, tmp_path, way, odd, named):
     torch.save(changed(whole, way, odd), tmp_path / "checkpoint.pt")
     for use in (lambda: pvae.load(tmp_path), lambda: fit(tmp_path, resume=True)):
-        with pytest.raises(PvaeError, match=rf"no whole checkpoint: {named} is missing or not"):
+        with pytest.raises(PvaeError, match=rf"not a valid checkpoint: {named} is missing or has"):
             use()
 
 

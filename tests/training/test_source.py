@@ -3,6 +3,7 @@
 import re
 import warnings
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -197,6 +198,16 @@ def test_a_run_of_python_is_evaluated_and_reported_by_the_shell(tmp_path):
         config = yaml.safe_load((run / "config.yaml").read_text())
         assert config["data"]["validation"] == 100
         assert config["lr"] == 0.01
+
+
+def test_numbers_of_numpy_are_in_the_config(tmp_path):
+    size = np.int64(3)
+    pair = pvae.models.VAE((1, 8, 8), size), pvae.guides.MeanField((1, 8, 8), size)
+    options = {"lr": np.float64(0.25), "clip_norm": np.float32(0.5), "epochs": 1}
+    quick_fit(pair, pvae.data.load("digits"), **options, out=tmp_path)
+    config = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    assert (config["lr"], config["clip_norm"]) == (0.25, 0.5)
+    assert config["model"]["init_args"]["latent_dim"] == 3
 
 
 def _vamp():

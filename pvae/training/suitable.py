@@ -1,0 +1,75 @@
+"""Whether a pair, its data and the arguments of `fit` go together."""
+
+from torch import Tensor
+
+from pvae.errors import PvaeError
+from pvae.pair import Inspection, Program, check, same_buffers
+
+__all__ = ["full_size", "try_smallest", "without_effect"]
+
+
+def without_effect(
+    epochs: int,
+    batch_size: int,
+    num_data: int,
+    kl_warmup: float,
+    patience: int | None,
+    validated: bool,
+) -> list[str]:
+    """Returns a sentence for each argument of `fit` that has no effect or not the whole one.
+
+    `patience` is None if it was not given; `validated` says whether there is a validation part.
+    """
+    said = []
+    if batch_size > num_data:
+        said.append(
+            f"batch_size={batch_size} is larger than the number of training data, {num_data}: each "
+            "epoch is one step on all of them."
+        )
+    if kl_warmup > epochs:
+        said.append(
+            f"kl_warmup={kl_warmup:g} is longer than the run of {epochs} epochs: β ends at "
+            f"{epochs / kl_warmup:.2g}, so that the pair is not trained on the ELBO"
+            + (", and never stops early." if validated else ".")
+        )
+    if patience is not None and not validated:
+        said.append(
+            f"patience={patience} has no effect: without a validation part training never stops "
+            "early. Hold one out, as in pvae.data.load(name, validation=1000)."
+        )
+    return said
+
+
+def try_smallest(model: Program, guide: Program, batch: tuple[Tensor, ...], num_data: int) -> None:
+    """Runs the pair with the smallest minibatch of an epoch.
+
+    Raises:
+        PvaeError: If it is too small, as one datum is for batch normalisation.
+    """
+    size = len(batch[0])
+    rest = num_data % size or size
+    if 1 < rest == size:
+        return
+    try:
+        with same_buffers(model, guide):
+            check(model, guide, *(t[:rest] for t in batch))
+    except PvaeError as error:
+        raise PvaeError(
+            f"The pair cannot train on the last minibatch of an epoch: with {num_data} data and "
+            f"batch_size={size} it has {rest}. {error} Choose another batch_size."
+        ) from error
+
+
+def full_size(inspection: Inspection) -> int | None:
+    """Returns the number of data that a subsampling plate scales its sites to, if it does."""
+    try:
+        name = inspection.plate
+    except PvaeError:
+        if inspection.wanted is not None:
+            raise
+        return None
+    for site in inspection.structure.model_trace.nodes.values():
+        for frame in site.get("cond_indep_stack", ()):
+            if frame.name == name and frame.full_size not in (None, -1, inspection.size):
+                return int(frame.full_size)
+    return None
