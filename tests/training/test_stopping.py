@@ -94,7 +94,9 @@ def test_what_has_no_effect_is_said_once():
 
 def test_a_batch_larger_than_the_data_is_the_data():
     larger, whole = small_pair(), small_pair()
-    with pytest.warns(UserWarning, match="batch_size=128, and there are 64 training data") as seen:
+    with pytest.warns(
+        UserWarning, match="batch_size=128 is larger than the number of training data, 64"
+    ) as seen:
         quick_fit(larger, X, batch_size=128)
     assert len([w for w in seen if "batch_size" in str(w.message)]) == 1
     quick_fit(whole, X, batch_size=64)
