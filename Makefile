@@ -1,5 +1,5 @@
-# `make demo` shows pvae at work, `make test` runs the tests. Both make .venv first, once.
-# Another interpreter: make PYTHON=python3.13 test
+# `make demo` runs pvae once, `make test` runs the tests. The first of them makes .venv.
+# With another interpreter: make PYTHON=python3.13 test
 
 PYTHON ?= python3
 VENV := .venv
@@ -13,7 +13,7 @@ demo: $(VENV)/.test
 test: $(VENV)/.test
 	$(BIN)/python -m pytest
 
-# With ruff and build, for those who change pvae.
+# Installs ruff, the type checker and build too, for work on pvae.
 dev: $(VENV)/.dev
 
 $(VENV)/.test $(VENV)/.dev: $(VENV)/.%: pyproject.toml | $(BIN)/python
@@ -23,5 +23,5 @@ $(VENV)/.test $(VENV)/.dev: $(VENV)/.%: pyproject.toml | $(BIN)/python
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 12))' || { \
 	  echo "pvae needs Python 3.12 or newer, and $(PYTHON) is not." >&2; \
-	  echo "Install one and say which: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	  echo "Install one and name it: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)

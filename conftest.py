@@ -1,4 +1,4 @@
-"""What all tests share."""
+"""Fixtures of all tests."""
 
 import os
 import shutil
@@ -6,19 +6,19 @@ import sys
 
 import pytest
 
-# Child processes import this checkout as well, whichever one is installed.
+# Child processes import this checkout, not an installed one.
 os.environ["PYTHONPATH"] = os.path.dirname(os.path.abspath(__file__))
 
 if "PYTEST_XDIST_WORKER" in os.environ:
-    # One thread each: on two cores, two processes of two threads are far slower.
+    # One thread for each process: two processes of two threads on two cores are far slower.
     os.environ["OMP_NUM_THREADS"] = "1"
 
 
 @pytest.fixture
 def compiler():
-    """Skips a test that compiles where there is nothing to compile with."""
+    """Skips a test that compiles if there is no C++ compiler."""
     if not (shutil.which("g++") or shutil.which("clang++")):
-        pytest.skip("there is no C++ compiler, which PyTorch's own needs on a CPU")
+        pytest.skip("torch.compile needs a C++ compiler on a CPU, and there is none")
 
 
 @pytest.fixture
@@ -32,10 +32,10 @@ def unvalidated():
 
 @pytest.fixture
 def uncompiled(monkeypatch):
-    """Runs graphs as they were recorded, in place of what the compiler makes of them.
+    """Runs recorded graphs without compiling them.
 
     Returns:
-        The graphs that were recorded, as they come.
+        A list that receives each recorded graph.
     """
     import torch
 
@@ -51,7 +51,7 @@ def uncompiled(monkeypatch):
 
 @pytest.fixture(autouse=True)
 def empty_param_store():
-    """Forgets what calls outside of pvae have left in Pyro's store, under names that others use."""
+    """Empties Pyro's parameter store, which calls outside of pvae fill, after each test."""
     yield
     if "pyro" in sys.modules:
         sys.modules["pyro"].clear_param_store()

@@ -107,7 +107,7 @@ def test_out_of_memory_halves_the_chunk():
     limit = torch.cuda.memory_reserved() + needed / 3
     torch.cuda.set_per_process_memory_fraction(limit / torch.cuda.mem_get_info()[1])
     try:
-        with pytest.warns(UserWarning, match="out of memory: going on with"):
+        with pytest.warns(UserWarning, match="Out of memory. The work continues with"):
             result = evaluate(*pair, x, device="cuda", **options)
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)

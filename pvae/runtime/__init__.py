@@ -1,6 +1,6 @@
-"""The machine: devices, seeds, atomic files, progress bars, memory.
+"""The machine: devices, precision, seeds, atomic files, locks, progress bars and memory.
 
-Imports `errors` alone.
+Imports `errors`.
 """
 
 from pvae.runtime.device import (

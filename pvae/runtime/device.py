@@ -1,4 +1,4 @@
-"""Devices, their free memory, and the number of this process."""
+"""Devices, their free memory, and the rank of this process."""
 
 import contextlib
 import os
@@ -12,10 +12,10 @@ __all__ = ["default_device", "find_device", "free_memory", "is_out_of_memory", "
 
 
 def find_device(device: str) -> torch.device:
-    """Returns the device of a name; `"auto"` is the GPU, if there is one.
+    """Returns the device of a name; `"auto"` is the GPU if there is one, else the CPU.
 
     Raises:
-        PvaeError: If there is no such device.
+        PvaeError: There is no such device.
     """
     if device == "auto":
         if not torch.cuda.is_available():
@@ -27,8 +27,7 @@ def find_device(device: str) -> torch.device:
         torch.empty(0, device=place)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise PvaeError(
-            f"device={device!r} cannot be used here ({first_line(error)}). Use "
-            "device='cpu', or 'auto'."
+            f"device={device!r} cannot be used here ({first_line(error)}). Use 'cpu' or 'auto'."
         ) from error
     return place
 
@@ -50,13 +49,13 @@ def free_memory(device: torch.device) -> int:
 
 
 def processes() -> tuple[int, int]:
-    """Returns this process's number and the number of processes, as set by `torchrun`.
+    """Returns the rank of this process and the number of processes, which `torchrun` sets.
 
-    Without `torchrun` they are (0, 1), also if only one of `RANK` and `WORLD_SIZE` is set, as by
-    a scheduler.
+    Without `torchrun` they are (0, 1), also if a scheduler sets only one of `RANK` and
+    `WORLD_SIZE`.
 
     Raises:
-        PvaeError: If the two contradict each other or are no numbers.
+        PvaeError: The two are not numbers, or the rank is not below the number of processes.
     """
     texts = os.environ.get("RANK"), os.environ.get("WORLD_SIZE")
     if None in texts:
@@ -64,8 +63,8 @@ def processes() -> tuple[int, int]:
     rank, world = (int(text) if text.strip().isdecimal() else -1 for text in texts)
     if not 0 <= rank < world:
         raise PvaeError(
-            f"RANK={texts[0]} and WORLD_SIZE={texts[1]} are set, where a process's number is below "
-            "how many there are. `torchrun` sets both; else unset them."
+            f"RANK={texts[0]} and WORLD_SIZE={texts[1]} do not fit together: RANK must be from 0 "
+            "to WORLD_SIZE - 1. `torchrun` sets both; without it, unset both."
         )
     return rank, world
 

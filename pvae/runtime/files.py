@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and locks of run folders."""
+"""Files that are written completely or not at all, and locks of run folders."""
 
 import contextlib
 import datetime
@@ -22,7 +22,7 @@ __all__ = ["LOCK", "atomic", "locked", "why"]
 
 LOCK = ".lock"
 
-_UNDER_LOCK = ".locked.tmp"  # ends the names of what is written while the folder is locked
+_UNDER_LOCK = ".locked.tmp"  # the suffix of temporary files in a locked folder
 _held: set[tuple[Path, int, int]] = set()  # folder, process, thread
 
 
@@ -30,11 +30,11 @@ _held: set[tuple[Path, int, int]] = set()  # folder, process, thread
 def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yields a temporary path beside `path` and renames it to `path` if the block succeeds.
 
-    File and name are on disk before this returns. After a power cut there is the old file or the
-    new one.
+    The content and the name are on disk before this returns. After a power cut, the folder has the
+    old file or the new one.
 
     Raises:
-        PvaeError: If the file cannot be written; an older file of that name is unchanged.
+        PvaeError: The file cannot be written; an older file of that name is unchanged.
 
     Example:
         >>> import pathlib, tempfile
@@ -64,12 +64,13 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
 def locked(folder: str | os.PathLike[str] | None) -> Iterator[None]:
     """Locks a folder for this thread: no other process or thread writes there.
 
-    The lock is the operating system's, on a file that names the process, and ends with the
-    process. The thread that holds it may lock again. Unfinished files of a process that was
-    killed under the lock are removed. Without a folder nothing is done.
+    The operating system holds the lock, on a file that names the process, and releases it when the
+    process ends. The thread that holds it may lock again. Files that a killed process left
+    unfinished under the lock are removed. `None` locks nothing.
 
     Raises:
-        PvaeError: If another process, which is named, uses the folder, or it cannot be written.
+        PvaeError: Another process or thread uses the folder (the message names the process), or
+            the folder cannot be written.
     """
     if folder is None:
         yield
@@ -85,13 +86,13 @@ def locked(folder: str | os.PathLike[str] | None) -> Iterator[None]:
         yield
     finally:
         _held.discard(mine)
-        with contextlib.suppress(OSError):  # while it is locked, so that nobody has it meanwhile
+        with contextlib.suppress(OSError):  # before the lock is released: nobody else holds it
             (folder / LOCK).unlink()
         os.close(file)
 
 
 def why(temporary: Path, error: Exception) -> OSError:
-    """Returns the system's error after a library failed to write a file, by writing more of it."""
+    """Returns the system's error after a library failed to write a file, by writing to it again."""
     try:
         with temporary.open("ab") as file:
             for _ in range(64):
@@ -115,10 +116,10 @@ def _take(folder: Path) -> int:
                 if mine is False:
                     holder = os.read(file, 1000).decode(errors="replace") or "another process"
                     raise PvaeError(
-                        f"{folder} is in use by {holder}. Wait until it is done, or choose another "
-                        "folder."
+                        f"{folder} is in use by {holder}. Wait until it has finished, or choose "
+                        "another folder."
                     )
-                # Its last holder may have removed it after it was opened here, but on Windows.
+                # Except on Windows, the last holder may have removed the file that was opened here.
                 if fcntl is None or (
                     path.exists() and os.path.samestat(os.fstat(file), path.stat())
                 ):
@@ -148,7 +149,7 @@ def _is_mine(folder: Path) -> bool:
 
 
 def _remove_unfinished(folder: Path) -> None:
-    """Removes unfinished files of processes that held the lock before."""
+    """Removes the unfinished files of processes that were killed under the lock."""
     with contextlib.suppress(OSError):
         for pattern in (f".*{_UNDER_LOCK}", f"*/.*{_UNDER_LOCK}"):
             for path in folder.glob(pattern):
@@ -161,7 +162,7 @@ def _lock(file: int) -> bool | None:
         if fcntl is None:
             import msvcrt
 
-            os.lseek(file, 1 << 30, os.SEEK_SET)  # behind the text, which others read
+            os.lseek(file, 1 << 30, os.SEEK_SET)  # after the text, which others read
             msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
             os.lseek(file, 0, os.SEEK_SET)
         else:
@@ -171,8 +172,8 @@ def _lock(file: int) -> bool | None:
             os.lseek(file, 0, os.SEEK_SET)
             return False
         warnings.warn(
-            f"This file system has no locks ({error.strerror}): let one process at a time work in "
-            "a run folder.",
+            f"This file system has no locks ({error.strerror}). Let only one process at a time "
+            "work in a run folder.",
             stacklevel=5,
         )
         return None
@@ -180,7 +181,7 @@ def _lock(file: int) -> bool | None:
 
 
 def _make(folder: Path) -> None:
-    """Makes a folder and its parents, on disk too."""
+    """Makes a folder and its parents, and waits until they are on disk."""
     if not folder.is_dir():
         _make(folder.parent)
         folder.mkdir(exist_ok=True)
@@ -190,13 +191,13 @@ def _make(folder: Path) -> None:
 def _sync(path: Path) -> None:
     """Waits until a file or a folder's entries are on disk."""
     folder = path.is_dir()
-    if folder and os.name == "nt":  # which opens no folders
+    if folder and os.name == "nt":  # Windows cannot open folders
         return
     file = os.open(path, os.O_RDONLY if folder else os.O_RDWR)
     try:
         os.fsync(file)
     except OSError as error:
-        # Some file systems cannot do this for folders.
+        # Some file systems cannot sync folders.
         if not folder or error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
             raise
     finally:

@@ -1,4 +1,4 @@
-"""Memory: bytes of a row (one sample of one datum), and work in chunks of rows."""
+"""Memory: how many bytes tensors take, and work in chunks of rows (one sample of one datum)."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ __all__ = ["Chunks", "LiveBytes", "check_memory", "keep_freed_memory"]
 
 
 def check_memory(memory: float | None) -> None:
-    """Refuses a `memory` that is not a number of MiB.
+    """Checks an argument `memory`, in MiB.
 
     Raises:
-        PvaeError: If `memory` is neither None nor a finite number above zero.
+        PvaeError: `memory` is neither None nor a finite number above zero.
     """
     number = isinstance(memory, int | float) and not isinstance(memory, bool)
     if memory is not None and not (number and 0 < memory < math.inf):
-        raise PvaeError(f"memory={memory!r}: a number of MiB above zero is needed.")
+        raise PvaeError(f"memory={memory!r} is not valid: give a number of MiB above zero.")
 
 
 class Chunks:
-    """Runs work in chunks, and in smaller ones after memory has run out.
+    """Runs work in chunks, and in smaller chunks after memory has run out.
 
     Args:
-        rows: The most rows (samples times data) of a chunk.
+        rows: The largest number of rows (samples times data) in a chunk.
     """
 
     def __init__(self, rows: int) -> None:
@@ -52,7 +52,7 @@ class Chunks:
             compute: Maps (start, stop) to tensors [..., stop - start, B].
 
         Raises:
-            PvaeError: If there is not enough memory for a single sample.
+            PvaeError: There is not enough memory for one sample.
         """
         whole: dict[str, Tensor] = {}
         start = 0
@@ -63,8 +63,8 @@ class Chunks:
                 if stop - start == num:
                     return part
                 for name, term in part.items():
-                    if name not in whole:  # at once: small results between chunks would cut up
-                        shape = (*term.shape[:-2], num, size)  # the memory that chunks share
+                    if name not in whole:  # all of it now: small tensors kept between chunks
+                        shape = (*term.shape[:-2], num, size)  # would fragment the memory
                         whole[name] = term.new_empty(shape)
                     whole[name][..., start:stop, :] = term
                 start = stop
@@ -81,19 +81,19 @@ class Chunks:
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
             warnings.warn(
-                f"out of memory: going on with {self.rows:,} rows (samples times data) at a "
-                "time; the draws stay the same",
+                f"Out of memory. The work continues with {self.rows:,} rows (samples times data) "
+                "at a time; the samples stay the same.",
                 stacklevel=2,
             )
         return whole
 
 
 class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of the tensors that are made inside this context.
+    """Counts the bytes of the tensors that are made in this context.
 
     Attributes:
-        peak: The most bytes alive at one time.
-        total: The bytes of all tensors made: what autograd might keep.
+        peak: The largest number of bytes alive at one time.
+        total: The bytes of all tensors made, an upper bound on what autograd keeps.
     """
 
     def __init__(self) -> None:
@@ -103,7 +103,7 @@ class LiveBytes(TorchDispatchMode):
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        return False  # to skip it would import it, which takes seconds
+        return False  # True would import dynamo, which takes seconds
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
@@ -119,7 +119,7 @@ class LiveBytes(TorchDispatchMode):
         key = _storage(tensor)
         if key not in self._alive:
             if not new:
-                return  # a view of something older than this context
+                return  # a view of a tensor that is older than this context
             size = tensor.untyped_storage().nbytes()
             self._alive[key] = [0, size]
             self._now += size
@@ -142,8 +142,8 @@ def _storage(tensor: Tensor) -> int:
 def keep_freed_memory() -> None:
     """Makes the C library keep up to 64 MiB of freed memory for the next tensors.
 
-    glibc returns the large temporaries of each chunk to the kernel, which costs a fifth to a third
-    of the time of an evaluation on a CPU. Freeing a block just under 32 MiB raises glibc's
+    By default, glibc returns the large temporaries of each chunk to the kernel, which costs 20 to
+    33 % of the time of an evaluation on a CPU. Freeing a block just under 32 MiB raises glibc's
     thresholds for the rest of the process.
     """
     for _ in range(2):

@@ -1,4 +1,4 @@
-"""Checks numbers among the arguments and returns them as Python's."""
+"""Checks numbers among the arguments, and returns them as Python numbers."""
 
 import math
 import operator
@@ -14,16 +14,16 @@ __all__ = ["number", "weight", "whole"]
 
 
 def whole(name: str, value: Any, least: int = 1, why: str | None = None) -> int:
-    """Returns an integer argument as an `int`, also if it is NumPy's or a tensor.
+    """Returns an integer argument as an `int`; NumPy integers and tensors are allowed.
 
     Args:
         name: The argument's name, for the message.
-        value: What was given.
-        least: The smallest value that makes sense.
-        why: The message for other values.
+        value: The argument.
+        least: The smallest valid value.
+        why: What the message says about other values.
 
     Raises:
-        PvaeError: If it is no integer, a truth value, or below `least`.
+        PvaeError: The value is not an integer, is a bool, or is below `least`.
 
     Example:
         >>> whole("epochs", np.int64(3))
@@ -34,21 +34,21 @@ def whole(name: str, value: Any, least: int = 1, why: str | None = None) -> int:
     except (TypeError, ValueError, RuntimeError):
         found = None
     if found is None or found < least:
-        why = why or f"a whole number is needed, at least {least}"
-        raise PvaeError(f"{name}={value!r}: {why}.")
+        why = why or f"give a whole number, at least {least}"
+        raise PvaeError(f"{name}={value!r} is not valid: {why}.")
     return found
 
 
 def number(name: str, value: Any, *, zero: bool = False) -> float:
-    """Returns a positive argument as a `float`, also if it is NumPy's or a tensor.
+    """Returns a positive argument as a `float`; NumPy numbers and tensors are allowed.
 
     Args:
         name: The argument's name, for the message.
-        value: What was given.
+        value: The argument.
         zero: Whether it may be zero.
 
     Raises:
-        PvaeError: If it is negative, zero (unless it may be), NaN, infinite, or no number.
+        PvaeError: The value is negative, zero (unless `zero`), NaN, infinite, or not a number.
 
     Example:
         >>> number("lr", np.float32(0.5))
@@ -59,21 +59,21 @@ def number(name: str, value: Any, *, zero: bool = False) -> float:
     except (TypeError, ValueError, RuntimeError):
         found = math.nan
     if not (0 <= found < math.inf and (zero or found)):
-        kind = "a number that is not negative" if zero else "a positive number"
-        raise PvaeError(f"{name}={value!r}: {kind} is needed.")
+        kind = "number of at least 0" if zero else "positive number"
+        raise PvaeError(f"{name}={value!r} is not valid: give a finite {kind}.")
     return found
 
 
 def weight(name: str, value: float | Tensor) -> float | Tensor:
-    """Returns the weight of an objective's term as a `float`, or as the one-number tensor given.
+    """Returns the weight of an objective's term as a `float`, or a tensor of one number unchanged.
 
     Raises:
-        PvaeError: If it is negative, NaN, infinite, or no number.
+        PvaeError: The value is negative, NaN, infinite, or not one number.
     """
     if not isinstance(value, Tensor) or value.is_meta:
         return value if isinstance(value, Tensor) else number(name, value, zero=True)
     if value.numel() != 1 or value.dtype == torch.bool:
-        raise PvaeError(f"{name}={value!r}: one number is needed.")
+        raise PvaeError(f"{name}={value!r} is not valid: give one number.")
     number(name, value.detach(), zero=True)
     return value
 

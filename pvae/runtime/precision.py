@@ -37,20 +37,20 @@ _PRODUCTS = {
 
 
 def check_precision(precision: str, device: torch.device | None = None) -> None:
-    """Refuses an unknown precision, and bfloat16 on a device without instructions for it.
+    """Checks an argument `precision`.
 
     Raises:
-        PvaeError: If it is neither `"float32"` nor `"bf16"`; for `"bf16"`, if the device has no
-            instructions for it.
+        PvaeError: It is neither `"float32"` nor `"bf16"`, or it is `"bf16"` and the device has no
+            instructions for bfloat16.
     """
     if precision not in get_args(Precision):
-        raise PvaeError(f"precision={precision!r}: one of {', '.join(get_args(Precision))}.")
+        raise PvaeError(f"precision={precision!r} is not valid: give 'float32' or 'bf16'.")
     if precision == "float32" or device is None or able(device):
         return
     what = {"cuda": "this GPU", "cpu": "this CPU"}.get(device.type, f"the device {device.type!r}")
     raise PvaeError(
-        f"precision='bf16': {what} has no instructions for bfloat16, and emulating them would "
-        "be slower than float32. Use precision='float32'."
+        f"precision='bf16' is slower than float32 here: {what} has no instructions for bfloat16. "
+        "Use precision='float32'."
     )
 
 
@@ -69,11 +69,11 @@ def rounding(
     Args:
         dtype: Dtype of the tensors.
         products: Kinds of products: `"matmul"`, `"conv"` or `"rnn"`.
-        device: Their device.
+        device: Device of the tensors.
 
     Returns:
-        The dtype, or for float32 the setting of `torch.backends`: `"tf32"` (10 bits; the default
-        for convolutions on a GPU) or `"bf16"` (7 bits).
+        `dtype`, except for float32 if `torch.backends` sets a lower precision: `"tf32"` (10 bits;
+        the default for convolutions on a GPU) or `"bf16"` (7 bits).
     """
     if dtype != torch.float32:
         return dtype
@@ -83,14 +83,14 @@ def rounding(
                  "rnn": backends.cudnn.rnn},
         "cpu": {kind: getattr(backends.mkldnn, kind) for kind in ("matmul", "conv", "rnn")},
     }.get(device.type, {})  # fmt: skip
-    told = {found[kind].fp32_precision for kind in products if kind in found}
-    return next((coarse for coarse in ("bf16", "tf32") if coarse in told), dtype)
+    settings = {found[kind].fp32_precision for kind in products if kind in found}
+    return next((coarse for coarse in ("bf16", "tf32") if coarse in settings), dtype)
 
 
 def in_precision(precision: Precision) -> contextlib.AbstractContextManager[Any]:
-    """Returns a context in which products of float32 tensors are computed in that precision.
+    """Returns a context that computes products of float32 tensors in the given precision.
 
-    Their results are float32 again. Gradients pass through the products in bfloat16.
+    The results are float32. The gradients of the products are computed in bfloat16 too.
     """
     return _Products() if precision == "bf16" else contextlib.nullcontext()
 

@@ -1,11 +1,11 @@
-"""Progress bars that look right in a terminal, in a log and in a notebook."""
+"""Progress bars for terminals, logs and notebooks."""
 
 import warnings
 
 from tqdm import TqdmWarning
 
 with warnings.catch_warnings():
-    # In a notebook without ipywidgets tqdm draws text, and need not say so.
+    # In a notebook without ipywidgets tqdm draws text, which is fine.
     warnings.simplefilter("ignore", TqdmWarning)
     from tqdm.auto import tqdm
 

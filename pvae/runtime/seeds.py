@@ -1,4 +1,4 @@
-"""Random numbers: seeds, and the state of the global generators."""
+"""Seeds, and the state of the global random generators."""
 
 import contextlib
 import operator
@@ -23,13 +23,13 @@ __all__ = [
 
 
 def noise_state() -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """Returns the state of torch's generators, the source of a step's noise."""
+    """Returns the state of torch's generators, which draw the noise of a training step."""
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
     return torch.get_rng_state(), cuda
 
 
 def restore_noise(state: tuple[torch.Tensor, list[torch.Tensor]]) -> None:
-    """Sets torch's generators to a state of `noise_state`."""
+    """Sets torch's generators to a state that `noise_state` returned."""
     torch.set_rng_state(state[0])
     if state[1]:
         torch.cuda.set_rng_state_all(state[1])
@@ -40,7 +40,7 @@ def own_random_state(seed: int) -> Iterator[None]:
     """Seeds the global generators for the block, and restores their state after it.
 
     Raises:
-        PvaeError: If the seed is no integer from 0 to 2^32 - 1.
+        PvaeError: The seed is not an integer from 0 to 2^32 - 1.
     """
     seed, before = check_seed(seed), random_state()
     pyro.set_rng_seed(seed)
@@ -51,17 +51,17 @@ def own_random_state(seed: int) -> Iterator[None]:
 
 
 def check_seed(seed: int) -> int:
-    """Returns a seed as an integer that every generator accepts.
+    """Returns a seed as an `int` that every generator accepts.
 
     Raises:
-        PvaeError: If the seed is no integer from 0 to 2^32 - 1.
+        PvaeError: The seed is not an integer from 0 to 2^32 - 1.
     """
     try:
         if 0 <= operator.index(seed) < 2**32:
             return operator.index(seed)
     except TypeError:
         pass
-    raise PvaeError(f"seed={seed!r}: a seed is an integer from 0 to {2**32 - 1:,}.")
+    raise PvaeError(f"seed={seed!r} is not valid: give an integer from 0 to {2**32 - 1:,}.")
 
 
 def random_state() -> dict[str, Any]:
@@ -77,7 +77,7 @@ def random_state() -> dict[str, Any]:
 
 
 def restore_random_state(state: dict[str, Any]) -> None:
-    """Sets the generators to a state of `random_state`."""
+    """Sets the global generators to a state that `random_state` returned."""
     torch.set_rng_state(state["torch"])
     if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(state["cuda"])

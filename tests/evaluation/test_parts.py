@@ -139,7 +139,7 @@ def test_a_part_of_the_data(tmp_path):
     larger = evaluate(*linear(), X, num_data=20, **FEW)
     assert {*part.rows} < {*larger.rows}
     assert evaluate(*linear(), X, num_data=99, **FEW).rows is None
-    for wrong, said in ((0, "num_data=0: a whole number"), (2.5, "a whole number is needed")):
+    for wrong, said in ((0, "num_data=0 is not valid"), (2.5, "give a whole number")):
         with pytest.raises(pvae.PvaeError, match=said):
             evaluate(*linear(), X, num_data=wrong, **FEW)
 

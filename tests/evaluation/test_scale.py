@@ -180,7 +180,7 @@ def test_out_of_memory_halves_the_chunk_and_changes_nothing(monkeypatch):
         return forward(z)
 
     monkeypatch.setattr(decoder, "forward", limited)
-    with pytest.warns(UserWarning, match="out of memory: going on with"):
+    with pytest.warns(UserWarning, match="Out of memory. The work continues with"):
         again = evaluate(model, pair[1], x, num_samples=300, progress=False, prior_samples=0)
     np.testing.assert_array_equal(again.log_px, usual.log_px)
     most = 31

@@ -63,7 +63,7 @@ def test_names_and_instances():
         choose_elbo("TraceMeanfield", structure)
     with pytest.raises(PvaeError, match="Did you mean IWAE_ELBO"):
         choose_elbo("IWAEELBO", structure)
-    with pytest.raises(PvaeError, match="num_particles=0: at least one sample"):
+    with pytest.raises(PvaeError, match="num_particles=0 is not valid: at least one sample"):
         choose_elbo("IWAE_ELBO", structure, 0)
 
 

@@ -618,7 +618,7 @@ def test_a_guides_factor_is_subtracted_as_in_pyro_and_not_evaluated():
 
 @pytest.mark.parametrize("objective", [type(objective) for objective in OBJECTIVES])
 def test_no_particles(objective):
-    with pytest.raises(PvaeError, match=r"num_particles=0: at least one sample of z is needed"):
+    with pytest.raises(PvaeError, match=r"num_particles=0 is not valid: at least one sample"):
         objective(0)
 
 

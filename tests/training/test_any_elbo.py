@@ -207,10 +207,10 @@ def test_weights_that_train_the_opposite_are_refused(wrong):
         lambda: InfoVAE_ELBO(mmd_weight=wrong),
         lambda: LatentScale(wrong),
     ):
-        with pytest.raises(PvaeError, match="not negative"):
+        with pytest.raises(PvaeError, match="at least 0"):
             make()
     if isinstance(wrong, float):
-        with pytest.raises(PvaeError, match="not negative"):
+        with pytest.raises(PvaeError, match="at least 0"):
             Beta_ELBO(beta=torch.tensor(wrong))
 
 

@@ -267,7 +267,10 @@ def test_errors_in_ones_own_file_are_one_line(what, tmp_path, monkeypatch, capsy
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--loss", "IWAE_ELBO", "--num_particles", "0"], "num_particles=0: at least one sample"),
+        (
+            ["--loss", "IWAE_ELBO", "--num_particles", "0"],
+            "num_particles=0 is not valid: at least one",
+        ),
         (["--model.network", "conv", "--model.channels", "[]"], r"channels=\(\): convolutions"),
         (["--loss", "Beta_ELBO", "--loss.num_particles", "-1"], "num_particles=-1"),
     ],

@@ -106,7 +106,7 @@ def test_a_batch_larger_than_the_data_is_the_data():
 @pytest.mark.parametrize("name", ["epochs", "batch_size", "patience", "num_particles"])
 @pytest.mark.parametrize("value", [0, -1, 2.5, math.nan, True, "3", None])
 def test_counts_are_whole_and_positive(name, value):
-    with pytest.raises(PvaeError, match=f"{name}={value!r}: "):
+    with pytest.raises(PvaeError, match=f"{name}={value!r} is not valid: "):
         said(**{name: value})
 
 
@@ -116,5 +116,5 @@ def test_rates_and_bounds_are_positive_numbers(name, value):
     if (name, value) == ("kl_warmup", 0.0):
         assert said(kl_warmup=value)[1] == []
         return
-    with pytest.raises(PvaeError, match=f"{name}={value!r}: "):
+    with pytest.raises(PvaeError, match=f"{name}={value!r} is not valid: "):
         said(**{name: value})
