@@ -38,6 +38,9 @@ class Head(PyroModule):
     event_shape: tuple[int, ...] = ()
     support: constraints.Constraint = constraints.real
 
+    def __init__(self) -> None:  # without PyroModule's argument `name`
+        super().__init__()
+
     def sized(self, event_shape: Sequence[int]) -> Self:
         """Returns a copy of this head for data of one shape.
 

@@ -1,4 +1,4 @@
-"""A run as a folder: its config, and its pair built again.
+"""A run as a folder: reads its config and its history, and builds its pair again.
 
 Imports `training`, `pair`, `runtime` and `errors`.
 """

@@ -1,4 +1,4 @@
-"""Builds a pair from a config: plain values become the arguments that type hints ask for."""
+"""Builds a pair from a config: type hints say how plain values become arguments."""
 
 import argparse
 import inspect
@@ -10,13 +10,12 @@ from typing import Any
 from pvae.errors import PvaeError, nearest
 from pvae.pair import Program
 from pvae.runs.config import renamed
-from pvae.runs.names import FILE, failed, find, from_file, in_file, shared
-from pvae.runtime import is_out_of_memory
+from pvae.runs.names import FILE, find, from_file, in_file, in_one_line, shared
 
 __all__ = ["GIVEN", "build_pair", "one_line", "parameters", "typed"]
 
 GIVEN = {"model": {"event_shape"}, "guide": {"event_shape", "model"}}
-"""Parameters of constructors that are filled in when a pair is built."""
+"""Constructor parameters that `build_pair` fills in."""
 
 
 def build_pair(
@@ -25,29 +24,28 @@ def build_pair(
     """Constructs the pair that a config names, model first, from the config's seed.
 
     Args:
-        config: With `seed`, `model` and `guide`, the latter two
+        config: With `seed`, `model` and `guide`; `model` and `guide` are
             `{"class_path": str, "init_args": {...}}`. A function is used directly. If both are
             parts of one object (see `resolve`), it is made from the model's arguments.
-        event_shape: For constructors with a parameter of this name that the config does not
-            set. A guide's constructor with a parameter `model` receives the model.
+        event_shape: For constructors with a parameter of this name, if the config does not set
+            it. A guide's constructor with a parameter `model` receives the model.
 
     Returns:
         The model and the guide.
 
     Raises:
-        PvaeError: A name cannot be found, or an argument is missing, unknown or of the
-            wrong type.
+        PvaeError: A name cannot be found, or an argument is missing, unknown or of the wrong type.
     """
     import pyro
 
-    # Files and modules may draw parameters when they are first run, and constructors always do.
-    # Seeded before both, a pair does not depend on whether its file has been run before.
+    # A file may draw parameters when it is first run, and constructors draw them always. The seed
+    # is set before both, so that a pair does not depend on whether its file has run before.
     pyro.set_rng_seed(config["seed"])
     names = {side: config[side]["class_path"] for side in ("model", "guide")}
     for side, name in names.items():
         target, _, module = find(name, f"{side}s")
         if not isinstance(target, type) and module.__name__.startswith(FILE):
-            # The objects in such a file belong to the pair: it is run again, from the seed.
+            # The objects in such a file belong to the pair, so the file is run again.
             sys.modules.pop(module.__name__, None)
     pyro.set_rng_seed(config["seed"])
     found = {side: find(name, f"{side}s") for side, name in names.items()}
@@ -67,10 +65,13 @@ def _part(thing: Any, attributes: Iterable[str], name: str) -> Program:
     for attribute in attributes:
         if not hasattr(thing, attribute):
             known = [n for n in vars(type(thing)) if n[0] != "_"]
-            raise PvaeError(f"{name}: there is no {attribute}. {nearest(attribute, known)}")
+            raise PvaeError(f"{name} has no {attribute!r}. {nearest(attribute, known)}")
         thing = getattr(thing, attribute)
     if not callable(thing):
-        raise PvaeError(f"{name} is {type(thing).__name__} and no program: it cannot be called")
+        raise PvaeError(
+            f"{name} is an object of type {type(thing).__name__}, which cannot be called: it is "
+            "not a Pyro program."
+        )
     return thing
 
 
@@ -91,22 +92,18 @@ def _construct(
         arguments["model"] = model
     if "event_shape" in given:
         if shape is None:
-            raise PvaeError(f"{target.__name__} needs an event_shape, and the config has none")
+            raise PvaeError(
+                f"{target.__name__} needs an event_shape, and the config has none. Set "
+                f"{side}.init_args.event_shape."
+            )
         arguments["event_shape"] = tuple(shape)
-    try:
+    with in_one_line(f"The {side} {target.__name__} cannot be constructed"):
         return target(**arguments)
-    except PvaeError:
-        raise
-    except Exception as error:
-        if is_out_of_memory(error):
-            raise
-        raise failed(f"the {side} {target.__name__} cannot be made", error) from error
 
 
 def parameters(target: Program) -> set[str]:
-    """Returns the parameters of a class or function, with those that `**kwargs` passes on."""
-    parser = _parser(target, set())
-    return {action.dest for action in parser._actions} - {"help"}
+    """Returns the parameters of a class or function, including those behind `**kwargs`."""
+    return {action.dest for action in _parser(target, set())._actions} - {"help"}
 
 
 def typed(
@@ -119,7 +116,7 @@ def typed(
         values: Numbers, strings and plain containers; an object is
             `{"class_path": str, "init_args": {...}}`.
         skip: Parameters to leave out.
-        prefix: Stands before a parameter's name in messages.
+        prefix: What messages write before a parameter's name.
 
     Raises:
         PvaeError: A value is missing, unknown, or of the wrong type.
@@ -132,14 +129,14 @@ def typed(
         raise
     except argparse.ArgumentError as error:
         raise PvaeError(one_line(error, prefix)) from None
-    except ValueError as error:  # jsonargparse wraps the message of a constructor of ours
+    except ValueError as error:  # jsonargparse wraps the errors of our constructors
         cause = error
         while cause is not None and not isinstance(cause, PvaeError):
             cause = cause.__cause__
         raise cause or PvaeError(one_line(error, prefix)) from None
     for name in _untyped(target):
         if arguments.get(name, ...) is None:
-            raise PvaeError(f"--{prefix}{name}: must be given, there is no default")
+            raise PvaeError(f"--{prefix}{name}: must be given; it has no default.")
     return arguments
 
 
@@ -161,15 +158,15 @@ def _parser(target: Program, skip: set[str]) -> Any:
 
 
 def one_line(error: Exception, prefix: str = "") -> str:
-    """Returns jsonargparse's message as one line that names options as they are typed."""
+    """Returns jsonargparse's message in one line, with the options as a user types them."""
     text = str(error)
     if missing := re.match(r"the following arguments are required: (.*)", text):
         options = ", ".join(f"--{prefix}{key}" for key in missing[1].split(", "))
-        return f"{options}: must be given, there is no default"
+        return f"{options}: must be given; it has no default."
     unknown = r"(?:Group '(.*)' does not accept option|Option) '(\S+)'(?: is not accepted)?$"
     if found := re.match(unknown, text):
         name = f"{found[1]}.{found[2]}" if found[1] else found[2]
-        return f"--{prefix}{name}: there is no such option"
+        return f"--{prefix}{name}: there is no such option."
     text = re.sub(r"a typing\.Literal\[(.*?)\]", r"one of \1", text)
     text = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", text)
     text = text.replace("Expected a int", "Expected an int")
@@ -179,7 +176,8 @@ def one_line(error: Exception, prefix: str = "") -> str:
     key = re.match(r'Parser key "([^"]+)":', text)
     causes = text.partition("Errors:")[2].partition("\n  Given value")[0].split("\n    - ")[1:]
     causes = [cause for cause in dict.fromkeys(causes) if "NoneType" not in cause]
-    # Of a union's members, the one whose class was found was meant.
+    # For a union, report the member whose class was found: the user meant this one.
     found = [c for c in causes if "given class_path" in c or "is not accepted" in c]
     text = "; ".join(found or causes) if causes else text[key.end() if key else 0 :]
-    return (f"--{prefix}{key[1]}: " if key else "") + " ".join(text.split())
+    text = " ".join(text.split()).removesuffix(".")
+    return f"--{prefix}{key[1]}: {text}." if key else f"{text}."

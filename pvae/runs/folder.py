@@ -1,4 +1,4 @@
-"""A run's folder, read: its trained pair and its history."""
+"""Reads a run's folder: its trained pair and its history."""
 
 import csv
 import os
@@ -24,18 +24,18 @@ def load(
 
     Args:
         run: The folder that `fit(..., out=run)` or the shell wrote.
-        model: The model that was trained, freshly built; needed where the shell did not build
-            it (closures, classes defined in a notebook's cells).
+        model: The model that was trained, newly built; needed if pvae cannot build it (closures,
+            classes defined in the cells of a notebook).
         guide: The guide, likewise.
-        trust: Whether the run's config may name code beside pvae, torch and Pyro. To load such a
-            run is to run that code.
+        trust: Whether the run's config may name code outside of pvae, torch and Pyro. Loading
+            such a run runs that code.
 
     Returns:
         Model and guide with the run's parameters, on the CPU.
 
     Raises:
-        PvaeError: If the checkpoint is missing, truncated, of another pair or would run code,
-            or if the pair has to be passed and was not.
+        PvaeError: The checkpoint is missing, truncated, of another pair or would run code, or
+            pvae cannot build the pair and it was not passed.
 
     Example:
         >>> import tempfile, torch, pvae
@@ -52,8 +52,8 @@ def load(
     if model is None or guide is None:
         if not (Path(run) / "config.yaml").exists():
             raise PvaeError(
-                f"{run} was not made from the shell, so that pvae cannot build its pair "
-                f"({saved['pair'][0]}, {saved['pair'][1]}) again. Build it and call "
+                f"{run} has no config.yaml, so pvae cannot build its pair ({saved['pair'][0]}, "
+                f"{saved['pair'][1]}). Build the pair and call "
                 "pvae.load(run, model=model, guide=guide)."
             )
         config = with_own_source(Path(run), read_config(run, trust=trust))
@@ -75,5 +75,5 @@ def read_history(run: str | os.PathLike[str]) -> list[dict[str, float]]:
             ]
     except (ValueError, TypeError) as error:
         raise PvaeError(
-            f"{path} is damaged ({error}); resume the run to write it again."
+            f"{path} is damaged ({error}). Resume the run to write it again."
         ) from error

@@ -1,4 +1,4 @@
-"""Names of programs: `VAE`, `my_package.MyModel` or `path/to/file.py:MyModel`."""
+"""Finds programs by name: `VAE`, `my_package.MyModel` or `path/to/file.py:MyModel`."""
 
 import contextlib
 import hashlib
@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import re
 import sys
+from collections.abc import Iterator
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
@@ -16,10 +17,10 @@ from pvae.pair import Program, in_words
 from pvae.runtime import is_out_of_memory
 from pvae.training import FOLDER, beside
 
-__all__ = ["FILE", "failed", "find", "from_file", "full_name", "in_file", "resolve", "shared"]
+__all__ = ["FILE", "find", "from_file", "full_name", "in_file", "in_one_line", "resolve", "shared"]
 
 FILE = "pvae_file_"
-_PATHS: dict[str, str] = {}  # module of a file: its path as it was typed
+_PATHS: dict[str, str] = {}  # from the module of a file to its path as the user typed it
 Home = Literal["models", "guides"]
 
 
@@ -32,19 +33,20 @@ def resolve(name: str, home: Home) -> Program:
     """Finds the class or function that a name means.
 
     Args:
-        name: `VAE`, a name in `pvae.models` or `pvae.guides`; `my_package.MyModel`, imported
-            (the current folder is importable); or `path/to/file.py:MyModel`. A file is run once
-            for a pair. `file.py:VAE.model` is a method of an object of the class `VAE`, the same
-            object for both programs; `file.py:vae.model` takes the object from the file.
+        name: `VAE`, a name in `pvae.models` or `pvae.guides`; `my_package.MyModel`, which is
+            imported (from the current folder too); or `path/to/file.py:MyModel`. A file is run
+            once for a pair. `file.py:VAE.model` is a method of an object of the class `VAE`; model
+            and guide are methods of the same object. `file.py:vae.model` takes the object from
+            the file.
         home: Where bare names are looked up.
 
     Returns:
-        A class, to be constructed; or a function or an object, to be used directly. For a method
-        of a class, the class.
+        A class, which has to be constructed, or a function or an object, which is used directly.
+        For a method of a class, the class.
 
     Raises:
-        PvaeError: There is no such file, module or name (the message has the nearest ones),
-            or the name is neither a class nor a program.
+        PvaeError: There is no such file, module or name (the message has the nearest names), or
+            the name is neither a class nor a program.
 
     Example:
         >>> resolve("pvae.models.VAE", "models")
@@ -65,12 +67,14 @@ def find(name: str, home: Home) -> tuple[Program, tuple[str, ...], ModuleType]:
     if path.endswith(".py"):
         module, where = _load_file(Path(path)), path
     elif colon:
-        raise PvaeError(f"{name}: only a file has a colon, as in path/to/file.py:{attribute}")
+        raise PvaeError(
+            f"{name!r} is not valid: only a file takes a colon, as in path/to/file.py:{attribute}."
+        )
     else:
         module, where, attribute = _import(full_name(name, home), name)
     known = _programs(module)
     if where == f"pvae.{home}" and attribute not in known:
-        raise PvaeError(f"there is no {home[:-1]} called {attribute}. {nearest(attribute, known)}")
+        raise PvaeError(f"There is no {home[:-1]} called {attribute}. {nearest(attribute, known)}")
     from torch import nn
 
     found, rest, passed = module, attribute.split("."), False
@@ -78,21 +82,24 @@ def find(name: str, home: Home) -> tuple[Program, tuple[str, ...], ModuleType]:
         passed = passed or isinstance(found, nn.Module)
         found = getattr(found, rest[0], None)
         if found is None or (isinstance(found, ModuleType) and rest[1:]):
-            hint = nearest(rest[0], known) if attribute else f"It has {', '.join(known)}."
-            what = f"there is no {attribute} in {where}"
-            raise PvaeError(f"{what if attribute else f'{where}:Name is asked for'}. {hint}")
+            if attribute:
+                raise PvaeError(f"There is no {attribute} in {where}. {nearest(rest[0], known)}")
+            raise PvaeError(
+                f"Name a program of {where}, as in {where}:{(*known, 'Name')[0]}. It "
+                f"has {', '.join(known) or 'none'}."
+            )
         del rest[0]
     calls = not isinstance(found, type) or any("__call__" in vars(c) for c in found.__mro__)
     if not calls and not rest:
         raise PvaeError(
-            f"{name} is a class whose objects cannot be called, and so no Pyro program: give it "
-            "a method __call__, or name a pyro.nn.PyroModule or one of its methods"
+            f"{name} is a class whose objects cannot be called: it is not a Pyro program. Give it "
+            "a method __call__, or name a pyro.nn.PyroModule or one of its methods."
         )
     made = passed or isinstance(found, nn.Module)
     if not callable(found) or (made and not path.endswith(".py")):
         raise PvaeError(
-            f"{name} is {type(found).__name__} and not a class or a function; "
-            "name the class, so that the seed decides its first parameters"
+            f"{name} is an object of type {type(found).__name__}, not a class or a function. "
+            "Name the class, so that the seed decides its initial parameters."
         )
     return found, tuple(rest), module
 
@@ -115,34 +122,32 @@ def _import(path: str, name: str) -> tuple[ModuleType, str, str]:
     parts, missing = path.split("."), ""
     for end in range(len(parts) - 1, 0, -1):
         module = ".".join(parts[:end])
-        try:
-            found = importlib.import_module(module)
-        except ModuleNotFoundError as error:
-            if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-                raise failed(f"the module {module} cannot be imported", error) from error
-            missing = missing or error.name
-            continue
-        except Exception as error:
-            if isinstance(error, PvaeError) or is_out_of_memory(error):
-                raise
-            raise failed(f"the module {module} cannot be imported", error) from error
-        if not missing or hasattr(found, parts[end]):  # a class, whose attribute is asked for
+        with in_one_line(f"The module {module} cannot be imported"):
+            try:
+                found = importlib.import_module(module)
+            except ModuleNotFoundError as error:
+                if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+                    raise
+                missing = missing or error.name
+                continue
+        if not missing or hasattr(found, parts[end]):  # an attribute of a class
             return found, module, ".".join(parts[end:])
         break
     raise PvaeError(
-        f"{name}: there is no module {missing}, neither installed nor in the current folder"
+        f"{name} cannot be imported: there is no module {missing}, neither installed nor in the "
+        "current folder."
     )
 
 
 def _load_file(path: Path) -> ModuleType:
     real = path.expanduser().resolve()
-    # The same name in every process: pickles and inspect find the module by it.
+    # The name is the same in every process, because pickle and inspect find the module by it.
     digest = hashlib.sha256(str(real).encode()).hexdigest()[:8]
     name = f"{FILE}{re.sub(r'\W', '_', real.stem)}_{digest}"
     if name in sys.modules:
         return sys.modules[name]
     if not real.is_file():
-        raise PvaeError(f"there is no file {path} (looked for from the current folder)")
+        raise PvaeError(f"There is no file {path}. A relative path starts at {Path.cwd()}.")
     _importable(Path.cwd())
     _importable(real.parent)
     loader = SourceFileLoader(name, str(real))
@@ -150,15 +155,14 @@ def _load_file(path: Path) -> ModuleType:
     sys.modules[name] = module
     copied = real.parent.name == FOLDER
     try:
-        with beside(real.parent) if copied else contextlib.nullcontext():
+        with (
+            in_one_line(f"The file {path} cannot be run"),
+            beside(real.parent) if copied else contextlib.nullcontext(),
+        ):
             loader.exec_module(module)
-    except BaseException as error:
+    except BaseException:
         sys.modules.pop(name, None)
-        if isinstance(error, PvaeError) or not isinstance(error, Exception):
-            raise
-        if is_out_of_memory(error):
-            raise
-        raise failed(f"the file {path} cannot be run", error) from error
+        raise
     return module
 
 
@@ -168,17 +172,23 @@ def _importable(folder: Path) -> None:
         sys.path.append(str(folder))
 
 
-def failed(what: str, error: Exception) -> PvaeError:
-    """Returns an error that says in one line where the user's own code failed."""
-    if isinstance(error, SyntaxError) and error.filename:
-        text = f" (at {error.filename}:{error.lineno}): SyntaxError: {first_line(error)}"
-    else:
-        text = in_words(error)
-    return PvaeError(f"{what}{text}")
+@contextlib.contextmanager
+def in_one_line(what: str) -> Iterator[None]:
+    """Turns an exception of the user's code into a PvaeError that says where it was raised."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, PvaeError) or is_out_of_memory(error):
+            raise
+        if isinstance(error, SyntaxError) and error.filename:
+            text = f" (at {error.filename}:{error.lineno}): SyntaxError: {first_line(error)}"
+        else:
+            text = in_words(error)
+        raise PvaeError(f"{what}{text}") from error
 
 
 def from_file(name: str) -> str:
-    """Returns the dotted name that `path/to/file.py:Name` is imported by, and runs the file.
+    """Runs the file of `path/to/file.py:Name`, and returns a dotted name that imports `Name`.
 
     Other names are returned unchanged.
     """
@@ -188,12 +198,12 @@ def from_file(name: str) -> str:
     module = _load_file(Path(path))
     if not hasattr(module, attribute):
         hint = nearest(attribute, _programs(module))
-        raise PvaeError(f"there is no {attribute} in {path}. {hint}")
+        raise PvaeError(f"There is no {attribute} in {path}. {hint}")
     _PATHS[module.__name__] = path
     return f"{module.__name__}.{attribute}"
 
 
 def in_file(name: str) -> str:
-    """Returns the name of a file's class as it was typed: the inverse of `from_file`."""
+    """Returns the name of a file's class as the user typed it: the inverse of `from_file`."""
     module, _, attribute = name.partition(".")
     return f"{_PATHS[module]}:{attribute}" if module in _PATHS else name

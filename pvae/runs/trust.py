@@ -1,4 +1,4 @@
-"""Trust: a config from elsewhere may name only classes of pvae, torch and Pyro that compute."""
+"""Trust: without it, a config may name only classes of pvae, torch and Pyro that compute."""
 
 import contextlib
 import importlib
@@ -16,27 +16,27 @@ _MOST_LEVELS, _MOST_VALUES = 40, 100_000
 
 
 def check_trust(config: Any, where: str, given: Collection[str] = ()) -> None:
-    """Refuses a config that names code to run, before any of it is imported.
+    """Refuses a config that names code to run, before any of that code is imported.
 
-    Every class path counts, wherever it stands in the config and however it is quoted. It must be
-    a network, an objective, an optimiser, a distribution or a transform of pvae, torch or Pyro:
-    those take numbers and make tensors. (Both libraries also have functions that run code they
-    are given, such as `torch.hub.load`.)
+    Every class path in the config counts, at any depth and inside quoted YAML too. It must be a
+    network, an objective, an optimiser, a distribution or a transform of pvae, torch or Pyro:
+    these take numbers and make tensors. Other names of these libraries are refused because some
+    run code that they are given, such as `torch.hub.load`.
 
     Args:
         config: Plain containers from a file.
         where: The file, for the message.
-        given: Names that were typed on this command line; they may be anything.
+        given: Names that were typed on this command line; any name is allowed here.
 
     Raises:
-        PvaeError: If it names anything else, or is nested too deeply.
+        PvaeError: The config names anything else, is nested too deeply, or is too large.
     """
     for name in _names(config):
         if name not in given and not _harmless(name):
             raise PvaeError(
-                f"{where} names {name}, which is no network, objective, optimiser or distribution "
-                "of pvae, torch or Pyro: to use the config is to run that code. If you trust where "
-                "it comes from, add --trust (in Python trust=True)."
+                f"{where} names {name}, which is not a network, objective, optimiser or "
+                "distribution of pvae, torch or Pyro. Using the config runs that code. If you "
+                "trust its source, add --trust (in Python, trust=True)."
             )
 
 
@@ -50,13 +50,13 @@ def trusted(config: Any) -> bool:
 
 
 def _names(config: Any) -> Iterator[str]:
-    """Yields every string of a config that may be a class path, also inside quoted YAML."""
+    """Yields every string of a config that may be a class path, also in quoted YAML."""
     todo, count = [(config, 0)], 0
     while todo:
         value, level = todo.pop()
         count += 1
         if level > _MOST_LEVELS or count > _MOST_VALUES:
-            raise PvaeError("the config is nested too deeply, or too large, to be one of pvae")
+            raise PvaeError("The config is nested too deeply or too large to be one of pvae.")
         if isinstance(value, dict):
             todo += [(each, level + 1) for each in value.values()]
         elif isinstance(value, list | tuple | set):
@@ -95,6 +95,6 @@ def _harmless(name: str) -> bool:
             try:
                 importlib.import_module(path)
             except ImportError:
-                return True  # there is no such name, and its import will say so
+                return True  # there is no such name: the import that follows reports it
         found = getattr(found, part)
     return isinstance(found, type) and issubclass(found, kinds)

@@ -111,13 +111,13 @@ def test_a_file_imports_from_its_own_folder_and_the_current_one(here):
     [
         ("VEA", "Did you mean VAE?"),
         ("pair.py:MyModle", "Did you mean MyModel?"),
-        ("pair.py", "pair.py:Name is asked for. It has Base, MyModel, MyGuide"),
+        ("pair.py", "as in pair.py:Base. It has Base, MyModel, MyGuide"),
         ("pair.py:", "It has Base"),
-        ("nowhere.py:MyModel", "there is no file nowhere.py"),
+        ("nowhere.py:MyModel", "There is no file nowhere.py"),
         ("no_such_package.MyModel", "there is no module no_such_package"),
         ("torch.no_such.MyModel", "there is no module torch.no_such"),
         ("torch.nn.Lineer", "or Linear?"),
-        ("pair:MyModel", "only a file has a colon"),
+        ("pair:MyModel", "only a file takes a colon"),
         ("pair.py:RUNS", "not a class or a function"),
     ],
 )
@@ -213,6 +213,16 @@ def test_a_config_comes_back_as_it_was_written(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
 
 
+def test_a_head_of_an_older_config_had_an_argument_name(here):
+    (here / "my.py").write_text("from pvae.distributions import Head\nclass Mine(Head): pass\n")
+    names = {"Poisson": "pvae.distributions.heads.Poisson", "Mine": "my.py:Mine"}
+    for kind, path in names.items():
+        head = {"class_path": path, "init_args": {"name": ""}}
+        write_config(here, config("VAE", "MeanField", likelihood=head) | {"data": {}})
+        model, _ = build_pair(read_config(here, trust=True), (2,))
+        assert type(model.head).__name__ == kind
+
+
 def test_every_truncation_of_a_config_is_noticed(tmp_path):
     write_config(tmp_path, config("VAE", latent_dim=3) | {"data": {"source": "digits"}})
     text = (tmp_path / "config.yaml").read_text()
@@ -230,12 +240,12 @@ def test_a_foreign_config_is_refused(tmp_path, text):
 
 
 def test_a_missing_or_unreadable_config_says_so(tmp_path):
-    with pytest.raises(PvaeError, match=r"has no config.yaml; `pvae run`"):
+    with pytest.raises(PvaeError, match=r"has no config.yaml. `pvae run`"):
         read_config(tmp_path)
-    with pytest.raises(PvaeError, match="there is no"):
+    with pytest.raises(PvaeError, match="There is no"):
         read_config(tmp_path / "nowhere")
     (tmp_path / "config.yaml").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(PvaeError, match="no config"):
+    with pytest.raises(PvaeError, match="not a config"):
         load_yaml(tmp_path)
     with pytest.raises(PvaeError, match="Cannot write"):
         write_config(tmp_path / "config.yaml", {})
@@ -303,11 +313,11 @@ def test_objects_of_a_file_belong_to_one_pair(here, name):
     ("name", "message"),
     [
         ("both.py:bth.model", "Did you mean both?"),
-        ("both.py:both.nothing", "there is no both.nothing in both.py"),
+        ("both.py:both.nothing", "There is no both.nothing in both.py"),
         ("both.py:RUNS", "not a class or a function"),
-        ("both.py:torch.nn.Linear", "there is no torch.nn.Linear in both.py"),
-        ("torch.serialization.os.system", "there is no os.system in torch.serialization"),
-        ("pvae_test_both2.both.model", "name the class"),
+        ("both.py:torch.nn.Linear", "There is no torch.nn.Linear in both.py"),
+        ("torch.serialization.os.system", "There is no os.system in torch.serialization"),
+        ("pvae_test_both2.both.model", "Name the class"),
     ],
 )
 def test_a_wrong_part_is_said(here, name, message):
@@ -321,8 +331,8 @@ def test_a_wrong_part_is_said(here, name, message):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("both.py:Both.size", "both.py:Both.size is int and no program"),
-        ("both.py:Both.modle", "both.py:Both.modle: there is no modle. Did you mean model?"),
+        ("both.py:Both.size", "both.py:Both.size is an object of type int, which cannot be called"),
+        ("both.py:Both.modle", "both.py:Both.modle has no 'modle'. Did you mean model?"),
     ],
 )
 def test_a_part_that_is_no_program_is_refused(here, name, message):
