@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import pvae
-from pvae.cli.options import parse
+from pvae.cli.command_line import parse
 from pvae.runs import build_pair
 
 

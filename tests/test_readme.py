@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pvae.cli import options
+from pvae.cli.command_line import parse
 
 README = Path(__file__).parent.parent / "README.md"
 
@@ -62,5 +62,5 @@ def test_every_option_is_one(tmp_path, monkeypatch):
             continue
         option += "" if " " in option else " 0"
         argv = shlex.split(option.replace("--device auto", "--device cpu").replace("NAME", "mnist"))
-        config, _ = options.parse("run", argv)
+        config, _ = parse("run", argv)
         assert config["model"]["class_path"] == "pvae.models.VAE"

@@ -1,4 +1,4 @@
-"""The shell: `pvae run | train | evaluate | report | compare | check | new | list`.
+"""The shell: `pvae run | train | evaluate | report | compare | list | new | check`.
 
 Imports every room.
 """

@@ -1,14 +1,26 @@
-"""The folder of a run: checked, made, emptied and removed."""
+"""The folder of a run: checks, makes, empties and removes it."""
 
 import contextlib
 import itertools
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 from pvae.errors import PvaeError
+from pvae.runs import names_of, trusted
+from pvae.runtime import LOCK
+from pvae.training import FOLDER
 
-__all__ = ["RUN_FILES", "check_folder", "empty_folder", "make_folder", "remove_folder"]
+__all__ = [
+    "RUN_FILES",
+    "check_folder",
+    "empty_folder",
+    "make_folder",
+    "remove_folder",
+    "require_checkpoint",
+    "run_argument",
+]
 
 RUN_FILES = (
     "config.yaml",
@@ -21,18 +33,16 @@ RUN_FILES = (
 
 
 def check_folder(out: Path, overwrite: bool) -> None:
-    """Refuses a folder that has content, unless it is a run that may be overwritten."""
-    from pvae.runtime import LOCK
-
+    """Refuses a folder with content, unless it is a run that may be overwritten."""
     try:
         content = {path.name for path in out.iterdir()} if out.exists() else set()
     except OSError as error:
-        raise PvaeError(f"cannot use {out} as a run folder: {error.strerror}") from None
+        raise PvaeError(f"Cannot use {out} as a run folder: {error.strerror}.") from None
     content.discard(LOCK)
     if content and not content & set(RUN_FILES):
-        raise PvaeError(f"{out} has content, but no run: choose another folder")
+        raise PvaeError(f"{out} has content, but no run. Choose another folder.")
     if content and not overwrite:
-        raise PvaeError(f"{out} has a run already: choose another folder, or add --overwrite")
+        raise PvaeError(f"{out} has a run already. Choose another folder, or add --overwrite.")
 
 
 def make_folder(out: str | None, name: str) -> Path:
@@ -47,30 +57,37 @@ def make_folder(out: str | None, name: str) -> Path:
                 folder.mkdir(parents=True)
                 return folder
     except OSError as error:
-        raise PvaeError(f"cannot make {out or 'a folder in runs'}: {error.strerror}") from None
+        raise PvaeError(f"Cannot make {out or 'a folder in runs'}: {error.strerror}.") from None
     raise AssertionError
 
 
 def empty_folder(out: Path, overwrite: bool) -> None:
-    """Removes an older run's files and nothing else."""
-    from pvae.training import FOLDER
-
-    check_folder(out, overwrite)  # once more: another process may have been faster
+    """Removes the files of an older run and nothing else."""
+    check_folder(out, overwrite)  # again: another process may have written a run meanwhile
     try:
         for file in RUN_FILES:
             (out / file).unlink(missing_ok=True)
         if (out / FOLDER).is_dir():
             shutil.rmtree(out / FOLDER)
     except OSError as error:
-        raise PvaeError(f"cannot empty {out}: {error.strerror}") from None
+        raise PvaeError(f"Cannot empty {out}: {error.strerror}.") from None
     shutil.rmtree(out / "evaluation.partial", ignore_errors=True)
 
 
 def remove_folder(out: Path) -> None:
-    """Removes the folder of a run that has not begun."""
-    from pvae.training import FOLDER
-
+    """Removes the folder of a run that was not trained."""
     with contextlib.suppress(OSError):
         (out / "config.yaml").unlink(missing_ok=True)
         shutil.rmtree(out / FOLDER, ignore_errors=True)
         out.rmdir()
+
+
+def require_checkpoint(run: Path) -> None:
+    """Raises a PvaeError if a run has not been trained."""
+    if not (run / "checkpoint.pt").is_file():
+        raise PvaeError(f"{run} has no checkpoint.pt. `pvae train --resume {run}` makes it.")
+
+
+def run_argument(run: Path, config: dict[str, Any]) -> str:
+    """Returns a run as an argument for a command, with `--trust` if its config needs that."""
+    return f"{run}" if trusted(names_of(config)) else f"{run} --trust"

@@ -1,33 +1,51 @@
-"""new(): writes the model, the guide and the test of a new pair."""
+"""`pvae new`: writes a model, a guide and a test as a starting point."""
 
 import keyword
 from importlib.resources import files
 from pathlib import Path
 from string import Template
 
+from pvae.cli.options import new_parser, values
 from pvae.errors import PvaeError
 from pvae.runtime import atomic
 
-__all__ = ["camel", "new"]
+__all__ = ["new", "write_pair"]
 
-FILES = {"model": "{}_model.py", "guide": "{}_guide.py", "test": "test_{}.py"}
-"""For each file in `templates/`, the name of what is made of it."""
+_FILES = {"model": "{}_model.py", "guide": "{}_guide.py", "test": "test_{}.py"}  # of templates/
+
+
+def write_pair(argv: list[str]) -> None:
+    """Writes a model, a guide and a test, and prints commands that use them."""
+    parser = new_parser("new", "NAME")
+    parser.add_argument(
+        "name", metavar="NAME", type=str, help="A Python identifier, such as ring or my_vae."
+    )
+    parser.add_argument(
+        "--out", metavar="DIR", type=str, default=".", help="The folder for the files."
+    )
+    given = values(parser, argv)
+    model, guide, test = new(given["name"], given["out"])
+    name = _camel(given["name"])
+    print(f"Wrote {model}, {guide} and {test}. Use them with")
+    print(f"  pvae check {model}:{name}Model {guide}:{name}Guide")
+    print(f"  pvae run --model {model}:{name}Model --guide {guide}:{name}Guide")
+    print(f"  python -m pytest {test}")
 
 
 def new(name: str, out: str | Path = ".") -> list[Path]:
-    """Writes a model, a guide and a test of the two, which run as they are.
+    """Writes a model, a guide and their test, which run without changes.
 
     Args:
         name: A Python identifier. `ring` makes ring_model.py with the class RingModel,
             ring_guide.py with RingGuide, and test_ring.py.
-        out: The folder to write them into; it is made where it is missing.
+        out: The folder to write them into; it is made if it is missing.
 
     Returns:
         The paths of the three files.
 
     Raises:
-        PvaeError: If the name is not an identifier, a file is there already, or the folder cannot
-            be written.
+        PvaeError: The name is not an identifier, a file exists already, or the folder cannot be
+            written.
 
     Example:
         >>> import tempfile
@@ -36,30 +54,29 @@ def new(name: str, out: str | Path = ".") -> list[Path]:
     """
     if not name.isidentifier() or keyword.iskeyword(name):
         raise PvaeError(
-            f"{name!r} is no Python identifier, which names files and classes here: letters, "
-            "digits and underscores, and no digit first, such as ring or my_vae."
+            f"{name!r} is not a Python identifier. Use letters, digits and underscores, with no "
+            "digit first, such as ring or my_vae."
         )
-    paths = [Path(out) / file.format(name) for file in FILES.values()]
+    paths = [Path(out) / file.format(name) for file in _FILES.values()]
     try:
-        there = [path for path in paths if path.exists()]
-        if there:
+        if existing := [path for path in paths if path.exists()]:
             raise PvaeError(
-                f"{there[0]} is there already, and is not overwritten. Take another name, or "
+                f"{existing[0]} exists already and is not overwritten. Choose another name, or "
                 "another folder with --out."
             )
         Path(out).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise PvaeError(
-            f"cannot write into {out}: {error.strerror}. Name another folder with --out."
+            f"Cannot write into {out}: {error.strerror}. Name another folder with --out."
         ) from None
-    text_of = {"name": name, "Name": camel(name)}
-    for path, template in zip(paths, FILES, strict=True):
+    text_of = {"name": name, "Name": _camel(name)}
+    for path, template in zip(paths, _FILES, strict=True):
         text = (files("pvae.cli") / "templates" / f"{template}.txt").read_text("utf-8")
         with atomic(path) as temporary:
             temporary.write_text(Template(text).substitute(text_of), "utf-8")
     return paths
 
 
-def camel(name: str) -> str:
+def _camel(name: str) -> str:
     """Returns a name in camel case: MyVae for my_vae."""
     return "".join(part[:1].upper() + part[1:] for part in name.split("_"))

@@ -67,9 +67,9 @@ def test_out_names_the_page_and_an_older_one_is_replaced(here, capsys):
 @pytest.mark.parametrize(
     ("argv", "code", "message"),
     [
-        ([], 2, "two runs or more: `pvae compare RUN RUN`"),
-        (["a"], 2, "two runs or more: `pvae compare RUN RUN`"),
-        (["a", "b", "--ot", "x"], 2, "there is no option --ot. Did you mean --out?"),
+        ([], 2, "two or more runs: `pvae compare RUN RUN`"),
+        (["a"], 2, "two or more runs: `pvae compare RUN RUN`"),
+        (["a", "b", "--ot", "x"], 2, "There is no option --ot. Did you mean --out?"),
         (["a", "b", "--out"], 2, "--out: expected one argument"),
         (["a", "b", "--out", "."], 2, "--out .: this is a folder"),
         (["a", "b", "--out", "a/config.yaml"], 2, "--out a/config.yaml: this is another file"),

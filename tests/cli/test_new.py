@@ -18,12 +18,6 @@ README = (Path(__file__).parents[1].parent / "README.md").read_text()
 WALK = README[README.index("## Your own pair") : README.index("## The zoo")]
 
 
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def test_the_written_test_passes_as_it_is(here):
     assert main(["new", "ring"]) == 0
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST")}
@@ -50,7 +44,7 @@ def test_the_commands_that_new_names_run(here, capsys):
 
 @pytest.mark.parametrize("name", ["3d", "my-vae", "", "class", "a.b", "../up"])
 def test_a_name_that_is_none(name, here):
-    with pytest.raises(PvaeError, match="no Python identifier"):
+    with pytest.raises(PvaeError, match="not a Python identifier"):
         new(name)
     assert not [*here.iterdir()]
 
@@ -59,7 +53,7 @@ def test_a_name_that_is_none(name, here):
 def test_nothing_is_overwritten(file, here, capsys):
     (here / file).write_text("mine")
     assert main(["new", "ring"]) == 1
-    assert f"{file} is there already" in capsys.readouterr().err
+    assert f"{file} exists already" in capsys.readouterr().err
     assert [(p.name, p.read_text()) for p in here.iterdir()] == [(file, "mine")]
 
 

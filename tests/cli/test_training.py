@@ -11,13 +11,6 @@ from pvae.training.checkpoint import read_checkpoint
 QUICK = ["--epochs", "2", "--progress", "false", "--data.validation", "1300"]
 
 
-@pytest.fixture(autouse=True)
-def here(tmp_path, monkeypatch):
-    """An empty current folder."""
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def weights(run):
     modules = read_checkpoint(run / "checkpoint.pt")["state"]["modules"]
     return {f"{m}.{n}": v for m, state in modules.items() for n, v in state.items()}
@@ -94,7 +87,7 @@ def test_an_empty_word_is_no_default(here, capsys, option):
     for argv in ([option, ""], [f"{option}="]):
         assert main(["train", *QUICK, *argv]) == 2
         said = capsys.readouterr().err
-        assert said.startswith(f"pvae: error: {option}: the word behind it is empty")
+        assert said.startswith(f"pvae: error: {option}: the value is empty")
         assert said.count("\n") == 1
     assert list(here.iterdir()) == []
 
@@ -103,7 +96,7 @@ def test_an_empty_word_is_no_default(here, capsys, option):
 def test_an_empty_word_in_a_config_is_no_default(here, capsys, part):
     (here / "my.yaml").write_text(f"{part}: ''\n")
     assert main(["train", *QUICK, "--config", "my.yaml"]) == 1
-    assert f"{part}: the config has '' where options are expected" in capsys.readouterr().err
+    assert f"{part}: a name, or a mapping with" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -264,9 +264,9 @@ def test_data_of_ones_own(here, capsys):
     [
         (["VAE"], "a pair is two programs"),
         (["VAE", "MeanField", "third"], "a pair is two programs"),
-        (["--out", "x"], "there is no option --out: a check writes nothing"),
-        (["--resume=x"], "there is no option --resume"),
-        (["--epochs", "3"], "there is no option --epochs"),
+        (["--out", "x"], "There is no option --out: a check writes nothing"),
+        (["--resume=x"], "There is no option --resume"),
+        (["--epochs", "3"], "There is no option --epochs"),
         (["--data.seed", "x"], "--data.seed: Expected an int"),
     ],
 )

@@ -152,7 +152,7 @@ def test_a_folder_in_use_is_left_alone(run, capsys):
 
 def test_of_two_trainings_into_one_folder_the_second_is_refused(tmp_path, monkeypatch, capsys):
     # The first takes the folder while the second loads its data.
-    shell = sys.modules["pvae.cli.main"]
+    from pvae.cli import train as shell
 
     out, argv = tmp_path / "r", ["train", *RUN.split(), "--epochs", "1", "--out"]
     load = shell.load_data
@@ -172,7 +172,7 @@ def test_of_two_trainings_into_one_folder_the_second_is_refused(tmp_path, monkey
 
 def test_a_run_that_is_resumed_is_locked_before_it_is_looked_at(run, monkeypatch):
     # Else another process may lengthen it between what is read of it and what is trained.
-    shell = sys.modules["pvae.cli.main"]
+    from pvae.cli import train as shell
 
     load, said = shell.load_data, []
 
@@ -209,11 +209,11 @@ def test_the_report_writes_the_summary_too(run, capsys):
 def test_a_terminal_without_these_letters_gets_the_table(encoding, monkeypatch):
     import io
 
-    shell = sys.modules["pvae.cli.main"]
+    from pvae.cli import listing as shell
 
     raw = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding=encoding, errors="strict"))
-    monkeypatch.setattr(shell, "_list", lambda argv: print("k̂ ± χ²"))
+    monkeypatch.setattr(shell, "list_names", lambda argv: print("k̂ ± χ²"))
     assert main(["list"]) == 0
     sys.stdout.flush()
     plus = "±" if encoding != "ascii" else "?"

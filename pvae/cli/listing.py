@@ -1,0 +1,27 @@
+"""`pvae list`: the models, guides and data sets that have a name."""
+
+import inspect
+
+import pvae.guides
+import pvae.models
+from pvae.cli.options import new_parser, values
+from pvae.data import SETS, names
+
+__all__ = ["list_names"]
+
+
+def list_names(argv: list[str]) -> None:
+    """Prints each name with one line about it."""
+    values(new_parser("list"), argv)
+    for title, module in (("models", pvae.models), ("guides", pvae.guides)):
+        print(f"{title}:")
+        for name in sorted(module.__all__, key=str.lower):
+            first_line = (inspect.getdoc(getattr(module, name)) or "").partition("\n")[0]
+            print(f"  {name:<18} {first_line}")
+    print("data sets:")
+    installed = {"digits": "scikit-learn's digits", "glyphs": "letters with seven known factors"}
+    for name in names():
+        known = SETS.get(name)
+        kind = f"torchvision's {known.kind}" if known else installed[name]
+        print(f"  {name:<18} {kind}, {known.observation if known else 'dynamic'}")
+    print("or a .npy, .npz or .pt file; `pvae run --help` explains --data.observation")

@@ -1,0 +1,117 @@
+"""`pvae run` and `pvae train`: train a pair; `run` evaluates and reports it too."""
+
+import contextlib
+import sys
+from pathlib import Path
+from typing import Any
+
+from pvae.cli.command_line import parse
+from pvae.cli.evaluate import save_evaluation
+from pvae.cli.folder import check_folder, empty_folder, make_folder, remove_folder, run_argument
+from pvae.cli.options import check_numbers, load_data, options_of
+from pvae.cli.report import save_report
+from pvae.cli.usage import UsageError
+from pvae.data import Data
+from pvae.errors import PvaeError
+from pvae.pair import Program, bind, name_of
+from pvae.runs import build_pair, load_yaml, parameters, resolve, shared
+from pvae.runtime import locked, processes
+from pvae.training import fit, glorot, keep_source, write_config
+
+__all__ = ["run", "train"]
+
+
+def run(argv: list[str]) -> None:
+    """Trains a pair, evaluates it and writes the report."""
+    _train("run", argv)
+
+
+def train(argv: list[str]) -> None:
+    """Trains a pair."""
+    _train("train", argv)
+
+
+def _train(command: str, argv: list[str]) -> None:
+    config, early = parse(command, argv)
+    check_numbers(config)
+    if processes()[1] > 1:
+        raise UsageError(
+            f"`pvae {command}` trains in one process. Only an evaluation can use several: "
+            "`torchrun ... -m pvae evaluate RUN`."
+        )
+    progress = config.pop("progress", True)
+    with contextlib.ExitStack() as lock:  # no other process may use the folder until the end
+        if early.resume:
+            lock.enter_context(locked(early.resume))
+        if early.out:
+            check_folder(Path(early.out), early.overwrite)
+        data = load_data(config)
+        print(f"data: {data.in_words}", flush=True)
+        _set_event_shape(config, data)
+        model, guide = build_pair(config)
+        options = options_of(fit, config) | {"progress": progress}
+        if early.resume:
+            _set_epochs(Path(early.resume), config["epochs"])
+        if not (early.resume and (Path(early.resume) / "checkpoint.pt").exists()):
+            _initialise(model, guide, data, config)
+        if early.resume:
+            out = Path(early.resume)
+        else:  # now that nothing in the options can fail any more
+            out = make_folder(early.out, f"{data.name}-{name_of(model)}")
+            lock.enter_context(locked(out))
+            empty_folder(out, early.overwrite)
+            write_config(out, config)
+            keep_source(out, config)
+        print(f"run folder: {out}", flush=True)
+        try:
+            fitted = fit(model, guide, data, **options, out=out, resume=bool(early.resume))
+        except PvaeError:
+            if not early.resume and not (out / "checkpoint.pt").exists():
+                lock.close()
+                remove_folder(out)  # nothing was trained, so the name is free again
+            raise
+        name = run_argument(out, config)
+        if command == "train":
+            print(f"Evaluate the pair with `pvae evaluate {name}`.")
+            return
+        try:
+            evaluation = save_evaluation(out, model, guide, data, config | {"progress": progress})
+            save_report(
+                out, evaluation, model=model, guide=guide, data=data, history=fitted.history,
+                config=config,
+            )  # fmt: skip
+        except KeyboardInterrupt:
+            print(
+                f"The trained pair is kept. Continue with `pvae evaluate {name}`, then "
+                f"`pvae report {name}`.",
+                file=sys.stderr,
+            )
+            raise
+
+
+def _set_event_shape(config: dict[str, Any], data: Data) -> None:
+    """Writes the data's shape into the arguments of constructors that take it."""
+    names = {side: config[side]["class_path"] for side in ("model", "guide")}
+    sides = ["model"] if shared(*names.values()) else list(names)
+    for side in sides:
+        target = resolve(names[side], f"{side}s")
+        if isinstance(target, type) and "event_shape" in parameters(target):
+            init_args = config[side]["init_args"]
+            config[side]["init_args"] = {"event_shape": list(data.event_shape)} | init_args
+
+
+def _set_epochs(run: Path, epochs: int) -> None:
+    """Writes the number of epochs into the config of a resumed run."""
+    former = load_yaml(run)
+    if former.get("epochs") != epochs:
+        write_config(run, former | {"epochs": epochs})
+
+
+def _initialise(model: Program, guide: Program, data: Data, config: dict[str, Any]) -> None:
+    """Sets the initial parameters that depend on the data."""
+    if config.get("init") == "glorot":
+        x = data.train.only(["x"]).tensors() if "x" in data.train.fields else ()
+        glorot(model, guide, *x)
+    if hasattr(model, "start_from"):
+        part, (start_from,) = bind(data.train, model.start_from)
+        start_from(*part.tensors())
