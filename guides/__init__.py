@@ -8,6 +8,7 @@ from pvae.guides.ladder import Ladder
 from pvae.guides.linear import LinearGaussian
 from pvae.guides.mean_field import MeanField
 from pvae.guides.mixture import MixtureOfGaussians
+from pvae.guides.nearest_code import NearestCode
 from pvae.guides.responsibilities import Responsibilities
 from pvae.guides.semi_amortised import SemiAmortised
 from pvae.guides.shared_encoder import SharedEncoder
@@ -25,6 +26,7 @@ __all__ = [
     "LowRank",
     "MeanField",
     "MixtureOfGaussians",
+    "NearestCode",
     "Responsibilities",
     "SemiAmortised",
     "SharedEncoder",

@@ -8,11 +8,13 @@ from pvae.models.linear import PPCA
 from pvae.models.mixture_prior import MixturePriorVAE
 from pvae.models.vae import VAE
 from pvae.models.vamp_prior import VampPriorVAE
+from pvae.models.vq_vae import VQVAE
 from pvae.nn import remember
 
 __all__ = [
     "PPCA",
     "VAE",
+    "VQVAE",
     "Autoencoder",
     "FlowPriorVAE",
     "GaussianMixture",

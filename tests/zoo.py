@@ -32,6 +32,14 @@ def _likelihood(**options):
     return lambda: (m.VAE(SHAPE, **DENSE, **options), g.MeanField(SHAPE, **DENSE))
 
 
+def _quantised(**options):
+    made = {"channels": [4], "num_blocks": 1}
+    return _given_its_model(
+        lambda: m.VQVAE(SHAPE, num_codes=5, code_dim=3, **made, **options),
+        lambda model: g.NearestCode(model, SHAPE, **made),
+    )
+
+
 def _vae():
     return m.VAE(SHAPE, **DENSE)
 
@@ -112,6 +120,8 @@ ZOO = {
         _given_its_model(lambda: m.GaussianMixture(SHAPE, 3), g.Responsibilities),
         "dequantize",
     ),
+    "VQ-VAE": (_quantised(), "dynamic"),
+    "VQ-VAE by gradients": (_quantised(decay=None), "dynamic"),
     "probabilistic PCA": (
         lambda: (m.PPCA(SHAPE, latent_dim=3), g.LinearGaussian(SHAPE, latent_dim=3)),
         "grey",

@@ -3,6 +3,7 @@
 Imports only `errors`.
 """
 
+from pvae.nn.codebook import Codebook
 from pvae.nn.flows import (
     SplineCoupling,
     affine_autoregressive,
@@ -11,13 +12,17 @@ from pvae.nn.flows import (
 )
 from pvae.nn.made_from import arguments, remember
 from pvae.nn.networks import MLP, ConvDecoder, ConvEncoder, make_decoder, make_encoder
+from pvae.nn.residual import ResidualDecoder, ResidualEncoder
 from pvae.nn.scale_tril import ScaleTril
 from pvae.nn.sizes import at_least_one, check_layers
 
 __all__ = [
     "MLP",
+    "Codebook",
     "ConvDecoder",
     "ConvEncoder",
+    "ResidualDecoder",
+    "ResidualEncoder",
     "ScaleTril",
     "SplineCoupling",
     "affine_autoregressive",

@@ -14,8 +14,10 @@ __all__ = [
     "MLP",
     "ConvDecoder",
     "ConvEncoder",
+    "batch_shape",
     "make_decoder",
     "make_encoder",
+    "pyramid",
 ]
 
 _ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh}
@@ -71,7 +73,7 @@ class MLP(nn.Module):
         self.layers = nn.Sequential(*layers[:-1])
 
     def forward(self, x: Tensor) -> Tensor:
-        batch = _batch_shape(x, self.in_shape)
+        batch = batch_shape(x, self.in_shape)
         return self.layers(x.reshape(*batch, -1)).reshape(*batch, *self.out_shape)
 
     @torch.no_grad()
@@ -109,7 +111,7 @@ class ConvEncoder(nn.Module):
     ) -> None:
         super().__init__()
         self.in_shape, self.out_shape = tuple(in_shape), tuple(out_shape)
-        sizes = _pyramid(self.in_shape, channels)
+        sizes = pyramid(self.in_shape, channels)
         layers: list[nn.Module] = []
         for before, after in itertools.pairwise([in_shape[0], *channels]):
             layers += [nn.Conv2d(before, after, 4, stride=2, padding=1), nn.ReLU()]
@@ -119,7 +121,7 @@ class ConvEncoder(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        batch = _batch_shape(x, self.in_shape)
+        batch = batch_shape(x, self.in_shape)
         y = self.layers(x.reshape(-1, *self.in_shape))
         return y.reshape(*batch, *self.out_shape)
 
@@ -155,7 +157,7 @@ class ConvDecoder(nn.Module):
         flat = self.out_shape
         if len(flat) > 3:
             flat = (math.prod(flat[:-2]), *flat[-2:])
-        sizes = _pyramid(flat, channels)[::-1]
+        sizes = pyramid(flat, channels)[::-1]
         small = (channels[0], *sizes[0])
         layers: list[nn.Module] = [
             nn.Linear(math.prod(in_shape), math.prod(small)),
@@ -172,7 +174,7 @@ class ConvDecoder(nn.Module):
         self.layers = nn.Sequential(*layers[:-1])
 
     def forward(self, z: Tensor) -> Tensor:
-        batch = _batch_shape(z, self.in_shape)
+        batch = batch_shape(z, self.in_shape)
         y = self.layers(z.reshape(-1, math.prod(self.in_shape)))
         return y.reshape(*batch, *self.out_shape)
 
@@ -243,7 +245,8 @@ def make_decoder(
     raise PvaeError(f"network={network!r} is not valid: give 'dense' or 'conv'.")
 
 
-def _batch_shape(x: Tensor, event_shape: tuple[int, ...]) -> torch.Size:
+def batch_shape(x: Tensor, event_shape: tuple[int, ...]) -> torch.Size:
+    """Returns the dimensions left of an event; raises a PvaeError if x has another event shape."""
     cut = x.ndim - len(event_shape)
     if cut < 0 or tuple(x.shape[cut:]) != event_shape:
         raise PvaeError(
@@ -253,7 +256,8 @@ def _batch_shape(x: Tensor, event_shape: tuple[int, ...]) -> torch.Size:
     return x.shape[:cut]
 
 
-def _pyramid(shape: tuple[int, ...], channels: Sequence[int]) -> list[tuple[int, int]]:
+def pyramid(shape: tuple[int, ...], channels: Sequence[int]) -> list[tuple[int, int]]:
+    """Returns height and width before each strided layer and after the last one."""
     if not channels or min(channels) < 1:
         raise PvaeError(
             f"channels={tuple(channels)}: convolutions need one layer or more, each of a positive "

@@ -96,7 +96,9 @@ def gives_a_point(structure: Structure) -> bool:
     latent = latent_sites(structure.guide_trace)
     in_model = latent_sites(structure.model_trace)
     return bool(latent) and all(
-        name in in_model and isinstance(base_distribution(site["fn"]), Delta)
+        name in in_model
+        and isinstance(base_distribution(site["fn"]), Delta)
+        and not is_discrete(in_model[name]["fn"])
         for name, site in latent.items()
     )
 
@@ -132,6 +134,14 @@ def refuse_unbounded(inspection: Inspection) -> None:
         other = in_model.get(name)
         if other is not None and (fault := other_mask(name, site, other)):
             raise PvaeError(fault)
+        if name in deltas and other is not None and is_discrete(other["fn"]):
+            # A point mass on a discrete value has probability one.
+            if (torch.as_tensor(base_distribution(site["fn"]).log_density) != 0).any():
+                raise PvaeError(
+                    f"Site {name!r}: the guide's Delta has a log_density other than 0. On a "
+                    "discrete site it is a point of probability one: leave log_density out."
+                )
+            continue
         if name in deltas and not auxiliary and not _is_delta(other):
             raise PvaeError(
                 f"The guide {name_of(inspection.guide)} gives site {name!r} a Delta distribution: "

@@ -1,0 +1,125 @@
+"""NearestCode and VQVAE: a point mass on discrete codes, whose bound is log p(x, z(x))."""
+
+import itertools
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro.infer import Trace_ELBO
+
+import pvae
+from pvae import guides, models
+from pvae.errors import PvaeError
+
+SMALL = {"channels": (4,), "num_blocks": 1}
+
+
+def pair(shape=(1, 4, 4), num_codes=3, channels=(4, 4), **options):
+    torch.manual_seed(0)
+    made = {"channels": channels, "num_blocks": 1}
+    model = models.VQVAE(shape, num_codes=num_codes, code_dim=2, **made, **options)
+    return model, guides.NearestCode(model, shape, **made)
+
+
+def exact(model, x):
+    """Returns log p(x, z) for every z, [S, B]."""
+    places = int(np.prod(model.map_shape))
+    eye = torch.eye(model.codebook.num_codes)
+    rows = []
+    for codes in itertools.product(range(len(eye)), repeat=places):
+        z = eye[list(codes)].reshape(1, *model.map_shape, -1)
+        prior = model.prior().log_prob(z[0])
+        rows.append(model.likelihood(z.expand(len(x), *z.shape[1:])).log_prob(x) + prior)
+    return torch.stack(rows)
+
+
+def test_the_bound_is_log_p_of_x_and_its_code_and_lies_below_log_p():
+    model, guide = pair((1, 8, 8))
+    x = (torch.rand(20, 1, 8, 8) < 0.5).float()
+    pvae.fit(model, guide, x, epochs=20, batch_size=10, lr=1e-2, progress=False)
+    assert model.map_shape == (2, 2)
+    with torch.no_grad():
+        joint = exact(model.eval(), x)
+        codes = guide.eval()(x).argmax(-1).flatten(1)  # [B, 4]
+        index = (codes * 3 ** torch.arange(3, -1, -1)).sum(-1)
+    at_code = joint.gather(0, index[None])[0].double().numpy()
+    log_w = pvae.log_weights(model, guide, x, num_samples=3)
+    assert np.allclose(log_w.numpy(), at_code, atol=1e-4)
+    found = pvae.evaluate(model, guide, x, estimators=[], progress=False)
+    assert np.allclose(found.elbo, at_code, atol=1e-4)
+    assert (found.elbo <= joint.logsumexp(0).double().numpy() + 1e-4).all()
+    assert found.findings == {}
+
+
+def test_training_finds_codes_and_vectors_that_raise_the_bound():
+    digits = pvae.data.load("digits")
+    for decay in (None, 0.99):
+        model, guide = pair((1, 8, 8), num_codes=16, channels=(16,), decay=decay)
+        history = pvae.fit(model, guide, digits, epochs=4, progress=False, lr=1e-2).history
+        assert history[-1]["elbo"] > history[0]["elbo"] + 15
+        z = guide.eval()(digits.test.x)
+        assert (z.sum((0, 1, 2)) > 0).sum() >= 8
+
+
+def test_the_loss_is_that_of_the_paper():
+    """Recomputed by hand, with the straight-through trick written as in the paper's code."""
+    model, guide = pair((1, 8, 8), decay=None)
+    model.codebook.restart = 0
+    x = (torch.rand(6, 1, 8, 8) < 0.5).float()
+    loss = Trace_ELBO().differentiable_loss(model, guide, x)
+    loss.backward()
+    found = {n: p.grad.clone() for m in (model, guide) for n, p in m.named_parameters()}
+    model.zero_grad()
+    guide.zero_grad()
+    h, weight = guide.encode(x), model.codebook.weight
+    index = torch.cdist(h.flatten(0, -2), weight).argmin(-1)
+    e = weight[index].reshape(h.shape)
+    likelihood = model.head(model.decoder(h + (e - h).detach()))
+    prior = -np.log(3) * index.numel()
+    penalty = (h.detach() - e).square().sum() + (h - e.detach()).square().sum()
+    expected = -(likelihood.log_prob(x).sum() + prior) + penalty
+    expected.backward()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    for module in (model, guide):
+        for name, parameter in module.named_parameters():
+            assert torch.allclose(found[name], parameter.grad, atol=1e-4), name
+
+
+def test_evaluation_leaves_the_codebook_unchanged():
+    model, guide = pair((1, 8, 8))
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    pvae.evaluate(model, guide, torch.rand(9, 1, 8, 8).round(), estimators=[], progress=False)
+    pvae.inspect(model, guide, torch.rand(9, 1, 8, 8).round())
+    pvae.diagnose(model, guide, torch.rand(9, 1, 8, 8).round())
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+def test_a_point_mass_of_another_mass_than_one_is_refused():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Categorical(torch.ones(3)))
+            pyro.sample("x", dist.Normal(z.float(), 1.0), obs=x)
+
+    def guide(x, log_density=0.0):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Delta((x > 0).long(), torch.tensor(log_density)))
+
+    x = torch.tensor([-1.0, 0.5, 2.0])
+    log_w = pvae.log_weights(model, guide, x, num_samples=2)
+    at_code = dist.Normal((x > 0).float(), 1.0).log_prob(x) - np.log(3)
+    assert torch.allclose(log_w, at_code.expand(2, -1))
+    with pytest.raises(PvaeError, match=r"log_density"):
+        pvae.log_weights(model, lambda x: guide(x, -5.0), x, num_samples=2)
+
+
+def test_bad_input_is_one_message():
+    model, _ = pair((1, 8, 8))
+    with pytest.raises(PvaeError, match="VAE has no codebook"):
+        guides.NearestCode(models.VAE((1, 8, 8)), (1, 8, 8))
+    with pytest.raises(PvaeError, match="commitment=-1"):
+        guides.NearestCode(model, (1, 8, 8), commitment=-1)
+    wrong = guides.NearestCode(model, (1, 8, 8), channels=(4,))
+    with pytest.raises(PvaeError, match=r"a map of \(4, 4\) codes, the model has \(2, 2\)"):
+        wrong(torch.zeros(2, 1, 8, 8))

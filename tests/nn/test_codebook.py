@@ -1,0 +1,118 @@
+"""The codebook: nearest vectors, gradients straight through, moving averages, restarts."""
+
+import pytest
+import torch
+
+from pvae.errors import PvaeError
+from pvae.nn import Codebook
+
+
+def with_vectors(weight, **options):
+    codebook = Codebook(*weight.shape, **options)
+    codebook.weight.data.copy_(weight)
+    return codebook
+
+
+def test_codes_are_the_nearest_vectors_whatever_lies_left_of_them():
+    torch.manual_seed(0)
+    codebook, h = Codebook(7, 3).eval(), torch.randn(2, 5, 4, 3)
+    z = codebook(h)
+    nearest = torch.cdist(h.reshape(-1, 3), codebook.weight).argmin(-1)
+    assert torch.equal(z.reshape(-1, 7).argmax(-1), nearest)
+    assert torch.equal(z.sum(-1), torch.ones(2, 5, 4))
+    e = codebook.weight.detach()[nearest]
+    assert torch.allclose(codebook.embed(z).reshape(-1, 3), e, atol=1e-6)
+
+
+@pytest.mark.parametrize(("scale", "mean"), [(1e-3, 0.0), (1.0, 0.0), (1e3, 0.0), (0.01, 1.0)])
+def test_an_encoding_gets_the_gradient_of_its_vector_unchanged(scale, mean):
+    torch.manual_seed(0)
+    codebook = with_vectors(mean + scale * torch.randn(40, 8), restart=0)
+    h = (mean + scale * torch.randn(6, 8)).requires_grad_()
+    network = torch.nn.Sequential(torch.nn.Linear(8, 5), torch.nn.Tanh())
+    e = codebook.embed(codebook(h))
+    network(e).square().sum().backward()
+    reached = e.detach().requires_grad_()
+    network(reached).square().sum().backward()
+    bound = 1e-4 * reached.grad.abs().max()
+    assert torch.allclose(h.grad, reached.grad, rtol=0, atol=bound)
+    assert codebook.weight.grad is None
+
+
+def test_a_codebook_that_spans_a_part_of_its_space_passes_that_part():
+    weight = torch.zeros(3, 4)
+    weight[:, :2] = torch.randn(3, 2)
+    codebook, h = with_vectors(weight, restart=0), torch.randn(5, 4, requires_grad=True)
+    target = torch.randn(5, 4)
+    (codebook.embed(codebook(h)) * target).sum().backward()
+    assert torch.allclose(h.grad[:, :2], target[:, :2], atol=1e-4)
+    assert h.grad[:, 2:].abs().max() < 1e-4
+
+
+def test_the_penalty_is_both_terms_with_their_own_gradients():
+    torch.manual_seed(0)
+    codebook, h = Codebook(4, 3, restart=0), torch.randn(6, 3, requires_grad=True)
+    z = codebook(h)
+    e = codebook.weight[z.argmax(-1)]
+    codebook.penalty(h, z, commitment=0.5).sum().backward()
+    apart = (h - e).detach()
+    assert torch.allclose(h.grad, 0.5 * 2 * apart, atol=1e-6)
+    expected = torch.zeros(4, 3).index_add(0, z.argmax(-1), -2 * apart)
+    assert torch.allclose(codebook.weight.grad, expected, atol=1e-6)
+    moving = with_vectors(codebook.weight.detach(), decay=0.9)
+    assert torch.allclose(
+        moving.penalty(h, z, commitment=0.5), 0.5 * apart.square().sum(-1), atol=1e-6
+    )
+
+
+def test_moving_averages_go_to_the_means_of_what_is_nearest():
+    torch.manual_seed(0)
+    centres = torch.tensor([[5.0, 0.0], [-5.0, 0.0], [0.0, 5.0]])
+    codebook = with_vectors(centres + 1.0, decay=0.5, restart=0)
+    for _ in range(40):
+        codebook(centres[torch.arange(300) % 3] + 0.1 * torch.randn(300, 2))
+    assert torch.allclose(codebook.weight, centres, atol=0.05)
+    assert torch.allclose(codebook.uses, torch.full((3,), 100.0), rtol=1e-3)
+    before = codebook.weight.clone()
+    codebook.eval()(torch.randn(50, 2) + 3)
+    assert torch.equal(codebook.weight, before)
+
+
+def test_unused_vectors_start_again_at_data():
+    torch.manual_seed(0)
+    far, h = torch.full((8, 2), 1e4), torch.randn(64, 2)
+    codebook = with_vectors(far, decay=0.9, restart=0.1)
+    codebook(h)
+    assert codebook.weight.norm(dim=-1).max() < 5
+    with torch.no_grad():
+        codebook.weight[3], codebook.sums[3] = far[0], far[0] * codebook.uses[3]
+    before = codebook.uses[3].clone()
+    calls = 0
+    while codebook.weight[3].norm() > 100:
+        codebook(h)
+        calls += 1
+    # Its uses have shrunk by 0.9 at each call, and then it lies at one of the data.
+    assert calls == int(torch.ceil(torch.log(0.1 / before) / torch.log(torch.tensor(0.9)))) + 1
+    assert (codebook.eval()(h).sum(0) > 0).all()
+    kept = with_vectors(far, decay=0.9, restart=0)
+    kept(h)
+    assert torch.equal(kept.weight[1:], far[1:])
+
+
+@pytest.mark.parametrize(
+    ("options", "what"),
+    [
+        ({"num_codes": 0}, "num_codes=0"),
+        ({"code_dim": 0}, "code_dim=0"),
+        ({"decay": 1.0}, "decay=1.0"),
+        ({"restart": -1}, "restart=-1"),
+    ],
+)
+def test_sizes_that_make_no_codebook_are_refused(options, what):
+    with pytest.raises(PvaeError, match=what):
+        Codebook(**options)
+
+
+def test_encodings_of_another_size_are_refused():
+    with pytest.raises(PvaeError, match=r"vectors of 3 values.*\(2, 4\)"):
+        Codebook(5, 3)(torch.zeros(2, 4))
