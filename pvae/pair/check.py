@@ -20,7 +20,7 @@ from pvae.pair.dense import check_tensor
 from pvae.pair.fields import opened
 from pvae.pair.measures import other_mask, other_measure, outside_draws
 from pvae.pair.parameters import OwnParameters
-from pvae.pair.program import Program, name_of, refuse_meta
+from pvae.pair.program import Program, name_of, refuse_meta, same_buffers
 from pvae.pair.sites import check_event, check_match, check_shape, is_enumerated
 from pvae.pair.structure import Structure
 from pvae.pair.together import trace_pair
@@ -44,7 +44,7 @@ def check(model: Program, guide: Program, *batch: Any, **kwargs: Any) -> Structu
         **kwargs: Arguments of the programs by name.
 
     Returns:
-        The pair's structure. The random state is unchanged.
+        The pair's structure. The random state and all buffers are unchanged.
 
     Raises:
         PvaeError: If the batch is empty or not finite, a program fails, the sites of model
@@ -63,7 +63,8 @@ def check(model: Program, guide: Program, *batch: Any, **kwargs: Any) -> Structu
         ('z',)
     """
     batch, kwargs, (model, guide) = opened(batch, kwargs, model, guide, few=64)
-    structure = look(model, guide, *batch, **kwargs)
+    with same_buffers(model, guide):
+        structure = look(model, guide, *batch, **kwargs)
     for remark in structure.remarks:
         warnings.warn(remark, stacklevel=3)
     return structure

@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from pvae.errors import PvaeError
-from pvae.pair import Inspection, Program, check, same_buffers
+from pvae.pair import Inspection, Program, check
 
 __all__ = ["full_size", "try_smallest", "without_effect"]
 
@@ -51,8 +51,7 @@ def try_smallest(model: Program, guide: Program, batch: tuple[Tensor, ...], num_
     if 1 < rest == size:
         return
     try:
-        with same_buffers(model, guide):
-            check(model, guide, *(t[:rest] for t in batch))
+        check(model, guide, *(t[:rest] for t in batch))
     except PvaeError as error:
         raise PvaeError(
             f"The pair cannot train on the last minibatch of an epoch: with {num_data} data and "
