@@ -28,15 +28,10 @@ class OwnFamily(Member):
         self.size, self._batch, self._still = len(batch[0]), batch, False
         self._sites = take_apart(sampler, batch)
         self._free = [(name, key) for name, keys in free.items() for key in keys]
-        self._origin = {
-            (name, key): value
-            for name, site in self._sites.items()
-            for key, value in site["start"].items()
-        }
-        self._steps = {
-            (name, key): step for name, site in self._sites.items()
-            for key, step in site["step"].items()
-        }  # fmt: skip
+        self._origin, self._steps = (
+            {(name, key): v for name, site in self._sites.items() for key, v in site[part].items()}
+            for part in ("start", "step")
+        )
         widths = [self._origin[at].numel() // self.size for at in self._free]
         self._cuts = list(itertools.pairwise(itertools.accumulate(widths, initial=0)))
         some = self._origin[self._free[0]]
