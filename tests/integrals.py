@@ -32,7 +32,7 @@ def run(model, guide, batch, exact=None, *, size=20, tolerance=1e-9, positions=N
 
 
 def somewhere(event=(), scale=1.0):
-    """A guide that looks at no data."""
+    """A guide that ignores the data."""
 
     def guide(x):
         with pyro.plate("data", len(x)):
@@ -43,7 +43,7 @@ def somewhere(event=(), scale=1.0):
 
 
 def nothing(log_f, low, *_):
-    """In place of the cells."""
+    """Replaces the integration in cells, with an unknown result."""
     return torch.full_like(low[:, 0], -math.inf), torch.full_like(low[:, 0], math.inf)
 
 

@@ -90,7 +90,7 @@ QUICK = ["--progress", "false", "--device", "cpu"]
 
 @pytest.fixture
 def added(tmp_path, monkeypatch):
-    """Puts the file into the folder of the estimators; gone again at the end."""
+    """Puts the file into the folder of the estimators, and removes it at the end."""
     folder, name = tmp_path / "more", "pvae.evaluation.estimators.median_of_means"
     folder.mkdir()
     (folder / "median_of_means.py").write_text(FILE)
@@ -131,7 +131,7 @@ def test_a_file_more_is_an_estimator_more_and_a_file_less_leaves_nothing(
     found = Evaluation.load(run).findings["medians"]
     assert (type(found).__name__, found.num_means, len(found)) == ("Medians", 5, 7)
 
-    # The same is not done again, from the shell and in Python; more is.
+    # The same work is not repeated, from the shell or in Python; more data are added.
     kind = importlib.import_module("pvae.evaluation.estimators.median_of_means").MedianOfMeans
     with monkeypatch.context() as patch:
         patch.setattr(kind, "estimate", lambda *_: pytest.fail("it is there"))
@@ -142,7 +142,7 @@ def test_a_file_more_is_an_estimator_more_and_a_file_less_leaves_nothing(
     assert len(more) == 9
     at = np.isin(more.datum, found.datum)
     assert at.sum() == 7
-    # Where it was not asked for, the report says how to ask.
+    # A report without it says how to ask for it.
     without = replace(Evaluation.load(run), findings={}, settings={})
     hint = "pvae evaluate RUN --medians 100"
     assert hint in pvae.write_report(tmp_path / "a.html", without).read_text()
@@ -156,7 +156,7 @@ def test_a_file_more_is_an_estimator_more_and_a_file_less_leaves_nothing(
         main(["evaluate", "--help"])
     assert "medians" not in capsys.readouterr().out
     assert main(["evaluate", str(run), "--medians", "3", *QUICK]) == 2
-    # What it found is kept, without a row: its class is not there to say what it means.
+    # Its finding is kept without a row, because its class is not imported.
     evaluation = Evaluation.load(run)
     left = evaluation.findings["medians"]
     assert "whose class is not imported" in left.title
@@ -172,7 +172,7 @@ def test_a_file_more_is_an_estimator_more_and_a_file_less_leaves_nothing(
 
 @dataclass(frozen=True)
 class Least(Estimate):
-    """One of a user's own, outside the package."""
+    """A custom estimator outside the package."""
 
     title = "The least weight"
 

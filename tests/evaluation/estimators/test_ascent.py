@@ -35,7 +35,7 @@ def test_nothing_worse_than_the_guide_is_returned(sign, monkeypatch):
 
 
 def test_reported_draws_are_not_those_that_were_chosen_by(monkeypatch):
-    """At the guide, and at a member that is no better, only noise can choose."""
+    """Between the guide and a member that is no better, the choice is noise."""
     pair = Linear([[0.8], [0.5]], size=300)
 
     def unmoved(member, *args):
@@ -51,7 +51,7 @@ def test_reported_draws_are_not_those_that_were_chosen_by(monkeypatch):
     found = run(pair.model, pair.guide(fn), pair.x, pair.exact, num_samples=20)
     moved = found.to_best != 0
     assert moved.sum() > 0
-    # The guide is the posterior: fresh draws say that every other member is worse.
+    # The guide is the posterior: on fresh samples every other member is worse.
     t = found.to_best[moved].mean() / (found.to_best[moved].std() / math.sqrt(moved.sum()))
     assert t < 3
 

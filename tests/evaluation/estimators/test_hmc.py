@@ -171,7 +171,7 @@ def test_gaussian_between_the_bounds(dim):
 
 
 def test_two_modes():
-    """Both lie in f_0's reach; every chain ends in one, the weights share out the mass."""
+    """f_0 reaches both; each chain ends in one of them, and the weights give the mass of each."""
 
     def path(z: Tensor) -> tuple[Tensor, Tensor]:
         modes = [w + Normal(m, 0.1).log_prob(z).sum(-1) for w, m in ((0.0, -1.5), (1.0, 1.0))]
@@ -205,7 +205,7 @@ def test_hard_wall(outside):
     assert_mean(log_w.exp(), math.exp(C))
     rayleigh = (-2 * (1 - torch.rand(20_000, 1, 1)).log()).sqrt()
     back = anneal_back(path, rayleigh, betas, steps, 3)
-    # What f_0 has on the far side, no chain from f_1 can come from.
+    # No chain from f_1 starts in the mass of f_0 on the far side.
     assert back.isfinite().all()
     assert_mean((-back).exp(), math.exp(-C) / 2)
 
@@ -225,7 +225,7 @@ def test_overflowing_trajectories_are_rejected_unseen():
         assert z.isfinite().all()
         return 0 * z.sum(-1), 0 * z.sum(-1)
 
-    # Nothing but the overflow itself speaks against these.
+    # Only the overflow itself is a reason to reject these.
     _, acceptance, end = anneal(flat, z, schedule(2), torch.full((1, 1, 1), 1e308), 20)
     assert acceptance < 0.2
     assert end.isfinite().all()

@@ -62,7 +62,7 @@ def test_a_peak_that_few_draws_fell_on():
 
 
 def test_what_the_weights_contradict_is_not_known(monkeypatch):
-    """Without cells of its own the grid misses half of the mass, and says so."""
+    """Without cells the grid misses half of the mass, and log p(x) is unknown."""
     pair = mixed(1e-3, 1)
     monkeypatch.setattr(module, "integrate", nothing)
     monkeypatch.setattr(module, "_APART", math.inf)

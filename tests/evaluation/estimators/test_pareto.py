@@ -36,7 +36,7 @@ def test_khat_looks_at_large_weights_not_at_small_ones():
 
 @pytest.mark.parametrize("num_samples", [25, 100, 225, 226, 240, 313, 1000, 5000])
 def test_smooths_as_arviz_does(num_samples):
-    """All weights go to arviz here; one outside the tail tells what it has divided by."""
+    """Here arviz smooths all weights; one outside the tail gives the total that it divides by."""
     rng = np.random.default_rng(0)
     log_w = np.concatenate(
         [

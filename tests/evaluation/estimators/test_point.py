@@ -23,7 +23,7 @@ AIS = {"num_chains": 16, "num_temperatures": 200}
 
 @pytest.fixture(autouse=True)
 def _clean_store():
-    """Pairs that are called as they are share parameters of one name, as always in Pyro."""
+    """Pairs that are called directly share parameters of the same name, as always in Pyro."""
     pyro.clear_param_store()
     yield
     pyro.clear_param_store()

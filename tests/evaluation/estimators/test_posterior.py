@@ -1,4 +1,4 @@
-"""KL(q(z|x) ‖ p(z)): summed over what only the model enumerates, in closed form where it is one."""
+"""KL(q(z|x) ‖ p(z)): summed over what only the model enumerates, in closed form if there is one."""
 
 import math
 

@@ -286,7 +286,7 @@ def test_a_flow_without_inverse_is_refused():
 @pytest.mark.filterwarnings("ignore:log_weights uses")
 @pytest.mark.parametrize("how", ["tile", "loop"])
 def test_a_guide_without_a_plate_draws_for_some_of_the_data(how, monkeypatch):
-    """Each draw has every datum encoded again: their number is bounded, q(z) is of all data."""
+    """Each sample needs an encoding of every datum: few data have one, but q(z) is of all data."""
     monkeypatch.setattr(module, "_ENCODINGS", 12_000)
 
     def guide(x):
@@ -328,7 +328,7 @@ def test_an_auxiliary_site_is_refused():
 
 
 def test_a_chain_draws_for_some_of_the_data(monkeypatch):
-    """Its upper networks see each draw for each datum."""
+    """Its upper networks see each sample for each datum."""
     from zoo import make
 
     *pair, _ = make("two layers")
