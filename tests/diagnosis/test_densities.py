@@ -7,7 +7,8 @@ import pyro.distributions as dist
 import pytest
 import torch
 from asking import evaluate
-from broken import Guide, Model, Scaling, data
+from broken import Guide, Model, data
+from broken_weights import Scaling
 from pyro import poutine
 from torch.utils._python_dispatch import TorchDispatchMode
 

@@ -8,6 +8,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from broken import BROKEN, B, Guide, Model, data
+from broken_weights import BROKEN_WEIGHTS
 from oracles import ORACLES, SUMS
 from programs import PROGRAMS
 from small import quick_fit, same_state, small_pair, state_of
@@ -23,11 +24,14 @@ def digits(observation=None):
     return pvae.data.load("digits", observation=observation).test.observe(slice(0, 64))
 
 
-@pytest.mark.parametrize("pair", BROKEN, ids=lambda pair: pair.__name__)
+FAULTS = BROKEN | BROKEN_WEIGHTS
+
+
+@pytest.mark.parametrize("pair", FAULTS, ids=lambda pair: pair.__name__)
 def test_the_fault_is_named_with_what_to_change(pair):
     model, guide, batch, loss = pair()
     found = diagnose(model, guide, batch, loss=loss)
-    fault, remedy = BROKEN[pair]
+    fault, remedy = FAULTS[pair]
     assert len(found.faults) == 1, found
     named = re.search(fault, found.faults[0])
     assert named, found
@@ -35,7 +39,7 @@ def test_the_fault_is_named_with_what_to_change(pair):
 
 
 def test_twenty_pairs_are_broken_and_what_they_break_is_not():
-    assert len(BROKEN) >= 20
+    assert len(FAULTS) >= 30
     found = diagnose(Model(), Guide(), data())
     assert not found.faults + found.notes
     assert str(found).endswith("no fault found")
