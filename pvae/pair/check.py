@@ -1,6 +1,5 @@
 """check(): runs a pair once and explains what is wrong with it."""
 
-import functools
 import warnings
 from typing import Any
 
@@ -20,7 +19,7 @@ from pvae.pair.dense import check_tensor
 from pvae.pair.fields import opened
 from pvae.pair.measures import other_mask, other_measure, outside_draws
 from pvae.pair.parameters import OwnParameters
-from pvae.pair.program import Program, name_of, refuse_meta, same_buffers
+from pvae.pair.program import Program, innermost, name_of, refuse_meta, same_buffers
 from pvae.pair.sites import check_event, check_match, check_shape, is_enumerated
 from pvae.pair.structure import Structure
 from pvae.pair.together import trace_pair
@@ -163,8 +162,7 @@ def _sites_alone(program: Program, batch: tuple[Tensor, ...]) -> Sites:
 
 def _check_first_seen(guide: Program, size: int) -> None:
     """Refuses an AutoGuide whose parameters belong to another number of data."""
-    while isinstance(guide, functools.partial):
-        guide = guide.args[-1] if guide.args else guide.func
+    guide = innermost(guide)
     first = getattr(guide, "prototype_trace", None) if isinstance(guide, AutoGuide) else None
     if first is None:
         return

@@ -12,12 +12,11 @@ from typing import Any, NamedTuple
 
 import torch
 from pyro.infer.autoguide import AutoGuide
-from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
 from pvae.data import Data, Split, as_data
 from pvae.errors import PvaeError
-from pvae.pair.program import Program, name_of
+from pvae.pair.program import Program, name_of, without_handlers
 from pvae.pair.tensors import TensorSplit
 
 __all__ = ["bind", "given", "opened"]
@@ -219,18 +218,8 @@ def _may_be_labels(argument: str, part: Split) -> bool:
     return bool(_LABELS.search(argument)) or len(y.shape) > 1 or y.dtype == torch.bool
 
 
-def _inner(program: Program) -> Program:
-    """Returns the program inside Pyro's handlers."""
-    while isinstance(program, functools.partial):
-        wrapped = [a for a in program.args if callable(a) and not isinstance(a, Messenger)]
-        if not any(isinstance(a, Messenger) for a in program.args) or not wrapped:
-            break
-        program = wrapped[-1]
-    return program
-
-
 def _signature(program: Program) -> inspect.Signature | None:
-    program = _inner(program)
+    program = without_handlers(program)
     if isinstance(program, functools.partial) and isinstance(program.func, nn.Module):
         program = functools.partial(program.func.forward, *program.args, **program.keywords)
     elif isinstance(program, AutoGuide):
@@ -244,5 +233,5 @@ def _signature(program: Program) -> inspect.Signature | None:
 
 
 def _shown(program: Program) -> str:
-    parameters = str(_signature(_inner(program)) or "(…)")
+    parameters = str(_signature(without_handlers(program)) or "(…)")
     return f"{name_of(program)}{re.sub(r' -> .*$', '', parameters)}"

@@ -142,7 +142,9 @@ def refuse_unbounded(inspection: Inspection) -> None:
                     "discrete site it is a point of probability one: leave log_density out."
                 )
             continue
-        if name in deltas and not auxiliary and not _is_delta(other):
+        # A Delta in both programs is a function of other sites.
+        in_both = other is not None and isinstance(base_distribution(other["fn"]), Delta)
+        if name in deltas and not auxiliary and not in_both:
             raise PvaeError(
                 f"The guide {name_of(inspection.guide)} gives site {name!r} a Delta distribution: "
                 "a point has no density, so there is no bound on log p(x) and no importance "
@@ -159,11 +161,6 @@ def refuse_unbounded(inspection: Inspection) -> None:
                         "sites with one value for each datum can be summed out. Leave out "
                         'infer={"enumerate": "parallel"} to sample it.'
                     )
-
-
-def _is_delta(site: dict[str, Any] | None) -> bool:
-    """Whether a site is a Delta. A Delta in both programs is a function of other sites."""
-    return site is not None and isinstance(base_distribution(site["fn"]), Delta)
 
 
 def refuse_other_measure(structure: Structure) -> None:

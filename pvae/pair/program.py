@@ -18,21 +18,39 @@ __all__ = [
     "Program",
     "check_programs",
     "evaluating",
+    "innermost",
     "move",
     "name_of",
     "refuse_meta",
     "same_buffers",
+    "without_handlers",
 ]
 
 Program = Callable[..., Any]
 
 
+def without_handlers(program: Program) -> Program:
+    """Returns the program inside Pyro's handlers, which wrap it as an argument of a partial."""
+    while isinstance(program, functools.partial):
+        wrapped = [a for a in program.args if callable(a) and not isinstance(a, Messenger)]
+        if not wrapped or not any(isinstance(a, Messenger) for a in program.args):
+            break
+        program = wrapped[-1]
+    return program
+
+
+def innermost(program: Program) -> Program:
+    """Returns the program inside Pyro's handlers and partials."""
+    while isinstance(program := without_handlers(program), functools.partial):
+        # A partial of this room has the program last; any other one has it as its function.
+        ours = str(getattr(program.func, "__module__", "")).startswith("pvae.pair")
+        program = program.args[-1] if ours else program.func
+    return program
+
+
 def name_of(program: Program) -> str:
     """Returns a program's name: that of its class or function."""
-    while isinstance(program, functools.partial):
-        # Pyro's handlers wrap a program as an argument of a partial.
-        wrapped = [a for a in program.args if callable(a) and not isinstance(a, Messenger)]
-        program = wrapped[-1] if wrapped else program.func
+    program = innermost(program)
     if inspect.ismethod(program):
         return f"{type(program.__self__).__name__}.{program.__name__}"
     return getattr(program, "__name__", type(program).__name__)

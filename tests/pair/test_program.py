@@ -15,6 +15,7 @@ from torch import nn
 from torch.distributions import constraints
 
 import pvae
+from pvae.pair.arguments import Arguments
 from pvae.pair.parameters import OwnParameters
 from pvae.pair.program import evaluating, name_of
 from pvae.pair.reach import modules
@@ -159,6 +160,9 @@ def test_names():
     assert name_of(both) == "_Both"
     assert name_of(_nothing) == "_nothing"
     assert name_of(functools.partial(_nothing)) == "_nothing"
+    assert name_of(functools.partial(_nothing, torch.relu)) == "_nothing"
+    bound = Arguments((torch.zeros(3), 0.5)).bind(poutine.scale(both.model, scale=0.1))[0]
+    assert name_of(bound) == "_Both.model"
 
 
 def test_eval_mode_is_set_and_each_mode_restored():
