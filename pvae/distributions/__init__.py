@@ -6,11 +6,13 @@ Imports `errors` and `nn`.
 """
 
 from pvae.distributions import heads
+from pvae.distributions.autoregressive import Autoregressive
 from pvae.distributions.head import Head
 from pvae.distributions.levels import BinomialProportion, Levels
 from pvae.distributions.logistic import DiscretizedLogistic, MixtureOfDiscretizedLogistics
 from pvae.distributions.make_head import Likelihood, make_head
 from pvae.distributions.mixture import DiagonalMixture
+from pvae.distributions.softmax import CategoricalLevels
 from pvae.distributions.support import (
     contains,
     inside,
@@ -25,7 +27,9 @@ from pvae.distributions.support import (
 )
 
 __all__ = [
+    "Autoregressive",
     "BinomialProportion",
+    "CategoricalLevels",
     "DiagonalMixture",
     "DiscretizedLogistic",
     "Head",

@@ -13,12 +13,14 @@ from torch.distributions import SoftplusTransform, constraints
 from pvae.distributions import logistic
 from pvae.distributions.head import Head
 from pvae.distributions.levels import BinomialProportion, Levels
+from pvae.distributions.softmax import Categorical, Softmax
 from pvae.errors import PvaeError
 from pvae.nn import remember
 
 __all__ = [
     "Bernoulli",
     "Binomial",
+    "Categorical",
     "ContinuousBernoulli",
     "DiscretizedLogistic",
     "Gaussian",
@@ -26,6 +28,7 @@ __all__ = [
     "LogisticMixture",
     "NegativeBinomial",
     "Poisson",
+    "Softmax",
     "ZeroInflatedNegativeBinomial",
     "ZeroInflatedPoisson",
 ]

@@ -17,6 +17,8 @@ Likelihood = Literal[
     "binomial",
     "discretized_logistic",
     "logistic_mixture",
+    "softmax",
+    "categorical",
     "poisson",
     "negative_binomial",
     "zero_inflated_poisson",

@@ -1,8 +1,21 @@
 """Networks that treat every dimension left of the event as batch, and flows.
 
+`autoregressive` has networks whose output at each step depends on earlier steps alone.
+
 Imports only `errors`.
 """
 
+from pvae.nn.autoregressive import (
+    MADE,
+    CausalTransformer,
+    GatedPixelCNN,
+    Ordered,
+    PixelCNN,
+    PixelRNN,
+    Steps,
+    WaveNet,
+    raster,
+)
 from pvae.nn.codebook import Codebook
 from pvae.nn.flows import (
     SplineCoupling,
@@ -17,14 +30,22 @@ from pvae.nn.scale_tril import ScaleTril
 from pvae.nn.sizes import at_least_one, check_layers
 
 __all__ = [
+    "MADE",
     "MLP",
+    "CausalTransformer",
     "Codebook",
     "ConvDecoder",
     "ConvEncoder",
+    "GatedPixelCNN",
+    "Ordered",
+    "PixelCNN",
+    "PixelRNN",
     "ResidualDecoder",
     "ResidualEncoder",
     "ScaleTril",
     "SplineCoupling",
+    "Steps",
+    "WaveNet",
     "affine_autoregressive",
     "arguments",
     "at_least_one",
@@ -32,6 +53,7 @@ __all__ = [
     "make_decoder",
     "make_encoder",
     "masked_networks",
+    "raster",
     "rational_quadratic",
     "remember",
 ]

@@ -1,0 +1,32 @@
+"""Autoregressive networks, small enough for a test: a function of shapes for each."""
+
+import torch
+
+from pvae import nn
+
+NETWORKS = {
+    "MADE": lambda *a, **k: nn.MADE(*a, hidden_dims=[40, 40], **k),
+    "MADE, random order": lambda *a, **k: nn.MADE(*a, hidden_dims=[40], order="random", **k),
+    "MADE, no direct": lambda *a, **k: nn.MADE(*a, hidden_dims=[200], direct=False, **k),
+    "PixelCNN": lambda *a, **k: nn.PixelCNN(*a, channels=24, num_blocks=3, kernel_size=3, **k),
+    "GatedPixelCNN": lambda *a, **k: nn.GatedPixelCNN(*a, channels=12, num_layers=3, **k),
+    "Row LSTM": lambda *a, **k: nn.PixelRNN(*a, "row", channels=12, num_layers=2, **k),
+    "Diagonal BiLSTM": lambda *a, **k: nn.PixelRNN(*a, "diagonal", channels=12, num_layers=2, **k),
+    "CausalTransformer": lambda *a, **k: nn.CausalTransformer(*a, channels=8, num_layers=2, **k),
+    "WaveNet": lambda *a, **k: nn.WaveNet(*a, channels=6, num_layers=6, num_cycles=1, **k),
+}
+JOINT = [name for name in NETWORKS if "MADE" not in name]  # take f of whole pixels
+PARTIAL = ["PixelCNN", "Row LSTM", "Diagonal BiLSTM"]  # f does not depend on all that is earlier
+VECTORS = [
+    name for name in NETWORKS if "Pixel" not in name and "LSTM" not in name
+]  # take x of any shape
+
+
+def make(name, event_shape, out_shape=None, **options):
+    """Returns the network in evaluation mode, in double precision, its weights not small."""
+    torch.manual_seed(0)
+    network = NETWORKS[name](event_shape, out_shape, **options).double().eval()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter) / parameter[0].numel() ** 0.5)
+    return network
