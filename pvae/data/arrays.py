@@ -1,4 +1,4 @@
-"""Fields from arrays: which there are, what they hold, and how x may be observed."""
+"""Turns arrays into fields: their names, their parts, their types, and how x may be observed."""
 
 import re
 import warnings
@@ -25,14 +25,14 @@ _PART = re.compile("(?:(.+)_)?(train|test)", re.IGNORECASE)
 
 
 class Source(NamedTuple):
-    """What a source hands over, before it is split further and observed.
+    """The content of a source before it is split and observed.
 
     Attributes:
-        train: The fields; x, if it is observed, is uint8 or float32.
+        train: The fields; an observed x is uint8 or float32.
         test: The fields of the test part, if there is one.
-        values: Where x lies, over both parts; None where x is not observed.
+        values: The range of x over both parts; None if x is not observed.
         levels: The number of levels of x, if it has levels.
-        observation: How x is observed unless the caller says.
+        observation: How x is observed by default.
     """
 
     train: Fields
@@ -43,18 +43,18 @@ class Source(NamedTuple):
 
 
 def given_fields(found: object, where: str) -> Fields:
-    """Returns the fields of a mapping, a data frame, a Dataset or a DataLoader as they are.
+    """Returns the fields of a mapping, a data frame, a Dataset or a DataLoader unchanged.
 
     Raises:
-        PvaeError: They hold no numbers, or differ in their number of rows.
+        PvaeError: A field does not hold numbers, or fields have different numbers of rows.
     """
     found = _named(found, where)
     found = {n if _lowered(n) in found else _lowered(n): a for n, a in found.items()}
     found = _with_rows(found, where)
     if parts := [name for name in found if _PART.fullmatch(name)]:
         raise PvaeError(
-            f"{where} holds parts, {', '.join(parts)}, and is taken for one. Load it, "
-            "pvae.data.load(source), or give the fields of one part."
+            f"The names {', '.join(parts)} in {where} mean several parts, but one part is expected "
+            "here. Load all with pvae.data.load(source), or give the fields of one part."
         )
     fields = {name: column(a, f"{name} of {where}", single=False) for name, a in found.items()}
     _check_rows(fields, where)
@@ -69,13 +69,13 @@ def from_arrays(
     Args:
         found: An array or tensor; a tuple of them; a mapping of names to arrays; a data frame; a
             Dataset or a DataLoader.
-        where: How messages call it.
-        levels: The number of levels of integers, where the caller knows it.
-        observation: How x is to be observed, where the caller says.
+        where: Its name in messages.
+        levels: The number of levels of integers, if the caller knows it.
+        observation: How to observe x, if the caller chooses.
 
     Raises:
-        PvaeError: What is wrong with it, and what to do; so for integers that may be counts or
-            levels, if the caller does not say which.
+        PvaeError: The source cannot be used, or has integers that may be counts or levels and the
+            caller does not choose. The message says what to do.
     """
     parts = _parts(_named(found, where), where)
     if len(parts[0]) == 1:
@@ -84,14 +84,14 @@ def from_arrays(
     observes = "x" in parts[0] and observation != "as_given"
     if not observes and (levels is not None or observation not in (None, "as_given")):
         raise PvaeError(
-            f"levels and observation say how a field x is observed, and the fields of {where}, "
+            f"levels and observation are for an observed field x, but the fields of {where}, "
             f"{', '.join(parts[0])}, are taken as given. Leave both out."
         )
     fields, ranges = [], []
-    for part, what, end in zip(parts, ("x", "the test part"), ("", "_test"), strict=False):
+    for part, end in zip(parts, ("", "_test"), strict=False):
         columns: Fields = {}
         if observes:
-            x = observed(part.pop("x"), f"{what} of {where}", observation == "counts")
+            x = observed(part.pop("x"), f"x{end} of {where}", observation == "counts")
             columns["x"] = x[0]
             ranges.append(x[1])
         for name, value in part.items():
@@ -103,7 +103,7 @@ def from_arrays(
     if test is not None:
         _check_alike(train, test, ranges, where)
     elif len(next(iter(train.values()))) < 2:
-        raise PvaeError(f"{where} has one datum; a test part takes a second.")
+        raise PvaeError(f"There is only one datum in {where}. A test part needs a second one.")
     found = Source(train, test, None, None, "as_given")
     return _observed(found, ranges, where, levels, observation) if observes else found
 
@@ -111,7 +111,7 @@ def from_arrays(
 def _observed(
     found: Source, ranges: list[Range], where: str, levels: int | None, observation: str | None
 ) -> Source:
-    """Returns a source with what x holds, its levels and how it is observed."""
+    """Returns a source with the range and the levels of x, and how it is observed by default."""
     values = Range(
         ranges[0].integer,
         min(part.low for part in ranges),
@@ -121,8 +121,8 @@ def _observed(
     )
     counts, event = observation == "counts", found.train["x"].shape[1:]
     if levels is not None and (counts or not values.integer):
-        what = "counts have no levels" if counts else f"{where} holds floats, which have no levels"
-        raise PvaeError(f"levels={levels}: {what}. Leave levels out.")
+        what = "counts have no levels" if counts else f"{where} has floats, which have no levels"
+        raise PvaeError(f"levels={levels} is not valid: {what}. Leave levels out.")
     if counts:
         return found._replace(values=values, observation="counts")
     levels = _levels(values, event, where, levels) if values.integer else None
@@ -132,13 +132,13 @@ def _observed(
 
 
 def _levels(values: Range, event: tuple[int, ...], where: str, levels: int | None) -> int:
-    """Returns the number of levels of integers, if it is given or plain."""
+    """Returns the number of levels of integers, if it is given or unambiguous."""
     high = int(values.high)
     if levels is not None:
         if not max(high + 1, 2) <= levels <= 256:
             raise PvaeError(
-                f"levels={levels}: {where} holds integers up to {high}, so that there are "
-                f"{max(high + 1, 2)} levels or more, and at most 256."
+                f"levels={levels} is not valid: {where} has integers up to {high}. Give "
+                f"{max(high + 1, 2)} to 256."
             )
         return levels
     if high <= 1:
@@ -146,16 +146,16 @@ def _levels(values: Range, event: tuple[int, ...], where: str, levels: int | Non
     if high == 255 or (high > 127 and (values.byte or len(event) > 2)):  # bytes, or images
         return 256
     raise PvaeError(
-        f"{where} holds integers from 0 to {high}, which may be counts or levels. Say which: "
-        f"observation='counts' takes them as they are, for a likelihood of counts; "
-        f"levels={high + 1} (or the number that there could be, 256 in 8-bit images) takes k as "
-        f"the grey level k / {high}; observation='as_given' keeps integers, such as tokens. In the "
-        f"shell: --data.observation counts, --data.levels {high + 1}."
+        f"There are integers from 0 to {high} in {where}, which may be counts or levels. Choose: "
+        f"observation='counts' keeps counts, for a likelihood of counts; levels={high + 1} (or the "
+        f"number of possible levels, 256 for 8-bit images) reads k as the grey level k / {high}; "
+        f"observation='as_given' keeps integers such as tokens. In the shell: "
+        f"--data.observation counts, --data.levels {high + 1}."
     )
 
 
 def _named(found: Any, where: str) -> dict[str, Any]:
-    """Returns what a source holds by name, x first."""
+    """Returns the arrays of a source by name."""
     if isinstance(found, Tensor) or (hasattr(found, "__array__") and not is_frame(found)):
         return {"x": found}
     if is_frame(found):
@@ -164,15 +164,15 @@ def _named(found: Any, where: str) -> dict[str, Any]:
         if not found or not all(isinstance(a, Tensor | np.ndarray) for a in found):
             kinds = ", ".join(type(a).__name__ for a in found[:4])
             raise PvaeError(
-                f"{where} is a {type(found).__name__} of {len(found)} ({kinds}); give (x,) or "
-                "(x, y), each an array or a tensor, or name them in a dict."
+                f"The type of {where} is {type(found).__name__} of {len(found)} ({kinds}). Give "
+                "(x,) or (x, y), each an array or a tensor, or a dict of named arrays."
             )
         return named(tuple(found))
     if is_dataset(found):
         return fields_of(found, where)
     if not isinstance(found, Mapping):
         raise PvaeError(
-            f"{where} is a {type(found).__name__}, not an array or a tensor. Give a tensor, a "
+            f"The type of {where} is {type(found).__name__}, which holds no data. Give a tensor, a "
             "NumPy array, (x, y), a dict of arrays, a data frame, a Dataset, or a .npy, .npz or "
             ".pt file."
         )
@@ -180,21 +180,21 @@ def _named(found: Any, where: str) -> dict[str, Any]:
 
 
 def is_frame(source: object) -> bool:
-    """Returns whether this is a data frame, of pandas or of another library."""
+    """Whether a source is a data frame, of pandas or of another library."""
     return hasattr(source, "columns") and hasattr(source, "to_numpy")
 
 
 def _frame(frame: Any, where: str) -> dict[str, np.ndarray]:
-    """Returns the columns of a data frame: y is the column of this name, x the others, [N, D]."""
+    """Returns y, the column of this name, and x [N, D], the other columns of a data frame."""
     columns = {str(name): frame[name].to_numpy() for name in frame.columns}
     if text := [name for name, values in columns.items() if values.dtype.kind not in "biuf"]:
         raise PvaeError(
-            f"{where} has columns that are not numbers: {', '.join(text[:8])}. Drop them, "
-            "frame.select_dtypes('number'), or number their values."
+            f"Some columns of {where} are not numbers: {', '.join(text[:8])}. Drop them with "
+            "frame.select_dtypes('number'), or encode their values as numbers."
         )
     y = {name: columns.pop(name) for name in ("y",) if name in columns}
     if not columns:
-        raise PvaeError(f"{where} has no column for x.")
+        raise PvaeError(f"There is no column for x in {where}.")
     return {"x": np.column_stack(list(columns.values())), **y}
 
 
@@ -208,13 +208,13 @@ def _parts(found: dict[str, Any], where: str) -> list[dict[str, Any]]:
     if parts["train"] and "x" in parts[""] and "x" not in parts["train"]:
         listed = ", ".join(f"{name}_train" for name in parts["train"])
         raise PvaeError(
-            f"{where} holds x, and {listed} as the training part's, which has no x. Name arrays "
-            f"{_KEYS}; give a field another name if it is of no part."
+            f"There are x and {listed} in {where}, but no x_train. Name arrays {_KEYS}. Rename a "
+            "field that belongs to no part."
         )
     train = _with_rows(parts["train"] or parts[""], where)
     if not train:
         listed = ", ".join(list(found)[:8]) or "nothing"
-        raise PvaeError(f"{where} holds {listed}. Name its arrays {_KEYS}.")
+        raise PvaeError(f"No data found in {where}; it holds {listed}. Name its arrays {_KEYS}.")
     test = {name: a for name, a in parts["test"].items() if name in train or name == "y"}
     return [train, test] if parts["train"] and test.keys() - {"y"} else [train]
 
@@ -224,11 +224,7 @@ def _lowered(name: str) -> str:
 
 
 def _with_rows(part: dict[str, Any], where: str) -> dict[str, Any]:
-    """Drops what is no field: text, and what has no row for each x; x comes first.
-
-    Warns:
-        UserWarning: If numbers are dropped that could be meant for rows.
-    """
+    """Drops text and arrays without a row for each x, with a warning for arrays; x comes first."""
     part = {name: part[name] for name in sorted(part, key=lambda name: name != "x")}
     x = part.get("x")
 
@@ -240,8 +236,8 @@ def _with_rows(part: dict[str, Any], where: str) -> dict[str, Any]:
             return number
         if a.shape:
             warnings.warn(
-                f"{name} {list(a.shape)} of {where} has no row for each of the {len(x)} data, and "
-                "is left out.",
+                f"{name} {list(a.shape)} of {where} is left out: it does not have a row for each "
+                f"of the {len(x)} data.",
                 stacklevel=5,
             )
         return False
@@ -250,17 +246,17 @@ def _with_rows(part: dict[str, Any], where: str) -> dict[str, Any]:
 
 
 def _check_rows(fields: Fields, where: str, end: str = "") -> None:
-    """Raises a PvaeError unless all fields have as many rows."""
+    """Raises a PvaeError unless all fields have the same number of rows."""
     sizes = {name: len(column) for name, column in fields.items()}
     if len(set(sizes.values())) == 1 and min(sizes.values()):
         return
     if "x" in sizes and sizes.get("y", sizes["x"]) != sizes["x"]:
         raise PvaeError(
-            f"y{end} of {where} has {sizes['y']} labels for {sizes['x']} data; give one for each."
+            f"y{end} of {where} has {sizes['y']} labels for {sizes['x']} data. Give one for each."
         )
     listed = ", ".join(f"{name} {list(column.shape)}" for name, column in fields.items())
     raise PvaeError(
-        f"The fields of {where} have different numbers of rows, or none: {listed}. Each takes a "
+        f"The fields of {where} have different numbers of rows, or none: {listed}. Each needs one "
         f"row for each datum. Name arrays {_KEYS}."
     )
 
@@ -272,7 +268,8 @@ def _check_alike(train: Fields, test: Fields, ranges: list[Range], where: str) -
             continue
         if name not in test:
             raise PvaeError(
-                f"The training part of {where} has a field {name}, and the test part has none."
+                f"The training part of {where} has a field {name}, but the test part does not. "
+                "Give both the same fields."
             )
         kinds = [str(part[name].dtype).removeprefix("torch.") for part in (train, test)]
         if name == "x" and ranges:

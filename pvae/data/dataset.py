@@ -1,4 +1,4 @@
-"""A dataset: its parts, and how they are observed."""
+"""Data: the parts of a dataset, and how they are observed."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -15,16 +15,16 @@ class Data:
     Args:
         name: The dataset's or the file's name, without its folder.
         observation: "dynamic", "fixed", "threshold", "grey", "dequantize", "counts" or "as_given".
-        seed: The data seed, of everything drawn once.
+        seed: The data seed, which decides everything that is drawn once.
         levels: The number of integer levels of the source, or None.
         event_shape: The shape of one x, such as (1, 28, 28); of the first field if there is no x.
-        support: What values x takes: "binary" (0 or 1), "unit_interval" (0 to 1), "counts"
-            (whole numbers) or "real". A Bernoulli likelihood is a likelihood on the first alone.
+        support: The values of x: "binary" (0 or 1), "unit_interval" (0 to 1), "counts" (whole
+            numbers) or "real". Only for "binary" is a Bernoulli likelihood a likelihood.
         train: The training part.
         validation: The part held out of training, or None.
         test: The test part.
-        source: The name or path that the data were loaded by, or None for arrays.
-        asked_levels: The number of levels that was asked for, if it was.
+        source: The name or path that the data were loaded from, or None for arrays.
+        asked_levels: The argument `levels` of `load`.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Data:
 
     @property
     def in_words(self) -> str:
-        """What the data are and how x comes from them, in one line.
+        """The data and how x is made from them, in one line.
 
         Example:
             >>> import pvae

@@ -1,4 +1,4 @@
-"""Reads .npy, .npz and .pt files without ever running what is in them."""
+"""Reads .npy, .npz and .pt files without running code from them."""
 
 import pickle
 import warnings
@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pvae.errors import PvaeError
+from pvae.errors import PvaeError, first_line
 
 __all__ = ["SUFFIXES", "read"]
 
@@ -17,18 +17,18 @@ SUFFIXES = (".npy", ".npz", ".pt", ".pth")
 def read(path: Path) -> object:
     """Returns the array, the tuple or the mapping in a file.
 
-    A .npy file comes back as an `np.memmap`, of which nothing is in memory yet.
+    A .npy file is returned as an `np.memmap`, which is not read into memory yet.
 
     Raises:
-        PvaeError: The file is missing, of another kind, damaged, or would run code.
+        PvaeError: The file is missing, of another kind or damaged, or could run code.
     """
     if path.is_dir():
         raise PvaeError(
-            f"{path} is a folder; name a .npy, .npz or .pt file in it, or pass it as root= with "
+            f"{path} is a folder. Name a .npy, .npz or .pt file in it, or pass it as root= with "
             "the name of a dataset."
         )
     if not path.exists():
-        raise PvaeError(f"There is no file {path}. Check the path; it starts at {Path.cwd()}.")
+        raise PvaeError(f"There is no file {path}. A relative path starts at {Path.cwd()}.")
     if path.suffix.lower() not in SUFFIXES:
         raise PvaeError(f"{path} is not a .npy, .npz or .pt file. Save it as one of these.")
     kind = path.suffix.lower()
@@ -37,7 +37,7 @@ def read(path: Path) -> object:
     except PvaeError:
         raise
     except PermissionError as error:
-        raise PvaeError(f"{path} may not be read: {error.strerror}.") from error
+        raise PvaeError(f"{path} cannot be read: {error.strerror}.") from error
     except pickle.UnpicklingError as error:
         if any(word in str(error) for word in ("GLOBAL", "unsupported class", "reduce")):
             raise PvaeError(
@@ -45,7 +45,7 @@ def read(path: Path) -> object:
                 "plain tensors: torch.save({'x': x, 'y': y}, path)."
             ) from error
         raise _damaged(path, error) from error
-    # A damaged file can make the parsers raise anything, a MemoryError from a wild size included.
+    # A damaged file can make the parsers raise any exception, even a MemoryError.
     except Exception as error:
         if "Object arrays" in str(error) or "Python objects" in str(error):
             raise PvaeError(
@@ -56,7 +56,7 @@ def read(path: Path) -> object:
 
 
 def _damaged(path: Path, error: Exception) -> PvaeError:
-    why = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+    why = first_line(error).strip().rstrip(".")
     return PvaeError(
         f"{path} is truncated, damaged or not a {path.suffix} file ({why}). Delete it and download "
         "or save it again."
@@ -69,12 +69,12 @@ def _numpy(path: Path) -> np.ndarray | dict[str, np.ndarray]:
             return {name: archive[name] for name in archive.files}
     array = np.load(path, mmap_mode="r", allow_pickle=False)
     if not isinstance(array, np.ndarray):
-        raise ValueError("it is an archive, whose name ends in .npz")
+        raise ValueError("it is an archive: rename it to .npz")
     return array
 
 
 def _torch(path: Path) -> object:
     with warnings.catch_warnings():
-        # About the pickle protocol: what comes of it is said in the error, once.
+        # torch warns about the pickle protocol before it raises the error that is reported.
         warnings.simplefilter("ignore", UserWarning)
         return torch.load(path, map_location="cpu", weights_only=True)

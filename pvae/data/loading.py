@@ -1,4 +1,4 @@
-"""load(): from a name, a file, arrays or a Dataset to observed parts."""
+"""load(): turns a name, a file, arrays or a Dataset into observed parts."""
 
 import operator
 import os
@@ -30,24 +30,23 @@ def load(
     labels: bool = False,
     seed: int = 0,
 ) -> Data:
-    """Loads a dataset and draws what is observed once.
+    """Loads data, and observes the field x.
 
-    A datum has one field or more, tensors with a name. The field x is observed: with
-    p = raw / (levels − 1) for integers and p = raw for floats, it is
+    A datum has one field or more; a field is a named tensor. The field x is observed. With
+    p = raw / (levels − 1) for integers and p = raw for floats, x is
 
-    - "dynamic": Bernoulli(p), drawn anew for each training minibatch;
+    - "dynamic": Bernoulli(p), drawn again for each training minibatch;
     - "fixed": Bernoulli(p), drawn once, for training too;
     - "threshold": 1 where p > 0.5, else 0;
-    - "grey": p itself, for integers one of the levels k / (levels − 1), as discretised likelihoods
-      take them;
-    - "dequantize": (raw + u) / levels, u uniform on [0, 1), anew for each training minibatch;
-    - "counts": raw itself, whole numbers from 0 on, as likelihoods of counts take them;
-    - "as_given": raw itself, of any shape, integers as integers, such as tokens.
+    - "grey": p; for integers one of the levels k / (levels − 1), for discretised likelihoods;
+    - "dequantize": (raw + u) / levels, u uniform on [0, 1), again for each training minibatch;
+    - "counts": raw, whole numbers from 0 on, for likelihoods of counts;
+    - "as_given": raw, of any shape; integers such as tokens stay integers.
 
-    Other fields are taken as given, floats in single precision; NaN and negative numbers may stand
-    for what is missing. A pair receives the fields that its arguments name, or all by position.
-    Validation and test are always drawn once, from `seed`, on the CPU; the test part depends
-    neither on `validation` nor on the device.
+    Other fields are taken as given, floats in single precision; NaN and negative numbers may mark
+    missing values. A pair receives the fields that its arguments name, or all by position.
+    Validation and test are always drawn once, from `seed`, on the CPU. The test part does not
+    depend on `validation` or the device.
 
     Args:
         source: A name out of `names()`; a .npy, .npz or .pt file; an array or tensor x, or (x, y);
@@ -56,20 +55,21 @@ def load(
             Images are [N, C, H, W] or [N, H, W], videos [N, T, C, H, W], vectors [N, D], points
             [N, P, 3]. In x, integers and booleans become uint8 (counts above 255 float32), floats
             float32. A dict or file may hold x_train and x_test (and so on for each field), train
-            and test, or fields alone; without a test part, 10 % are held out by `seed`. A .npy
-            file or a Dataset that does not fit in memory is read as needed.
-        root: The folder of named datasets, in torchvision's layout; else the environment variable
-            PVAE_DATA, else the user's cache. What is missing is downloaded there.
-        observation: How x is observed. None is "dynamic" for grey images and vectors of integers,
-            "dequantize" for integers in colour, "grey" for floats and for values all 0 or 1.
-        levels: The number of levels of integers, 2 to 256; None where it is plain (0 and 1, 8-bit
-            images, a named dataset). Other integers may be levels or counts, and one has to say.
-        validation: How many data to hold out of training, from the end of a permutation by `seed`.
+            and test, or only fields; without a test part, 10 % of the data are held out by `seed`.
+            A .npy file or a Dataset that does not fit in memory is read on demand.
+        root: The folder of named datasets, in torchvision's layout; by default the environment
+            variable PVAE_DATA, else the user's cache. Missing files are downloaded there.
+        observation: How x is observed. By default "dynamic" for integers in grey images and
+            vectors, "dequantize" for integers in colour, "grey" for floats and for 0 and 1.
+        levels: The number of levels of integers, 2 to 256. By default it is known for values of 0
+            and 1, 8-bit images and named datasets. Other integers need `levels` or `observation`.
+        validation: Number of data held out of training, from the end of a permutation by `seed`.
         labels: Whether batches hold the field y; of `"glyphs"` also `factors` and `caption`.
-        seed: The data seed.
+        seed: Seed of the data: of splits, and of what is drawn once.
 
     Raises:
-        PvaeError: Bad input, missing or damaged files: what is wrong, where, and what to do.
+        PvaeError: An argument is wrong, or files are missing or damaged. The message says what is
+            wrong, where, and what to do.
 
     Example:
         >>> data = load("digits", validation=200, labels=True)
@@ -101,11 +101,11 @@ def load(
         test = Split(found.test, observation, found.levels, batch)
     if not 0 <= validation < len(train):
         raise PvaeError(
-            f"validation is {validation}, but {name} has {len(train)} training data. Choose 0 to "
-            f"{len(train) - 1}."
+            f"validation={validation} is not valid: {name} has {len(train)} training data. Give 0 "
+            f"to {len(train) - 1}."
         )
     if observation == "fixed":
-        # Before the split, so that no datum's draw depends on the size of validation.
+        # Before the split, so that the draw of a datum does not depend on `validation`.
         train = _drawn(train, stream(seed, "train"), f"the training part of {name}")
     held_out = None
     if validation:
@@ -129,14 +129,14 @@ def load(
 
 
 def as_data(source: Any) -> Any:
-    """Returns what `fit` and its kin take for data: a Data, a Split, or else the source itself.
+    """Returns an argument for data as `Data` or `Split`, or unchanged if it is neither.
 
     A name or a file is loaded, with a test part. A dict of arrays, a data frame, a Dataset or a
-    DataLoader is one part, whole, its fields as they are: nothing is held out or drawn. (A dict
-    that is itself an argument of the programs goes into a tuple: `(batch,)`.)
+    DataLoader is one part with its fields unchanged: nothing is held out or drawn. (Wrap a dict
+    that is itself an argument of the programs in a tuple: `(batch,)`.)
 
     Args:
-        source: Anything.
+        source: An argument of `fit`, `evaluate` and others.
     """
     if isinstance(source, str | os.PathLike):
         return load(source)
@@ -150,26 +150,28 @@ def _integer(value: object, name: str) -> int:
     try:
         return operator.index(value)
     except TypeError as error:
-        raise PvaeError(f"{name} is {value!r}; it should be an integer.") from error
+        raise PvaeError(f"{name}={value!r} is not valid: give an integer.") from error
 
 
 def _find(
     source: Any, root: str | os.PathLike | None, levels: int | None, observation: str | None
 ) -> tuple[str, Source]:
-    """Returns the source and what to call it, which never includes a folder."""
+    """Returns the name of a source, without its folder, and its content."""
     if isinstance(source, str):
         name = canonical(source)
         if name in names():
             found = from_name(name, root_folder(root))
             if levels not in (None, found.levels):
-                raise PvaeError(f"levels={levels}: {name} has {found.levels}. Leave levels out.")
+                raise PvaeError(
+                    f"levels={levels} is not valid: {name} has {found.levels}. Leave levels out."
+                )
             plain = observation in ("counts", "as_given")
             return name, found._replace(levels=None) if plain else found
         path = Path(source).expanduser()
         if path.suffix.lower() not in files.SUFFIXES and not path.exists():
             raise PvaeError(
-                f"There is no dataset or file {source!r}. {nearest(name, names())} A file ends in "
-                ".npy, .npz or .pt."
+                f"There is no dataset or file {source!r}. {nearest(name, names())} Names of files "
+                "end in .npy, .npz or .pt."
             )
         source = path
     if isinstance(source, os.PathLike):
@@ -184,21 +186,22 @@ def _check(name: str, found: Source, observation: str, labels: bool) -> None:
     lacks = [part for part, fields in parts.items() if fields is not None and "y" not in fields]
     if labels and lacks:
         raise PvaeError(
-            f"labels=True, but the {lacks[0]} part of {name} has no labels. Give (x, y), or arrays "
-            "named y_train and y_test, or leave labels out."
+            f"labels=True is not valid: the {lacks[0]} part of {name} has no labels. Give (x, y), "
+            "or arrays named y_train and y_test, or leave labels out."
         )
     if found.values is None or found.levels is not None or observation in ("counts", "as_given"):
         return
     if observation == "dequantize":
         raise PvaeError(
-            f"{name} holds floats, which have no levels to dequantise. Use observation='grey', or "
-            "give the integers 0..255."
+            f"observation='dequantize' is not valid: {name} has floats, which have no levels. Use "
+            "observation='grey', or give integers from 0 to 255."
         )
     low, high = found.values.low, found.values.high
     if observation in BINARY and (low < 0 or high > 1):
         raise PvaeError(
-            f"{name} holds floats from {low:g} to {high:g}; to be binarised ({observation}) they "
-            "must lie in [0, 1]. Rescale them, or use observation='grey' to take them as they are."
+            f"observation={observation!r} is not valid: it needs floats in [0, 1], and {name} has "
+            f"floats from {low:g} to {high:g}. Rescale them, or use observation='grey' for the "
+            "values themselves."
         )
 
 
@@ -215,14 +218,14 @@ def _support(found: Source, observation: str) -> str:
 
 
 def _drawn(part: Split, generator: torch.Generator, where: str) -> Split:
-    """Returns the part with its one draw in the place of x, if there is noise to draw."""
+    """Returns the part with x drawn once, if its observation draws noise."""
     if part.observation not in ("dynamic", "fixed", "dequantize"):
         return part
     raw = storage.resident(part.raw, torch.device("cpu"))
     if raw is None:
         raise PvaeError(
-            f"Under {part.observation!r}, {where} is drawn once and kept in memory, where it does "
-            "not fit. Use observation='grey' or 'threshold', or give less data."
+            f"With observation={part.observation!r}, {where} is drawn once and kept in memory, but "
+            "it does not fit. Use observation='grey' or 'threshold', or give less data."
         )
     x = draw(raw, part.observation, part.levels, generator)
     levels = 2 if x.dtype == torch.uint8 else None

@@ -1,4 +1,4 @@
-"""How stored values become the x that a model sees, and the seeds of what is drawn once."""
+"""Turns stored values into the x of a model, and seeds what is drawn once."""
 
 import hashlib
 from typing import Literal, get_args
@@ -16,7 +16,7 @@ _SLAB = 1 << 22
 
 
 def stream(seed: int, purpose: str) -> torch.Generator:
-    """Returns a CPU generator of its own for one purpose, so that no draw shifts another.
+    """Returns a separate CPU generator for each purpose, so that no draw shifts another.
 
     Args:
         seed: The data seed, any integer.
@@ -32,7 +32,7 @@ def observe(
     levels: int | None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Returns x, float32 but for "as_given", from stored values; noise is drawn on their device.
+    """Returns x, float32 except for "as_given", from stored values; draws noise on their device.
 
     With p = raw / (levels − 1) for integers and p = raw for floats, x is
 
@@ -41,13 +41,13 @@ def observe(
     - grey: p;
     - dequantize: (raw + u) / levels with u uniform on [0, 1);
     - counts: raw;
-    - as_given: raw, of whatever type.
+    - as_given: raw, of any type.
 
     Args:
-        raw: Stored values [B, *event], uint8, or float32 where `levels` is None.
+        raw: Stored values [B, *event], uint8, or float32 if `levels` is None.
         observation: One of `OBSERVATIONS`.
         levels: The number of integer levels, or None for floats.
-        generator: Where the noise comes from; None is the device's global generator.
+        generator: Draws the noise; None is the device's global generator.
     """
     if observation == "as_given":
         return raw
@@ -60,14 +60,14 @@ def observe(
         return x if levels in (None, 2) else x.div_(levels - 1)
     u = torch.rand(x.shape, device=x.device, generator=generator)
     if observation == "dequantize":
-        # raw + u must not round up to the next integer, or x could be 1 and its logit infinite.
+        # raw + u must not round up to the next integer: x could be 1, with an infinite logit.
         return u.mul_(1 - 2**-16).add_(x).div_(levels)
     # Four times as fast on the CPU as torch.bernoulli.
     return (u if levels in (None, 2) else u.mul_(levels - 1)).lt_(x)
 
 
 def draw(raw: Tensor, observation: str, levels: int | None, generator: torch.Generator) -> Tensor:
-    """Returns a part's one draw as it is stored: uint8 where binary, float32 where dequantised.
+    """Draws the x of a part once: uint8 if it is binary, float32 if it is dequantised.
 
     Args:
         raw: Stored values [N, *event] on the CPU.
@@ -77,7 +77,7 @@ def draw(raw: Tensor, observation: str, levels: int | None, generator: torch.Gen
     """
     dtype = torch.uint8 if observation in BINARY else torch.float32
     x = torch.empty(raw.shape, dtype=dtype)
-    # The rows of a slab depend on the shape of an event alone: so does every number drawn.
+    # The size of a slab depends only on the shape of an event, so the numbers drawn do too.
     rows = max(1, _SLAB // max(1, raw[0].numel()))
     for i in range(0, len(raw), rows):
         x[i : i + rows] = observe(raw[i : i + rows], observation, levels, generator)

@@ -47,7 +47,7 @@ def from_name(name: str, root: Path) -> Source:
     """Returns the dataset of a name out of `names()`.
 
     Raises:
-        PvaeError: Its files are missing and cannot be downloaded, or are damaged.
+        PvaeError: Its files are damaged, or missing and cannot be downloaded.
     """
     if name == "glyphs":
         fields = draw()

@@ -1,4 +1,4 @@
-"""A part of a dataset: fields as stored, x observed in minibatches or once and for all."""
+"""A part of a dataset: stored fields, with x observed in each minibatch or once."""
 
 import contextlib
 import hashlib
@@ -16,6 +16,7 @@ from pvae.data import storage
 from pvae.data.observation import observe
 from pvae.data.storage import Column
 from pvae.errors import PvaeError
+from pvae.runtime import whole
 
 __all__ = ["Split"]
 
@@ -27,14 +28,14 @@ Capture = Callable[[Rows, Sequence[Tensor]], Rows]
 class Split:
     """The train, validation or test part of a dataset: named fields, a row for each datum.
 
-    A part is *fresh* if x is drawn anew for each minibatch, from the global random generator of
-    the device: the training part under "dynamic" and "dequantize". Every other part holds one
+    A part is *fresh* if x is drawn again for each minibatch, from the global random generator of
+    the device: the training part with "dynamic" and "dequantize". Every other part holds one
     observation, drawn on the CPU when it was loaded. Fields other than x are never changed.
 
     Args:
         fields: Stored values [N, *event] by name. An observed x is uint8 or float32; in a part
-            drawn once, it is what was drawn. What does not fit in memory is read on demand.
-        observation: How x comes from its field; "grey" where it has been drawn already.
+            drawn once, it is the draw. Fields that do not fit in memory are read on demand.
+        observation: How x is made from its field; "grey" if it was drawn already.
         levels: The number of integer levels of x, or None.
         names: The fields of a batch, in order.
 
@@ -62,13 +63,13 @@ class Split:
 
     @property
     def shape_in_words(self) -> str:
-        """The shape of x, where there is nothing else but labels; else the fields."""
+        """The shape of x if there are no other fields except labels; else the fields."""
         alone = self._observes("x") and {"x", "y"}.issuperset(self.names)
         return str(list(self.raw.shape[1:])) if alone else self.in_words
 
     @property
     def in_words(self) -> str:
-        """The fields of a batch, the type of each that is taken as given, and its shape."""
+        """The fields of a batch with their shapes, and the types of those taken as given."""
         return ", ".join(
             f"{name} {'' if self._observes(name) else f'{column.dtype} '}{list(column.shape[1:])}"
             for name, column in self._batch
@@ -87,23 +88,23 @@ class Split:
 
     @property
     def y(self) -> Tensor | None:
-        """The labels, in the batches or not; None where there are none."""
+        """The labels, even if batches do not hold them; None if there are none."""
         y = self.fields.get("y")
         return y if y is None or isinstance(y, Tensor) else y[:]
 
     @property
     def labels(self) -> bool:
-        """Whether y is in the batches."""
+        """Whether batches hold y."""
         return "y" in self.names
 
     @property
     def fresh(self) -> bool:
-        """Whether x is drawn anew for each minibatch."""
+        """Whether x is drawn again for each minibatch."""
         return self.observation in ("dynamic", "dequantize")
 
     @property
     def device(self) -> torch.device:
-        """Where the fields are; the CPU for what is read on demand."""
+        """The device of the fields; the CPU for fields that are read on demand."""
         return next(iter(self.fields.values())).device
 
     @property
@@ -115,31 +116,31 @@ class Split:
         """
         if self.fresh:
             raise PvaeError(
-                f"This part is drawn anew for each minibatch ({self.observation}), so it has no "
-                "single x. Take one draw with tensors(), or load it with observation='fixed' or "
-                "'grey'."
+                f"The x of this part is drawn again for each minibatch ({self.observation}), so "
+                "there is no single x. Take one draw with tensors(), or load the data with "
+                "observation='fixed' or 'grey'."
             )
         _ = self.raw
         return self.only(("x",)).tensors()[0]
 
     def tensors(self) -> tuple[Tensor, ...]:
-        """Returns the whole part observed; of a fresh part, a new draw.
+        """Returns the whole part as one minibatch; for a fresh part, a new draw.
 
         Raises:
-            PvaeError: It does not fit in memory.
+            PvaeError: The part does not fit in memory.
         """
         columns = [column for _, column in self._batch]
         if any(isinstance(column, storage.Streamed) for column in columns):
             nbytes = sum(len(self) * max(c[:1].nbytes, 4 * c[:1].numel()) for c in columns)
             if not storage._fits(nbytes, self.device):
                 raise PvaeError(
-                    f"The {len(self)} data, {nbytes / 1e9:.3g} GB, do not fit in memory. Take "
-                    "them in pieces: observe(rows) or batches(batch_size)."
+                    f"The {len(self)} data, {nbytes / 1e9:.3g} GB, do not fit in memory. Read "
+                    "them in pieces with observe(rows) or batches(batch_size)."
                 )
         return self.observe(slice(None))
 
     def observe(self, index: slice | Tensor | Sequence[int]) -> tuple[Tensor, ...]:
-        """Returns the minibatch of these positions: a tensor for each of `names`.
+        """Returns the minibatch of these rows: a tensor for each of `names`.
 
         Args:
             index: A slice, or positions [B] within the part.
@@ -157,10 +158,10 @@ class Split:
 
     @cached_property
     def hash(self) -> str:
-        """SHA-256 of shapes and values of the fields of a batch, the same on every device.
+        """SHA-256 of the shapes and values of a batch's fields, the same on every device.
 
-        Of the observed x in a part drawn once; of its stored values and the observation's name in
-        a fresh one. What is read on demand is read in pieces, all of it, once.
+        For x, it is of the observed values in a part drawn once, and of the stored values and the
+        name of the observation in a fresh part. Fields on disk are read completely, in pieces.
         """
         digest = hashlib.sha256()
         for name, column in self._batch:
@@ -178,7 +179,7 @@ class Split:
         return digest.hexdigest()
 
     def take(self, positions: np.ndarray | Tensor) -> "Split":
-        """Returns the part that has these rows alone."""
+        """Returns the part with only these rows."""
         index = torch.as_tensor(positions, device=self.device)
         return replace(self, fields={n: c.index_select(0, index) for n, c in self.fields.items()})
 
@@ -187,10 +188,10 @@ class Split:
         return self if tuple(names) == self.names else replace(self, names=tuple(names))
 
     def to(self, device: str | torch.device) -> "Split":
-        """Returns the part with its fields on a device, if they fit.
+        """Returns the part with its fields on a device, or unchanged if they do not fit.
 
-        They fit if each takes less than half of the memory that is free there. Otherwise the part
-        comes back as it is, and `batches(device=...)` streams it.
+        They fit if each takes less than half of the free memory there. If they do not fit,
+        `batches(device=...)` streams them.
         """
         device, moved = torch.device(device), {}
         for name, column in self.fields.items():
@@ -213,19 +214,19 @@ class Split:
     ) -> Iterator[tuple[Tensor, ...]]:
         """Yields minibatches of one epoch, as `observe` does; the last may be smaller.
 
-        Where the part is on the device already, rows are gathered there. Else they are streamed,
-        copied, and observed on the device.
+        If the part is on the device already, rows are gathered there. Otherwise they are read,
+        copied to the device, and observed there.
 
         Args:
             batch_size: B, at least 1.
-            device: Where batches go; None is where the part is.
-            shuffle: Whether to go through a new permutation.
+            device: The device of the batches; None is that of the part.
+            shuffle: Whether to draw a new permutation of the data.
             generator: Draws the permutation; None is the global generator of the part's device.
-            capture: Makes a function of [rows] and a first [rows] one launch on the device, such
-                as `pvae.compile.Replay`; it observes the whole minibatches of a permutation.
+            capture: Turns a function of [rows] and an example of [rows] into one launch on the
+                device, such as `pvae.compile.Replay`; it observes the full minibatches of a
+                permutation.
         """
-        if batch_size < 1:
-            raise PvaeError(f"batch_size is {batch_size}; it should be at least 1.")
+        batch_size = whole("batch_size", batch_size)
         target = self.device if device is None else torch.device(device)
         index = None
         if shuffle:
@@ -253,14 +254,14 @@ class Split:
     ) -> Iterator[tuple[Tensor, ...]]:
         observe = None
         if index is not None and capture is not None and len(index) >= 2 * batch_size:
-            with contextlib.suppress(Exception):  # then each of its operations is launched
+            with contextlib.suppress(Exception):  # without it, operations are launched one by one
                 observe = capture(
                     lambda rows: self._observed(self._take(rows[0])), [index[:batch_size]]
                 )
         for i in range(0, len(self), batch_size):
             part = slice(i, i + batch_size) if index is None else index[i : i + batch_size]
-            whole = observe is not None and len(part) == batch_size
-            yield tuple(observe([part])) if whole else self._observed(self._take(part))
+            captured = observe is not None and len(part) == batch_size
+            yield tuple(observe([part])) if captured else self._observed(self._take(part))
 
     def _streamed(
         self, batch_size: int, index: Tensor | None, device: torch.device
@@ -271,11 +272,11 @@ class Split:
             sampler=index.split(batch_size),
             batch_size=None,
             pin_memory=device.type == "cuda" and self.device.type == "cpu",
-            # A loader seeds its workers from the global generator unless it has its own; that
-            # would make streamed training differ from resident training.
+            # Without its own generator, a loader draws a seed from the global one, and streamed
+            # training would differ from training in memory.
             generator=torch.Generator(),
         )
-        # To the CPU, a copy that does not block could be read before it is there.
+        # A non-blocking copy to the CPU could be read before it is complete.
         free = device.type == "cuda"
         for stored in loader:
             yield self._observed(tuple(a.to(device, non_blocking=free) for a in stored))

@@ -1,4 +1,4 @@
-"""Columns: one field of all data, as a tensor in memory or as rows that are read on demand."""
+"""Columns: one field of all data, as a tensor in memory or as rows read on demand."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -15,13 +15,13 @@ _SLAB = 1 << 26
 
 
 class Streamed:
-    """A field that does not fit in memory: its rows are read when they are asked for.
+    """A field that does not fit in memory: its rows are read on demand.
 
     Args:
         source: An `np.memmap` [N, *], or rows of a Dataset; it is indexed by slices and arrays.
         dtype: The NumPy type that rows are converted to.
-        event: The shape of a row, where it is not the source's.
-        rows: Which rows of the source there are, int64; None for all.
+        event: The shape that rows are reshaped to.
+        rows: The rows of the source that belong to the field, int64; None for all.
     """
 
     device = torch.device("cpu")
@@ -67,12 +67,12 @@ Column = Tensor | Streamed
 
 
 def _fits(nbytes: int, device: torch.device) -> bool:
-    """Returns whether so many bytes take less than half of a device's free memory."""
+    """Whether so many bytes take less than half of a device's free memory."""
     return nbytes < free_memory(device) / 2
 
 
 def same_device(a: torch.device, b: torch.device) -> bool:
-    """Returns whether two devices are one, `cuda` being the current one."""
+    """Whether two devices are the same; `cuda` is the current CUDA device."""
     if a.type != b.type or a.type != "cuda":
         return a.type == b.type
     current = torch.cuda.current_device()
@@ -93,7 +93,7 @@ def slabs(size: int, row_bytes: int) -> Iterator[slice]:
 
 
 def resident(column: Column, device: torch.device) -> Tensor | None:
-    """Returns all rows as one tensor on a device, or None where they do not fit."""
+    """Returns all rows as one tensor on a device, or None if they do not fit."""
     if isinstance(column, Tensor) and same_device(column.device, device):
         return column
     row = column[:1].nbytes
@@ -108,7 +108,7 @@ def resident(column: Column, device: torch.device) -> Tensor | None:
 
 
 def little_endian(tensor: Tensor) -> np.ndarray:
-    """Returns the bytes of a tensor's values, the same on every platform."""
+    """Returns a tensor's values in little-endian order, with the same bytes on every platform."""
     if tensor.dtype is torch.bfloat16:  # NumPy has no such type
         tensor = tensor.view(torch.int16)
     values = tensor.detach().cpu().contiguous().numpy()

@@ -1,4 +1,4 @@
-"""Torch Datasets and DataLoaders as named arrays."""
+"""Reads torch Datasets and DataLoaders as named arrays."""
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,11 +22,11 @@ _BATCH = 256
 
 
 class Rows:
-    """One field of a map-style Dataset, indexed by a slice or an array of positions.
+    """One field of a map-style Dataset, read on demand, by a slice or an array of positions.
 
     Attributes:
         shape: [N, *event].
-        dtype: Of the rows.
+        dtype: NumPy type of the rows.
     """
 
     def __init__(self, items: "_Items", name: str) -> None:
@@ -44,7 +44,7 @@ class Rows:
 
 
 def is_dataset(source: object) -> bool:
-    """Returns whether this is a Dataset or a DataLoader, or is indexed as a Dataset is."""
+    """Whether a source is a Dataset or a DataLoader, or is indexed like a Dataset."""
     if isinstance(source, torch_data.Dataset | torch_data.DataLoader):
         return True
     return (
@@ -57,10 +57,10 @@ def is_dataset(source: object) -> bool:
 
 
 def fields_of(source: Any, where: str) -> dict[str, Any]:
-    """Returns the fields of a Dataset or a DataLoader: tensors, or `Rows` of what does not fit.
+    """Returns the fields of a Dataset or a DataLoader: arrays, or `Rows` if they do not fit.
 
-    A map-style Dataset is read once, in its order; a field that does not fit in memory is read
-    again whenever it is needed. An iterable one has to fit.
+    A map-style Dataset is read once, in its order; fields that do not fit in memory are read again
+    on demand. An iterable Dataset has to fit.
     """
     if isinstance(source, torch_data.DataLoader):
         return _of_loader(source, where)
@@ -81,7 +81,7 @@ def fields_of(source: Any, where: str) -> dict[str, Any]:
 
 
 def named(item: Any) -> dict[str, Any]:
-    """Names what an item or a batch holds: x; x and y; 0, 1, 2 … of three or more."""
+    """Names the values of an item or a batch: x; x and y; or 0, 1, 2 … for three or more."""
     if hasattr(item, "_asdict"):
         return item._asdict()
     if isinstance(item, Mapping):
@@ -92,7 +92,7 @@ def named(item: Any) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> np.ndarray | None:
-    """Returns numbers as an array, and None for what is no number, such as text."""
+    """Returns numbers as an array, and None for other values, such as text."""
     if isinstance(value, Tensor):
         value = value.detach().cpu()
         return (value.float() if value.dtype is torch.bfloat16 else value).numpy()
@@ -103,7 +103,7 @@ def _plain(value: Any) -> np.ndarray | None:
             f"A field is a {type(value).__name__} whose parts have different shapes. Name each of "
             "them in a dict, or pad them to one shape."
         ) from error
-    if hasattr(value, "getbands") and array.ndim < 4:  # a picture of Pillow, [H, W] or [H, W, C]
+    if hasattr(value, "getbands") and array.ndim < 4:  # a Pillow image, [H, W] or [H, W, C]
         array = array[None] if array.ndim == 2 else np.moveaxis(array, -1, 0)
     return array if array.dtype.kind in NUMBERS else None
 
@@ -121,8 +121,8 @@ def _of_loader(loader: torch_data.DataLoader, where: str) -> dict[str, Any]:
         or len(sampler) != len(dataset)
     ):
         raise PvaeError(
-            f"{where} chooses its data with a sampler of its own, and pvae orders and shuffles "
-            "them itself. Give the dataset, or torch.utils.data.Subset(dataset, indices)."
+            f"A custom sampler chooses the data of {where}, but pvae orders and shuffles data "
+            "itself. Give the dataset, or torch.utils.data.Subset(dataset, indices)."
         )
     if loader.collate_fn in (torch_data.default_collate, torch_data.default_convert):
         return fields_of(dataset, where)
@@ -141,18 +141,18 @@ def _collected(batches: Iterable[Any], where: str) -> dict[str, np.ndarray]:
                 if not value.ndim:
                     raise PvaeError(
                         f"The batches of {where} hold one number as {name}, not a row for each "
-                        "datum. Let them hold tensors of leading size B, or leave it out."
+                        f"datum. Give tensors of leading size B, or leave {name} out."
                     )
                 parts.setdefault(name, []).append(value)
                 used += value.nbytes
             if not storage._fits(used, _CPU):
                 raise PvaeError(
-                    f"{where} is read in one go, and does not fit in memory. Save it as a .npy "
-                    "file, or give a Dataset with __len__ and __getitem__, whose rows are read as "
-                    "needed."
+                    f"All data of {where} are read at once, and they do not fit in memory. Save "
+                    "them as a .npy file, or give a Dataset with __len__ and __getitem__, whose "
+                    "rows are read on demand."
                 )
     if not parts:
-        raise PvaeError(f"{where} is empty; give at least two data.")
+        raise PvaeError(f"There are no data in {where}. Give at least two.")
     for name, pieces in parts.items():
         shapes = {piece.shape[1:]: None for piece in pieces}
         if len(shapes) > 1:
@@ -181,18 +181,19 @@ class _Items:
             self._size = len(dataset)
         except TypeError as error:
             raise PvaeError(
-                f"{where} has no length. Give it __len__, or make it an IterableDataset."
+                f"The length of {where} is not known. Define __len__, or make it an "
+                "IterableDataset."
             ) from error
         if not self._size:
-            raise PvaeError(f"{where} is empty; give at least two data.")
+            raise PvaeError(f"There are no data in {where}. Give at least two.")
         first = dataset[0]
         self.first = _numbers(first)
         if not self.first:
-            raise PvaeError(f"{where} has items without numbers. Give arrays or tensors.")
+            raise PvaeError(f"The items of {where} hold no numbers. Give arrays or tensors.")
         if "x" in (items := named(first)) and "x" not in self.first:
             raise PvaeError(
-                f"x, the first that an item of {where} holds, is a {type(items['x']).__name__}, "
-                "not numbers. Let items be a dict of arrays or tensors, each with its name."
+                f"x, the first value of an item of {where}, is a {type(items['x']).__name__}, not "
+                "numbers. Give each item as a dict of named arrays or tensors."
             )
         self.streamed: list[str] = []
         self._last: tuple[list[int], dict[str, np.ndarray]] = ([], {})
@@ -201,14 +202,14 @@ class _Items:
         return self._size
 
     def streamed_rows(self, rows: Sequence[int]) -> dict[str, np.ndarray]:
-        """Returns rows of the fields that are not in memory; asked twice, it reads once."""
+        """Returns rows of the fields that are not in memory; keeps the last rows read."""
         rows = list(rows)
         if rows != self._last[0]:
             self._last = rows, self.read(rows, self.streamed)
         return self._last[1]
 
     def warn_if_random(self) -> None:
-        """Warns if an item is another one each time."""
+        """Warns if an item differs when it is read again."""
         with torch.random.fork_rng([]):
             again = self.read([0], list(self.first))
         if all(
@@ -217,9 +218,9 @@ class _Items:
         ):
             return
         warnings.warn(
-            f"Item 0 of {self._where} is another one each time, as with a random transform. What "
-            "fits in memory is read once: all epochs train on this draw, and an evaluation is of "
-            "it. Draw what is random in the programs, or leave the transform out.",
+            f"Item 0 of {self._where} differs each time it is read, as with a random transform. "
+            "Data that fit in memory are read once: training and evaluation use this one draw. "
+            "Draw random changes in the model and the guide, or leave the transform out.",
             stacklevel=2,
         )
 
@@ -230,16 +231,16 @@ class _Items:
             item = _numbers(self._dataset[row])
             if more := [name for name in item if name not in self.first]:
                 raise PvaeError(
-                    f"Item {row} of {self._where} has a field {more[0]}, and item 0 has none. Let "
-                    "all items have the same fields; NaN or -1 may stand for what is missing."
+                    f"Item {row} of {self._where} has a field {more[0]}, but item 0 does not. Give "
+                    "all items the same fields; use NaN or -1 for missing values."
                 )
             for name in names:
                 value, first = item.get(name), self.first[name]
                 if value is None or value.dtype != first.dtype:
                     has = "no" if value is None else f"a {value.dtype}"
                     raise PvaeError(
-                        f"Item {row} of {self._where} has {has} field {name}, and item 0 a "
-                        f"{first.dtype} one. Let all items have the same fields."
+                        f"Item {row} of {self._where} has {has} field {name}, but in item 0 it is "
+                        f"{first.dtype}. Give all items the same fields, of the same types."
                     )
                 if value.shape != first.shape:
                     raise _ragged(name, first.shape, value.shape, self._where)

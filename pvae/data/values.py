@@ -1,4 +1,4 @@
-"""One field from an array: its type, its shape and, of x and y, its values are checked."""
+"""Turns an array into a field: checks its type and its shape, and for x and y its values."""
 
 import math
 from typing import Any, NamedTuple
@@ -18,14 +18,14 @@ _LAYOUT = "Give images as [N, C, H, W] or [N, H, W] and vectors as [N, D]."
 
 
 class Range(NamedTuple):
-    """Where the values of x lie.
+    """The range of the values of x.
 
     Attributes:
         integer: Whether they are integers.
         low: The smallest value.
         high: The largest value.
         binary: Whether all are 0 or 1.
-        byte: Whether integers came as uint8, as 8-bit images do.
+        byte: Whether the source has type uint8, as 8-bit images have.
     """
 
     integer: bool
@@ -36,15 +36,15 @@ class Range(NamedTuple):
 
 
 def column(a: Any, where: str, *, single: bool = True) -> Column:
-    """Returns a field as it is given, with a row for each datum.
+    """Returns a field with its values unchanged, and a row for each datum.
 
     Args:
         a: A tensor, an array, or rows of a Dataset.
-        where: How messages call it.
-        single: Whether floats become float32, in which the pairs of pvae compute.
+        where: Its name in messages.
+        single: Whether floats become float32, the precision of pvae's pairs.
 
     Raises:
-        PvaeError: It does not hold numbers, or has no rows.
+        PvaeError: The field does not hold numbers, or has no rows.
     """
     if isinstance(a, Tensor) and a.layout is torch.strided:
         found = a.detach().cpu()
@@ -52,28 +52,28 @@ def column(a: Any, where: str, *, single: bool = True) -> Column:
         a = _array(a, where)
         if a.dtype.kind not in NUMBERS or not a.ndim:
             raise PvaeError(
-                f"{where} has dtype {a.dtype} and shape {list(a.shape)}; a field is numbers, with "
-                "a row for each datum."
+                f"{where} has dtype {a.dtype} and shape {list(a.shape)}. Give numbers, with a row "
+                "for each datum."
             )
         # torch cannot index wider unsigned integers.
         wide = a.dtype.kind == "u" and a.dtype.itemsize > 1
         if a.dtype == np.uint64 and isinstance(a, np.ndarray) and (a >= 2**63).any():
-            raise PvaeError(f"{where} holds integers of 2^63 or more, which torch does not have.")
+            raise PvaeError(f"{where} has integers of 2^63 or more, which torch cannot hold.")
         dtype = np.dtype(np.int64) if wide else a.dtype.newbyteorder("=")
         found = _stored(a, dtype, a.shape[1:])
     return found.float() if single and found.dtype.is_floating_point else found
 
 
 def labels(y: Any, where: str) -> Column:
-    """Returns classes as int64 [N]; other labels, such as vectors or NaN, as they are.
+    """Returns classes as int64 [N]; other labels, such as vectors or NaN, unchanged.
 
     Raises:
-        PvaeError: They are no numbers.
+        PvaeError: The labels are not numbers.
     """
     y = _array(y, where)
     if y.dtype.kind not in "biuf":
         raise PvaeError(
-            f"{where} has {y.dtype} values; number the classes: "
+            f"{where} has {y.dtype} values. Number the classes with "
             "np.unique(y, return_inverse=True)[1]."
         )
     if y.ndim == 2 and y.shape[1] == 1 and not isinstance(y, Rows):
@@ -84,49 +84,49 @@ def labels(y: Any, where: str) -> Column:
 
 
 def observed(a: Any, where: str, counts: bool) -> tuple[Column, Range]:
-    """Returns x, uint8 or float32, and where its values lie; [N, H, W] becomes [N, 1, H, W].
+    """Returns x, uint8 or float32, and the range of its values; [N, H, W] becomes [N, 1, H, W].
 
     Raises:
-        PvaeError: Its shape, its type or one of its values is wrong.
+        PvaeError: The shape, the type or a value is wrong.
     """
     a = _array(a, where)
     shape = list(a.shape)
     if a.dtype.kind not in "biuf":
         raise PvaeError(
-            f"{where} has dtype {a.dtype}, which is not real numbers. Convert it to uint8 (counts "
-            "0..255) or float32."
+            f"{where} has dtype {a.dtype}, but real numbers are needed. Convert it to uint8 "
+            "(integers from 0 to 255) or float32."
         )
     if a.ndim < 2:
-        hint = " A column of N numbers is x.reshape(-1, 1)." if a.ndim == 1 else ""
+        hint = " For one column of numbers, use x.reshape(-1, 1)." if a.ndim == 1 else ""
         raise PvaeError(f"{where} has shape {shape}. {_LAYOUT}{hint}")
     if 0 in shape:
         raise PvaeError(f"{where} is empty: its shape is {shape}. {_LAYOUT}")
     if a.ndim > 3 and shape[-1] in (1, 3) and shape[-3] == shape[-2] > 4:
         axes = *range(a.ndim - 3), a.ndim - 1, a.ndim - 3, a.ndim - 2
         raise PvaeError(
-            f"{where} has shape {shape}, channels last. Give [N, C, H, W] or [N, T, C, H, W]: "
-            f"x.transpose{axes} in NumPy, x.permute{axes} in torch."
+            f"{where} has shape {shape}, with channels last. Give [N, C, H, W] or "
+            f"[N, T, C, H, W]: x.transpose{axes} in NumPy, x.permute{axes} in torch."
         )
     values = _scan(a, where, counts)
     if values.integer and not counts and (values.low < 0 or values.high > 255):
         raise PvaeError(
-            f"{where} has {a.dtype} values from {values.low} to {values.high}; integers are levels "
-            "0..255. Rescale them to uint8, give floats: x.astype('float32'); or say "
-            "observation='counts' of counts, observation='as_given' of tokens, which stay integers."
+            f"{where} has {a.dtype} values from {values.low} to {values.high}, but integers are "
+            "levels from 0 to 255. Rescale them to uint8, or give floats: x.astype('float32'). Use "
+            "observation='counts' for counts, observation='as_given' for tokens."
         )
     dtype = np.dtype(np.uint8 if values.integer and values.high <= 255 else np.float32)
-    # Points [N, P, 2] and [N, P, 3] are no pictures.
+    # [N, P, 2] and [N, P, 3] are points, not images.
     event = (1, *shape[1:]) if a.ndim == 3 and shape[2] > 3 else shape[1:]
     return _stored(a, dtype, tuple(event)), values
 
 
 def _scan(a: np.ndarray | Rows, where: str, counts: bool) -> Range:
-    """Looks at every value, in slabs."""
+    """Returns the range of x, and checks every value, in slabs."""
     floats, low, high, binary, bad, first = a.dtype.kind == "f", np.inf, -np.inf, True, 0, None
     for piece in storage.slabs(len(a), a.nbytes // len(a)):
         values = np.asarray(a[piece]).reshape(piece.stop - piece.start, -1)
         if floats:
-            # Beyond float32's range counts as infinite: that is what a model would see.
+            # Values beyond the range of float32 are infinite for a model.
             with np.errstate(over="ignore"):
                 values = values.astype(np.float32, copy=False)
             rows = np.flatnonzero(~np.isfinite(values).all(1))
@@ -137,9 +137,9 @@ def _scan(a: np.ndarray | Rows, where: str, counts: bool) -> Range:
             broken = values[values != np.floor(values)] if counts else values[:0]
             if broken.size:
                 raise PvaeError(
-                    f"{where} has values that are no whole numbers, such as {broken[0]:g}, and "
-                    "observation='counts' was asked for. Give the counts themselves, or choose "
-                    "observation='grey' to take the values as they are."
+                    f"{where} has values that are not whole numbers, such as {broken[0]:g}, but "
+                    "observation='counts' needs counts. Give counts, or use observation='grey' "
+                    "for the values themselves."
                 )
         low, high = min(low, values.min().item()), max(high, values.max().item())
         binary = binary and bool(((values == 0) | (values == 1)).all())
@@ -151,32 +151,32 @@ def _scan(a: np.ndarray | Rows, where: str, counts: bool) -> Range:
         )
     if counts and (low < 0 or high > 2**24):
         raise PvaeError(
-            f"{where} has values from {low:g} to {high:g}; counts are whole numbers from 0 to "
+            f"{where} has values from {low:g} to {high:g}, but counts are whole numbers from 0 to "
             f"{2**24:,}."
         )
     return Range(not floats, low, high, binary, a.dtype == np.uint8)
 
 
 def _array(a: Any, where: str) -> np.ndarray | Rows:
-    """Returns a source of rows as NumPy has it."""
+    """Returns an array or a tensor as an array."""
     if isinstance(a, np.ndarray | Rows):
         return a
     if not isinstance(a, Tensor):
         if hasattr(a, "__array__"):
             return np.asarray(a)
-        raise PvaeError(f"{where} is a {type(a).__name__}; give an array or a tensor.")
+        raise PvaeError(f"{where} is a {type(a).__name__}. Give an array or a tensor.")
     try:
         a = a.detach().cpu()
         return (a.float() if a.dtype in (torch.float16, torch.bfloat16) else a).numpy()
     except (TypeError, RuntimeError) as error:
         raise PvaeError(
-            f"{where} is a {a.dtype} tensor ({a.layout}) that cannot be read as numbers; "
-            "give a dense tensor of uint8 or float32."
+            f"{where} is a {a.dtype} tensor ({a.layout}) that cannot be read as numbers. "
+            "Give a dense tensor of uint8 or float32."
         ) from error
 
 
 def _stored(a: np.ndarray | Rows, dtype: np.dtype, event: tuple[int, ...]) -> Column:
-    """Returns rows as a tensor, or as rows that are read on demand where they do not fit."""
+    """Returns rows as a tensor, or as rows that are read on demand if they do not fit."""
     if isinstance(a, Rows | np.memmap):
         nbytes = len(a) * math.prod(event) * dtype.itemsize
         if isinstance(a, Rows) or not storage._fits(nbytes, torch.device("cpu")):

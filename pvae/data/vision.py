@@ -1,4 +1,4 @@
-"""Datasets in torchvision's folder layout, downloaded by torchvision where they are missing."""
+"""Datasets in torchvision's folder layout; torchvision downloads those that are missing."""
 
 import functools
 import io
@@ -19,7 +19,7 @@ Parts = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 class VisionSet(NamedTuple):
-    """How torchvision calls a dataset and its parts, and how pvae observes it."""
+    """Torchvision's class of a dataset, the arguments for its parts, and how pvae observes it."""
 
     kind: str
     train: dict[str, object]
@@ -46,16 +46,16 @@ SETS = {
 def read(name: str, root: Path) -> Parts:
     """Returns (x_train, x_test, y_train, y_test), x uint8 [N, C, H, W] and y int64 [N].
 
-    What lies under `root` is read without touching the network or writing anything.
+    Files that are in `root` are read without the network and without writing anything.
 
     Raises:
-        PvaeError: The files are damaged, or missing and not to be downloaded.
+        PvaeError: The files are damaged, or missing and cannot be downloaded.
     """
     (x_train, y_train), (x_test, y_test) = (
         _part(name, root, arguments) for arguments in (SETS[name].train, SETS[name].test)
     )
     if name == "omniglot":
-        # The evaluation set has characters of its own, so they get numbers of their own.
+        # The evaluation set has other characters, so their numbers continue.
         y_test = y_test + 1 + y_train.max()
     for x, y, part in ((x_train, y_train, "train"), (x_test, y_test, "test")):
         if len(x) != len(y):
@@ -88,24 +88,24 @@ def _kind(name: str) -> type:
 def _open(name: str, root: Path, arguments: dict[str, object]) -> object:
     kind = _kind(name)
     files = _files(kind)
-    # torchvision raises whatever its parsers and servers raise, so everything is caught.
+    # torchvision passes on any exception of its parsers and servers, so all are caught.
     try:
         return kind(str(root), **arguments, download=False)
     except Exception as error:
         _raise_damaged(root, files, error)
         if all((root / file).exists() for file in files):
             raise PvaeError(
-                f"{name} in {root} cannot be read ({_line(error)}). Delete {', '.join(files)} "
-                "there and run again to download them."
+                f"{name} in {root} cannot be read ({_line(error)}). Delete "
+                f"{', '.join(files)} there and run again to download them."
             ) from error
     try:
         return kind(str(root), **arguments, download=True)
     except Exception as error:
         _raise_damaged(root, files | _archives(kind), error)
         raise PvaeError(
-            f"{name} is not in {root} and could not be downloaded ({_line(error)}). It should hold "
-            f"{', '.join(files)}. Put them there, or name the folder that has them with root= or "
-            "the environment variable PVAE_DATA."
+            f"{name} is not in {root} and could not be downloaded "
+            f"({_line(error)}). Put its files there ({', '.join(files)}), or name "
+            "their folder with root= or the environment variable PVAE_DATA."
         ) from error
 
 
@@ -114,7 +114,7 @@ def _line(error: BaseException) -> str:
 
 
 def _files(kind: type) -> dict[str, str | None]:
-    """Returns the files that a set is read from, with the MD5 sums that torchvision publishes."""
+    """Returns the files of a dataset, with the MD5 sums that torchvision publishes."""
     match kind.__name__:
         case "CIFAR10":
             meta = kind.meta["filename"], kind.meta["md5"]
@@ -134,7 +134,7 @@ def _files(kind: type) -> dict[str, str | None]:
 
 
 def _archives(kind: type) -> dict[str, str | None]:
-    """Returns the archives that torchvision downloads beside these files, with their MD5 sums."""
+    """Returns the archives that torchvision downloads for a dataset, with their MD5 sums."""
     match kind.__name__:
         case "CIFAR10":
             return {kind.filename: kind.tgz_md5}
@@ -146,7 +146,7 @@ def _archives(kind: type) -> dict[str, str | None]:
 
 
 def _raise_damaged(root: Path, files: dict[str, str | None], error: Exception) -> None:
-    """Names the files that are there and not whole, if any."""
+    """Raises a PvaeError that names the damaged files, if there are any."""
     from torchvision.datasets.utils import check_integrity
 
     damaged = []
@@ -158,12 +158,12 @@ def _raise_damaged(root: Path, files: dict[str, str | None], error: Exception) -
         it, is_ = ("it", "is") if len(damaged) == 1 else ("them", "are")
         raise PvaeError(
             f"{' and '.join(damaged)} {is_} truncated or damaged. Delete {it} and run again to "
-            "download afresh."
+            f"download {it}."
         ) from error
 
 
 def _whole_idx(path: Path) -> bool:
-    """Returns whether an idx file is as long as its header says."""
+    """Whether an idx file is as long as its header says."""
     with open(path, "rb") as file:
         head = file.read(16)
     dims = head[3] if len(head) >= 4 else 0
@@ -175,10 +175,10 @@ def _whole_idx(path: Path) -> bool:
 
 @functools.lru_cache(maxsize=2)
 def _omniglot(archive: Path) -> tuple[Tensor, Tensor]:
-    """Returns ink [N, 1, 28, 28] and the character's number, sorted by path.
+    """Returns ink [N, 1, 28, 28] and the number of the character [N], sorted by path.
 
-    torchvision's own order is that of the file system, and differs between machines. Pillow
-    resizes in integers, so the result is the same everywhere.
+    The order of torchvision's own class is that of the file system, which differs between
+    machines. Pillow resizes with integers, so the result is the same everywhere.
     """
     from PIL import Image
 

@@ -103,7 +103,7 @@ BAD = [
     (np.array(3.0), ["[]", "[N, D]"]),
     (np.zeros((0, 3)), ["empty", "[0, 3]"]),
     (np.zeros((5, 0)), ["empty", "[5, 0]"]),
-    (np.zeros((5, 28, 28, 1)), ["channels last", "transpose(0, 3, 1, 2)"]),
+    (np.zeros((5, 28, 28, 1)), ["with channels last", "transpose(0, 3, 1, 2)"]),
     (np.array([[None, 1], [2, 3]]), ["object", "uint8"]),
     (np.array([["a", "b"]] * 3), ["<U1", "float32"]),
     (np.ones((5, 2), complex), ["complex128", "float32"]),
@@ -119,13 +119,13 @@ BAD = [
     ((ONES, np.array(["a"] * 20)), ["<U1 values", "np.unique"]),
     ((), ["tuple of 0", "(x,)"]),
     ({"a": ONES, "b": ONES[:5]}, ["a [20, 3], b [5, 3]", "x_train"]),
-    ({"a_train": ONES, "b_train": ONES, "a_test": ONES}, ["field b", "test part has none"]),
+    ({"a_train": ONES, "b_train": ONES, "a_test": ONES}, ["field b", "the test part does not"]),
     ({}, ["nothing", "x_train"]),
     ({"x": [1, 2]}, ["list"]),
     ({"x_train": ONES, "x_test": ONES[:, :2]}, ["differ", "float [3]", "float [2]"]),
     ({"x_train": ONES, "x_test": np.ones((5, 3), int)}, ["differ", "float [3]", "integer [3]"]),
     ({"x_train": ONES, "x_test": ONES, "y_test": np.arange(3)}, ["y_test", "3 labels"]),
-    ({"x_train": ONES, "x_test": ONES * np.nan}, ["test part", "20 rows"]),
+    ({"x_train": ONES, "x_test": ONES * np.nan}, ["x_test of the source", "20 rows"]),
 ]
 
 
@@ -203,8 +203,8 @@ def test_counts_beyond_a_byte(dtype, tmp_path):
 @pytest.mark.parametrize(
     ("x", "said"),
     [
-        (counted(12) - 1, "from -1 to 11; counts are whole numbers from 0"),
-        (counted(12).astype(float) + 0.5, "no whole numbers, such as"),
+        (counted(12) - 1, "from -1 to 11, but counts are whole numbers from 0"),
+        (counted(12).astype(float) + 0.5, "not whole numbers, such as"),
         (counted(2**25), "counts are whole numbers from 0 to 16,777,216"),
     ],
 )
@@ -222,7 +222,9 @@ def test_levels_that_are_given():
     assert data.levels == 13
     assert load(x, levels=20).levels == 20  # more than were seen
     for levels in (12, 1, 300):
-        with pytest.raises(PvaeError, match=f"levels={levels}: .* up to 12"):
+        with pytest.raises(
+            PvaeError, match=f"levels={levels} is not valid: .* up to 12. Give 13 to 256"
+        ):
             load(x, levels=levels)
     with pytest.raises(PvaeError, match="floats, which have no levels"):
         load(x.astype(float), levels=13)

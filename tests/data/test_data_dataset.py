@@ -95,7 +95,7 @@ def test_batches_hold_labels_only_if_asked():
 
 
 def test_batch_size_below_one_is_refused_at_once():
-    with pytest.raises(PvaeError, match="batch_size is 0"):
+    with pytest.raises(PvaeError, match="batch_size=0 is not valid"):
         load().train.batches(0)
 
 

@@ -247,10 +247,13 @@ CROOKED = {
     ("source", "said"),
     [
         (CROOKED["ragged"], r"tokens.*\[1\] and of shape \[2\]. Pad them"),
-        (CROOKED["text"], "items without numbers"),
-        (CROOKED["empty"], "is empty"),
+        (CROOKED["text"], "hold no numbers"),
+        (CROOKED["empty"], "There are no data in the source"),
         (CROOKED["partly"], "Item 1 .*no field b"),
-        (CROOKED["of two types"], "Item 1 of the source has a float64 field a, and item 0 a int64"),
+        (
+            CROOKED["of two types"],
+            "Item 1 of the source has a float64 field a, but in item 0 it is int64",
+        ),
         (CROOKED["ragged batches"], "Pad them"),
         (CROOKED["a sampler"], r"Subset\(dataset, indices\)"),
         (CROOKED["one datum only"], r"Subset\(dataset, indices\)"),
@@ -269,7 +272,7 @@ def test_observation_and_levels_are_of_x():
             load(TOKENS, **options)
     with pytest.raises(PvaeError, match=r"no field x; the fields are tokens"):
         _ = load(TOKENS).test.x
-    with pytest.raises(PvaeError, match=r"parts, x_train, x_test.*pvae.data.load"):
+    with pytest.raises(PvaeError, match=r"names x_train, x_test .*pvae.data.load"):
         as_data({"x_train": X, "x_test": X})
 
 
@@ -281,13 +284,13 @@ LATER = {
 
 @pytest.mark.parametrize("kind", LATER)
 def test_a_field_that_item_0_lacks_is_not_dropped(kind):
-    with pytest.raises(PvaeError, match="Item 3 of the data has a field y, and item 0 has none"):
+    with pytest.raises(PvaeError, match="Item 3 of the data has a field y, but item 0 does not"):
         as_data(Items(LATER[kind]))
 
 
 @pytest.mark.parametrize("item", [("a text", 1), {"x": {"a": X[0]}, "y": 1}])
 def test_labels_do_not_stand_for_an_x_without_numbers(item):
-    with pytest.raises(PvaeError, match="x, the first that an item of the data holds, is a"):
+    with pytest.raises(PvaeError, match="x, the first value of an item of the data, is a"):
         as_data(Items(lambda i: item))
 
 
@@ -306,12 +309,14 @@ def test_random_items_are_read_once_with_a_warning(recwarn):
     as_data(Items(lambda i: X[i]))
     assert not recwarn.list
     generator = np.random.default_rng(0)
-    with pytest.warns(UserWarning, match="Item 0 of the data is another one each time"):
+    with pytest.warns(UserWarning, match="Item 0 of the data differs each time"):
         as_data(Items(lambda i: X[i] + generator.random()))
 
 
 def test_numbers_that_have_other_rows_are_left_out_with_a_warning():
-    with pytest.warns(UserWarning, match=r"mask \[39\] of the data has no row for each of the 40"):
+    with pytest.warns(
+        UserWarning, match=r"mask \[39\] of the data is left out: .* a row for each of the 40"
+    ):
         assert as_data({"x": X, "mask": np.ones(39)}).names == ("x",)
 
 
@@ -321,7 +326,7 @@ def test_x_and_y_may_be_capital():
 
 
 def test_x_is_not_replaced_by_a_field_of_one_part():
-    with pytest.raises(PvaeError, match="holds x, and in_train as the training part's"):
+    with pytest.raises(PvaeError, match="There are x and in_train in the source, but no x_train"):
         load({"x": X, "in_train": np.ones((N, 2))})
 
 

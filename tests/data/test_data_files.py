@@ -121,7 +121,7 @@ def test_missing_folder_and_foreign_files(tmp_path):
     if os.geteuid():
         path = write(tmp_path / "shut.npy")
         path.chmod(0)
-        with pytest.raises(PvaeError, match="may not be read"):
+        with pytest.raises(PvaeError, match="cannot be read"):
             load(path)
 
 
