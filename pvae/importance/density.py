@@ -16,7 +16,7 @@ from pvae.distributions import contains, is_discrete, is_image, peeled, pull_bac
 from pvae.errors import PvaeError, first_line
 from pvae.importance.sampler import Sampler
 from pvae.importance.terms import sum_out
-from pvae.pair import base_distribution, latent_sites
+from pvae.pair import base_distribution, kind_of, latent_sites
 from pvae.runtime import Chunks, is_out_of_memory
 
 __all__ = ["AnnealingPath", "Density", "replaced", "slopes"]
@@ -59,7 +59,7 @@ class Density:
                 fn = sites[name]["fn"]
                 if is_discrete(fn) or not value.is_floating_point():
                     raise PvaeError(
-                        f"Latent site {name!r} is discrete ({type(base_distribution(fn)).__name__})"
+                        f"Latent site {name!r} is discrete ({kind_of(fn)})"
                         ", with neither a gradient for HMC to follow nor a line to integrate "
                         'over. Mark the site infer={"enumerate": "parallel"} to sum it out.'
                     )
@@ -67,7 +67,7 @@ class Density:
                     sites[name]["value"], "_unquantize"
                 ):
                     raise PvaeError(
-                        f"Latent site {name!r} ({type(base_distribution(fn)).__name__}) is a "
+                        f"Latent site {name!r} ({kind_of(fn)}) is a "
                         "function of other draws, with no line to move along. Write a function of "
                         "other sites as pyro.deterministic; a straight-through site has no other "
                         "coordinates than its own draws."

@@ -16,8 +16,8 @@ from pvae.pair import (
     Inspection,
     Program,
     Structure,
-    base_distribution,
     inspect,
+    kind_of,
     latent_sites,
     observed_sites,
     quiet,
@@ -144,7 +144,7 @@ def needs_rsample(objective: ParticleELBO, draws: Trace, instead: str) -> None:
     for name, site in latent_sites(draws).items():
         if not site["fn"].has_rsample:
             raise PvaeError(
-                f"Site {name!r} is {type(base_distribution(site['fn'])).__name__}, which has no "
+                f"Site {name!r} is {kind_of(site['fn'])}, which has no "
                 f"rsample, and {type(objective).__name__} differentiates along its draws. {instead}"
             )
 

@@ -233,5 +233,5 @@ def _signature(program: Program) -> inspect.Signature | None:
 
 
 def _shown(program: Program) -> str:
-    parameters = str(_signature(without_handlers(program)) or "(…)")
+    parameters = str(_signature(program) or "(…)")
     return f"{name_of(program)}{re.sub(r' -> .*$', '', parameters)}"

@@ -17,7 +17,6 @@ __all__ = [
     "Inspection",
     "Structure",
     "base_distribution",
-    "batch_plate",
     "kind_of",
     "listed",
     "mask_of",
@@ -92,7 +91,11 @@ class Inspection:
 
     @property
     def plate(self) -> str:
-        """The batch plate's name. Raises a PvaeError if it is not clear: see `batch_plate`."""
+        """The batch plate's name: the plate that is common to all per-datum sample sites.
+
+        Raises:
+            PvaeError: If there is none or more than one, or an observed site is outside it.
+        """
         return self._plate[0]
 
     @property
@@ -102,7 +105,7 @@ class Inspection:
 
     @functools.cached_property
     def _plate(self) -> tuple[str, int]:
-        return batch_plate(self.structure, self.size, self.wanted)
+        return _batch_plate(self.structure, self.size, self.wanted)
 
     def __str__(self) -> str:
         lines = []
@@ -119,20 +122,8 @@ class Inspection:
     __repr__ = __str__
 
 
-def batch_plate(structure: Structure, size: int, plate: str | None = None) -> tuple[str, int]:
-    """Finds the plate that counts the data: the one common to all per-datum sample sites.
-
-    Args:
-        structure: What `check` found.
-        size: B, the number of data in the checked batch.
-        plate: The plate's name, if it is ambiguous.
-
-    Returns:
-        Its name and its dimension (negative).
-
-    Raises:
-        PvaeError: If there is none or more than one, or if an observed site is outside it.
-    """
+def _batch_plate(structure: Structure, size: int, plate: str | None) -> tuple[str, int]:
+    """Finds the plate that is common to all per-datum sample sites, and its dimension."""
     observed = observed_sites(structure.model_trace)
     sites = latent_sites(structure.guide_trace) | observed
     stacks = {name: site["cond_indep_stack"] for name, site in sites.items()}

@@ -10,7 +10,7 @@ from pvae.data import Split
 from pvae.pair import (
     Structure,
     TensorSplit,
-    base_distribution,
+    kind_of,
     latent_sites,
     observed_sites,
 )
@@ -40,7 +40,7 @@ def of_loss(loss: ELBO) -> dict[str, Any]:
 def of_sites(structure: Structure) -> dict[str, str]:
     """Returns the distribution of each site."""
     return {
-        f"{role}'s {name}": type(base_distribution(site["fn"])).__name__
+        f"{role}'s {name}": kind_of(site["fn"])
         for role, trace in (("model", structure.model_trace), ("guide", structure.guide_trace))
         for name, site in {**latent_sites(trace), **observed_sites(trace)}.items()
     }

@@ -12,7 +12,7 @@ from torch.distributions import LowRankMultivariateNormal, MultivariateNormal, t
 from pvae.distributions import is_discrete
 from pvae.errors import PvaeError, first_line
 from pvae.importance import Sampler
-from pvae.pair import base_distribution, latent_sites, mask_of
+from pvae.pair import base_distribution, kind_of, latent_sites, mask_of
 from pvae.runtime import is_out_of_memory
 
 __all__ = ["find_family", "take_apart"]
@@ -29,7 +29,7 @@ def find_family(sampler: Sampler, batches: Iterable[tuple[Tensor, ...]]) -> tupl
     if not latent:
         raise PvaeError("The guide has no latent sites: its ELBO is log p(x), without a gap.")
     for name, site in latent.items():
-        kind = type(base_distribution(site["fn"])).__name__
+        kind = kind_of(site["fn"])
         if name not in sampler.structure.enumerated and is_discrete(site["fn"]):
             raise PvaeError(
                 f"Site {name!r} is discrete ({kind}): its ELBO has no reparameterised gradient, "
