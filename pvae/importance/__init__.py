@@ -3,9 +3,10 @@
 Imports `compile`, `pair`, `distributions`, `runtime` and `errors`.
 """
 
+from pvae.importance.compared import few, rows_at
 from pvae.importance.density import AnnealingPath, Density, replaced, slopes
 from pvae.importance.jacobian import refuse_other_jacobian
-from pvae.importance.layout import Strategy, find_fault
+from pvae.importance.layout import Strategy, first_right
 from pvae.importance.log_weights import log_weights
 from pvae.importance.mixing import refuse_global
 from pvae.importance.particles import Particles
@@ -20,12 +21,14 @@ __all__ = [
     "Strategy",
     "elbo_of",
     "expect",
-    "find_fault",
+    "few",
+    "first_right",
     "log_terms",
     "log_weights",
     "refuse_global",
     "refuse_other_jacobian",
     "replaced",
+    "rows_at",
     "seed_unit",
     "slopes",
     "sum_out",

@@ -1,7 +1,9 @@
 """Chooses the layout in which many samples of each datum are drawn together."""
 
 import dataclasses
+import functools
 import warnings
+from collections.abc import Callable, Sequence
 from typing import Literal, get_args
 
 import torch
@@ -18,7 +20,7 @@ from pvae.importance.passed import pass_at_once
 from pvae.pair import Inspection, Structure, latent_sites, listed, trace_of
 from pvae.runtime import is_out_of_memory
 
-__all__ = ["Layout", "Strategy", "find_fault", "lay_out"]
+__all__ = ["Layout", "Strategy", "find_fault", "first_right", "lay_out"]
 
 Strategy = Literal["auto", "plate", "tile", "loop"]
 
@@ -74,18 +76,33 @@ def lay_out(inspection: Inspection, wanted: Strategy = "auto") -> Layout:
     single = _particles(inspection, structure, "loop")
     refuse_mixing(single, small)
     refuse_other_jacobian(single, small)
-    faults = []
-    for how in ("plate", "tile", "loop"):
-        if wanted not in ("auto", how):
-            continue
-        particles = _particles(inspection, structure, how)
-        fault = None if how == "loop" else find_fault(particles, single, small)
+    layouts = ("plate", "tile", "loop") if wanted == "auto" else (wanted,)
+    make = functools.partial(_particles, inspection, structure)
+    how, faults = first_right(make, small, layouts)
+    if how is None:
+        raise PvaeError(f"strategy={wanted!r} is not right for this pair: {faults[0]}.")
+    if faults:
+        warnings.warn(f"log_weights uses a {how}: {'; '.join(faults)}.", stacklevel=4)
+    return Layout(how, structure, small, bound)
+
+
+def first_right(
+    make: Callable[[str], Particles], batch: tuple[Tensor, ...], layouts: Sequence[str]
+) -> tuple[str | None, list[str]]:
+    """Returns the first layout that is right, or None, and what is wrong with those before it.
+
+    Args:
+        make: Returns the `Particles` of a pair in a layout.
+        batch: Some data, on which layouts are compared with single samples.
+        layouts: The layouts to try, in this order. A `"loop"` is always right.
+    """
+    single, faults = make("loop"), []
+    for how in layouts:
+        fault = None if how == "loop" else find_fault(make(how), single, batch)
         if fault is None:
-            if faults:
-                warnings.warn(f"log_weights uses a {how}: {'; '.join(faults)}.", stacklevel=4)
-            return Layout(how, structure, small, bound)
+            return how, faults
         faults.append(f"{_TRIED[how]} {fault}")
-    raise PvaeError(f"strategy={wanted!r} is not right for this pair: {faults[0]}.")
+    return None, faults
 
 
 def _particles(inspection: Inspection, structure: Structure, how: str) -> Particles:

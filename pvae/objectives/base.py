@@ -10,18 +10,16 @@ from pyro.util import warn_if_nan
 from torch import Tensor
 
 from pvae.errors import PvaeError
-from pvae.importance import Particles, find_fault, refuse_global, refuse_other_jacobian
+from pvae.importance import Particles
+from pvae.objectives.known_pair import KnownPair, is_recorded, know
 from pvae.pair import (
     Arguments,
     Inspection,
     Program,
-    Structure,
     inspect,
     kind_of,
     latent_sites,
     observed_sites,
-    quiet,
-    refuse_unbounded,
 )
 from pvae.runtime import whole
 
@@ -36,10 +34,12 @@ class ParticleELBO(ELBO):
     `LatentScale`) the log density of its site. Masks enter. An observed site of the guide
     (`pyro.factor`) is a penalty, subtracted from the bound.
 
-    The first call with a pair looks at it once, eagerly and in eval mode: it finds the batch
-    plate and lays the particles out in a plate on the left of all others or, where a network
-    does not allow that, in a batch that repeats each datum. Later calls hold no control flow
-    on values, so that `torch.fx` can trace `differentiable_loss`.
+    The first call with a pair inspects it, eagerly and in eval mode: it finds the batch plate and
+    lays the particles out in a plate on the left of all others or, if a network does not allow
+    that, in a batch that repeats each datum. A few later calls (2, 3, 9, 27, … and then every
+    thousandth) compare this layout with single samples again, on six data, and change it with a
+    warning if it has become wrong, as behind a gate that was zero at first. No call holds control
+    flow on values while `torch.fx` traces `differentiable_loss`.
 
     Args:
         num_particles: K, samples of z for each datum.
@@ -47,8 +47,8 @@ class ParticleELBO(ELBO):
 
     Raises:
         PvaeError: If num_particles is below one; at the first call, if the pair is wrong (see
-            `pvae.check`), has a global latent site, a Delta guide or an enumerated site, or
-            allows neither of the layouts.
+            `pvae.check`), has a global latent site, a Delta guide or an enumerated site; at any
+            call that compares, if neither layout is right.
     """
 
     def __init__(self, num_particles: int = 1, *, plate: str | None = None) -> None:
@@ -57,7 +57,8 @@ class ParticleELBO(ELBO):
         )
         super().__init__(num_particles=num_particles, vectorize_particles=True)
         self.plate = plate
-        self._seen: dict[tuple, tuple[Program, Program, bool | None, Structure, int, str]] = {}
+        self._known: dict[tuple, KnownPair] = {}
+        self._changes = 0  # of a layout; a compiled step, which watches numbers, is recorded again
 
     @torch.no_grad()
     def loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
@@ -90,49 +91,31 @@ class ParticleELBO(ELBO):
 
     def take(self, inspection: Inspection) -> None:
         """Takes what an inspection has found, so that the first call need not look again."""
-        kind = _kind(Arguments(inspection.batch))
-        self._seen[kind] = (inspection.model, inspection.guide, None, *self._lay_out(inspection))
+        known = know(type(self).__name__, inspection)
+        self._known[_kind(Arguments(inspection.batch))] = known
+
+    def replayed(self, calls: int) -> None:
+        """Counts calls that recorded graphs have replayed, of which this objective sees nothing."""
+        for known in self._known.values():
+            known.calls += calls
 
     def _call(self, model: Program, guide: Program, args: Any, kwargs: Any) -> "Call":
         """Prepares one call of the pair; what holds no data is bound to it."""
         arguments = Arguments(args, kwargs)
-        kind = _kind(arguments)
-        seen = self._seen.get(kind)
-        known = seen is not None and seen[0] == model and seen[1] == guide
-        if known:
-            arguments.counting = seen[2]
-        bound = arguments.bind(model, guide)
-        if not known:
+        kind, name = _kind(arguments), type(self).__name__
+        known = self._known.get(kind)
+        if known is None or known.model != model or known.guide != guide:
+            bound = arguments.bind(model, guide)
             with poutine.block():
-                found = self._lay_out(inspect(*bound, *arguments.batch, plate=self.plate))
-            seen = self._seen[kind] = (model, guide, arguments.counting, *found)
-        return Call(Particles(*bound, *seen[3:]), arguments.batch, self.num_particles)
-
-    def _lay_out(self, found: Inspection) -> tuple[Structure, int, str]:
-        """Returns the structure, the batch plate's dimension, and how to lay particles out."""
-        refuse_unbounded(found)
-        if enumerated := found.structure.enumerated:
-            raise PvaeError(
-                f"Site {enumerated[0]!r} is enumerated in parallel, and "
-                f"{type(self).__name__} takes samples. Leave out "
-                'infer={"enumerate": "parallel"} to sample it, or use TraceEnum_ELBO.'
-            )
-        pair, batch = (found.model, found.guide, found.structure, found.dim), found.batch
-        devices, faults = [tensor.device for tensor in batch[:1] if tensor.is_cuda], []
-        with poutine.block(), quiet(*pair[:2]), torch.random.fork_rng(devices):
-            single = Particles(*pair, "loop")
-            refuse_global(single, batch)
-            refuse_other_jacobian(single, batch)
-            for how in ("plate", "tile"):
-                fault = find_fault(Particles(*pair, how), single, batch)
-                if fault is None:
-                    return found.structure, found.dim, how
-                faults.append(f"a {how} {fault}")
-        raise PvaeError(
-            f"{type(self).__name__} cannot compute the particles of this pair together: "
-            f"{'; '.join(faults)}. Let the networks treat every dimension left of the event as "
-            "batch, or use pyro.infer.Trace_ELBO."
-        )
+                known = know(name, inspect(*bound, *arguments.batch, plate=self.plate))
+            known.model, known.guide, known.counting = model, guide, arguments.counting
+            self._known[kind] = known
+        arguments.counting = known.counting
+        bound = arguments.bind(model, guide)
+        if not is_recorded():
+            self._changes += known.compare(name, bound, arguments.batch)
+        particles = Particles(*bound, known.structure, known.dim, known.how)
+        return Call(particles, arguments.batch, self.num_particles)
 
 
 def _kind(arguments: Arguments) -> tuple[tuple[str, int], ...]:

@@ -13,7 +13,13 @@ from pvae.runtime.device import (
 from pvae.runtime.files import LOCK, atomic, locked, why
 from pvae.runtime.memory import Chunks, LiveBytes, check_memory, keep_freed_memory
 from pvae.runtime.numbers import number, weight, whole
-from pvae.runtime.precision import Precision, check_precision, in_precision, rounding
+from pvae.runtime.precision import (
+    Precision,
+    check_precision,
+    in_float32,
+    in_precision,
+    rounding,
+)
 from pvae.runtime.progress import tqdm
 from pvae.runtime.seeds import (
     check_seed,
@@ -36,6 +42,7 @@ __all__ = [
     "default_device",
     "find_device",
     "free_memory",
+    "in_float32",
     "in_precision",
     "is_out_of_memory",
     "keep_freed_memory",

@@ -1,7 +1,7 @@
 """Precision: matrix products in bfloat16, everything else in float32."""
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, Literal, get_args
 
 import torch
@@ -11,7 +11,7 @@ from torch.overrides import TorchFunctionMode
 
 from pvae.errors import PvaeError
 
-__all__ = ["Precision", "able", "check_precision", "in_precision", "rounding"]
+__all__ = ["Precision", "able", "check_precision", "in_float32", "in_precision", "rounding"]
 
 Precision = Literal["float32", "bf16"]
 
@@ -95,11 +95,23 @@ def in_precision(precision: Precision) -> contextlib.AbstractContextManager[Any]
     return _Products() if precision == "bf16" else contextlib.nullcontext()
 
 
+@contextlib.contextmanager
+def in_float32() -> Iterator[None]:
+    """Computes products in float32, also inside of `in_precision("bf16")`."""
+    before, _Products.lowers = _Products.lowers, False
+    try:
+        yield
+    finally:
+        _Products.lowers = before
+
+
 class _Products(TorchFunctionMode):
+    lowers = True
+
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if func not in _PRODUCTS:
+        if func not in _PRODUCTS or not self.lowers:
             return func(*args, **(kwargs or {}))
         args = tuple(map(_lower, args))
         kwargs = {name: _lower(value) for name, value in (kwargs or {}).items()}

@@ -23,6 +23,7 @@ from pvae.compile import (
     signature_of,
 )
 from pvae.errors import first_line, reason_of
+from pvae.objectives import ParticleELBO
 from pvae.runtime import is_out_of_memory
 from pvae.training.agreement import EagerStep, differ, same
 from pvae.training.eager_step import EagerGradient, Gradient
@@ -31,6 +32,7 @@ from pvae.training.warn import warn
 __all__ = ["CompiledGradient"]
 
 CHECKED_EVERY = 500  # steps
+_CHECKED_SOON = (2, 10, 100)  # steps of an objective, whose layout may be right at first only
 MOST_GRAPHS = 8
 _MOST_RENEWALS = 2
 
@@ -52,12 +54,18 @@ class CompiledGradient:
         self._watch: Watch | None = None
         self._no_replay = False
         self._fixed = False
+        self._replayed = 0
 
     def expect(self, args: Any, kwargs: Any) -> None:
         """Notes the size of the minibatches to come; smaller ones will run eagerly."""
         with contextlib.suppress(TypeError, RuntimeError):  # a step says why it is eager
             signature, size = signature_of(args, kwargs)
             self._largest[signature] = max(size, self._largest.get(signature, 0))
+
+    def _due(self, recorded: Recorded) -> bool:
+        """Whether a graph is due to be compared: at its second use, and every 500 steps."""
+        soon = isinstance(self._eager.loss, ParticleELBO) and recorded.uses in _CHECKED_SOON
+        return soon or recorded.uses == 1 or not recorded.uses % CHECKED_EVERY
 
     def compare_next(self) -> None:
         """Makes the next step be compared with the eager one."""
@@ -74,8 +82,9 @@ class CompiledGradient:
         if found is None:
             return None
         key, recorded = found
-        if recorded is not None and not _due(recorded):
+        if recorded is not None and not self._due(recorded):
             loss, norm, *gradients = recorded((weight, *args), kwargs)
+            self._replayed += 1
             _put(recorded.trained, gradients)
             self._eager.own.used = set(recorded.used)
             return loss, norm
@@ -102,7 +111,7 @@ class CompiledGradient:
             kwargs: The programs' arguments by name.
         """
         found = None if self._no_replay else self._find(weight, args, kwargs)
-        if found is None or found[1] is None or _due(found[1]):
+        if found is None or found[1] is None or self._due(found[1]):
             return None
         recorded = found[1]
         if not can_replay(recorded.device):
@@ -115,7 +124,9 @@ class CompiledGradient:
 
         self._eager.own.used = set(recorded.used)
         try:
-            return recorded.replay(step, changes, constants, (weight, *args), kwargs)
+            found = recorded.replay(step, changes, constants, (weight, *args), kwargs)
+            self._replayed += 1
+            return found
         except Exception as error:
             if is_out_of_memory(error):
                 raise
@@ -166,6 +177,9 @@ class CompiledGradient:
 
     def _checked(self, key: Any, args: Any, kwargs: Any) -> Gradient:
         """Computes the gradient both ways, from the same random numbers, and compares."""
+        if isinstance(self._eager.loss, ParticleELBO):
+            self._eager.loss.replayed(self._replayed)
+        self._replayed = 0
         own, optim = self._eager.own, self._eager.optim
         buffers = [b for module in own.modules.values() for b in module.buffers()]
         before = Snapshot(buffers)
@@ -310,11 +324,6 @@ def _setting() -> tuple[Any, ...]:
     """Returns torch's global settings that change numbers."""
     on = torch.is_autocast_enabled
     return torch.get_default_dtype(), on("cpu"), on("cuda")
-
-
-def _due(recorded: Recorded) -> bool:
-    """Whether a graph is due to be compared: at its second use, and every 500 steps."""
-    return recorded.uses == 1 or not recorded.uses % CHECKED_EVERY
 
 
 def _laid_out(gradient: Tensor, parameter: Tensor) -> Tensor:

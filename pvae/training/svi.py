@@ -48,11 +48,12 @@ class SVI:
     Some constants cannot be watched: values from outside (files, clocks, environment variables,
     settings of libraries except the default dtype and autocast), the inside of NumPy arrays and of
     objects written in C, lists and dicts of more than a thousand entries, and attributes that the
-    programs set at each call. Therefore the first two steps and every 500th compute the gradient
-    both ways from the same random numbers, and the two must agree. If a pair cannot be recorded,
-    SVI runs eagerly, and one warning says why, where, and what to change. Reasons are a decision
-    by a sampled value, values that go from torch to NumPy or a list, random numbers of Python or
-    NumPy, or an ELBO without `differentiable_loss`, such as TraceGraph_ELBO with its baselines.
+    programs set at each call. Therefore the first two steps and every 500th (with an objective of
+    `pvae.objectives` also the 3rd, 11th and 101st) compute the gradient both ways from the same
+    random numbers, and the two must agree. If a pair cannot be recorded, SVI runs eagerly, and one
+    warning says why, where, and what to change. Reasons are a decision by a sampled value, values
+    that go from torch to NumPy or a list, random numbers of Python or NumPy, or an ELBO without
+    `differentiable_loss`, such as TraceGraph_ELBO with its baselines.
 
     Args:
         model: Pyro program p(z) p(x|z).

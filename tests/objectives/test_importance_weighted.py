@@ -384,8 +384,8 @@ def test_tiled_gradients_are_those_of_the_draws():
     for how in ("plate", "tile"):
         objective = DReG_ELBO(5)
         objective.loss(model, guide, *batch)
-        kind, seen = next(iter(objective._seen.items()))
-        objective._seen[kind] = (*seen[:-1], how)
+        (known,) = objective._known.values()
+        known.how = how
         torch.manual_seed(0)
         loss = objective.differentiable_loss(model, guide, *batch)
         found.append([loss, *torch.autograd.grad(loss, parameters)])

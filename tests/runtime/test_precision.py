@@ -7,7 +7,7 @@ import torch
 from pyro.infer import TraceMeanField_ELBO
 
 import pvae
-from pvae.runtime.precision import rounding
+from pvae.runtime.precision import in_float32, in_precision, rounding
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -86,3 +86,13 @@ def test_gradients_are_compared_in_the_precision_in_force(monkeypatch):
     assert _off_by(5e-3, "conv", monkeypatch)
     assert not _off_by(5e-2, "conv", monkeypatch)
     assert not _off_by(5e-3, "dense", monkeypatch)  # it has no convolutions
+
+
+def test_products_in_float32_inside_of_bf16():
+    x = torch.linspace(-1, 1, 12).reshape(3, 4)
+    exact = x @ x.T
+    with in_precision("bf16"):
+        assert not torch.equal(x @ x.T, exact)
+        with in_float32():
+            assert torch.equal(x @ x.T, exact)
+        assert not torch.equal(x @ x.T, exact)
