@@ -6,6 +6,7 @@ A short name for classes of `pvae.evaluation`.
 from pvae.evaluation import (
     AIS,
     BDMC,
+    CodeUse,
     Estimate,
     Estimator,
     Finding,
@@ -19,6 +20,7 @@ from pvae.evaluation import (
 __all__ = [
     "AIS",
     "BDMC",
+    "CodeUse",
     "Estimate",
     "Estimator",
     "Finding",

@@ -10,6 +10,7 @@ from pvae.evaluation.estimator import Estimator, Task
 from pvae.evaluation.estimators import (
     AIS,
     BDMC,
+    CodeUse,
     Gap,
     NaiveMonteCarlo,
     Quadrature,
@@ -29,6 +30,7 @@ __all__ = [
     "BDMC",
     "CUBO_KHAT",
     "Bound",
+    "CodeUse",
     "Compared",
     "Comparison",
     "Difference",

@@ -7,12 +7,22 @@ import pkgutil
 from pvae.evaluation.estimator import Estimator
 from pvae.evaluation.estimators.ais import AIS
 from pvae.evaluation.estimators.bdmc import BDMC
+from pvae.evaluation.estimators.code_use import CodeUse
 from pvae.evaluation.estimators.gap import Gap
 from pvae.evaluation.estimators.prior import NaiveMonteCarlo
 from pvae.evaluation.estimators.quadrature import Quadrature
 from pvae.evaluation.estimators.surgery import Surgery
 
-__all__ = ["AIS", "BDMC", "Gap", "NaiveMonteCarlo", "Quadrature", "Surgery", "find_estimators"]
+__all__ = [
+    "AIS",
+    "BDMC",
+    "CodeUse",
+    "Gap",
+    "NaiveMonteCarlo",
+    "Quadrature",
+    "Surgery",
+    "find_estimators",
+]
 
 
 def find_estimators() -> list[type[Estimator]]:

@@ -1,0 +1,154 @@
+"""The use of discrete codes: how many of the categories occur, and how evenly."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import torch
+from pyro.poutine import Trace
+from torch import Tensor
+from torch.distributions import Categorical, OneHotCategorical
+
+from pvae.drawing import Panel, attempt, axes, chart, colours, responsive, text
+from pvae.evaluation.estimator import Estimator, Task
+from pvae.evaluation.finding import Finding, Known
+from pvae.evaluation.work import in_blocks
+from pvae.importance import seed_unit
+from pvae.pair import base_distribution, latent_sites, mask_of
+
+__all__ = ["CodeUsage", "CodeUse"]
+
+_ROWS = 256  # data at a time
+
+
+@dataclass(frozen=True)
+class CodeUsage(Finding, kind="CodeUsage"):
+    r"""How often each of K categories occurs among the codes of all data.
+
+    .. math:: p_k = \frac1{N M} \sum_{n=1}^N \sum_{m=1}^M \mathbb 1[z_{nm} = k], \qquad
+        \text{perplexity} = \exp\left( - \sum_k p_k \log p_k \right) \le K
+
+    where m runs over the places of a site (49 in a map of 7×7), from one sample of each datum.
+
+    Attributes:
+        shares: p for each categorical site, K numbers.
+    """
+
+    title, section, order = "Use of the discrete codes", "parts", 60
+
+    shares: dict[str, list[float]]
+
+    def summary(self, known: Known) -> dict[str, Any]:
+        return {
+            "num_data": len(self),
+            "sites": {
+                name: {
+                    "num_codes": len(shares),
+                    "used": sum(share > 0 for share in shares),
+                    "perplexity": math.exp(-sum(p * math.log(p) for p in shares if p)),
+                }
+                for name, shares in self.shares.items()
+            },
+        }
+
+    def line(self, summary: dict[str, Any]) -> str:
+        return "codes: " + "; ".join(
+            f"{name} uses {site['used']} of {site['num_codes']}, perplexity "
+            f"{text.number(site['perplexity'], 1)}"
+            for name, site in summary["sites"].items()
+        )
+
+    def verdict(self, known: Known) -> str | None:
+        alone = [name for name, p in self.shares.items() if max(p) == 1]
+        if not alone:
+            return None
+        return (
+            f"All codes of {' and '.join(alone)} are the same category: the codes have collapsed, "
+            "and say nothing about x."
+        )
+
+    def panels(self, known: Known) -> list[Panel]:
+        return [
+            attempt(f"codes-{name}", f"How often each code of {name} is used", _draw, shares)
+            for name, shares in self.shares.items()
+        ]
+
+
+@dataclass(frozen=True)
+class CodeUse(Estimator):
+    """Counts the categories among the codes of the data, one sample of q(z|x) for each.
+
+    It applies to categorical sites, also in one-hot form, and is computed where there are any. A
+    codebook of which few vectors are used holds less than it could; one that has collapsed to a
+    single vector holds nothing.
+
+    Attributes:
+        num_data: Number of data, drawn at random; None for all.
+    """
+
+    name, finding = "code_use", CodeUsage
+
+    @classmethod
+    def from_options(cls) -> Self:
+        """Use of the discrete codes."""
+        return cls()
+
+    def plan(self, asked: Sequence[Estimator], task: Task) -> list[Estimator]:
+        return [self] if _categorical(task.sampler.structure.model_trace) else []
+
+    def estimate(self, task: Task) -> CodeUsage:
+        sites = _categorical(task.sampler.structure.model_trace)
+
+        def compute(block: np.ndarray) -> dict[str, np.ndarray]:
+            seed_unit(task.seed, int(block[0]), purpose=6)
+            trace = task.sampler.particles.guide(task.batch(block), 1, enumerate=False)
+            return {
+                name: _counts(trace.nodes[name], num).cpu().numpy()[None]
+                for name, num in sites.items()
+                if name in trace.nodes
+            }
+
+        counts = task.map("code_use", in_blocks(task.positions, _ROWS), compute)
+        shares = {name: found.sum(0) / found.sum() for name, found in counts.items()}
+        return CodeUsage(task.positions, {name: p.tolist() for name, p in shares.items()})
+
+
+def _categorical(trace: Trace) -> dict[str, int]:
+    """Returns K for each categorical latent site of the model with three categories or more."""
+    found = {}
+    for name, site in latent_sites(trace).items():
+        fn = base_distribution(site["fn"])
+        if isinstance(fn, Categorical | OneHotCategorical) and fn.probs.shape[-1] > 2:
+            found[name] = fn.probs.shape[-1]
+    return found
+
+
+def _counts(site: dict[str, Any], num: int) -> Tensor:
+    """Counts the values of a site by category, [K]."""
+    value, mask = site["value"], mask_of(site)
+    if value.is_floating_point():  # one-hot
+        value, mask = value.argmax(-1), None if mask is None else mask[..., 0]
+    kept = torch.ones_like(value, dtype=torch.bool) if mask is None else mask.expand_as(value)
+    return value[kept].long().bincount(minlength=num)
+
+
+def _draw(shares: list[float]) -> Panel:
+    found = np.sort(np.array(shares))[::-1]
+
+    def draw(width: float) -> Any:
+        with chart("Share of each code, the most frequent first", width, 200) as drawn:
+            ax = drawn.figure.subplots()
+            ax.fill_between(np.arange(len(found)) + 0.5, found, step="mid", color=colours.ACCENT)
+            ax.axhline(1 / len(found), color=colours.INK, linewidth=1.2, dashes=(4, 3))
+            axes(ax, across="codes, the most frequent first", up="share", whole="across")
+            ax.set_ylim(0)
+        return drawn.svg
+
+    used = int((found > 0).sum())
+    note = (
+        f"{text.count(used)} of {text.count(len(found))} codes occur. The dashed line is the share "
+        "of each code if all were used alike."
+    )
+    return Panel(bodies=(responsive(draw),), note=note)
