@@ -1,4 +1,4 @@
-"""What the benchmarks share: data of MNIST's size, and the table that each of them writes."""
+"""Shared by the benchmarks: data of MNIST's size, and the writing of result tables."""
 
 import datetime
 import importlib.metadata
@@ -28,7 +28,7 @@ SHAPE = (1, 28, 28)
 
 
 def training_data() -> tuple[Data, str]:
-    """Returns MNIST where it is already on this machine, else noise of the same size."""
+    """Returns MNIST if it is on this machine, else noise of the same size."""
     root = root_folder(None)
     if all((root / file).exists() for file in SETS["mnist"].files):
         return pvae.data.load("mnist", root=root), "MNIST"
@@ -47,9 +47,9 @@ def spread(values: list[float], digits: int = 2) -> str:
 
 
 def train_and_evaluate(run: Path, train: list[str], evaluate: list[str]) -> dict[str, float]:
-    """Does `pvae train` and `pvae evaluate` in a run folder, or what is left of them.
+    """Runs `pvae train` and `pvae evaluate` in a run folder, or what remains of them.
 
-    What they print goes to a log beside the folder, and what they took to a .json.
+    Their output goes to a log beside the folder, and their times to a .json.
 
     Args:
         run: The run folder.
@@ -57,7 +57,7 @@ def train_and_evaluate(run: Path, train: list[str], evaluate: list[str]) -> dict
         evaluate: Options of `pvae evaluate`.
 
     Returns:
-        Seconds of `"train"` and `"evaluate"`; of the last start, where one was killed.
+        Seconds of `"train"` and `"evaluate"`; if one was killed, those of its last start.
 
     Raises:
         subprocess.CalledProcessError: If one of them fails.
@@ -85,20 +85,18 @@ def device_name(device: torch.device) -> str:
 
 
 def file_name(device: torch.device) -> str:
-    """Returns a device's part of a file's name; of a CPU with the number of threads."""
+    """Returns a device's name for file names; a CPU's has the number of threads."""
     slug = re.sub(r"[^a-z0-9]+", "-", device_name(device).lower()).strip("-")
     return slug if device.type == "cuda" else f"cpu-{slug}-{torch.get_num_threads()}-threads"
 
 
 def write(kind: str, text: str, device: torch.device, data: Data, packages: list[str]) -> Path:
-    """Writes a benchmark's text to its results, with the machine and the command below it.
-
-    Returns the file.
+    """Writes a benchmark's results, with the machine and the command, and returns the file.
 
     Args:
-        kind: The script's name, which its results begin with.
+        kind: The script's name, with which the file name starts.
         text: Markdown that ends in a list.
-        device: Where it ran; each device has a file of its own.
+        device: Where it ran; each device has its own file.
         data: What `training_data` returned.
         packages: Names of the packages whose versions matter.
     """

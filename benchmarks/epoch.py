@@ -2,11 +2,11 @@
 
     python benchmarks/epoch.py [--device auto] [--rounds 7] [--budget 200]
 
-All train the same networks (784-400-20-400-784, ReLU) on the same objective (Bernoulli
-reconstruction, closed-form KL), minibatches of 128, binarised anew for each, by Adam at 1e-3.
-The data lie on the device as uint8, and every peer draws its noise in the same way. In one
-process, each round runs one epoch of every peer, in an order that rotates; each ratio is of two
-epochs of one round.
+All peers train the same networks (784-400-20-400-784, ReLU) on the same objective (Bernoulli
+reconstruction, closed-form KL) by Adam at 1e-3. Each minibatch of 128 is binarised when it is used.
+The data are on the device as uint8, and every peer draws its noise in the same way. In one
+process, each round runs one epoch of every peer, in rotating order. Each ratio compares two epochs
+of the same round.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from pvae.runtime.device import find_device
 
 BATCH, LATENT, LR = 128, 20, 1e-3
 
-# seed -> ELBO of the epoch, nats per datum, and its seconds where the call took longer
+# seed -> the epoch's ELBO, nats per datum, and its seconds if the call did more than the epoch
 Epoch = Callable[[int], tuple[float, float | None]]
 
 
@@ -74,7 +74,7 @@ def pair(device: torch.device) -> tuple[nn.Module, nn.Module]:
 
 
 def pvae_fit(data: Data, device: torch.device, mode: str) -> Epoch:
-    """Two epochs, of which the second counts: the first one compiles."""
+    """Trains two epochs and times the second one: the first one compiles."""
     model, guide = pair(device)
 
     def epoch(seed: int) -> tuple[float, float | None]:
@@ -100,7 +100,7 @@ def pyro_svi(raw: Tensor, loss: type[Trace_ELBO]) -> Epoch:
     model, guide = pair(raw.device)
 
     def epoch(seed: int) -> tuple[float, float | None]:
-        # The pairs' parameters have the same names, by which Pyro's store would share them.
+        # Pyro's store would share the pairs' parameters, because they have the same names.
         pyro.clear_param_store()
         svi = SVI(model, guide, pyro.optim.Adam({"lr": LR}), loss())
         return -sum(svi.step(x) for x in minibatches(raw, seed)) / len(raw), None
@@ -113,7 +113,7 @@ def measure(
 ) -> dict[str, list[float]]:
     """Returns each peer's seconds per epoch, by round, after one epoch of warm-up.
 
-    Stops early, but not before the third round, where another one would exceed the budget.
+    Stops after three rounds or more if another round would exceed the budget.
     """
     seconds = {name: [] for name in peers}
     names = list(peers)
@@ -186,9 +186,9 @@ pvae.fit, compiled, over hand-written: {ratio:.2f}.
 - Task: dense 784-400-{LATENT}, minibatches of {BATCH}, dynamic binarisation, Bernoulli
   likelihood, closed-form KL (Trace_ELBO: sampled), Adam at {LR:g}.
 - Rounds: {rounds} after one of warm-up, one epoch of every peer in each; a ratio is of two
-  epochs of one round. Of pvae.fit it is the second epoch of two; its checks for values that are
-  not finite are on, and compiled steps are compared with eager ones at the start of an epoch.
-  pyro.infer.SVI has its defaults: validation on, pyro.optim.Adam.
+  epochs of one round. pvae.fit trains two epochs, of which the second counts. Its checks for
+  values that are not finite are on, and it compares compiled steps with eager ones at the start of
+  an epoch. pyro.infer.SVI has its defaults: validation on, pyro.optim.Adam.
 """
     write("epoch", text, device, data, ["torch", "pyro-ppl", "pvae"])
 

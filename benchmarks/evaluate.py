@@ -2,12 +2,13 @@
 
     python benchmarks/evaluate.py [--device auto] [--rounds 7] [--data N] [--num-samples 5000]
 
-All evaluate the same networks (784-200-200-50-200-200-784, tanh, Bernoulli) with the same weights
-on the same images, by importance sampling from q(z|x); a sample is one z of one datum. First the
-peers choose their chunks; then, in one process, each round runs every peer, in an order that
-rotates, and each ratio is of two rates of one round. A peer whose mean log p(x) is not that of
-`pvae.evaluate`, within Monte Carlo error, ends the run. pythae is optional; it comes with
-`pip install --no-deps pythae` (else it brings a backport of dataclasses), pydantic and imageio.
+All peers evaluate the same networks (784-200-200-50-200-200-784, tanh, Bernoulli) with the same
+weights on the same images, by importance sampling from q(z|x). A sample is one z of one datum. The
+peers first choose their chunks. Then, in one process, each round runs every peer in rotating order.
+Each ratio compares two rates of the same round. If a peer's mean log p(x) differs from that of
+`pvae.evaluate` by more than the Monte Carlo error, the run stops. pythae is optional: install it
+with `pip install --no-deps pythae` (without --no-deps it installs a backport of dataclasses),
+pydantic and imageio.
 """
 
 import argparse
@@ -43,7 +44,7 @@ def softplus(logits: Tensor, x: Tensor) -> Tensor:
 
 
 def softplus_in_place(logits: Tensor, x: Tensor) -> Tensor:
-    # No second tensor of the size of the logits: on a CPU its page faults cost more than the sum.
+    # Without a second tensor of the size of the logits: its page faults cost more than the sum.
     return torch.matmul(logits, x[:, :, None])[..., 0] - F.softplus(logits, out=logits).sum(-1)
 
 
@@ -54,8 +55,8 @@ class Dense:
         encoder = MLP(SHAPE, (2, LATENT), WIDTHS, nn.Tanh)
         decoder = MLP((LATENT,), SHAPE, WIDTHS, nn.Tanh)
         with torch.no_grad():
-            # A guide as wide as the prior, and a decoder that uses z, but little: the weights'
-            # tails are light, so that the means can be compared sharply.
+            # With a guide as wide as the prior and a decoder that hardly uses z, the weights have
+            # light tails, so that the means can be compared precisely.
             encoder.layers[-1].bias[LATENT:] += math.log(math.e - 1)
             decoder.layers[-1].weight *= 0.5
         self.model = pvae.models.VAE(SHAPE, LATENT, decoder=decoder).to(device).eval()
@@ -119,7 +120,7 @@ class Dense:
 
 
 def in_pythae(model: nn.Module, guide: nn.Module) -> nn.Module | None:
-    """Returns the pair as a model of pythae, or None where that is not installed."""
+    """Returns the pair as a model of pythae, or None if pythae is not installed."""
     try:
         from pythae.models import VAE, VAEConfig
         from pythae.models.base.base_utils import ModelOutput
@@ -151,7 +152,7 @@ class Peer:
 
 
 def quickest(run: Callable[..., Tensor], x: Tensor, num_samples: int, grid: list[tuple]) -> tuple:
-    """Returns the best chunk: each of the grid is run twice, the best four then four times."""
+    """Returns the fastest chunk: runs each one twice, then the best four four times more."""
     times: dict[tuple, list[float]] = {chunk: [] for chunk in grid}
     for repeats, most in ((2, len(grid)), (4, 4)):
         best = sorted(grid, key=lambda chunk: min(times[chunk], default=0.0))[:most]
@@ -196,7 +197,7 @@ def _size(chunk: tuple) -> str:
 def measure(peers: list[Peer], truth: pvae.Evaluation, rounds: int, budget: float) -> None:
     """Adds each round's rates and errors to the peers; refuses a mean that disagrees.
 
-    Stops early, but not before the third round, where another one would exceed the budget.
+    Stops after three rounds or more if another round would exceed the budget.
     """
     begun = time.perf_counter()
     for i in range(rounds):
@@ -281,11 +282,11 @@ pvae.evaluate is {times}.
 - Pair: encoder 784-200-200-2·50, decoder 50-200-200-784, tanh, Bernoulli, float32; untrained,
   so that the tails of the weights are light and the means can be compared.
 - Rounds: {len(peers[0].rates)}, every peer once in each; a ratio is of two rates of one round. No
-  peer has gradients; Pyro validates. The hand-written loop and Pyro have the best of a grid of
-  chunks, the former of three ways to write the likelihood too; it computes L_K alone.
+  peer has gradients; Pyro validates. The hand-written loop and Pyro use the best of a grid of
+  chunks. The loop also uses the best of three ways to write the likelihood, and computes only L_K.
   pvae.evaluate compiles the model, as it does from ten million samples on, and its time includes
-  that; pvae.log_weights does not.
-- The last column, in nats, is the mean over rounds less that of one more pvae.evaluate of the
+  that; pvae.log_weights does not compile.
+- The last column, in nats, is the mean over rounds minus that of one more pvae.evaluate of the
   same data (its median k̂ is {truth.summary()["khat"]["median"]:.2f}), ± the Monte Carlo error; \
 every run was within
   {SIGMAS:g} standard errors.

@@ -3,9 +3,9 @@
     python benchmarks/gallery.py [--data digits] [--epochs 100] [--rows VAE IAF ...] [--jobs 1]
     python benchmarks/gallery.py --data mnist --epochs 30
 
-Each row is `pvae train` and `pvae evaluate` with the options that the table shows, in a run folder
-of its own under --out; a row that is done is not done again, and one that was killed goes on. The
-table is written to benchmarks/results, and beside it a page of reconstructions and samples.
+Each row is `pvae train` and `pvae evaluate` with the options that the table shows, in its own run
+folder under --out. A finished row is not run again, and a killed one continues. The table, and a
+page of reconstructions and samples, are written to benchmarks/results.
 """
 
 import argparse
@@ -72,7 +72,7 @@ ROWS = {
     " --model.levels LEVELS --data.observation grey",
     "Convolutional": "--model VAE --guide MeanField --model.network conv --guide.network conv",
 }
-"""A name for each pair, and the options that make it; LEVELS is what the data have."""
+"""A name for each pair, and the options that make it; LEVELS stands for the data's levels."""
 
 COMPARED = {
     "Objectives": ["VAE", "IWAE, k = 5", "DReG, k = 5", "IWAE, k = 50", "DReG, k = 50"],
@@ -82,10 +82,10 @@ COMPARED = {
     "Networks": ["VAE", "Convolutional"],
     "Layers": ["One layer, 200-200", "Two layers", "Ladder", "Ladder, free bits"],
 }  # fmt: skip
-"""Rows that the papers compare, the first of each with the others."""
+"""Rows that the papers compare, each with the first one of its group."""
 
 GAPS = ["VAE", "Full covariance", "Mixture of Gaussians", "IAF"]
-"""Rows whose inference gap is measured, on --gap data."""
+"""Rows whose inference gap is measured, on `--gap` data."""
 
 
 def slug(name: str) -> str:
@@ -99,7 +99,7 @@ def made_by(name: str, data: str) -> str:
 
 
 def do_row(name: str, folder: Path, options: argparse.Namespace) -> None:
-    """Does a row, or what is left of it; its output goes to a log beside its folder."""
+    """Runs a row, or what remains of it; its output goes to a log beside its folder."""
     start = ["--epochs", str(options.epochs), "--batch_size", str(options.batch_size)]
     start += ["--data", options.data, "--lr", str(options.lr)]
     start += shlex.split(made_by(name, options.data))
@@ -111,7 +111,7 @@ def do_row(name: str, folder: Path, options: argparse.Namespace) -> None:
 
 
 def summary(name: str, folder: Path) -> dict[str, Any]:
-    """Returns what the table says of a row."""
+    """Returns the numbers of a row."""
     run = folder / slug(name)
     found = json.loads((run / "evaluation.json").read_text())
     model, guide = build_pair(read_config(run))
@@ -148,7 +148,7 @@ def _number(value: float | None) -> str:
 
 
 def table(found: dict[str, dict[str, Any]], folder: Path, options: argparse.Namespace) -> str:
-    """Returns the Markdown of all rows, those of one observation together."""
+    """Returns the Markdown of all rows, grouped by observation."""
     text = f"# Every pair on {options.data}: {options.epochs} epochs\n"
     observations = dict.fromkeys(f["data"]["observation"] for f in found.values())
     for observation in observations:
@@ -161,18 +161,18 @@ def table(found: dict[str, dict[str, Any]], folder: Path, options: argparse.Name
 """  # noqa: E501
         text += "\n".join(line(name, row, folder) for name, row in rows.items()) + "\n"
     return f"""{text}
-Test data, nats per datum; ± is the standard error over the data. A pair without a bound (a
-code that is a point) has none to show. Every pair was trained for {options.epochs} epochs of
+Test data, nats per datum; ± is the standard error over the data. A pair whose code is a single
+point has no bound. Every pair was trained for {options.epochs} epochs of
 minibatches of {options.batch_size}, with Adam at {options.lr:g}, fit's defaults and the options
-beside it, on all training data, and evaluated as it was at the end, with {options.num_samples}
+beside it, on all training data, and evaluated after the last epoch, with {options.num_samples}
 samples. Seconds are wall time with compiling, of one process of {torch.get_num_threads()} thread(s)
-on a machine that did other work too: they tell minutes from hours, and no more.
+on a machine that did other work too: they only distinguish minutes from hours.
 
 """
 
 
 def comparisons(names: list[str], folder: Path) -> str:
-    """Returns the Markdown of paired differences, and of the inference gaps that are there."""
+    """Returns the Markdown of paired differences, and of the measured inference gaps."""
     text = ""
     evaluations = {name: pvae.Evaluation.load(folder / slug(name)) for name in names}
     for title, group in COMPARED.items():
@@ -207,7 +207,7 @@ def comparisons(names: list[str], folder: Path) -> str:
             text += f"| {' | '.join(cells)} |\n"
         text += """
 log p(x) is annealed from the prior. A flow is not optimised datum by datum, so its gap is not
-parted.
+split.
 """
     return text
 

@@ -1,11 +1,11 @@
-"""Table 1 of Burda, Grosse & Salakhutdinov 2016, Importance Weighted Autoencoders, by one command.
+"""Repeats Table 1 of Burda, Grosse & Salakhutdinov 2016, Importance Weighted Autoencoders.
 
     python benchmarks/iwae_table.py [--data mnist] [--rows one-vae-1 two-iwae-5 ...]
     python benchmarks/iwae_table.py --data digits --budget 0.1
 
-Each row is `pvae train` and `pvae evaluate` in a run folder of its own under --out; a row that is
-done is not done again, and one that was killed goes on. The table, Markdown and JSON, and what the
-commands printed are written to benchmarks/results after each row.
+Each row is `pvae train` and `pvae evaluate` in its own run folder under --out. A finished row is
+not run again, and a killed one continues. After each row, the table (Markdown and JSON) and the
+commands' output are written to benchmarks/results.
 """
 
 import argparse
@@ -40,16 +40,16 @@ PUBLISHED = {
     "two-iwae-5": (83.89, "21+5"),
     "two-iwae-50": (82.90, "26+7"),
 }
-"""−log p(x), nats, and active units, of MNIST; a row's name is its layers, objective and k."""
+"""−log p(x) of MNIST, nats, and active units; a row's name is its layers, objective and k."""
 
 SCHEDULES = {
     "paper": (3280, "--batch_size 20 --schedule burda"),
     "ours": (800, "--batch_size 100 --schedule cosine"),
 }
-"""Epochs and options; both are Adam's with ε = 1e-4 from Glorot's weights and the mean image."""
+"""Epochs and options; both use Adam with ε = 1e-4, Glorot's weights and the mean image."""
 
 RATES = {"paper": {"one": "1e-3", "two": "1e-3"}, "ours": {"one": "3e-3", "two": "1.5e-3"}}
-"""Adam's rates for one and two layers. At 3e-3 two layers lose what they had learnt."""
+"""Adam's rates for one and two layers. At 3e-3 two layers lose what they have learnt."""
 
 
 def options_of(row: str, schedule: str, budget: float, data: str) -> list[str]:
@@ -59,7 +59,7 @@ def options_of(row: str, schedule: str, budget: float, data: str) -> list[str]:
     epochs = max(1, round(budget * epochs))
     options += f" --epochs {epochs} --lr {RATES[schedule][layers]} --optim Adam --optim.eps 1e-4"
     options += f" --init glorot --num_particles {k}"
-    # DReG is a gradient of the same bound with less noise; the paper has the plain one.
+    # DReG is a gradient of the same bound with less noise; the paper uses the plain one.
     bound = "IWAE_ELBO" if schedule == "paper" else "DReG_ELBO"
     options += f" --loss {bound}" if objective == "iwae" else ""
     options += f" {ONE if layers == 'one' else TWO} --data {data}"
@@ -67,7 +67,7 @@ def options_of(row: str, schedule: str, budget: float, data: str) -> list[str]:
 
 
 def result(row: str, run: Path, data: str, device: str) -> dict[str, Any]:
-    """Returns what the table says of a row, from its run folder."""
+    """Returns the numbers of a row, from its run folder."""
     seconds = json.loads(run.with_name(f"{run.name}.json").read_text())
     evaluation = pvae.Evaluation.load(run)
     found = json.loads((run / "evaluation.json").read_text())
@@ -129,10 +129,10 @@ def table(rows: list[dict[str, Any]], options: argparse.Namespace) -> str:
     limit, rates = os.environ.get("OMP_NUM_THREADS"), RATES[options.schedule]
     return f"""{text}
 Published is Burda et al. 2016, Table 1, where 5,000 samples estimate log p(x), as here unless the
-command says otherwise. Minutes are wall time of training and evaluation. Where k̂ is too high, L_K
-is a lower bound in expectation and no estimate of log p(x). AIS − L is annealing against L_K, on
-the same data and for the trained pair. Both are lower bounds in expectation and the higher is the
-closer one: above zero the samples are too few, below zero the annealing is too short.
+command says otherwise. Minutes are wall time of training and evaluation. If k̂ is too high, L_K is a
+lower bound in expectation, but not an estimate of log p(x). AIS − L compares annealing with L_K, on
+the same data and for the trained pair. Both are lower bounds in expectation, and the higher one is
+closer: above zero there are too few samples, below zero the annealing is too short.
 
 - Schedule: {options.schedule}, {SCHEDULES[options.schedule][1]}, Adam with ε = 1e-4 at
   {rates["one"]} for one layer and {rates["two"]} for two, Glorot's weights, output bias from the
@@ -143,7 +143,7 @@ closer one: above zero the samples are too few, below zero the annealing is too 
 
 
 def as_seen(log: Path) -> str:
-    """Returns what a terminal shows of a log at last, and training's bar at every 20th epoch."""
+    """Returns what a terminal shows at the end, and the progress bar at every 20th epoch."""
     lines = []
     for line in log.read_bytes().decode().split("\n"):  # read_text would take \r for \n
         *frames, last = line.split("\r")
@@ -169,7 +169,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/iwae_table"))
     options = parser.parse_args()
     if not options.budget > 0:
-        parser.error(f"--budget {options.budget}: a positive number, 1 for all epochs")
+        parser.error(
+            f"--budget {options.budget} is not valid: give a positive number, 1 for all epochs"
+        )
     place = pvae.runtime.device.find_device("auto")
     results = Path(__file__).parent / "results"
     results.mkdir(exist_ok=True)
@@ -179,7 +181,7 @@ def main() -> None:
     folder = options.out / f"{options.data}-{options.schedule}-{options.budget:g}"
     for number, row in enumerate(options.rows, 1):
         run = folder / row
-        print(f"[{number}/{len(options.rows)}] {row}: {run}.log tells how far it is", flush=True)
+        print(f"[{number}/{len(options.rows)}] {row}: {run}.log shows the progress", flush=True)
         train = options_of(row, options.schedule, options.budget, options.data)
         train += ["--precision", options.precision]
         evaluate = ["--num_samples", str(options.num_samples), "--ais", str(options.ais)]

@@ -1,9 +1,9 @@
-"""The linear pairs on MNIST beside what is known of them in closed form.
+"""Compares the linear pairs on MNIST with their closed forms.
 
-The linear autoencoder (PPCA with a Code) beside scikit-learn's PCA, and probabilistic PCA (PPCA
-with a LinearGaussian) beside its maximum likelihood. Both are trained by `pvae.fit`, from random
-weights and on grey values as they are: Adam on minibatches, a learning rate that falls to zero
-along a cosine, nothing whitened or centred.
+The linear autoencoder (PPCA with a Code) is compared with scikit-learn's PCA, and probabilistic PCA
+(PPCA with a LinearGaussian) with its maximum likelihood. `pvae.fit` trains both, with random
+weights and unchanged grey values: Adam on minibatches, a learning rate that falls to zero along a
+cosine, no whitening or centring.
 
     python benchmarks/linear.py [--latent_dim 16] [--epochs 60]
 """

@@ -3,9 +3,8 @@
     python benchmarks/svi_step.py [--device auto] [--rounds 9] [--tasks dense ...]
 
 All peers of a task train the same networks on the same minibatch by Adam at 1e-3, and draw their
-noise in the step. In one process, each round runs every peer for some steps, in an order that
-rotates; each ratio is of two times of one round. A peer whose loss after the first step is not
-that of the others, within its noise, ends the run. NumPyro and JAX are optional; they come with
+noise in the step. In one process, each round runs every peer for some steps, in rotating order.
+Each ratio compares two times of the same round. NumPyro and JAX are optional: install them with
 `pip install -e '.[bench]'`.
 """
 
@@ -39,7 +38,7 @@ Step = Callable[[], float]
 
 @dataclass(frozen=True)
 class Task:
-    """What is trained: `num_samples` above one is the importance-weighted bound."""
+    """What is trained; `num_samples` above one means the importance-weighted bound."""
 
     hidden: tuple[int, ...]
     latent: int
@@ -98,7 +97,7 @@ def by_pvae(task: Task, x: Tensor, mode: str, precision: str = "float32") -> Ste
 
 
 def by_pyro(task: Task, x: Tensor, validate: bool = True, library: str = "pyro") -> Step:
-    # Parameters of the same names would be shared through Pyro's store.
+    # Pyro's store would share parameters that have the same names.
     model, guide = pair(task, x.device)
     model._pyro_name, guide._pyro_name = (f"{role}{id(model)}" for role in ("model", "guide"))
     svi = pyro.infer.SVI(model, guide, pyro.optim.Adam({"lr": LR}), elbo(task, library))
@@ -203,7 +202,7 @@ def by_numpyro(task: Task, x: Tensor, scan: int = 0) -> Step:
 
 
 def peers_of(task: Task, x: Tensor) -> dict[str, tuple[Step, int]]:
-    """Returns each peer's step, and how many steps it takes at once."""
+    """Returns each peer's step, and the number of training steps in one call."""
     hand = "hand-written PyTorch, Adam(fused=True)"
     peers: dict[str, tuple[Step, int]] = {
         hand: (by_hand(task, x), 1),
@@ -233,10 +232,10 @@ def measure(
 ) -> dict[str, list[float]]:
     """Returns each peer's milliseconds per step, by round, after a round of warm-up."""
     times: dict[str, list[float]] = {name: [] for name in peers}
-    counts, losses = {}, {}
+    counts = {}
     for name, (step, at_once) in peers.items():
         begun = time.perf_counter()
-        losses[name] = step()
+        step()
         compiled = time.perf_counter() - begun
         begun = time.perf_counter()
         for _ in range(3):
@@ -303,8 +302,8 @@ def main() -> None:
 
 - Data: {described}, the first minibatch, binarised once.
 - Rounds: {options.rounds} of about {SECONDS} s for every peer; a ratio is of two times of one
-  round. Everyone reads the loss after each step (NumPyro's scan after 50). pvae.SVI's watch for
-  values that are not finite and for changed attributes is on.
+  round. All peers read the loss after each step (NumPyro's scan after 50). pvae.SVI's checks for
+  values that are not finite and for changed attributes are on.
 - k > 1 is the importance-weighted bound (Pyro: RenyiELBO with α = 0, vectorised particles).
 """
     write("svi_step", text, device, data, packages)
