@@ -140,6 +140,7 @@ def test_every_estimator_applies(name):
     assert np.isfinite(found.log_px).all()
     assert (found.log_px >= found.elbo - 1e-3).all()
     assert found.exact == (name in EXACT)
+    assert found.strategy == "plate"
     if found.exact:
         assert set(found.missing) == {"ais_prior", "ais_guide", "bdmc"}
         return

@@ -72,6 +72,13 @@ ZOO = {
         _with_mean_field(lambda *a, **k: m.MixturePriorVAE(*a, num_components=4, **k)),
         "dynamic",
     ),
+    "mixture prior and full covariance, convolutional": (
+        lambda: (
+            m.MixturePriorVAE(SHAPE, **CONV, channels=[4, 4], likelihood="gaussian"),
+            g.FullCovariance(SHAPE, **CONV, channels=[4, 4]),
+        ),
+        "dequantize",
+    ),
     "VampPrior": (
         _given_its_model(
             lambda: m.VampPriorVAE(SHAPE, num_pseudo_inputs=5, **DENSE), g.SharedEncoder
