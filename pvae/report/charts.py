@@ -28,11 +28,11 @@ def bounds(
 
     Args:
         summary: `Evaluation.summary()`.
-        marks: Estimates that have a K of their own: name and points (K, mean).
-        levels: Estimates that have none: name and mean.
+        marks: Estimates at some K: name and points (K, mean).
+        levels: Estimates without a K: name and mean.
 
     Returns:
-        The chart, and the names of the estimates so far off that they are left out.
+        The chart, and the names of the estimates that are left out because they are far off.
     """
     rows = [r for r in summary["log_px"] if r["mean"] is not None and math.isfinite(r["mean"])]
     if not rows:
@@ -42,7 +42,7 @@ def bounds(
     frame += [elbo] if elbo is not None and math.isfinite(elbo) else []
     low, high = min(frame), max(frame)
     room = high - low or 1.0
-    # An estimate that is nonsense must not flatten everything else; levels far above are news.
+    # A nonsensical estimate must not flatten the curve; a level far above it is information.
     far = [name for name, points in marks
            if any(not low - room <= value <= high + room for _, value in points)]  # fmt: skip
     far += [name for name, value in levels if value < low - room]
@@ -92,7 +92,7 @@ def _bounds(
             key(ax, 3 if width < 500 else 6)
         ax.margins(y=0.16)
         plain(ax.yaxis)
-        # A label close before the next would run into it.
+        # A label too close to the next one would overlap it.
         close = [b < 1.7 * a for a, b in itertools.pairwise(k)] + [False]
         labels = ["" if hide else text.count(i) for i, hide in zip(k, close, strict=True)]
         ax.set_xticks(k, labels)
@@ -135,7 +135,7 @@ def training(history: Sequence[dict[str, Any]], what: str = "ELBO") -> tuple[Mar
 
 
 def _late(train: Series, held: Series) -> Series:
-    """Returns what comes after the first tenth of training, where the ELBO is still far off."""
+    """Returns the values after the first tenth of training, which is far below the rest."""
     return finite(np.concatenate([v[math.ceil(len(v) / 10) :] for v in (train, held)]))
 
 
@@ -194,11 +194,11 @@ def histogram(
     Args:
         known: Finite numbers [n].
         bins: How many bars, or their edges.
-        label: What the picture shows, for those who cannot see it.
+        label: What the picture shows, for screen readers.
         across: What grows to the right.
-        line: Where the line stands, and its name.
-        split: From where on bars have the warning colour; below zero, where `zero` is set.
-        zero: Whether a dashed line stands at zero.
+        line: The position of the line, and its name.
+        split: Bars above it have the warning colour.
+        zero: Whether to draw a dashed line at zero, and bars below it in the warning colour.
     """
     parts = [(known, colours.FILL)]
     if zero:

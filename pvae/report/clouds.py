@@ -18,11 +18,11 @@ _ORDER = (colours.MUTED, colours.ACCENT, colours.SECOND)
 
 
 def latent(z: NDArray[Any], labels: NDArray[Any] | None, name: str) -> tuple[Markup, bool]:
-    """Returns a scatter of posterior means, and whether the labels colour it.
+    """Returns a scatter plot of posterior means, and whether labels colour it.
 
     Args:
         z: Posterior means [N, 2].
-        labels: Classes [N], or None; more than ten stay uncoloured.
+        labels: Classes [N], or None; more than ten are not coloured.
         name: The latent site.
     """
     classes = np.unique(labels) if labels is not None else np.empty(0)
@@ -57,7 +57,7 @@ def _square(ax: Axes) -> Axes:
 
 
 def plane(sets: dict[str, NDArray[Any]]) -> list[Markup]:
-    """Returns point sets [N, 2], each in a chart of its own with the same axes.
+    """Returns a chart for each set of points [N, 2], all with the same axes.
 
     Args:
         sets: Points by title, at most three.
@@ -92,7 +92,7 @@ def densities(sets: dict[str, NDArray[Any]], label: str) -> list[Markup]:
 
     Args:
         sets: Numbers [N] by title, at most three.
-        label: What the picture shows, for those who cannot see it.
+        label: What the picture shows, for screen readers.
     """
     every = finite(np.concatenate(list(sets.values())))
     if not len(every):
@@ -114,11 +114,11 @@ def densities(sets: dict[str, NDArray[Any]], label: str) -> list[Markup]:
 
 
 def lines(sets: dict[str, NDArray[Any]], titles: Sequence[str]) -> list[Markup]:
-    """Returns vectors as lines over their index, one small chart a datum on the same axes.
+    """Returns vectors as lines over their index, a small chart for each datum on the same axes.
 
     Args:
         sets: Vectors [n, D] by name, the data first; all have the same n.
-        titles: What stands above each of the n charts.
+        titles: The title of each of the n charts.
     """
     every = finite(np.concatenate(list(sets.values())))
     if not len(every):

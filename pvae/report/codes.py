@@ -1,4 +1,4 @@
-"""What the codes hold: classes read from them, and what x becomes as they move."""
+"""Figures of the codes: classes read from them, and x as they move."""
 
 import numpy as np
 from markupsafe import Markup
@@ -13,7 +13,7 @@ _PAIRS = 5
 
 
 def probes(subject: Subject) -> Panel:
-    """Tabulates how well the classes are read from the codes, where the data have labels."""
+    """Tabulates how well classes are read from the codes, if the data have labels."""
     labels = [getattr(getattr(subject.data, p, None), "y", None) for p in ("train", "test")]
     if subject.guide is None or any(y is None for y in labels):
         return HIDDEN
@@ -34,16 +34,16 @@ def probes(subject: Subject) -> Panel:
     note = (
         f"Accuracy on {text.count(found.num_test)} test data ± its standard error, after learning "
         f"from {text.count(found.num_train)} training data{drawn}. Linear is logistic regression "
-        f"on standardised features; {found.num_neighbors}-NN the vote of the {found.num_neighbors} "
-        "nearest training data, by Euclidean distance of the features as they are. Codes are "
-        "posterior means where these are known in closed form, of a discrete site the most "
-        "probable value. x as the pair observes it and its "
-        "PCA, to as many dimensions as the codes have, are the yardsticks. "
+        f"on standardised features; {found.num_neighbors}-NN is the vote of the "
+        f"{found.num_neighbors} nearest training data, by the Euclidean distance of the raw "
+        "features. Codes are posterior means if these have a closed form, and the most probable "
+        "values of discrete sites. For comparison: x as the pair observes it, and its PCA with as "
+        "many dimensions as the codes. "
     )
     if getattr(subject.data.train, "labels", False):
-        note += "The pair is called with the labels, so that the codes may have them from there."
+        note += "The pair receives the labels, so the codes may contain them."
     else:
-        note += "The pair is called without the labels."
+        note += "The pair does not receive the labels."
     return Panel((_table(head, rows),), note)
 
 
@@ -62,7 +62,7 @@ def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> Markup:
 
 
 def interpolation(subject: Subject) -> Panel:
-    """Draws x along the straight line between the codes of two test data, for several pairs."""
+    """Draws x along the straight line between two codes, for several pairs of test data."""
     pairs = min(_PAIRS, subject.size // 2)
     if not _can_draw(subject) or not pairs:
         return HIDDEN
@@ -74,12 +74,12 @@ def interpolation(subject: Subject) -> Panel:
     alt = f"{pairs} rows of images, each from one test image to another through the codes between"
     body = grid(look.pixels(rows.reshape(-1, *rows.shape[2:])), across, alt)
     note = (
-        f"The first {2 * pairs} test images in pairs, one at either end of a row. Between them "
-        f"the mean of p(x|z) at {across - 2} points, evenly spaced on the straight line from the "
-        "one's code to the other's; the first and the last of these are the reconstructions."
+        f"The first {2 * pairs} test images in pairs, one at each end of a row. Between them is "
+        f"the mean of p(x|z) at {across - 2} points, evenly spaced on the straight line between "
+        "the two codes; the first and the last of these are the reconstructions."
     )
     if subject.num_sites > 1:
-        note += " Every latent site moves along a line of its own."
+        note += " Each latent site moves along its own line."
     return Panel((body,), note + look.note)
 
 
@@ -99,15 +99,15 @@ def traversal(subject: Subject) -> Panel:
     )
     most = " most" if len(found.dims) > 1 else ""
     note = (
-        f"In each row one dimension of {found.site} moves, from −3 on the left to 3 on the right: "
-        "in standard deviations of the aggregate of q(z|x) over the test data, around its mean. "
-        f"The other dimensions stay at the code of test datum 0. The{most} active dimensions, from "
-        f"the top, counted from 0, and the variance of each one's posterior mean: {moving}."
+        f"In each row one dimension of {found.site} moves from −3 (left) to 3 (right) standard "
+        "deviations of the aggregate of q(z|x) over the test data, around its mean. The other "
+        f"dimensions stay at the code of test datum 0. From the top: the{most} active dimensions, "
+        f"counted from 0, with the variance of their posterior means: {moving}."
     )
     if subject.num_sites > 1:
         note += (
-            f" {found.site} is the first site that the model draws; those below it follow at their "
-            "prior means given it, so that the details which they hold of the datum are lost."
+            f" {found.site} is the first site that the model draws. The sites below it take their "
+            "prior means given it, so the details of the datum that they hold are lost."
         )
     return Panel((body,), note + look.note, f"Traversal of {found.site}")
 

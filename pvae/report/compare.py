@@ -4,42 +4,40 @@ import math
 import os
 import pathlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from markupsafe import Markup
 
-from pvae.drawing import Panel, attempt, chart, colours, finite, plain, responsive, text
+from pvae.drawing import Panel, attempt, chart, colours, finite, key, plain, responsive, text
+from pvae.evaluation import Bound, Compared, Comparison, Difference
 from pvae.report.charts import histogram, num_bins
 from pvae.report.page import write_page
 from pvae.version import __version__
-
-if TYPE_CHECKING:
-    from pvae.evaluation import Bound, Compared, Comparison, Difference
 
 __all__ = ["write_comparison"]
 
 _POINTS = 2000
 
 
-def write_comparison(path: str | os.PathLike[str], comparison: "Comparison") -> pathlib.Path:
+def write_comparison(path: str | os.PathLike[str], comparison: Comparison) -> pathlib.Path:
     """Writes a comparison as one HTML file that needs no network and no scripts.
 
     Args:
-        path: The file; missing folders are made. An older file stays as it is until the new one
-            is complete.
+        path: The file; missing folders are made. An older file is kept until the new one is
+            complete.
         comparison: From `pvae.evaluation.compare.compare`.
 
     Returns:
         The path of the file.
 
     Raises:
-        PvaeError: The file cannot be written.
+        PvaeError: If the file cannot be written.
     """
     return write_page(path, "compare.html", _context(comparison))
 
 
-def _context(comparison: "Comparison") -> dict[str, Any]:
+def _context(comparison: Comparison) -> dict[str, Any]:
     runs = comparison.runs
     return {
         "comparison": comparison,
@@ -68,7 +66,7 @@ def _context(comparison: "Comparison") -> dict[str, Any]:
 
 
 def _block(
-    name: str, k: int | None, runs: Sequence["Compared"], bounds: Sequence["Bound"]
+    name: str, k: int | None, runs: Sequence[Compared], bounds: Sequence[Bound]
 ) -> dict[str, Any]:
     """Returns one table: its title, its decimals, and a row for each run."""
     return {
@@ -80,8 +78,8 @@ def _block(
     }
 
 
-def _gain(differences: Sequence["Difference | None"]) -> str | None:
-    """Returns how many times the data an unpaired comparison would need, at least."""
+def _gain(differences: Sequence[Difference | None]) -> str | None:
+    """Returns by what factor an unpaired comparison would need more data, at least."""
     known = [d for d in differences if d is not None and d.se > 0 and d.unpaired_se > d.se]
     if not known or len(known) < len(differences):
         return None
@@ -93,7 +91,7 @@ def _short(name: str, most: int = 40) -> str:
     return name if len(name) <= most else f"…{name[1 - most :]}"
 
 
-def _forest_panel(comparison: "Comparison") -> Panel | None:
+def _forest_panel(comparison: Comparison) -> Panel | None:
     rows = [
         run for run in comparison.runs[1:]
         if run.log_px.difference and not math.isnan(run.log_px.difference.low)
@@ -105,15 +103,15 @@ def _forest_panel(comparison: "Comparison") -> Panel | None:
     note = (
         f"Each dot is a mean difference from {reference}, the line through it its 95% interval. "
         "To the right of zero a run is better; an interval that contains zero shows no "
-        "difference. The pale band is the interval without pairing: the same means, had each run "
-        "seen data of its own."
+        "difference. The pale band is the interval without pairing: the same means, if each run "
+        "had seen different data."
     )
     if left_out := len(comparison.runs) - 1 - len(rows):
         note += f" {text.plural(left_out, 'run has', 'runs have')} no interval."
     return Panel((body,), note)
 
 
-def _forest(rows: Sequence["Compared"], reference: str, k: int, width: float) -> Markup:
+def _forest(rows: Sequence[Compared], reference: str, k: int, width: float) -> Markup:
     label = "Mean differences from the reference with 95% intervals"
     with chart(label, width, 84 + 66 * len(rows)) as drawn:
         ax = drawn.figure.subplots()
@@ -143,10 +141,7 @@ def _forest(rows: Sequence["Compared"], reference: str, k: int, width: float) ->
         ax.set_yticks([])
         ax.grid(True, axis="x")
         plain(ax.xaxis)
-        ax.legend(
-            loc="lower right", ncols=3, bbox_to_anchor=(1, 1), borderpad=0, borderaxespad=0.3,
-            handlelength=1.2, columnspacing=1.2, numpoints=1,
-        )  # fmt: skip
+        key(ax, 3)
         ax.set_xlabel(
             f"nats per datum; better than {_short(reference, int(width / 16))} →", loc="right",
             parse_math=False,
@@ -154,7 +149,7 @@ def _forest(rows: Sequence["Compared"], reference: str, k: int, width: float) ->
     return drawn.svg
 
 
-def _histogram_panel(first: "Compared", run: "Compared", number: int) -> Panel | None:
+def _histogram_panel(first: Compared, run: Compared, number: int) -> Panel | None:
     d = run.log_px.difference
     assert d is not None
     known = finite(d.values)
@@ -168,14 +163,14 @@ def _histogram_panel(first: "Compared", run: "Compared", number: int) -> Panel |
     if number == 2:
         note += (
             " A mean far from zero with a narrow spread is a difference on all data; a long tail "
-            "is one on few."
+            "is a difference on few."
         )
     if missing := len(d.values) - len(known):
         note += f" {text.plural(missing, 'datum', 'data')} without a finite difference: not drawn."
     return Panel((body,), note)
 
 
-def _histogram(known: Any, d: "Difference", label: str) -> Markup:
+def _histogram(known: Any, d: Difference, label: str) -> Markup:
     low, high = min(float(known.min()), 0.0), max(float(known.max()), 0.0)
     step = float(np.ptp(known)) / num_bins(known) or (high - low) / 10 or 1.0
     step = max(step, (high - low) / 60)
@@ -186,7 +181,7 @@ def _histogram(known: Any, d: "Difference", label: str) -> Markup:
     return histogram(known, edges, label, "difference, nats", line, zero=True)
 
 
-def _scatter_panel(first: "Compared", run: "Compared", number: int) -> Panel | None:
+def _scatter_panel(first: Compared, run: Compared, number: int) -> Panel | None:
     both = np.stack([first.log_px.values, run.log_px.values])
     known = both[:, np.isfinite(both).all(0)]
     if not known.size:
@@ -212,8 +207,8 @@ def _scatter_panel(first: "Compared", run: "Compared", number: int) -> Panel | N
     )
     if number == 2:
         note += (
-            " Points along the line are what makes pairing worth it: both runs find the same data "
-            "easy or hard."
+            " If the points follow the line, both runs find the same data easy or hard, and "
+            "pairing makes the error small."
         )
     if shown.shape[1] < known.shape[1]:
         note += f" {text.count(shown.shape[1])} of {text.count(known.shape[1])} data are drawn."

@@ -1,17 +1,14 @@
 """The bounds and the estimates of log p(x) as tables, and the mean bound against K."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from markupsafe import Markup
 
 from pvae.drawing import HIDDEN, Panel, text
-from pvae.evaluation import CUBO_KHAT, Estimate, find_estimators, mean_and_se
+from pvae.evaluation import CUBO_KHAT, Estimate, Evaluation, find_estimators, mean_and_se
 from pvae.report import charts
-
-if TYPE_CHECKING:
-    from pvae.evaluation import Evaluation
 
 __all__ = ["Row", "absent", "against_k", "at_code", "bits", "bounds", "estimates"]
 
@@ -30,10 +27,10 @@ class Row:
         note: How, and how to read it.
         mean: Over the data.
         se: Standard error over the data.
-        k: K, where the row is a bound L_K.
+        k: K, if the row is a bound L_K.
         error: Monte Carlo error of the mean.
-        size: How many data, where they are not all.
-        above: `mean` and `se` of the difference to L_K on the same data.
+        size: Number of data, if they are not all.
+        above: `mean` and `se` of the difference from L_K on the same data.
     """
 
     name: str
@@ -46,15 +43,15 @@ class Row:
     above: Mean | None = None
 
 
-def bounds(evaluation: "Evaluation", summary: dict[str, Any]) -> list[Row]:
-    """Returns the rows whose expectation is at most the mean of log p(x)."""
+def bounds(evaluation: Evaluation, summary: dict[str, Any]) -> list[Row]:
+    """Returns the rows of the bounds: their expectation is at most the mean of log p(x)."""
     e = evaluation
-    # Where no site is enumerated in the guide, the ELBO is L_1.
+    # If the guide enumerates no site, the ELBO is L_1.
     same = 1 in e.bounds and np.allclose(e.elbo, e.bounds[1], equal_nan=True)
     error = summary["log_px"][0]["monte_carlo_se"] if same and not e.exact else None
     rows = [Row("ELBO", "", _mean(e.elbo), summary["elbo"]["se"], error=error)]
     if e.elbo_analytic is not None:
-        note = "the same bound, with the KL in closed form where there is one"
+        note = "the same bound, with the KL in closed form if there is one"
         rows.append(Row("ELBO", note, _mean(e.elbo_analytic), summary["elbo_analytic"]["se"]))
     if e.exact:
         # L_K is the same for every K.
@@ -67,8 +64,8 @@ def bounds(evaluation: "Evaluation", summary: dict[str, Any]) -> list[Row]:
     return rows
 
 
-def at_code(evaluation: "Evaluation", summary: dict[str, Any]) -> list[Row]:
-    """Returns the rows of a pair whose guide gives a point, none of which is a bound."""
+def at_code(evaluation: Evaluation, summary: dict[str, Any]) -> list[Row]:
+    """Returns the rows of a pair whose guide gives a point; none is a bound."""
     code = summary["code"]
     return [
         Row("log p(x, z)", "what training maximised: no bound on log p(x)", **code["log_joint"]),
@@ -77,8 +74,8 @@ def at_code(evaluation: "Evaluation", summary: dict[str, Any]) -> list[Row]:
     ]
 
 
-def estimates(evaluation: "Evaluation", summary: dict[str, Any]) -> list[Row]:
-    """Returns the rows that stand beside the bounds."""
+def estimates(evaluation: Evaluation, summary: dict[str, Any]) -> list[Row]:
+    """Returns the rows of the estimates that are not bounds."""
     e, rows = evaluation, []
     if not e.exact:
         for order, found in e.jvi.items():
@@ -102,18 +99,18 @@ def estimates(evaluation: "Evaluation", summary: dict[str, Any]) -> list[Row]:
     return rows
 
 
-def _same_data(name: str, note: str, values: np.ndarray, e: "Evaluation") -> Row:
+def _same_data(name: str, note: str, values: np.ndarray, e: Evaluation) -> Row:
     with np.errstate(invalid="ignore"):
         found, above = mean_and_se(values), mean_and_se(values - e.log_px)
     return Row(name, note, found["mean"], found["se"], above=above)
 
 
-def _from_above(e: "Evaluation", cubo: np.ndarray) -> Row:
-    """The χ² row: only the data whose weights give it a meaning."""
+def _from_above(e: Evaluation, cubo: np.ndarray) -> Row:
+    """Returns the χ² row, over the data whose k̂ is small enough for it."""
     shown = (e.khat <= CUBO_KHAT) & ~np.isnan(cubo)
     name, why = "χ² (CUBO)", "an indication from above (Dieng et al. 2017), not a bound here"
     if not shown.any():
-        return Row(name, f"{why}; shown for 0% of the data: k̂ is nowhere known to be ≤ ¼", None,
+        return Row(name, f"{why}; shown for 0% of the data: none has a k̂ known to be ≤ ¼", None,
                    None, above=_NOTHING)  # fmt: skip
     share = text.percent(float(shown.mean()))
     with np.errstate(invalid="ignore"):
@@ -123,8 +120,8 @@ def _from_above(e: "Evaluation", cubo: np.ndarray) -> Row:
     return Row(name, note, found["mean"], found["se"], size=size, above=above)
 
 
-def absent(evaluation: "Evaluation") -> dict[str, list[str]]:
-    """Returns for each section why findings are not there, or how to ask for them."""
+def absent(evaluation: Evaluation) -> dict[str, list[str]]:
+    """Returns for each section why findings are missing, or how to ask for them."""
     e = evaluation
     titles = {
         "details": ("estimates", "Details of the bounds"),
@@ -150,17 +147,16 @@ def absent(evaluation: "Evaluation") -> dict[str, list[str]]:
     }
 
 
-def bits(evaluation: "Evaluation", summary: dict[str, Any]) -> str | None:
-    """Returns a sentence with the bits for each dimension of x, where there are such."""
+def bits(evaluation: Evaluation, summary: dict[str, Any]) -> str | None:
+    """Returns a sentence with the bits per dimension of x; None if x has no levels."""
     found = summary["bits_per_dim"]
     if found is None:
         return None
     e, dims = evaluation, text.count(evaluation.data["dims"])
     by = "" if e.exact else f" by the bound at K = {text.count(e.num_samples)}"
     words = (
-        f"In bits per dimension: {text.number(found['log_px'], 4)}{by} and "
-        f"{text.number(found['elbo'], 4)} by the ELBO, where fewer are better. That is "
-        f"−log p(x) / (D ln 2) for D = {dims}"
+        f"In bits per dimension (fewer are better): {text.number(found['log_px'], 4)}{by} and "
+        f"{text.number(found['elbo'], 4)} by the ELBO. That is −log p(x) / (D ln 2) for D = {dims}"
     )
     if e.data["observation"] == "dequantize":
         levels = text.count(e.data["levels"])
@@ -171,8 +167,8 @@ def bits(evaluation: "Evaluation", summary: dict[str, Any]) -> str | None:
     return words + "."
 
 
-def against_k(evaluation: "Evaluation", summary: dict[str, Any]) -> Panel | None:
-    """Draws the mean bound against K, with those estimates beside it that are of all data."""
+def against_k(evaluation: Evaluation, summary: dict[str, Any]) -> Panel | None:
+    """Draws the mean bound against K, and the estimates that are of all data."""
     if evaluation.exact:
         return HIDDEN
     marks, levels = _beside(evaluation, summary)
@@ -187,11 +183,11 @@ def against_k(evaluation: "Evaluation", summary: dict[str, Any]) -> Panel | None
             ". The band is ±1 standard error over the data; all points share the same data, so "
             "the rise from one K to the next is known better than the band suggests"
         )
-    note += ": a curve that still rises at its end has not reached log p(x)."
+    note += ". A curve that still rises at its end has not reached log p(x)."
     if marks:
         note += (
-            " The marks are estimates from the same samples (JVI from blocks of K, PSIS from all) "
-            "and not bounds: where they lie above the curve, they guess how far it has to rise."
+            " The marks are estimates from the same samples (JVI from blocks of K, PSIS from all), "
+            "not bounds. Marks above the curve guess how far it still has to rise."
         )
     if levels:
         note += " Horizontal lines are other estimates on the same data."
@@ -201,17 +197,14 @@ def against_k(evaluation: "Evaluation", summary: dict[str, Any]) -> Panel | None
         and summary[name]["num_data"] < len(evaluation)
     ]  # fmt: skip
     if partial:
-        note += (
-            f" {', '.join(partial)}: on some of the data, whose mean is another number, and not "
-            "drawn here."
-        )
+        note += f" Not drawn, because they are on some of the data only: {', '.join(partial)}."
     if outside:
-        note += f" Outside of the frame: {', '.join(outside)}."
+        note += f" Outside the frame: {', '.join(outside)}."
     return Panel((body,), note)
 
 
 def _beside(
-    evaluation: "Evaluation", summary: dict[str, Any]
+    evaluation: Evaluation, summary: dict[str, Any]
 ) -> tuple[list[charts.Marks], list[charts.Level]]:
     marks = []
     for order in (1, 2):

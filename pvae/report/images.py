@@ -1,4 +1,4 @@
-"""Images as one PNG grid: the cells crisp, what lies between them transparent."""
+"""Images as one PNG grid of crisp cells, with transparent gaps."""
 
 import base64
 import dataclasses
@@ -19,7 +19,7 @@ _WIDTH = 720
 def is_image(event: tuple[int, ...]) -> bool:
     """Returns whether an event shape is a picture: [C, H, W] with one or three channels, or [H, W].
 
-    Points [P, 2] and [P, 3] are none.
+    Points [P, 2] and [P, 3] are not pictures.
 
     Example:
         >>> is_image((1, 28, 28)), is_image((28, 28)), is_image((784,)), is_image((100, 3))
@@ -44,7 +44,7 @@ class Pictures:
 
     @classmethod
     def of(cls, x: NDArray[Any]) -> "Pictures":
-        """Returns [0, 1], or the range of the data where they leave it."""
+        """Returns [0, 1], or the range of the data if they leave it."""
         known = x[np.isfinite(x)]
         if not known.size or (known.min() >= 0 and known.max() <= 1):
             return cls()
@@ -53,7 +53,7 @@ class Pictures:
 
     @property
     def note(self) -> str:
-        """A sentence on the grey levels, empty where they are the values themselves."""
+        """A sentence on the grey levels; empty if they are the values themselves."""
         if (self.low, self.high) == (0, 1):
             return ""
         return f" Black is {self.low:.3g} and white {self.high:.3g}, the range of the data."
@@ -70,7 +70,7 @@ class Pictures:
 
 
 def columns(across: int) -> int:
-    """Returns how many images of this width make the fullest row.
+    """Returns the number of images of this width that fills a row best.
 
     Example:
         >>> columns(28), columns(8), columns(64)
@@ -92,13 +92,13 @@ def _space(across: int) -> int:
 def grid(
     pixels: NDArray[np.uint8], columns: int, alt: str, width: int = _WIDTH, gap: bool = True
 ) -> Markup:
-    """Returns images in rows as one element, at the largest whole scale that fits.
+    """Returns images in rows as one element, at the largest integer scale that fits.
 
     Args:
         pixels: Images [N, H, W, 3], filled row by row.
         columns: Images in a row.
-        alt: What the picture shows, for those who cannot see it.
-        width: The room in CSS pixels.
+        alt: What the picture shows, for screen readers.
+        width: The available width in CSS pixels.
         gap: Whether a transparent line separates the cells.
     """
     n, height, across, _ = pixels.shape

@@ -1,4 +1,4 @@
-"""A page: numbers and figures put into a template, the template into one file."""
+"""Renders a template with numbers and figures into one HTML file."""
 
 import functools
 import os
@@ -16,10 +16,10 @@ __all__ = ["write_page"]
 def write_page(
     path: str | os.PathLike[str], template: str, context: dict[str, Any]
 ) -> pathlib.Path:
-    """Writes a template of this folder as one HTML file; an older one stays until it is complete.
+    """Renders a template of this folder into a file; an older file is kept until it is complete.
 
     Raises:
-        PvaeError: The file cannot be written.
+        PvaeError: If the file cannot be written.
     """
     page = _environment().get_template(template).render(context)
     with atomic(path) as temporary:

@@ -1,8 +1,8 @@
-"""The pictures of a report: each a figure with its sentence, or the reason why it is missing."""
+"""The pictures of a report: data, reconstructions, samples and the latent plane."""
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from markupsafe import Markup
@@ -10,12 +10,10 @@ from numpy.typing import NDArray
 
 from pvae.drawing import HIDDEN, Missing, Panel, text
 from pvae.errors import PvaeError
+from pvae.evaluation import Evaluation
 from pvae.report import clouds
 from pvae.report.images import Pictures, columns, grid, is_image
 from pvae.report.subject import Subject
-
-if TYPE_CHECKING:
-    from pvae.evaluation import Evaluation
 
 __all__ = ["latent", "least_likely", "reconstructions", "samples"]
 
@@ -29,8 +27,7 @@ def _needs(subject: Subject, *parts: str) -> None:
         if (getattr(subject, part) is None if part != "data" else not subject.size)
     ]  # fmt: skip
     if absent:
-        was = "was" if len(absent) == 1 and absent[0] != "data" else "were"
-        raise Missing(f"No {', no '.join(absent)} {was} handed to the report.")
+        raise Missing(f"The report was given no {', no '.join(absent)}.")
 
 
 def _no_picture(event: tuple[int, ...]) -> Missing:
@@ -69,7 +66,7 @@ def samples(subject: Subject) -> Panel | None:
     _needs(subject, "model")
     drawn = subject.generate(40)
     event = drawn.shape[1:]
-    note = "The mean of p(x|z) for each z drawn from the prior; nothing is selected."
+    note = "The mean of p(x|z) for each z drawn from the prior, without selection."
     if is_image(event):
         across = columns(event[-1])
         drawn = drawn if across == 10 else subject.generate(4 * across)
@@ -84,7 +81,7 @@ def samples(subject: Subject) -> Panel | None:
     many = {"means of samples": subject.generate(2000)}
     if subject.size:
         many = {"test data": subject.x(slice(0, 2000))} | many
-        note += " A mean carries no observation noise, so it spreads less than the data do."
+        note += " A mean has no observation noise, so means spread less than the data."
     return _vectors("Samples", many, [], note)
 
 
@@ -102,7 +99,7 @@ def _vectors(
 
 
 def latent(subject: Subject) -> Panel | None:
-    """Draws a latent space of two dimensions: what it decodes to, and where the data are."""
+    """Draws a latent space of two dimensions: the images it decodes to, and the codes of data."""
     _needs(subject, "data", "model", "guide")
     sites = {name: z.shape[1:] for name, z in subject.encode(slice(0, 2)).items()}
     if list(sites.values()) != [(2,)]:
@@ -119,7 +116,7 @@ def latent(subject: Subject) -> Panel | None:
     try:
         manifold, how = _manifold(subject, site, z)
     except PvaeError as reason:
-        return Panel((scatter,), f"{means} What the plane decodes to is not shown. {reason}")
+        return Panel((scatter,), f"{means} The images of the plane are not shown. {reason}")
     return Panel((manifold, scatter), f"{how} The second picture: {means[0].lower()}{means[1:]}")
 
 
@@ -143,7 +140,7 @@ def _manifold(subject: Subject, site: str, z: NDArray[Any]) -> tuple[Markup, str
     return body, f"The first picture: the mean of p(x|{site}) {how}.{look.note}"
 
 
-def least_likely(subject: Subject, evaluation: "Evaluation", places: int) -> Panel | None:
+def least_likely(subject: Subject, evaluation: Evaluation, places: int) -> Panel | None:
     """Draws the data with the lowest log p(x) beside their reconstructions."""
     _needs(subject, "data")
     log_px, rows = np.asarray(evaluation.log_px), getattr(evaluation, "rows", None)
@@ -154,7 +151,7 @@ def least_likely(subject: Subject, evaluation: "Evaluation", places: int) -> Pan
     if subject.size != len(log_px):
         raise Missing(
             f"{text.count(len(log_px))} data were evaluated and {text.count(subject.size)} were "
-            "handed to the report, so the numbers cannot be matched with data."
+            "given to the report, so the numbers cannot be matched with the data."
         )
     known = np.flatnonzero(~np.isnan(log_px))
     worst = known[np.argsort(log_px[known], kind="stable")[:5]]

@@ -1,27 +1,25 @@
-"""Puts a report together: numbers and figures into the template, the page into a file."""
+"""write_report(): the page of an evaluation, with its figures."""
 
 import importlib.metadata
 import os
 import pathlib
 import platform
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 from torch import Tensor
 
+from pvae.data import Data
 from pvae.drawing import Missing, Panel, attempt, text
 from pvae.errors import PvaeError
+from pvae.evaluation import Evaluation
 from pvae.pair import alone
 from pvae.report import charts, codes, estimates, panels, weights
 from pvae.report.page import write_page
 from pvae.report.subject import Subject
 from pvae.runtime import own_random_state
 from pvae.version import __version__
-
-if TYPE_CHECKING:
-    from pvae.data import Data
-    from pvae.evaluation import Evaluation
 
 __all__ = ["write_report"]
 
@@ -31,50 +29,49 @@ _FLAGGED = ("bounds", "log_px", "training", "least_likely")  # what a caveat is 
 @alone
 def write_report(
     path: str | os.PathLike[str],
-    evaluation: "Evaluation",
+    evaluation: Evaluation,
     *,
     model: Callable[..., Any] | None = None,
     guide: Callable[..., Any] | None = None,
-    data: "Data | tuple[Tensor, ...] | Tensor | None" = None,
+    data: Data | tuple[Tensor, ...] | Tensor | None = None,
     history: list[dict[str, Any]] | None = None,
     config: dict[str, Any] | None = None,
     site: str | None = None,
 ) -> pathlib.Path:
     """Writes a report as one HTML file that needs no network and no scripts.
 
-    What is not handed in is left out, and the page says so. A figure that cannot be drawn
-    leaves its reason in its place.
+    The page says what was not given. A figure that cannot be drawn is replaced by the reason.
 
     Args:
-        path: The file; missing folders are made. An older report stays as it is until the new
-            one is complete.
+        path: The file; missing folders are made. An older report is kept until the new one is
+            complete.
         evaluation: From `pvae.evaluate`, over N data.
         model: The evaluated model, for pictures.
         guide: The evaluated guide, for pictures.
-        data: What was evaluated: a `pvae.data.Data` (its test part), a batch `(x,)` or
+        data: The evaluated data: a `pvae.data.Data` (its test part), a batch `(x,)` or
             `(x, y)`, or x.
         history: One dict per epoch, as `pvae.fit` returns them.
-        config: What `config.yaml` holds.
-        site: The observed site that pictures show; None is that with the most values.
+        config: The content of `config.yaml`.
+        site: The observed site that pictures show; None is the one with the most values.
 
     Returns:
         The path of the file.
 
     Raises:
-        PvaeError: The file cannot be written, or the model observes no such site.
+        PvaeError: If the file cannot be written, or if the model does not observe `site`.
     """
     if not hasattr(evaluation, "findings"):
         raise PvaeError("write_report takes the path first: write_report(path, evaluation).")
     subject = Subject(model, guide, data, site)
     with own_random_state(evaluation.seed):
         if site is not None and subject.size:
-            subject.x([0])  # raises where there is no such site
+            subject.x([0])  # raises if there is no such site
         context = _context(evaluation, subject, history or [], config)
     return write_page(path, "page.html", context)
 
 
 def _context(
-    e: "Evaluation",
+    e: Evaluation,
     subject: Subject,
     history: list[dict[str, Any]],
     config: dict[str, Any] | None,
@@ -104,20 +101,20 @@ def _context(
 
 
 def _panels(
-    e: "Evaluation",
+    e: Evaluation,
     summary: dict[str, Any],
     subject: Subject,
     history: list[dict[str, Any]],
     places: int,
 ) -> list[Panel]:
-    """Returns the figures of the page itself."""
+    """Returns the figures that are not those of findings."""
     objective = "log p(x, z) at the code" if e.code else "ELBO"
     figures: list[Panel] = []
 
     def add(name: str, title: str, draw: Callable[..., Panel | None], *args: Any) -> None:
         figures.append(attempt(name, title, draw, *args, flagged=name in _FLAGGED))
 
-    if not e.code:  # where there is no bound, nothing is drawn beside one
+    if not e.code:  # these show the bound
         add("bounds", "Bound against K", estimates.against_k, e, summary)
         add("khat", "Pareto k̂, datum by datum", weights.khat, e)
         add("log_px", "log p(x), datum by datum", weights.log_px, e, places)
@@ -133,7 +130,7 @@ def _panels(
     return figures
 
 
-def _found(e: "Evaluation") -> dict[str, list[list[Panel]]]:
+def _found(e: Evaluation) -> dict[str, list[list[Panel]]]:
     """Returns for each section the figures of each finding."""
     found: dict[str, list[list[Panel]]] = {"estimates": [], "trust": [], "parts": []}
     for name, each in e.in_order():
@@ -159,7 +156,7 @@ def _one_datum(summary: dict[str, Any], places: int) -> str | None:
 
 
 def _facts(
-    evaluation: "Evaluation",
+    evaluation: Evaluation,
     subject: Subject,
     history: list[dict[str, Any]],
     config: dict[str, Any] | None,
@@ -184,7 +181,7 @@ def _facts(
 
 
 def _sizes(part: Any) -> str | None:
-    """Returns what a model or a guide was built with, but for the data's shape."""
+    """Returns the arguments of a model or a guide, except the data's shape."""
     given = part.get("init_args") if isinstance(part, dict) else None
     sizes = [
         f"{name} {value}" for name, value in (given or {}).items()
@@ -195,7 +192,7 @@ def _sizes(part: Any) -> str | None:
 
 def _training(history: list[dict[str, Any]], what: str) -> Panel | None:
     if not history:
-        raise Missing("No training history was handed to the report.")
+        raise Missing("The report was given no training history.")
     drawn = charts.training(history, what)
     if drawn is None:
         return None
@@ -204,13 +201,13 @@ def _training(history: list[dict[str, Any]], what: str) -> Panel | None:
         note += " The first epochs lie below the frame."
     if any(row.get("validation_elbo") is not None for row in history):
         note += (
-            " Validation data are held out: where their line falls while the other rises, the pair "
-            "overfits."
+            " Validation data are held out: if their line falls while the training line rises, the "
+            "pair overfits."
         )
     if any(row.get("kl_weight") not in (None, 1) for row in history):
-        note += " Where the KL weight is not 1, training shows the objective under that weight."
+        note += " While the KL weight is not 1, the training line is the weighted objective."
     if what != "ELBO":
-        note += " It is no bound on log p(x); in training a penalty of the guide is subtracted."
+        note += " It is not a bound on log p(x). In training, a penalty of the guide is subtracted."
     return Panel((drawn[0],), note)
 
 

@@ -1,20 +1,28 @@
-"""What the pictures are of: a pair, the test data, and the pair's answers as arrays."""
+"""Subject: the pair and the test data of a report, with the pair's answers as arrays."""
 
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pvae import predictive
 from pvae.errors import PvaeError
-
-if TYPE_CHECKING:
-    from pvae.pair import Program
-    from pvae.predictive import Probes, Traversal
+from pvae.pair import (
+    Program,
+    base_distribution,
+    given,
+    modules,
+    observed_sites,
+    quiet,
+    trace_guide,
+    trace_model,
+)
+from pvae.predictive import Probes, Traversal
 
 __all__ = ["Subject"]
 
@@ -30,7 +38,7 @@ class Subject:
         guide: The Pyro guide, or None.
         data: A `pvae.data.Data` (its test part is shown), one part of it, a batch, a tensor,
             or None.
-        site: The observed site to show; None is that with the most values for each datum.
+        site: The observed site to show; None is the one with the most values for each datum.
     """
 
     model: Callable[..., Any] | None
@@ -40,19 +48,17 @@ class Subject:
 
     @property
     def size(self) -> int:
-        """How many test data there are."""
+        """The number of test data."""
         return 0 if self.data is None else len(self._part)
 
     @property
     def event(self) -> tuple[int, ...]:
-        """The shape of one x; empty where there are no data."""
+        """The shape of one x; empty without data."""
         return tuple(self.x([0]).shape[1:]) if self.size else ()
 
     @functools.cached_property
-    def _bound(self) -> "tuple[Any, tuple[Program | None, Program | None]]":
-        """The test data as the pair receives them, and the pair as programs of their batches."""
-        from pvae.pair import given
-
+    def _bound(self) -> tuple[Any, tuple[Program | None, Program | None]]:
+        """The test data as the pair receives them, and the pair for their batches."""
         pair = (self.model, self.guide)
         part, programs = given(self.data, {}, None, *(p for p in pair if p is not None))
         rest = iter(programs)
@@ -63,17 +69,15 @@ class Subject:
         return self._bound[0]
 
     @property
-    def _pair(self) -> "tuple[Program, Program]":
+    def _pair(self) -> tuple[Program, Program]:
         return self._bound[1]
 
     def batch(self, index: slice | Sequence[int] | Array) -> tuple[Tensor, ...]:
-        """Returns the test data of these positions as the pair is called with them."""
+        """Returns the test data at these positions, as the pair is called with them."""
         return self._part.observe(index if isinstance(index, slice) else torch.as_tensor(index))
 
     def x(self, index: slice | Sequence[int] | Array) -> Array:
         """Returns observed values [n, *event]."""
-        from pvae.pair import observed_sites
-
         names = getattr(self._part, "names", ("x",))
         x = self.batch(index)[names.index("x") if "x" in names else 0]
         if (self.site or "x" not in names) and None not in (self.model, self.guide):
@@ -87,7 +91,7 @@ class Subject:
         return x.detach().float().cpu().numpy()
 
     def labels(self, index: slice) -> Array | None:
-        """Returns classes [n], where the data have them."""
+        """Returns classes [n]; None if the data have none."""
         part = self._part
         y = part.y if hasattr(part, "y") else next(iter(part.tensors()[1:]), None)
         if y is None or y.ndim != 1 or y.is_floating_point():
@@ -96,75 +100,59 @@ class Subject:
 
     def reconstruct(self, index: slice | Sequence[int] | Array) -> Array:
         """Returns the means of p(x|z), z at its posterior mean, shaped as the data [n, *event]."""
-        from pvae.predictive import reconstruct
-
         batch = self._where_the_pair_is(index)
-        return self._shaped(reconstruct(*self._pair, *batch, site=self.site))
+        return self._shaped(predictive.reconstruct(*self._pair, *batch, site=self.site))
 
     def generate(self, size: int) -> Array:
         """Returns the means of x for z from the prior [size, *event]."""
-        from pvae.predictive import generate
-
         model, batch = self._drawing(slice(0, size))
-        return self._shaped(generate(model, size, *batch, site=self.site))
+        return self._shaped(predictive.generate(model, size, *batch, site=self.site))
 
     def decode(self, site: str, z: Array) -> Array:
         """Returns the means of x for given values of a latent site."""
-        from pvae.predictive import decode
-
         value = torch.as_tensor(z, dtype=torch.float32, device=self._device)
         model, batch = self._drawing(slice(0, 1))
-        return self._shaped(decode(model, {site: value}, *batch, site=self.site))
+        return self._shaped(predictive.decode(model, {site: value}, *batch, site=self.site))
 
     def encode(self, index: slice) -> dict[str, Array]:
         """Returns posterior means [n, ...] by latent site."""
-        from pvae.predictive import encode
-
-        means = encode(self._pair[1], *self._where_the_pair_is(index))
+        means = predictive.encode(self._pair[1], *self._where_the_pair_is(index))
         return {name: value.detach().float().cpu().numpy() for name, value in means.items()}
 
     @property
     def num_sites(self) -> int:
-        """How many latent sites the guide has."""
+        """The number of the guide's latent sites."""
         return len(self.encode(slice(0, 1)))
 
-    def probe(self) -> "Probes":
+    def probe(self) -> Probes:
         """Returns how well the classes can be read from the codes."""
-        from pvae.predictive import probe
-
-        return probe(self.guide, self.data)
+        return predictive.probe(self.guide, self.data)
 
     def interpolate(self, start: slice, end: slice, steps: int) -> Array:
         """Returns the means of x between codes of pairs of data [n, steps, *event]."""
-        from pvae.predictive import interpolate
-
         ends = self._where_the_pair_is(start), self._where_the_pair_is(end)
-        x = interpolate(*self._pair, *ends, steps=steps, site=self.site)
+        x = predictive.interpolate(*self._pair, *ends, steps=steps, site=self.site)
         shaped = self._shaped(x.flatten(0, 1))
         return shaped.reshape(-1, steps, *shaped.shape[1:])
 
-    def traverse(self, steps: int) -> "Traversal":
+    def traverse(self, steps: int) -> Traversal:
         """Returns the first datum's code as its dimensions move, x an array shaped as the data."""
-        from pvae.predictive import traverse
-
-        found = traverse(self.model, self.guide, self._part, steps=steps, shown=self.site)
+        found = predictive.traverse(
+            self.model, self.guide, self._part, steps=steps, shown=self.site
+        )
         shaped = self._shaped(found.x.flatten(0, 1))
         return found._replace(x=shaped.reshape(-1, steps, *shaped.shape[1:]))
 
     def parameters(self) -> int | None:
-        """Returns how many numbers the pair's modules learn, or None where none are found."""
+        """Returns the number of the pair's parameters; None if it has none."""
         if self.model is None:
             return None
-        from pvae.pair import modules
-
         found = modules(self.model, self.guide or self.model)
         each = {id(p): p.numel() for m in found.values() for p in m.parameters()}
         return sum(each.values()) or None
 
     def standard_normal(self, site: str) -> bool:
         """Returns whether the model draws a latent site from a standard normal."""
-        from pvae.pair import base_distribution
-
         trace = self._trace(slice(0, 4))
         prior = trace.nodes[site]["fn"]
         if not isinstance(base_distribution(prior), torch.distributions.Normal):
@@ -172,16 +160,14 @@ class Subject:
         return bool(prior.mean.abs().max() < 1e-6 and (prior.variance - 1).abs().max() < 1e-6)
 
     def _trace(self, index: slice | Sequence[int] | Array) -> Any:
-        """Returns the model's trace on some data, with latents that the guide has drawn."""
-        from pvae.pair import quiet, trace_guide, trace_model
-
+        """Returns the model's trace on some data, with latents drawn by the guide."""
         batch = self._where_the_pair_is(index)
         model, guide = self._pair
         with quiet(model, guide), torch.random.fork_rng():
             return trace_model(model, trace_guide(guide, *batch), *batch)
 
-    def _drawing(self, index: slice) -> "tuple[Program, tuple[Tensor, ...]]":
-        """Returns a model, and data for one that cannot draw without."""
+    def _drawing(self, index: slice) -> tuple[Program, tuple[Tensor, ...]]:
+        """Returns the model, and data for a model that cannot generate without."""
         if self.data is None:
             return self.model, ()
         return self._pair[0], self._where_the_pair_is(index)
@@ -191,13 +177,11 @@ class Subject:
 
     @property
     def _device(self) -> torch.device:
-        from pvae.pair import modules
-
         found = modules(self.model, self.guide or self.model)
         return next((p.device for m in found.values() for p in m.parameters()), torch.device("cpu"))
 
     def _shaped(self, mean: Tensor) -> Array:
-        """Gives the pair's x the data's event shape: a program may flatten it inside."""
+        """Gives x the data's event shape; a program may have flattened it."""
         array = mean.detach().float().cpu().numpy()
         if self.event and array[0].size == int(np.prod(self.event)):
             array = array.reshape(len(array), *self.event)

@@ -1,8 +1,8 @@
-"""What the weights say datum by datum: k̂, the bound, and the KL of each latent dimension."""
+"""Histograms of k̂ and of the bound over the data, and the KL of each latent dimension."""
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from markupsafe import Markup
@@ -19,11 +19,9 @@ from pvae.drawing import (
     responsive,
     text,
 )
+from pvae.evaluation import Evaluation
 from pvae.predictive import ACTIVE
 from pvae.report import charts
-
-if TYPE_CHECKING:
-    from pvae.evaluation import Evaluation
 
 __all__ = ["khat", "kl_dims", "log_px"]
 
@@ -31,7 +29,7 @@ _BARS = 64
 _SITES = 6
 
 
-def khat(evaluation: "Evaluation") -> Panel | None:
+def khat(evaluation: Evaluation) -> Panel | None:
     """Draws the histogram of k̂."""
     if evaluation.exact:
         return HIDDEN
@@ -66,7 +64,7 @@ def khat(evaluation: "Evaluation") -> Panel | None:
     return Panel((body,), note)
 
 
-def log_px(evaluation: "Evaluation", places: int) -> Panel | None:
+def log_px(evaluation: Evaluation, places: int) -> Panel | None:
     """Draws the histogram of the bound, or of log p(x) itself."""
     values = np.asarray(evaluation.log_px)
     known = finite(values)
@@ -78,13 +76,13 @@ def log_px(evaluation: "Evaluation", places: int) -> Panel | None:
     label = "Histogram of log p(x) over the data"
     body = charts.histogram(known, charts.num_bins(known), label, "nats", line)
     what = "log p(x)" if evaluation.exact else "bound on log p(x), at the largest K"
-    note = f"How many data have which {what}. The tail on the left is what the pair finds unlikely."
+    note = f"The {what}, over the data. The left tail holds the data that the pair finds unlikely."
     if missing := int(np.sum(~np.isfinite(values))):
         note += f" {text.plural(missing, 'datum', 'data')} without a finite value: not drawn."
     return Panel((body,), note)
 
 
-def kl_dims(evaluation: "Evaluation") -> Panel | None:
+def kl_dims(evaluation: Evaluation) -> Panel | None:
     """Draws the KL of each latent dimension, sorted, the active ones marked."""
     known = {n: s for n, s in evaluation.sites.items() if s["kl_dims"]}
     if not known:
@@ -105,10 +103,9 @@ def kl_dims(evaluation: "Evaluation") -> Panel | None:
     )
     note = (
         "KL(q(z|x) ‖ p(z)) of each dimension, averaged over the data, from the largest to the "
-        "smallest. In strong colour are the active units: their posterior mean varies over the "
-        f"data by more than {ACTIVE:g} (Burda, Grosse & Salakhutdinov 2016, section "
-        "5.2). A faint bar varies less, or its mean is undefined. A dimension without KL carries "
-        "nothing about x."
+        "smallest. Active units are in strong colour: their posterior mean has a variance over the "
+        f"data above {ACTIVE:g} (Burda, Grosse & Salakhutdinov 2016, section 5.2). Faint bars have "
+        "less, or an undefined mean. A dimension without KL carries nothing about x."
     )
     dims = ", ".join(
         f"the {_BARS} largest of {text.count(len(known[name]['kl_dims']))}"

@@ -55,7 +55,7 @@ def test_the_table_holds_the_probes(page, digits, trained):
     text = page.text("probes")
     assert "Accuracy on 297 test data" in text
     assert "from 1 500 training data." in text
-    assert "called without the labels" in text
+    assert "does not receive the labels" in text
     assert not page.errors
 
 
@@ -103,7 +103,7 @@ def test_labels_that_the_pair_is_called_with_are_told(numbers, read, trained):
     guide = trained["guide"]
     data = pvae.data.load("digits", labels=True)
     page = read(numbers(n=297), guide=lambda x, y: guide(x), data=data)
-    assert "may have them from there" in page.text("probes")
+    assert "may contain them" in page.text("probes")
 
 
 def test_without_labels_or_images_the_page_is_complete(numbers, read, digits, trained):

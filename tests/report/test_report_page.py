@@ -68,8 +68,8 @@ def test_every_section_is_there_with_everything_and_with_nothing(numbers, read, 
         ids = {attrs.get("id") for _, attrs in page.tags}
         assert set(SECTIONS) <= ids
         assert page.errors == []
-    assert "No training history" in bare.text("learning")
-    assert "No training history" not in full.text("learning")
+    assert "given no training history" in bare.text("learning")
+    assert "given no training history" not in full.text("learning")
     assert "pvae run --config config.yaml" in full.text("repeat")
     assert "pvae run" not in bare.text("repeat")
     for word in ("latent_dim 7", "64", "1 × 8 × 8", "60"):
