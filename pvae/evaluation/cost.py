@@ -1,4 +1,4 @@
-"""The expected time of an evaluation, measured on a few draws."""
+"""The expected time of an evaluation, measured on a few samples."""
 
 import time
 from collections.abc import Mapping
@@ -16,12 +16,12 @@ _WORTH_SAYING = 20.0  # seconds
 def expected_time(
     sampler: Sampler, batch: tuple[Tensor, ...], runs: Mapping[str, float]
 ) -> str | None:
-    """Returns in words how long an evaluation takes; None if it takes seconds.
+    """Returns a sentence on how long an evaluation takes; None if it takes seconds.
 
     Args:
-        sampler: Draws of the pair; its context must be entered.
+        sampler: The sampler of the pair; its context must be entered.
         batch: Some data to measure with.
-        runs: For each part of the work, how many runs of the decoder it takes.
+        runs: The number of decoder runs of each part of the work.
     """
     if sum(runs.values()) < 2**16:  # the measurement would take longer
         return None

@@ -67,15 +67,15 @@ def evaluate(
     estimates, and the diagnostics. `estimators` adds other estimates.
 
     A guide that gives a point z = f(x) (a Delta: an autoencoder) has no density, and there is no
-    bound. The evaluation says so, and reports log p(x, z) and the squared error at the point, in
+    bound. The evaluation says so, and reports log p(x, z) and the squared error at the point in
     `findings["code"]`. Estimators that need no guide (from the prior, bidirectional Monte Carlo,
     quadrature) still estimate log p(x).
 
     Memory does not grow with `num_samples` (up to a million: the weights of one datum are held
-    together). It grows with the data only by the data themselves and a few numbers a datum. The
-    work is cut into fixed units (data × samples), each with its own seed. The same seed gives the
-    same draws whatever the chunks, the interruptions and the number of processes; on a CPU with
-    the same number of threads, the same numbers bit for bit. Under `torchrun` the processes
+    together). It grows with the data by the data themselves and a few numbers per datum. The work
+    is cut into fixed units (data × samples), each with its own seed. The same seed gives the same
+    samples whatever the chunks, the interruptions and the number of processes; on a CPU with the
+    same number of threads it gives the same numbers bit for bit. Under `torchrun` the processes
     share the data.
 
     Args:
@@ -83,34 +83,34 @@ def evaluate(
         guide: Pyro program q(z|x), called as `guide(*batch, **kwargs)`.
         data: What `pvae.data.load` returns (its test part is used), or one part of it; a name or
             a file, which is loaded; a dict of arrays, a data frame, a Dataset or a DataLoader, used
-            whole and as given; or the pair's arguments: a tensor of leading size N, or a tuple of
-            such tensors and what else the programs take, as for `pvae.check`.
+            whole and unchanged; or the pair's arguments: a tensor of leading size N, or a tuple of
+            such tensors and other arguments, as for `pvae.check`.
         num_samples: K, samples for each datum; L_K is reported for K = 1, 5, 50, 500, 5000
             below it, and for K itself. Or an increasing list of all these K.
         num_data: Number of data that are evaluated, drawn at random, the same for every seed;
             None for all.
-        estimators: Estimators beside the bounds, from `pvae.estimators`, such as `AIS(100)` and
-            `Gap(50)`, or of your own. None is naive Monte Carlo from the prior and the ELBO
-            surgery.
-        seed: Seed of the draws.
+        estimators: What to compute beside the bounds: estimators from `pvae.estimators`, such as
+            `AIS(100)` and `Gap(50)`, or your own. None means naive Monte Carlo from the prior and
+            the ELBO surgery.
+        seed: Seed of the samples.
         strategy: See `pvae.log_weights`.
-        plate: Name of the batch plate, where it is ambiguous.
+        plate: Name of the batch plate, if it is ambiguous.
         memory: MiB for the weights and activations of a chunk of samples; None is 64 on the CPU
-            and 4096 on a GPU. Gradients (AIS, gaps) have chunks of their own.
-        device: `"auto"` (the GPU where there is one), `"cpu"`, `"cuda"`, …
-        out: A run folder, where the evaluation is saved. Finished blocks are kept there until it
-            is complete, so that the same call continues after an interruption. An older
+            and 4096 on a GPU. Gradients (AIS, gaps) have their own chunks.
+        device: `"auto"` (the GPU if there is one), `"cpu"`, `"cuda"`, …
+        out: The run folder that the evaluation is saved in. Finished blocks are kept there until
+            it is complete, so the same call continues after an interruption. An older
             evaluation of the same pair, data, seed and samples is extended; any other is
             replaced, with a warning.
         progress: Whether to show progress bars and the expected time.
-        **kwargs: Arguments of the programs by name.
+        **kwargs: Arguments of both programs, by name.
 
     Returns:
         Bounds, errors and diagnostics, datum by datum; `summary()` has their means. `missing`
         has the reason for each estimator that failed or does not apply to this pair.
 
     Raises:
-        PvaeError: As `pvae.log_weights`; if a number of samples or data makes no sense.
+        PvaeError: As `pvae.log_weights`; if an option is not valid.
 
     Source: Burda, Grosse & Salakhutdinov 2016, *Importance Weighted Autoencoders*; each
     estimator names its own.
@@ -135,7 +135,7 @@ def evaluate(
     refuse_options(kwargs, evaluate, model, guide)
     seed = check_seed(seed)
     place = find_device(device)
-    # Some estimators follow gradients, whatever mode they are called in.
+    # Some estimators need gradients, even if the caller has switched them off.
     with torch.inference_mode(False), own_random_state(seed), default_device(place):
         move(place, model, guide)
         data = as_data(data)
@@ -162,7 +162,7 @@ def evaluate(
             raise PvaeError(fault)
         names = name_of(model), name_of(guide)
         pair = [*names, sampler.strategy, sampler.plate, *fingerprint_of(sampler, batch)]
-        if code:  # nothing is sampled, and what tells guides apart is the code
+        if code:  # nothing is sampled: only the code identifies the guide
             ks, pair = [], [*pair, fingerprint_of_code(sampler, guide, batch)]
         key = {
             "pair": pair,
@@ -214,7 +214,7 @@ def evaluate(
 def _say_time(
     plan: dict[str, tuple[Estimator, Task]], task: Task, batch: tuple[Tensor, ...]
 ) -> None:
-    """Prints about how long the evaluation takes, where that is worth a word."""
+    """Prints about how long the evaluation takes, if it takes long."""
     bounds = not (task.known or task.code)
     runs = {"bounds": len(task.data) * task.num_samples} if bounds else {}
     runs |= {
@@ -227,7 +227,7 @@ def _say_time(
 
 
 def _add(result: Evaluation, estimator: Estimator, task: Task) -> Evaluation:
-    """Runs an estimator. If it fails, the reason is kept, and so is an older finding."""
+    """Runs an estimator; if it fails, keeps the reason and an older finding."""
     name = estimator.name
     found, missing, made = dict(result.findings), dict(result.missing), {}
     task.work.settings = settings = settings_of(estimator, task)

@@ -1,4 +1,4 @@
-"""The evaluation in a run folder: read if it is of the same pair, data and seed, and saved."""
+"""Reads the evaluation in a run folder, if it is of the same pair, data and seed, and saves it."""
 
 import warnings
 from pathlib import Path
@@ -11,7 +11,7 @@ __all__ = ["former", "save"]
 
 
 def former(folder: Path | None, work: Work) -> Evaluation | None:
-    """Returns the evaluation in a folder, if it is of the same work; the first process reads it."""
+    """Returns the evaluation in a folder if its key is the same; the first process reads it."""
     return work.gather(None if work.rank else _read(folder, work.key))[0]
 
 
@@ -23,23 +23,23 @@ def _read(folder: Path | None, key: str) -> Evaluation | None:
     except PvaeError as error:
         if isinstance(error.__cause__, PermissionError):
             raise
-        warnings.warn(f"{error} This is done now.", stacklevel=5)
+        warnings.warn(f"{error} It is written now.", stacklevel=5)
         return None
     if former.key == key:
-        former.save_summary(folder)  # a kill between its two files left another one, or none
+        former.save_summary(folder)  # a kill between the two files left an old one, or none
         return former
     lost = [found.title for name, found in former.in_order() if name != "code"]
     warnings.warn(
         f"The evaluation in {folder} is of another pair, data, seed or number of samples "
-        f"(seed {former.seed}, K = {former.num_samples}). It is replaced, and what it had beside "
-        f"the bounds is lost: {', '.join(lost) or 'nothing'}.",
+        f"(seed {former.seed}, K = {former.num_samples}). It is replaced, and its other results "
+        f"are lost: {', '.join(lost) or 'none'}.",
         stacklevel=5,
     )
     return None
 
 
 def save(evaluation: Evaluation, folder: Path | None, work: Work) -> Evaluation:
-    """Saves an evaluation, and forgets the blocks that it was made of."""
+    """Saves an evaluation, and deletes the cached blocks that it was made of."""
     if folder is not None and work.rank == 0:
         evaluation.save(folder)
     work.saved()

@@ -1,4 +1,4 @@
-"""What identifies an evaluation: its numbers of samples, its data and its pair."""
+"""The identity of an evaluation: its numbers of samples, its data and its pair."""
 
 import itertools
 import math
@@ -26,7 +26,7 @@ def check_counts(num_samples: int | Sequence[int], num_data: int | None = None) 
     """Checks the numbers of samples and data, and returns the K of the bounds, increasing.
 
     Raises:
-        PvaeError: If one of them is no integer or too small, or the K do not increase.
+        PvaeError: If one is not an integer or is too small, or if the K do not increase.
     """
     if num_data is not None:
         whole("num_data", num_data)
@@ -41,7 +41,7 @@ def check_counts(num_samples: int | Sequence[int], num_data: int | None = None) 
 
 
 def choose(size: int, num_data: int | None) -> np.ndarray | None:
-    """Returns the rows that are evaluated, sorted, the same for every seed; None for all.
+    """Returns the rows to evaluate, sorted, the same for every seed; None for all.
 
     A smaller choice is a subset of a larger one.
     """
@@ -93,8 +93,8 @@ def discretised(data: Any, structure: Structure, size: int) -> tuple[dict[str, i
 def fingerprint_of(sampler: Sampler, batch: tuple[Tensor, ...]) -> list[Any]:
     """Returns a hash of a pair's parameters and buffers, and its log weights of some data.
 
-    The log weights depend on constants of the programs that are no parameters. They are rounded,
-    because the last digits depend on the number of threads.
+    The log weights also depend on constants that are not parameters. They are rounded, because
+    their last digits depend on the number of threads.
     """
     programs, structure = (sampler.model, sampler.guide), sampler.structure
     own = [t for m in modules(*programs).values() for t in m.state_dict().values()]

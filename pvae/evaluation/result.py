@@ -31,49 +31,49 @@ _META = [name for name in _TYPES if name not in _ARRAYS]
 class Evaluation(Known):
     """Bounds on log p(x) and their diagnostics, in nats; arrays are over the N data.
 
-    Where the guide gives a point there is no bound: the bounds and all diagnostics of weights are
+    If the guide gives a point, there is no bound: the bounds and all diagnostics of weights are
     NaN or empty, `num_samples` is 0, and `findings["code"]` has log p(x, z) at the point.
 
     Attributes:
         elbo: The ELBO by Monte Carlo, [N].
-        elbo_analytic: The ELBO with the KL of every site that allows it in closed form, [N];
-            None where no site does.
+        elbo_analytic: The ELBO with the KL in closed form for every site that has one, [N]; None
+            if no site has one.
         log_px: The importance-weighted bound at `num_samples`, [N].
         log_px_se: Its Monte Carlo standard error (delta method), [N].
         psis: The Pareto-smoothed estimate of log p(x), [N]; not a bound.
-        cubo: The χ² indication from above, [N]; NaN where k̂ > ¼. No certificate.
+        cubo: The χ² indication from above, [N]; NaN if k̂ > ¼. Not a certified bound.
         khat: Pareto k̂, [N].
         ess: Effective sample size, [N].
-        kl: KL(q(z|x) ‖ p(z)), summed over sites, by the samples, [N]: the rate.
+        kl: The rate, KL(q(z|x) ‖ p(z)) summed over sites, from the samples, [N].
         reconstruction: E_q[log p(x|z)], [N]: minus the distortion; the ELBO is
             reconstruction - kl.
-        zero_weights: Share of weights that are zero, [N].
+        zero_weights: Share of the weights that are zero, [N].
         bounds: For each K, the bound L_K averaged over all blocks of K samples, [N].
         bounds_se: For each K, its Monte Carlo standard error, [N].
-        jvi: For order 1 each K above 1, for order 2 the largest K up to 500 and the largest:
-            the jackknife-debiased estimate, [N]; not a bound.
+        jvi: The jackknife-debiased estimate, [N], by order and K: for order 1 each K above 1, for
+            order 2 the largest K up to 500 and the largest. Not a bound.
         rows: The rows of the data that were evaluated, [N]; None for all of them.
-        sites: For each latent site its mean `kl` (`closed_form` or by the samples), the number
-            of `active_units`, and for each dimension `kl_dims` and `variance` of the posterior
+        sites: For each latent site its mean `kl` (in `closed_form` or from the samples), the number
+            of `active_units`, and for each dimension `kl_dims` and the `variance` of the posterior
             mean over the data.
         num_samples: K, samples for each datum.
-        seed: Seed of the draws.
-        khat_threshold: The k̂ up to which `num_samples` samples are enough.
+        seed: Seed of the samples.
+        khat_threshold: The largest k̂ for which `num_samples` samples are enough.
         model: Name of the model.
         guide: Name of the guide.
-        data: `name`, `observation` and `hash` of the data; where they are discretised also
-            `dims` and `levels`.
+        data: `name`, `observation` and `hash` of the data; `dims` and `levels` if x is discrete
+            or dequantised.
         strategy: How the samples were computed: `"plate"`, `"tile"` or `"loop"`.
-        caveat: Why these numbers are not likelihoods, else `None`.
-        exact: Whether nothing was sampled, so that `log_px` is exact.
+        caveat: Why these numbers are not likelihoods; None if they are.
+        exact: Whether nothing was sampled, which makes `log_px` exact.
         findings: What each estimator found, by its name: `"prior"`, `"ais_prior"`, `"ais_guide"`,
             `"bdmc"`, `"quadrature"`, `"gap"`, `"surgery"`; `"code"` for a guide that gives a
-            point. A finding whose class is not imported is kept as an `Unread`, without a row.
+            point. A finding whose class is not imported is an `Unread`, without a row.
         missing: Why an estimator failed or does not apply, by its name; also why there are no
             `"details"` of the bounds or no `"bits_per_dim"`.
         settings: The options of each finding.
         key: A hash of the pair, the data, the seed and the numbers of samples.
-        verdict: In words, what was checked and what was not.
+        verdict: What was checked and what was not, in words.
     """
 
     verdict: str = field(init=False)
@@ -84,7 +84,7 @@ class Evaluation(Known):
     def summary(self) -> dict[str, Any]:
         """Returns the keys of `evaluation.json`: means per datum and standard errors, in nats.
 
-        `se` is the standard error over the data (sd / √N); `None` where a number is undefined.
+        `se` is the standard error over the data (sd / √N); None if a number is undefined.
         """
         return summarise(self, self.verdict)
 
@@ -127,7 +127,7 @@ class Evaluation(Known):
         """Returns an ArviZ DataTree.
 
         The group `evaluation` holds the arrays over `datum` (with `bound_num_samples` and
-        `jvi_order` where there are several), and under it each finding has a group.
+        `jvi_order` for several), and each finding has its own group.
         """
         import xarray
 
@@ -150,14 +150,14 @@ class Evaluation(Known):
         meta = json.dumps({name: getattr(self, name) for name in _META})
         attrs = {"units": "nats", "created_by": "pvae", "meta": meta}
         groups = {"/evaluation": xarray.Dataset(arrays, coords=coords, attrs=attrs)}
-        # A group's coordinates would have to be those of its parent.
+        # Siblings, because a child group must share the coordinates of its parent.
         groups |= {f"/{name}": found.to_dataset() for name, found in self.findings.items()}
         return xarray.DataTree.from_dict(groups)
 
     def to_elpd(self) -> Any:
         """Returns log p(x) and k̂ of each datum as ArviZ's ELPDData, for `az.plot_khat`.
 
-        It has no number of effective parameters, and its k̂ are those of the bounds, not of
+        It has no effective number of parameters, and its k̂ belongs to the bounds, not to
         leave-one-out cross-validation.
 
         Raises:
@@ -165,8 +165,8 @@ class Evaluation(Known):
         """
         if not self.bounds:
             raise PvaeError(
-                "The guide gives a point, so there is no bound on log p(x) and no k̂. What is known "
-                "at the code is in findings['code']; evaluate(..., estimators=[AIS()]) estimates "
+                "The guide gives a point, so there is no bound on log p(x) and no k̂. The terms at "
+                "the code are in findings['code']; evaluate(..., estimators=[AIS()]) estimates "
                 "log p(x)."
             )
         import xarray
@@ -190,24 +190,24 @@ class Evaluation(Known):
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> "Evaluation":
-        """Reads what `save` wrote.
+        """Reads an evaluation that `save` wrote.
 
         Raises:
-            PvaeError: If there is no evaluation, it is half done, or it is damaged.
+            PvaeError: If there is no evaluation, or if it is half done or damaged.
         """
         import xarray
 
         path = Path(folder) / "evaluation.nc"
         if not path.exists():
             if Path(folder).is_file():
-                raise PvaeError(f"{folder} is a file; give its folder, {Path(folder).parent}.")
+                raise PvaeError(f"{folder} is a file. Give its folder, {Path(folder).parent}.")
             done = half_done(folder)
             if done is not None:
                 raise PvaeError(
-                    f"The evaluation of {folder} is half done ({done} blocks are kept); "
-                    f"`pvae evaluate {folder}` with the same options goes on with it."
+                    f"The evaluation of {folder} is half done ({done} blocks are kept). "
+                    f"`pvae evaluate {folder}` with the same options continues it."
                 )
-            raise PvaeError(f"{path} does not exist; `pvae evaluate {folder}` makes it.")
+            raise PvaeError(f"{path} does not exist. `pvae evaluate {folder}` makes it.")
         try:
             with xarray.open_datatree(path, engine="netcdf4") as tree:
                 groups = {name: node.to_dataset().load() for name, node in tree.children.items()}
@@ -225,13 +225,13 @@ class Evaluation(Known):
                     }
                     for order, row in zip(data["jvi_order"].values, data["jvi"].values, strict=True)
                 }
-            find_estimators()  # their files have the classes of the findings
+            find_estimators()  # imports the classes of the findings
             findings = {name: finding_of(group) for name, group in groups.items()}
             return cls(**arrays, **meta, findings=findings)
         except PermissionError as error:
             raise PvaeError(f"{path} cannot be read: {error.strerror}.") from error
         except (OSError, KeyError, ValueError, TypeError) as error:
             raise PvaeError(
-                f"{path} is damaged or not this version's ({first_line(error)}); "
-                f"`pvae evaluate {folder}` writes it anew."
+                f"{path} is damaged or from another version ({first_line(error)}). "
+                f"`pvae evaluate {folder}` writes it again."
             ) from error

@@ -77,7 +77,7 @@ def _cubo(e: Known) -> dict[str, Any] | None:
 
 
 def _bits_per_dim(e: Known) -> dict[str, float | None] | None:
-    r"""Bits for each dimension of x, where it takes one of `levels` values.
+    r"""Returns the bits per dimension of x, if x takes one of `levels` values.
 
     Discrete x has a probability, and :math:`-\log p(x) / (D \ln 2)` bits. Dequantised x has a
     density on the unit cube, whose cells are :math:`1 / \mathrm{levels}` wide, so that

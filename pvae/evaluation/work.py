@@ -32,7 +32,7 @@ Arrays = dict[str, np.ndarray]
 
 
 class Work:
-    """Computes each block of an evaluation once, also if the process is killed in between.
+    """Computes each block of an evaluation once, even if the process is killed meanwhile.
 
     A block's result is a few arrays. With a folder, each result is cached on disk and reused
     while `key` matches. Inside the context no other process can use the folder. Under `torchrun`
@@ -48,7 +48,7 @@ class Work:
         rank: This process's number.
         world: How many processes share the work.
         key: A hash of `key`.
-        settings: What the blocks of the next `map` depend on beside the key.
+        settings: The values that the next `map` depends on beside the key.
         whole: Whether all data are one block, for a pair that only runs with all of them.
     """
 
@@ -66,14 +66,14 @@ class Work:
         self._used: list[Path] = []
         self._lock = contextlib.ExitStack()
         if self.world > 1 and not dist.is_initialized():
-            # One process may wait for another for as long as a block of its takes.
+            # A process waits for the others as long as their blocks take.
             try:
                 dist.init_process_group("gloo", timeout=datetime.timedelta(days=7))
             except (ValueError, RuntimeError) as error:
                 raise PvaeError(
-                    f"RANK and WORLD_SIZE say that there are {self.world} processes, but they "
-                    f"cannot be reached ({first_line(error)}). Start them with `torchrun`, or "
-                    "unset both variables to work alone."
+                    f"RANK and WORLD_SIZE announce {self.world} processes, but they cannot be "
+                    f"reached ({first_line(error)}). Start them with `torchrun`, or unset both "
+                    "variables to work alone."
                 ) from error
 
     def __enter__(self) -> "Work":
@@ -95,11 +95,13 @@ class Work:
                 self._lock.enter_context(locked(self._folder.parent))
                 old, kept = _key(self._folder), half_done(self._folder.parent)
                 if old is not None and old != self.key:
-                    print("the half-done evaluation was of another pair, data or settings: anew")
+                    print(
+                        "the half-done evaluation is of another pair or other data: starting again"
+                    )
                 elif kept:
                     print(
                         f"the evaluation of {self._folder.parent} is half done: {kept} blocks are "
-                        "kept, and taken where the options are the same"
+                        "kept, and used if their options are the same"
                     )
                 if old != self.key:
                     shutil.rmtree(self._folder, ignore_errors=True)
@@ -124,11 +126,11 @@ class Work:
 
         Args:
             name: Names the files and the progress bar.
-            blocks: The blocks; their lengths are for the progress bar.
+            blocks: The blocks; the progress bar uses their lengths.
             compute: Maps a block to arrays that depend on the block alone.
 
         Raises:
-            PvaeError: Whatever a block raised, in any process.
+            PvaeError: The first error of a block, in every process.
         """
         if self.whole:
             blocks = [np.concatenate(blocks)]
@@ -162,13 +164,13 @@ class Work:
         return [results[i] for i in range(len(blocks))]
 
     def ticks(self, number: int) -> Callable[[], None]:
-        """Returns a function that moves the progress bar through the current block in N calls."""
+        """Returns a function whose N calls move the progress bar through the current block."""
         bar, size, before = self._bar, self._block, self._bar.n
         calls = itertools.count(1)
         return lambda: bar.update(before + size * next(calls) // max(1, number) - bar.n)
 
     def saved(self) -> None:
-        """Deletes the cached blocks of all maps so far; their content is saved elsewhere."""
+        """Deletes the cached blocks of all maps so far, once their content is saved elsewhere."""
         if self.rank == 0:
             for path in self._used:
                 path.unlink(missing_ok=True)
@@ -193,7 +195,7 @@ class Work:
             with np.load(path, allow_pickle=False) as arrays:
                 return {key: arrays[key] for key in arrays.files}
         except (OSError, ValueError, zipfile.BadZipFile, EOFError):
-            return None  # damaged: computed anew
+            return None  # damaged: it is computed again
 
     def _write(self, path: Path | None, arrays: Arrays) -> None:
         if path is not None:
@@ -202,7 +204,7 @@ class Work:
 
 
 def _raise(problems: list[str | None], own: Exception | None = None) -> None:
-    """Raises in every process the first error of any."""
+    """Raises the first error of any process in every process."""
     for problem in filter(None, problems):
         known = problem.startswith("PvaeError: ")
         error = PvaeError(problem.removeprefix("PvaeError: ")) if known else RuntimeError(problem)
@@ -210,7 +212,7 @@ def _raise(problems: list[str | None], own: Exception | None = None) -> None:
 
 
 def _same_everywhere(everyone: list[dict[str, str]]) -> None:
-    """Raises in every process if they were not asked for the same evaluation."""
+    """Raises in every process if their pair, data or options differ."""
     first = everyone[0]
     names = [name for name in first if any(part.get(name) != first[name] for part in everyone)]
     if names:
@@ -218,8 +220,8 @@ def _same_everywhere(everyone: list[dict[str, str]]) -> None:
         raise PvaeError(
             f"The {len(everyone)} processes (WORLD_SIZE) do not evaluate the same: process "
             f"{', '.join(others)} has another {' and another '.join(names)} than process 0. They "
-            "share one evaluation out, so give all of them the same pair, data and options; for "
-            "several evaluations at once unset RANK and WORLD_SIZE."
+            "share one evaluation, so give all of them the same pair, data and options. For "
+            "several evaluations at once, unset RANK and WORLD_SIZE."
         )
 
 
@@ -241,7 +243,7 @@ def fingerprint(tensors: Sequence[Tensor]) -> str:
     """Returns a hash of the values of tensors."""
     digest = hashlib.sha256()
     for tensor in tensors:
-        if is_lazy(tensor):  # it has not been used
+        if is_lazy(tensor):  # no values yet
             continue
         digest.update(f"{list(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
@@ -249,12 +251,12 @@ def fingerprint(tensors: Sequence[Tensor]) -> str:
 
 
 def in_blocks(positions: np.ndarray, size: int) -> list[np.ndarray]:
-    """Cuts positions of data into blocks; the cuts depend on nothing else."""
+    """Cuts positions of data into blocks, which depend on the positions and the size only."""
     return [positions[i : i + size] for i in range(0, len(positions), size)]
 
 
 class Whole:
-    """Data that are always observed as a whole, for a pair that only runs with all of them.
+    """Data that are always observed together, for a pair that runs only with all of them.
 
     Args:
         part: N data.
@@ -262,7 +264,7 @@ class Whole:
         guide: The guide, for the message.
 
     Raises:
-        PvaeError: If these are not all of them.
+        PvaeError: If N differs from `size`.
     """
 
     def __init__(self, part: Split | TensorSplit, size: int, guide: Program) -> None:
@@ -278,16 +280,16 @@ class Whole:
         return len(self._part)
 
     def observe(self, index: slice | Tensor) -> tuple[Tensor, ...]:
-        """Returns all data, whatever was asked for."""
+        """Returns all data, whatever the index."""
         return self._part.observe(slice(0, len(self)))
 
 
 def take(
     part: Split | TensorSplit, positions: np.ndarray, device: torch.device
 ) -> tuple[Tensor, ...]:
-    """Returns a batch: the data at these positions, on a device."""
+    """Returns the data at these positions as a batch on a device."""
     first, last = int(positions[0]), int(positions[-1]) + 1
     rows = slice(first, last) if last - first == len(positions) else torch.from_numpy(positions)
     batch = (tensor.to(device) for tensor in part.observe(rows))
-    # What was made in inference mode knows no gradients.
+    # Tensors made in inference mode cannot take part in gradients.
     return tuple(tensor.clone() if tensor.is_inference() else tensor for tensor in batch)
