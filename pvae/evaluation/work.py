@@ -96,7 +96,7 @@ class Work:
                 old, kept = _key(self._folder), half_done(self._folder.parent)
                 if old is not None and old != self.key:
                     print(
-                        "the half-done evaluation is of another pair or other data: starting again"
+                        "the half-done evaluation has another pair, data or options: starting again"
                     )
                 elif kept:
                     print(
