@@ -165,8 +165,8 @@ def _facts(
     held = getattr(parts, "validation", None)
     config = config or {}
     facts = {
-        "model sizes": _sizes(config.get("model")),
-        "guide sizes": _sizes(config.get("guide")),
+        "model arguments": _arguments(config.get("model")),
+        "guide arguments": _arguments(config.get("guide")),
         "observation": evaluation.data.get("observation"),
         "one x": text.shape(subject.event) if subject.size else None,
         "training data": text.count(len(parts.train)) if parts else None,
@@ -180,14 +180,14 @@ def _facts(
     return [(name, str(value)) for name, value in facts.items() if value is not None]
 
 
-def _sizes(part: Any) -> str | None:
+def _arguments(part: Any) -> str | None:
     """Returns the arguments of a model or a guide, except the data's shape."""
     given = part.get("init_args") if isinstance(part, dict) else None
-    sizes = [
+    values = [
         f"{name} {value}" for name, value in (given or {}).items()
         if value is not None and name != "event_shape" and not isinstance(value, dict)
     ]  # fmt: skip
-    return ", ".join(sizes) or None
+    return ", ".join(values) or None
 
 
 def _training(history: list[dict[str, Any]], what: str) -> Panel | None:
