@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pvae import predictive
+import pvae.predictive as predictive
 from pvae.errors import PvaeError
 from pvae.pair import (
     Program,
@@ -22,7 +22,6 @@ from pvae.pair import (
     trace_guide,
     trace_model,
 )
-from pvae.predictive import Probes, Traversal
 
 __all__ = ["Subject"]
 
@@ -124,7 +123,7 @@ class Subject:
         """The number of the guide's latent sites."""
         return len(self.encode(slice(0, 1)))
 
-    def probe(self) -> Probes:
+    def probe(self) -> predictive.Probes:
         """Returns how well the classes can be read from the codes."""
         return predictive.probe(self.guide, self.data)
 
@@ -135,7 +134,7 @@ class Subject:
         shaped = self._shaped(x.flatten(0, 1))
         return shaped.reshape(-1, steps, *shaped.shape[1:])
 
-    def traverse(self, steps: int) -> Traversal:
+    def traverse(self, steps: int) -> predictive.Traversal:
         """Returns the first datum's code as its dimensions move, x an array shaped as the data."""
         found = predictive.traverse(
             self.model, self.guide, self._part, steps=steps, shown=self.site
