@@ -20,7 +20,7 @@ from pvae.distributions import (
     support_of,
 )
 from pvae.errors import PvaeError
-from pvae.pair.measures import other_mask, other_measure
+from pvae.pair.measures import in_words, other_mask, other_measure
 from pvae.pair.parameters import quiet
 from pvae.pair.program import Program
 from pvae.pair.structure import base_distribution, kind_of
@@ -121,7 +121,7 @@ def check_observed(
         )
     raise PvaeError(
         f"Site {name!r}: observed values between {low:g} and {high:g} lie outside the support "
-        f"({_named(support)}) of {kind_of(fn)}{at}. Rescale or binarise the data, or choose a "
+        f"({in_words(support)}) of {kind_of(fn)}{at}. Rescale or binarise the data, or choose a "
         "likelihood whose support contains them."
     )
 
@@ -235,8 +235,8 @@ def _datum(found: Tensor, site: dict[str, Any], first: int) -> str:
     for frame in site["cond_indep_stack"]:
         if frame.vectorized and found.ndim >= -frame.dim and found.shape[frame.dim] > 1:
             rows = found.movedim(frame.dim, 0).reshape(found.shape[frame.dim], -1).any(1)
-            return f", the first of them datum {first + int(rows.nonzero()[0])}"
-    return f", datum {first}" if first else ""
+            return f", first in datum {first + int(rows.nonzero()[0])}"
+    return f", in datum {first}" if first else ""
 
 
 def _same_question(a: dict[str, Any], b: dict[str, Any]) -> bool:
@@ -253,8 +253,3 @@ def _same_bounds(a: Any, b: Any) -> bool:
         else not isinstance(x, Tensor) or (isinstance(y, Tensor) and torch.equal(x, y))
         for x, y in pairs
     )  # fmt: skip
-
-
-def _named(support: Any) -> str:
-    text = str(support)
-    return text if len(text) < 60 and "tensor" not in text else type(support).__name__.strip("_")

@@ -153,7 +153,7 @@ class _Call(NamedTuple):
 
     Attributes:
         names: The fields.
-        by_position: Whether they may be handed over by position.
+        by_position: Whether they may be passed by position.
         has_room: Whether an argument that could take another field is left at None.
         guessed: An optional argument that receives what look like labels, by position.
     """

@@ -15,6 +15,7 @@ from pvae.pair.traces import latent_sites
 __all__ = [
     "GLOBAL",
     "gives_a_point",
+    "in_words",
     "other_mask",
     "other_measure",
     "outside_draws",
@@ -85,10 +86,18 @@ def outside_draws(name: str, ours: dict[str, Any], theirs: dict[str, Any]) -> st
         return None
     return (
         f"Site {name!r}: the guide's {kind_of(fn)} draws outside the support of the model's "
-        f"{kind_of(theirs['fn'])} ({support_of(theirs['fn'])}): {100 * share:.0f} % of its "
-        "samples. Their weights are zero, and the ELBO is -inf. Give the guide a distribution of "
-        "the same support, or transform its samples to it (TransformedDistribution)."
+        f"{kind_of(theirs['fn'])} ({in_words(support_of(theirs['fn']))}): {100 * share:.0f} % of "
+        "its samples. Their weights are zero, and the ELBO is -inf. Give the guide a distribution "
+        "of the same support, or transform its samples to it (TransformedDistribution)."
     )
+
+
+def in_words(support: Any) -> str:
+    """Returns what to call a support in a message: its bounds, or its kind."""
+    while hasattr(support, "base_constraint"):
+        support = support.base_constraint
+    text = str(support)
+    return text if len(text) < 60 and "tensor" not in text else type(support).__name__.strip("_")
 
 
 def gives_a_point(structure: Structure) -> bool:

@@ -34,6 +34,11 @@ def check_match(model: Program, guide: Program, guide_trace: Trace, model_trace:
             f"Site {both[0]!r} is observed in the model and sampled in the guide, but a guide "
             f"samples only the model's latent sites. {known} Remove {both[0]!r} from the guide."
         )
+    if not observed:
+        raise PvaeError(
+            f"The model {name_of(model)} observes nothing. {known} Pass obs=x to the pyro.sample "
+            "of the data."
+        )
     only_guide = [
         n for n, s in in_guide.items() if n not in in_model and not s["infer"].get("is_auxiliary")
     ]
@@ -44,16 +49,9 @@ def check_match(model: Program, guide: Program, guide_trace: Trace, model_trace:
             parts.append(f"the guide samples {listed(only_guide)}, which the model does not have")
         if only_model:
             parts.append(f"the model samples {listed(only_model)}, which the guide does not have")
-        if not observed:
-            parts.append("the model observes nothing (pass obs=x to the data's pyro.sample)")
         raise PvaeError(
-            f"The sites of model and guide do not match: {' and '.join(parts)}. {known} Give both "
+            f"The sites of model and guide do not match: {', and '.join(parts)}. {known} Give both "
             "programs latent sites of the same names."
-        )
-    if not observed:
-        raise PvaeError(
-            f"The model {name_of(model)} observes nothing (sites: {listed(in_model)}). Pass obs=x "
-            "to the pyro.sample of the data."
         )
     for name, site in in_guide.items():
         if name in in_model:
@@ -63,10 +61,9 @@ def check_match(model: Program, guide: Program, guide_trace: Trace, model_trace:
         value = site["value"].shape[site["value"].ndim - len(event) :]
         if value != event and site["value"].numel():
             raise PvaeError(
-                f"Site {name!r}: the observed value has shape {tuple(site['value'].shape)}. Its "
-                f"last {len(event)} dimensions, {tuple(value)}, are not the event shape "
-                f"{tuple(event)} of the model's {kind_of(site['fn'])}. Reshape the data, or the "
-                "parameters of the distribution."
+                f"Site {name!r}: the observed value of shape {tuple(site['value'].shape)} ends in "
+                f"{tuple(value)}, but the model's {kind_of(site['fn'])} has event shape "
+                f"{tuple(event)}. Reshape the data, or the parameters of the distribution."
             )
 
 
@@ -122,9 +119,9 @@ def _check_plates(where: str, fn: Any, stack: Any, shape: torch.Size) -> None:
         if size > 1 and dim not in plates:
             raise PvaeError(
                 f"{where}: its {kind_of(fn)} has batch shape {tuple(shape)}, but there is no plate "
-                f"at dim {dim}, of size {size} (plates here: {here}). If this dimension is part of "
-                "one datum, write .to_event(n), which makes the last n dimensions the event. If it "
-                f'counts the data, put the site in pyro.plate("data", len(x), dim={dim}).'
+                f"at dim {dim}, of size {size} (the site is in {here}). If this dimension is part "
+                "of one datum, write .to_event(n), which makes the last n dimensions the event. If "
+                f'it counts the data, put the site in pyro.plate("data", len(x), dim={dim}).'
             )
         if size > 1 and plates[dim] not in (-1, size):
             raise PvaeError(

@@ -113,9 +113,10 @@ class Inspection:
         for role, trace in traces:
             for name, site in sample_sites(trace).items():
                 fn, what = site["fn"], "observed " if site["is_observed"] else ""
+                plates = plates_in_words(site["cond_indep_stack"])
                 lines.append(
-                    f"{role}: {what}{name} ~ {kind_of(fn)}, event {tuple(fn.event_shape)}, plates "
-                    f"{plates_in_words(site['cond_indep_stack'])}"
+                    f"{role}: {what}{name} ~ {kind_of(fn)}, event {tuple(fn.event_shape)}, "
+                    f"{'plates ' * (plates != 'no plate')}{plates}"
                 )
         return "\n".join(lines)
 

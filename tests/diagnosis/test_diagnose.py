@@ -266,8 +266,8 @@ def test_data_of_ones_own(here, capsys):
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        (["VAE"], "a pair is two programs"),
-        (["VAE", "MeanField", "third"], "a pair is two programs"),
+        (["VAE"], "A pair has two programs"),
+        (["VAE", "MeanField", "third"], "A pair has two programs"),
         (["--out", "x"], "There is no option --out: a check writes nothing"),
         (["--resume=x"], "There is no option --resume"),
         (["--epochs", "3"], "There is no option --epochs"),

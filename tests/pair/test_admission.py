@@ -1,4 +1,4 @@
-"""All data are looked at, not the first of them; masks are those of handlers and distributions."""
+"""All data are checked, not only the first ones; masks of handlers and distributions count."""
 
 import math
 import warnings

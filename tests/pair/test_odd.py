@@ -78,7 +78,7 @@ def test_a_tensor_without_dense_values_is_one_message_everywhere(kind, monkeypat
     make, words = ODD[kind]
     x = make()
     for name, call in _calls(*_pair(), x).items():
-        if name == "step" and kind in ("freed", "wide view"):  # it is not looked at beforehand
+        if name == "step" and kind in ("freed", "wide view"):  # a step does not check it first
             continue
         with pytest.raises(PvaeError, match=words):
             call()

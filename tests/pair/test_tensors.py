@@ -1,4 +1,4 @@
-"""TensorSplit: a pair's own arguments, used as they are."""
+"""TensorSplit: a pair's own arguments, used unchanged."""
 
 import numpy as np
 import pytest
