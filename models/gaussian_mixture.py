@@ -152,7 +152,8 @@ class GaussianMixture(PyroModule):
         flat = self._flat(x)
         if len(flat) < self.num_components:
             raise PvaeError(
-                f"num_components={self.num_components} is larger than the data ({len(flat)})."
+                f"num_components={self.num_components} is larger than the data ({len(flat)}): give "
+                f"at most {len(flat)}."
             )
         some = torch.randperm(len(flat), device=flat.device)[: self.num_components]
         spread = flat.std(0).clamp(min=1e-3)

@@ -118,13 +118,12 @@ def restore_pair(model: Program, guide: Program, state: dict[str, Any], where: s
 
 def _of_today(saved: dict[str, Any], ours: Collection[str]) -> dict[str, Any]:
     """Returns the state of an older checkpoint with the names and values of today's models."""
-    named = {}
+    named, missing = {}, set(ours) - saved.keys()
     for name, value in saved.items():
         owner, dot, last = name.rpartition(".")
-        new = f"{owner}{dot}head.{last}"
-        if last in _IN_HEAD and new in ours and new not in saved:
+        if last in _IN_HEAD and (new := f"{owner}{dot}head.{last}") in missing:
             name = new
-        elif last == "logits" and (new := f"{owner}{dot}before_softplus") in ours:
+        elif last == "logits" and (new := f"{owner}{dot}before_softplus") in missing:
             name, value = new, SoftplusTransform().inv(value.sigmoid())  # pseudo-inputs of counts
         named[name] = value
     return named
