@@ -15,7 +15,7 @@ _SIDE = 32
 _FONTS = {"sans": "DejaVuSans", "serif": "DejaVuSerif", "mono": "DejaVuSansMono"}
 _SIZES = {"small": 14, "medium": 18, "large": 22}  # points
 _SHIFTS = (-5, -2, 2, 5)  # pixels from the centre
-_ROOM = 5  # pixels around the picture, of which a shift takes some in
+_ROOM = 5  # pixels around the image, for shifts
 
 FACTORS: dict[str, tuple[str, ...]] = {
     "letter": tuple(string.ascii_lowercase),
@@ -53,7 +53,7 @@ def draw() -> dict[str, Tensor]:
 
     Returns:
         `x`, ink, uint8 [N, 1, 32, 32]; `y`, the letter, int64 [N]; `factors`, int64 [N, 7]; and
-        `caption`, int64 [N, 6], which names all factors except the place.
+        `caption`, int64 [N, 6], which names all factors except x and y.
     """
     sizes = [len(values) for values in FACTORS.values()]
     factors = torch.cartesian_prod(*map(torch.arange, sizes))
@@ -79,7 +79,7 @@ def draw() -> dict[str, Tensor]:
 
 
 def _letter(letter: str, family: str, weight: str, slant: str, size: int) -> np.ndarray:
-    """Draws a letter in the centre, with room around the picture."""
+    """Draws a letter in the centre of an image with `_ROOM` pixels more on each side."""
     import matplotlib
     from PIL import Image, ImageDraw, ImageFont
 

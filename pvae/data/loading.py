@@ -88,7 +88,7 @@ def load(
     name, found = _find(source, root, levels, observation)
     observation = observation or found.observation
     _check(name, found, observation, labels)
-    # What is known about the images of a named dataset is given together with the labels.
+    # Batches of a named dataset hold its other fields only together with the labels.
     aside = found.train.keys() - {"x"} if name in names() else ()
 
     batch = tuple(field for field in found.train if labels or field not in ("y", *aside))

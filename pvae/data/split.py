@@ -10,7 +10,6 @@ from functools import cached_property
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from pvae.data import storage
 from pvae.data.observation import observe
@@ -267,26 +266,10 @@ class Split:
         self, batch_size: int, index: Tensor | None, device: torch.device
     ) -> Iterator[tuple[Tensor, ...]]:
         index = torch.arange(len(self), device=self.device) if index is None else index
-        loader = DataLoader(
-            _Minibatches(self),
-            sampler=index.split(batch_size),
-            batch_size=None,
-            pin_memory=device.type == "cuda" and self.device.type == "cpu",
-            # Without its own generator, a loader draws a seed from the global one, and streamed
-            # training would differ from training in memory.
-            generator=torch.Generator(),
-        )
-        # A non-blocking copy to the CPU could be read before it is complete.
-        free = device.type == "cuda"
-        for stored in loader:
-            yield self._observed(tuple(a.to(device, non_blocking=free) for a in stored))
-
-
-class _Minibatches(Dataset):
-    """Stored minibatches by their index tensors."""
-
-    def __init__(self, part: Split) -> None:
-        self.part = part
-
-    def __getitem__(self, index: Tensor) -> tuple[Tensor, ...]:
-        return self.part._take(index)
+        # A copy to the CPU has to block: it could be read before it is complete.
+        to_gpu = device.type == "cuda"
+        for rows in index.split(batch_size):
+            stored = self._take(rows)
+            if to_gpu and self.device.type == "cpu":
+                stored = tuple(a.pin_memory() for a in stored)
+            yield self._observed(tuple(a.to(device, non_blocking=to_gpu) for a in stored))

@@ -88,14 +88,14 @@ def evaluate(
         num_samples: K, samples for each datum; L_K is reported for K = 1, 5, 50, 500, 5000
             below it, and for K itself. Or an increasing list of all these K.
         num_data: Number of data that are evaluated, drawn at random, the same for every seed;
-            None for all.
+            by default all.
         estimators: What to compute beside the bounds: estimators from `pvae.estimators`, such as
             `AIS(100)` and `Gap(50)`, or your own. None means naive Monte Carlo from the prior and
             the ELBO surgery.
         seed: Seed of the samples.
-        strategy: See `pvae.log_weights`.
+        strategy: How samples are laid out: see `pvae.log_weights`.
         plate: Name of the batch plate, if it is ambiguous.
-        memory: MiB for the weights and activations of a chunk of samples; None is 64 on the CPU
+        memory: MiB for the weights and activations of a chunk of samples; by default 64 on a CPU
             and 4096 on a GPU. Gradients (AIS, gaps) have their own chunks.
         device: `"auto"` (the GPU if there is one), `"cpu"`, `"cuda"`, …
         out: The run folder that the evaluation is saved in. Finished blocks are kept there until
