@@ -1,7 +1,6 @@
 """Seeds, and the state of the global random generators."""
 
 import contextlib
-import operator
 import random
 from collections.abc import Iterator
 from typing import Any
@@ -11,6 +10,7 @@ import pyro
 import torch
 
 from pvae.errors import PvaeError
+from pvae.runtime.numbers import whole
 
 __all__ = [
     "check_seed",
@@ -56,12 +56,11 @@ def check_seed(seed: int) -> int:
     Raises:
         PvaeError: The seed is not an integer from 0 to 2^32 - 1.
     """
-    try:
-        if 0 <= operator.index(seed) < 2**32:
-            return operator.index(seed)
-    except TypeError:
-        pass
-    raise PvaeError(f"seed={seed!r} is not valid: give an integer from 0 to {2**32 - 1:,}.")
+    why = f"give an integer from 0 to {2**32 - 1:,}"
+    found = whole("seed", seed, 0, why)
+    if found >= 2**32:
+        raise PvaeError(f"seed={seed!r} is not valid: {why}.")
+    return found
 
 
 def random_state() -> dict[str, Any]:

@@ -10,7 +10,7 @@ from pvae.cli import main
 from pvae.cli.folder import RUN_FILES
 
 
-def test_evaluate_and_report_remake_what_they_make(run, finished, capsys):
+def test_evaluate_and_report_make_their_files_again(run, finished, capsys):
     (run / "evaluation.json").unlink()
     (run / "evaluation.nc").unlink()
     (run / "report.html").unlink()
@@ -27,7 +27,7 @@ def test_evaluate_and_report_remake_what_they_make(run, finished, capsys):
 
 
 @pytest.mark.parametrize("command", ["evaluate", "report"])
-def test_a_run_without_a_checkpoint_says_what_makes_it(run, capsys, command):
+def test_a_run_without_a_checkpoint_names_the_command_that_makes_it(run, capsys, command):
     (run / "checkpoint.pt").unlink()
     assert main([command, str(run)]) == 1
     assert f"`pvae train --resume {run}` makes it" in capsys.readouterr().err
@@ -46,7 +46,7 @@ def test_an_evaluation_is_added_to_from_the_shell(here, capsys):
     assert (here / "a" / "evaluation.nc").stat().st_mtime_ns > before
     assert main(["report", "a"]) == 0
     assert "AIS from the prior" in (here / "a" / "report.html").read_text()
-    # It is added to as it is: without being told again of how many samples it is, or of AIS.
+    # The number of samples and AIS need not be given again.
     quick = ["--num_temperatures", "3", "--num_chains", "2", "--num_leapfrog", "1"]
     asked = ["--quadrature", "true", "--bdmc", "2", "--gap", "2", "--memory", "1", *quick]
     with pytest.warns(UserWarning, match="Quadrature was left out") as said:  # three dimensions
@@ -57,7 +57,7 @@ def test_an_evaluation_is_added_to_from_the_shell(here, capsys):
     assert set(found.findings) >= {"ais_prior", "bdmc", "gap", "prior", "surgery"}
     assert found.settings["bdmc"]["num_leapfrog"] == 1
     assert len(found.findings["ais_prior"]) == 3
-    # The config repeats all of it.
+    # The config has all of these options.
     config = yaml.safe_load((here / "a" / "config.yaml").read_text())
     assert (config["ais"], config["bdmc"], config["gap"], config["num_chains"]) == (3, 2, 2, 2)
     assert (config["seed"], config["num_samples"]) == (0, [3, 20])
@@ -67,7 +67,7 @@ def test_an_evaluation_is_added_to_from_the_shell(here, capsys):
     assert yaml.safe_load((here / "a" / "config.yaml").read_text())["seed"] == 0  # the training's
 
 
-def test_what_was_killed_is_gone_on_with_though_something_older_is_there(here, monkeypatch):
+def test_a_killed_evaluation_continues_although_an_older_one_exists(here, monkeypatch):
     from pvae.evaluation.work import Work, half_done
 
     assert main(["run", *SMALL, *QUICK, "--out", "a", "--num_samples", "[3, 20]"]) == 0
@@ -90,7 +90,7 @@ def test_what_was_killed_is_gone_on_with_though_something_older_is_there(here, m
     assert half_done("a") is None
 
 
-def test_numbers_that_make_no_sense_are_refused_before_anything_is_done(here, capsys):
+def test_wrong_numbers_are_refused_before_anything_is_written(here, capsys):
     assert main(["train", *SMALL, *QUICK, "--out", "a"]) == 0
     before = (here / "a" / "config.yaml").read_bytes()
     capsys.readouterr()

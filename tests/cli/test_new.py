@@ -1,4 +1,4 @@
-"""`pvae new` writes a pair that runs as it is, and that the README changes by hand."""
+"""`pvae new` writes a pair that runs without changes, and that the README edits."""
 
 import os
 import re
@@ -43,7 +43,7 @@ def test_the_commands_that_new_names_run(here, capsys):
 
 
 @pytest.mark.parametrize("name", ["3d", "my-vae", "", "class", "a.b", "../up"])
-def test_a_name_that_is_none(name, here):
+def test_a_name_that_is_not_an_identifier(name, here):
     with pytest.raises(PvaeError, match="not a Python identifier"):
         new(name)
     assert not [*here.iterdir()]

@@ -1,4 +1,4 @@
-"""The shell with pairs as public programs have them: methods of one class, or of one object."""
+"""The shell with pairs that are methods of one class or of one object, as in public programs."""
 
 import pytest
 import torch

@@ -63,7 +63,7 @@ def test_a_users_file_and_a_process_that_has_not_seen_it(here):
 
 def test_a_users_functions_repeat_too(here):
     (here / "pair.py").write_text(PAIR)
-    # In processes of their own: the file draws its networks when it is run, which is once.
+    # In separate processes, because a process runs the file, which draws its networks, only once.
     for out in ("a", "b"):
         argv = ["run", "--model", "pair.py:model", "--guide", "pair.py:guide", *QUICK]
         done = shell(*argv, "--out", out)
@@ -72,7 +72,7 @@ def test_a_users_functions_repeat_too(here):
     assert numbers(here / "a") == numbers(here / "b")
 
 
-def test_a_folder_with_a_run_is_kept_unless_told(run, capsys):
+def test_a_folder_with_a_run_is_kept_without_overwrite(run, capsys):
     (run / "notes.txt").write_text("mine")
     before = stored(run)
     assert main(["train", *SMALL, *QUICK, "--out", str(run)]) == 1

@@ -1,4 +1,4 @@
-"""The shell's options for training: where a run starts from, empty words, wrong signs."""
+"""The shell's options for training: initial parameters, empty values, wrong signs."""
 
 import shutil
 
@@ -83,7 +83,7 @@ def test_a_killed_run_starts_from_the_same_parameters(here, monkeypatch, options
 @pytest.mark.parametrize(
     "option", ["--data", "--model", "--guide", "--out", "--config", "--resume"]
 )
-def test_an_empty_word_is_no_default(here, capsys, option):
+def test_an_empty_value_is_refused(here, capsys, option):
     for argv in ([option, ""], [f"{option}="]):
         assert main(["train", *QUICK, *argv]) == 2
         said = capsys.readouterr().err
@@ -93,7 +93,7 @@ def test_an_empty_word_is_no_default(here, capsys, option):
 
 
 @pytest.mark.parametrize("part", ["data", "model", "guide"])
-def test_an_empty_word_in_a_config_is_no_default(here, capsys, part):
+def test_an_empty_value_in_a_config_is_refused(here, capsys, part):
     (here / "my.yaml").write_text(f"{part}: ''\n")
     assert main(["train", *QUICK, "--config", "my.yaml"]) == 1
     assert f"{part}: a name, or a mapping with" in capsys.readouterr().err

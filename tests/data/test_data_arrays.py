@@ -1,4 +1,4 @@
-"""Users' arrays: which layouts and dtypes are taken, and what is said about the others."""
+"""Users' arrays: which layouts and dtypes are allowed, and the errors for the others."""
 
 import numpy as np
 import pytest

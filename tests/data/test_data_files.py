@@ -1,4 +1,4 @@
-""".npy, .npz and .pt files: whole, truncated, damaged, and out to run code."""
+""".npy, .npz and .pt files: complete, truncated, damaged, and malicious."""
 
 import os
 import pickle

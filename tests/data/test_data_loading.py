@@ -1,4 +1,4 @@
-"""load(): splits, seeds, labels, defaults, and what it says about bad arguments."""
+"""load(): splits, seeds, labels, defaults, and the errors for wrong arguments."""
 
 import numpy as np
 import pytest

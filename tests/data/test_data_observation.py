@@ -1,4 +1,4 @@
-"""observe(): the laws of each observation, and that draws stay what they were."""
+"""observe(): the distribution of each observation, and reproducible draws."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""torchvision's datasets: real MNIST where it is found, small files in their layouts elsewhere."""
+"""torchvision's datasets: the real MNIST if it is found, and small files in each layout."""
 
 import gzip
 import hashlib

@@ -1,4 +1,4 @@
-"""A run folder that was written before likelihoods were heads: parameters have the names of then.
+"""A run folder from before likelihoods were heads: its parameters have the old names.
 
 The folder was made by `pvae run --epochs 2 --model.latent_dim 2 --guide.latent_dim 2
 --model.hidden_dims "[4]" --guide.hidden_dims "[4]" --model.likelihood gaussian

@@ -1,8 +1,8 @@
-"""A run folder that was written when pvae's files lay flat: its class paths are those of then.
+"""A run folder from before pvae had subpackages: it has the old class paths.
 
 The folder was made by `pvae run --epochs 2 --model.latent_dim 2 --guide.latent_dim 2
 --model.hidden_dims "[8]" --guide.hidden_dims "[8]" --loss IWAE_ELBO --loss.num_particles 3
---num_samples 100`, the commit before the rooms.
+--num_samples 100` at the commit before the subpackages.
 """
 
 import json

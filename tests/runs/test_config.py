@@ -1,4 +1,4 @@
-"""Names to programs, configs to pairs, and config.yaml there and back."""
+"""Names become programs, configs become pairs, and config.yaml is written and read."""
 
 import pickle
 import sys

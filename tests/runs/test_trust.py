@@ -1,4 +1,4 @@
-"""What a config from elsewhere may name, and that nothing else of it is ever run."""
+"""What an untrusted config may name, and that it runs no other code."""
 
 import os
 
@@ -117,7 +117,7 @@ def test_what_the_library_has_needs_no_trust():
     }
     check_trust(config, "here")
     assert trusted(config)
-    check_trust({"optim": "torch.optim.Adamm"}, "here")  # what there is not is said elsewhere
+    check_trust({"optim": "torch.optim.Adamm"}, "here")  # the import reports unknown names
     for name in dir(pvae.models):
         if name in pvae.models.__all__:
             check_trust(f"pvae.models.{name}", "here")
@@ -157,7 +157,8 @@ def test_yaml_that_is_no_config_is_one_message(here, text, capsys):
 @pytest.mark.parametrize(
     "odd",
     [
-        {"seed": "x"}, {"seed": -1}, {"seed": None}, {"model": 3}, {"model": {"class_path": [1]}},
+        {"seed": "x"}, {"seed": -1}, {"seed": None}, {"seed": True}, {"model": 3},
+        {"model": {"class_path": [1]}},
         {"guide": {"class_path": "pvae.guides.MeanField", "init_args": [1]}}, {"data": "digits"},
     ],
 )  # fmt: skip

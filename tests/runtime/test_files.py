@@ -1,4 +1,4 @@
-"""Files are whole or not there, and one process at a time writes into a folder."""
+"""Files are complete or missing, and one process at a time writes into a folder."""
 
 import contextlib
 import errno
@@ -80,7 +80,7 @@ def test_what_the_system_said_is_found_where_a_library_hides_it(tmp_path):
 
 @pytest.fixture
 def too_small():
-    """A disk that takes files of 8 KiB, as far as this process sees."""
+    """Limits the files of this process to 8 KiB."""
     before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.getsignal(signal.SIGXFSZ)
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (8192, before[1]))
@@ -119,7 +119,7 @@ def test_a_disk_that_is_full_is_one_message_whatever_is_written(what, tmp_path, 
 
 @contextlib.contextmanager
 def _process(code, *args):
-    """Another process, from when it has said something."""
+    """Another process, after it has printed a line."""
     process = subprocess.Popen(
         [sys.executable, "-c", code, *args],
         stdin=subprocess.PIPE,
@@ -194,7 +194,7 @@ def test_nothing_is_removed_where_nothing_can_be_locked(tmp_path, monkeypatch):
 
 
 def take_in_a_thread(folder):
-    """What another thread is told that takes the folder."""
+    """Returns what another thread gets when it locks the folder: "taken" or the error."""
     said = []
 
     def take():
@@ -212,7 +212,7 @@ def take_in_a_thread(folder):
 
 @pytest.fixture
 def windows(monkeypatch):
-    """Locks as Windows has them: of the bytes at a file's position, which nobody else may touch."""
+    """Locks as on Windows: of the bytes at a file's position, which no other process may touch."""
     taken, unlink = {}, Path.unlink
 
     def is_open(file, inode):
@@ -259,7 +259,7 @@ def test_a_folder_is_one_threads(tmp_path):
 
 
 def test_a_lock_file_that_its_holder_removes_meanwhile_locks_nothing(tmp_path, monkeypatch):
-    # Opened, then removed by the holder that is done: two processes would hold two files.
+    # The holder removes the file after it was opened here: two processes would hold two files.
     path, first = tmp_path / LOCK, []
     real = os.open
 

@@ -1,4 +1,4 @@
-"""How far products are rounded, and what a comparison of compiled steps makes of it."""
+"""The precision of products, and how the comparison of compiled steps uses it."""
 
 import contextlib
 
@@ -14,7 +14,7 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 @contextlib.contextmanager
 def _told(cudnn=None, matmul=None, cpu=None, old=None):
-    """Tells torch's backends, and puts back what was told before."""
+    """Sets the precision of torch's backends, and restores it."""
     backends = torch.backends
     places = [backends.cudnn.conv, backends.cudnn.rnn, backends.cuda.matmul]
     places += [backends.mkldnn.conv, backends.mkldnn.rnn, backends.mkldnn.matmul]
@@ -58,7 +58,7 @@ def test_what_torch_is_told(told, products, device, expected):
 
 
 def _off_by(error, network, monkeypatch):
-    """Whether steps are compiled whose gradients are that far from the eager ones."""
+    """Whether steps are compiled if their gradients differ from the eager ones by `error`."""
 
     def compile(program, inputs, options):
         def run(*tensors):
