@@ -6,7 +6,6 @@ import re
 import warnings
 
 import numpy as np
-import pyro
 import pyro.distributions as dist
 import pytest
 import torch
@@ -244,7 +243,6 @@ def test_numbers_among_the_arguments_are_sent_to_the_device(uncompiled):
 
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_third_party_programs_take_nothing_out(name):
-    pyro.clear_param_store()
     model, guide, batch, _ = PROGRAMS[name]()
     _, device = record(lambda: [Trace_ELBO().differentiable_loss(model, guide, *batch)], batch)
     assert device == torch.device("cpu")

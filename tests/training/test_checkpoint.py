@@ -114,7 +114,6 @@ def test_a_checkpoint_is_plain_containers(run):
 
 
 def test_closures_and_their_params_come_back_with_constraints(tmp_path):
-    pyro.clear_param_store()
     model, guide, batch, exact = PROGRAMS["global_param"](seed=3)
     pvae.fit(model, guide, batch, epochs=5, batch_size=16, lr=0.05, out=tmp_path, progress=False)
     before = exact(*batch)
@@ -125,7 +124,6 @@ def test_closures_and_their_params_come_back_with_constraints(tmp_path):
     assert pyro.param("noise_3").item() == pytest.approx(value)
     torch.testing.assert_close(exact(*batch), before)
     assert pyro.get_param_store()._constraints["noise_3"] is constraints.positive
-    pyro.clear_param_store()
 
 
 @pytest.mark.parametrize(

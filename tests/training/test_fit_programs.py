@@ -164,7 +164,6 @@ def test_a_guide_with_a_place_for_each_row_is_warned_of(make):
     with pytest.warns(UserWarning, match="shared by all minibatches"):
         fitted = fit(model, guide, X[:52], batch_size=13)
     assert len(fitted.history) == 2
-    pyro.clear_param_store()
 
 
 class Indexed(PyroModule):

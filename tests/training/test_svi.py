@@ -49,7 +49,6 @@ def test_evaluate_loss_changes_nothing():
 
 
 def test_parameters_that_appear_later_are_taken_up():
-    pyro.clear_param_store()
     calls = []
 
     def model(x):
@@ -64,7 +63,6 @@ def test_parameters_that_appear_later_are_taken_up():
         svi.step(torch.ones(4))
     assert set(svi.own.parameters) == {"a", "b"}
     assert pyro.param("b").item() != 0
-    pyro.clear_param_store()
 
 
 def test_a_pair_without_parameters_is_said():
@@ -119,4 +117,3 @@ def test_keyword_arguments_reach_both_programs_also_when_a_loss_is_not_finite():
     said = "log density of site 'x' in the model"
     with pyro.validation_enabled(False), pytest.raises(PvaeError, match=said):
         svi.step(torch.zeros(4), bias=float("nan"))
-    pyro.clear_param_store()
