@@ -18,10 +18,10 @@ def _shared(inspection: Inspection) -> list[str]:
     model, guide, size = inspection.model, inspection.guide, inspection.size
     half = tuple(t[: size // 2] for t in inspection.batch)
     cure = (
-        "A guide that keeps parameters for the rows of a minibatch, as Pyro's AutoGuides do, uses "
-        "them for every minibatch, though its rows are other data each time. Let the guide compute "
-        "them from x (pvae.guides.MeanField), or keep them for all data and pass the index of each "
-        "datum."
+        "Parameters that a guide keeps for the rows of a minibatch, as Pyro's AutoGuides do, are "
+        "shared by all minibatches, though their rows are other data each time. Let the guide "
+        "compute them from x (pvae.guides.MeanField), or keep them for all data and pass the index "
+        "of each datum."
     )
     try:
         dim = inspection.dim

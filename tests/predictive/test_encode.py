@@ -341,7 +341,7 @@ def test_encoding_says_what_it_cannot_take():
     with pytest.raises(PvaeError, match=r"'w' of the guide guide has shape \(3,\) for 297 data"):
         pvae.encode(guide, data.test)
     assert pvae.encode(guide, torch.zeros(7, 2))["w"].shape == (3,)
-    with pytest.raises(PvaeError, match=r"one tensor or more, .* holds ndarray"):
+    with pytest.raises(PvaeError, match=r"no tensor with a dimension; it holds ndarray"):
         pvae.encode(guide, np.zeros((3, 2)))
 
 
