@@ -125,7 +125,7 @@ def compare(evaluations: Mapping[str, Evaluation]) -> Comparison:
             guide=evaluation.guide,
             num_samples=evaluation.num_samples,
             khat_threshold=evaluation.khat_threshold,
-            above_threshold=0.0 if evaluation.exact else above,
+            above_threshold=0.0 if evaluation.constant else above,
             log_px=_bound(evaluation.bounds[shared[-1]], runs[0].log_px if runs else None),
             elbo=_bound(evaluation.elbo, runs[0].elbo if runs else None),
         )

@@ -141,7 +141,7 @@ class Estimator(abc.ABC):
 
     def suggested(self, known: Known) -> bool:
         """Returns whether a report without its finding suggests its `hint`."""
-        return bool(self.hint) and not known.exact
+        return bool(self.hint) and not known.constant
 
     def plan(self, asked: Sequence["Estimator"], task: Task) -> "list[Estimator]":
         """Returns the estimators to run: itself and those that it needs; none to leave it out.

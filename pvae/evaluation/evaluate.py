@@ -33,7 +33,7 @@ from pvae.evaluation.plan import (
 from pvae.evaluation.result import Evaluation
 from pvae.evaluation.work import Whole, Work, take
 from pvae.importance import Sampler, Strategy
-from pvae.pair import Program, alone, check_data, given, inspect, move, name_of
+from pvae.pair import Program, alone, check_data, given, gives_one_code, inspect, move, name_of
 from pvae.runtime import check_seed, default_device, find_device, own_random_state
 
 __all__ = ["evaluate"]
@@ -150,6 +150,8 @@ def evaluate(
         if code:
             drawn_by = prior_of(model, guide)
             found = inspect(model, drawn_by, *batch, plate=plate)
+        one_code, asked_ks = gives_one_code(found.structure), ks
+        ks = [1] if one_code else ks  # log w is the same for every sample
         sampler = Sampler(found, strategy=strategy, memory=memory)
         if sampler.bound:  # all data together, or not at all
             part = Whole(part, len(batch[0]), guide)
@@ -167,7 +169,7 @@ def evaluate(
         key = {
             "pair": pair,
             "data": described["hash"],
-            "num_samples": ks,
+            "num_samples": [] if code else asked_ks,
             "seed": seed,
             "device": place.type,
         }
@@ -184,6 +186,8 @@ def evaluate(
                 _say_time(plan, task, batch)
             if result is None:
                 columns = from_code(task, guide) if code else from_weights(task, ks)
+                if one_code:
+                    columns["bounds"] = dict.fromkeys(asked_ks, columns["elbo"])
                 if no_bits:
                     columns["missing"] = columns.get("missing", {}) | {"bits_per_dim": no_bits}
                 result = Evaluation(
@@ -197,6 +201,7 @@ def evaluate(
                     rows=rows,
                     strategy=sampler.strategy,
                     caveat=structure.caveat or caveat,
+                    one_code=one_code,
                     exact=not set(structure.latent) - set(structure.enumerated),
                     key=work.key,
                 )

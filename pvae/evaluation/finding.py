@@ -39,6 +39,7 @@ class Known:
     strategy: str
     caveat: str | None = None
     exact: bool = False
+    one_code: bool = False
     elbo_analytic: np.ndarray | None = None
     psis: np.ndarray | None = None
     cubo: np.ndarray | None = None
@@ -52,6 +53,11 @@ class Known:
 
     def __len__(self) -> int:
         return len(self.elbo)
+
+    @property
+    def constant(self) -> bool:
+        """Whether log w is the same for every sample, and so L_K for every K."""
+        return self.exact or self.one_code
 
     @property
     def code(self) -> bool:

@@ -66,6 +66,8 @@ class Evaluation(Known):
         strategy: How the samples were computed: `"plate"`, `"tile"` or `"loop"`.
         caveat: Why these numbers are not likelihoods; None if they are.
         exact: Whether nothing was sampled, which makes `log_px` exact.
+        one_code: Whether the guide gives one discrete code z(x) for each datum. Every bound is then
+            log p(x, z(x)), and `num_samples` is 1.
         findings: What each estimator found, by its name: `"prior"`, `"ais_prior"`, `"ais_guide"`,
             `"bdmc"`, `"quadrature"`, `"gap"`, `"surgery"`; `"code"` for a guide that gives a
             point. A finding whose class is not imported is an `Unread`, without a row.

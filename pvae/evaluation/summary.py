@@ -30,7 +30,7 @@ def summarise(e: Known, verdict: str) -> dict[str, Any]:
             {
                 "num_samples": k,
                 **mean_and_se(values),
-                "unused_samples": e.num_samples % k,
+                "unused_samples": 0 if e.one_code else e.num_samples % k,
                 "monte_carlo_se": se_of_mean(e.bounds_se.get(k)),
             }
             for k, values in e.bounds.items()
@@ -57,6 +57,7 @@ def summarise(e: Known, verdict: str) -> dict[str, Any]:
         "sites": e.sites,
         "strategy": e.strategy,
         "exact": e.exact,
+        "one_code": e.one_code,
         "not_a_likelihood": e.caveat,
         "bits_per_dim": _bits_per_dim(e),
         "verdict": verdict,
@@ -107,13 +108,13 @@ def tabulate(e: Known, summary: dict[str, Any]) -> str:
             ("‖x − E[x|z]‖²", code["squared_error"], "squared error, summed over x; not in nats"),
         ]
     else:
-        rows.append(("ELBO", summary["elbo"], ""))
+        rows.append(("ELBO", summary["elbo"], "log p(x, z(x))" if e.one_code else ""))
     if summary["elbo_analytic"]:
         rows.append(("ELBO, KL in closed form", summary["elbo_analytic"], ""))
-    for row in summary["log_px"]:
+    for row in [] if e.one_code else summary["log_px"]:
         unused = f"{row['unused_samples']} samples left over" if row["unused_samples"] else ""
         rows.append((f"L_{row['num_samples']}", row, "exact" if e.exact else unused))
-    if not e.exact:
+    if not e.constant:
         last: dict[int, dict[str, Any]] = {row["order"]: row for row in summary["jvi"]}
         rows += [
             (f"JVI-{order}, K = {row['num_samples']}", row, "an estimate, not a bound")
@@ -128,12 +129,13 @@ def tabulate(e: Known, summary: dict[str, Any]) -> str:
             some = f"{row['num_data']} data, " if row["num_data"] < len(e) else ""
             if code:
                 some = f"log p(x), {row['num_data']} data"
-            beside = "" if above is None else f"{above:+.2f} on L_{e.num_samples} of the same data"
+            bound = "the bound" if e.one_code else f"L_{e.num_samples}"
+            beside = "" if above is None else f"{above:+.2f} on {bound} of the same data"
             rows.append((found.label or found.title, row, f"{some}{beside}".removesuffix(", ")))
     width = max(len(name) for name, *_ in rows) + 2
     lines = [
         f"{e.model} with {e.guide} on {e.data['name']} ({e.data['observation']}, "
-        f"{len(e)} data{'' if code else f', {e.num_samples} samples each'})",
+        f"{len(e)} data{'' if code or e.one_code else f', {e.num_samples} samples each'})",
         f"{'' if code else 'bound':<{width}}{'mean':>12}{'± se':>10}   {label}",
     ]
     lines += [
@@ -151,7 +153,8 @@ def _details(e: Known, summary: dict[str, Any]) -> list[str]:
     if not e.code:
         shown = [f"{name} {show(summary[key])}" for name, key in
                  (("reconstruction", "reconstruction"), ("KL", "kl"))]  # fmt: skip
-        terms = [*shown, *terms, f"median ESS {show(summary['ess']['median'])}"]
+        ess = [] if e.one_code else [f"median ESS {show(summary['ess']['median'])}"]
+        terms = [*shown, *terms, *ess]
     lines = [", ".join(terms)]
     if above is not None:
         unknown = summary["khat"]["unknown"]

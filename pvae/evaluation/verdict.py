@@ -24,6 +24,13 @@ def verdict(known: Known) -> str:
             "Nothing was sampled: every latent site is summed out, or there is none, so these "
             "values of log p(x) are exact."
         )
+    if known.one_code:
+        only = (
+            f"{known.guide} gives one code z(x) for each datum, so every bound is log p(x, z(x)): "
+            "a lower bound on log p(x), which more samples do not raise. It is loose where other "
+            "codes explain x as well."
+        )
+        return " ".join([only, *said])
     tails, low = _tails(known.khat, known.khat_threshold, known.num_samples)
     if low and "ais_prior" not in known.findings:
         said.append(

@@ -15,6 +15,7 @@ from pvae.pair.inspect import inspect
 from pvae.pair.measures import (
     GLOBAL,
     gives_a_point,
+    gives_one_code,
     refuse_other_measure,
     refuse_unbounded,
 )
@@ -79,6 +80,7 @@ __all__ = [
     "from_library",
     "given",
     "gives_a_point",
+    "gives_one_code",
     "in_free_memory",
     "in_words",
     "inspect",

@@ -15,6 +15,7 @@ from pvae.pair.traces import latent_sites
 __all__ = [
     "GLOBAL",
     "gives_a_point",
+    "gives_one_code",
     "in_words",
     "other_mask",
     "other_measure",
@@ -101,13 +102,25 @@ def in_words(support: Any) -> str:
 
 
 def gives_a_point(structure: Structure) -> bool:
-    """Whether the guide gives a point: every latent site is a Delta, and none is auxiliary."""
+    """Whether the guide gives a point: every latent site is a Delta, and none is auxiliary.
+
+    A Delta on a discrete site is no such point: it has probability one.
+    """
+    return _all_deltas(structure, discrete=False)
+
+
+def gives_one_code(structure: Structure) -> bool:
+    """Whether the guide gives one value of discrete sites: every latent site is a Delta on one."""
+    return _all_deltas(structure, discrete=True)
+
+
+def _all_deltas(structure: Structure, discrete: bool) -> bool:
     latent = latent_sites(structure.guide_trace)
     in_model = latent_sites(structure.model_trace)
     return bool(latent) and all(
         name in in_model
         and isinstance(base_distribution(site["fn"]), Delta)
-        and not is_discrete(in_model[name]["fn"])
+        and is_discrete(in_model[name]["fn"]) == discrete
         for name, site in latent.items()
     )
 

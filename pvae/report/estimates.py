@@ -48,11 +48,14 @@ def bounds(evaluation: Evaluation, summary: dict[str, Any]) -> list[Row]:
     e = evaluation
     # If the guide enumerates no site, the ELBO is L_1.
     same = 1 in e.bounds and np.allclose(e.elbo, e.bounds[1], equal_nan=True)
-    error = summary["log_px"][0]["monte_carlo_se"] if same and not e.exact else None
+    error = summary["log_px"][0]["monte_carlo_se"] if same and not e.constant else None
     rows = [Row("ELBO", "", _mean(e.elbo), summary["elbo"]["se"], error=error)]
     if e.elbo_analytic is not None:
         note = "the same bound, with the KL in closed form if there is one"
         rows.append(Row("ELBO", note, _mean(e.elbo_analytic), summary["elbo_analytic"]["se"]))
+    if e.one_code:
+        return [Row("ELBO", "log p(x, z(x)) at the guide's code", _mean(e.elbo),
+                    summary["elbo"]["se"])]  # fmt: skip
     if e.exact:
         # L_K is the same for every K.
         return [*rows, Row("log p(x)", "exact: nothing was sampled", _mean(e.log_px),
@@ -77,7 +80,7 @@ def at_code(evaluation: Evaluation, summary: dict[str, Any]) -> list[Row]:
 def estimates(evaluation: Evaluation, summary: dict[str, Any]) -> list[Row]:
     """Returns the rows of the estimates that are not bounds."""
     e, rows = evaluation, []
-    if not e.exact:
+    if not e.constant:
         for order, found in e.jvi.items():
             k = max(found, default=0)
             if k:
@@ -94,7 +97,7 @@ def estimates(evaluation: Evaluation, summary: dict[str, Any]) -> list[Row]:
                 Row(found.title, found.note(own), own["mean"], own["se"],
                     size=size, above=own["above_log_px"])
             )  # fmt: skip
-    if e.cubo is not None and not e.exact:
+    if e.cubo is not None and not e.constant:
         rows.append(_from_above(e, e.cubo))
     return rows
 
@@ -153,7 +156,7 @@ def bits(evaluation: Evaluation, summary: dict[str, Any]) -> str | None:
     if found is None:
         return None
     e, dims = evaluation, text.count(evaluation.data["dims"])
-    by = "" if e.exact else f" by the bound at K = {text.count(e.num_samples)}"
+    by = "" if e.constant else f" by the bound at K = {text.count(e.num_samples)}"
     words = (
         f"In bits per dimension (fewer are better): {text.number(found['log_px'], 4)}{by} and "
         f"{text.number(found['elbo'], 4)} by the ELBO. That is −log p(x) / (D ln 2) for D = {dims}"
@@ -169,7 +172,7 @@ def bits(evaluation: Evaluation, summary: dict[str, Any]) -> str | None:
 
 def against_k(evaluation: Evaluation, summary: dict[str, Any]) -> Panel | None:
     """Draws the mean bound against K, and the estimates that are of all data."""
-    if evaluation.exact:
+    if evaluation.constant:
         return HIDDEN
     marks, levels = _beside(evaluation, summary)
     body, outside = charts.bounds(summary, marks, levels)

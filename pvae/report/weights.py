@@ -31,7 +31,7 @@ _SITES = 6
 
 def khat(evaluation: Evaluation) -> Panel | None:
     """Draws the histogram of k̂."""
-    if evaluation.exact:
+    if evaluation.constant:
         return HIDDEN
     values = np.asarray(evaluation.khat)
     without = []

@@ -47,10 +47,15 @@ def test_the_bound_is_log_p_of_x_and_its_code_and_lies_below_log_p():
     at_code = joint.gather(0, index[None])[0].double().numpy()
     log_w = pvae.log_weights(model, guide, x, num_samples=3)
     assert np.allclose(log_w.numpy(), at_code, atol=1e-4)
-    found = pvae.evaluate(model, guide, x, estimators=[], progress=False)
+    found = pvae.evaluate(model, guide, x, num_samples=[1, 9], estimators=[], progress=False)
     assert np.allclose(found.elbo, at_code, atol=1e-4)
     assert (found.elbo <= joint.logsumexp(0).double().numpy() + 1e-4).all()
-    assert found.findings == {}
+    assert found.one_code
+    assert found.num_samples == 1
+    assert all(np.array_equal(found.bounds[k], found.elbo) for k in (1, 9))
+    assert "every bound is log p(x, z(x))" in found.verdict
+    assert "k̂" not in found.verdict
+    assert not any(word in found.table() for word in ("L_1", "JVI", "PSIS", "samples each", "ESS"))
 
 
 def test_training_finds_codes_and_vectors_that_raise_the_bound():
@@ -85,6 +90,33 @@ def test_the_loss_is_that_of_the_paper():
     for module in (model, guide):
         for name, parameter in module.named_parameters():
             assert torch.allclose(found[name], parameter.grad, atol=1e-4), name
+
+
+def test_two_quantised_pairs_and_one_with_samples_are_compared():
+    digits = pvae.data.load("digits")
+    vae = models.VAE((1, 8, 8), 2), guides.MeanField((1, 8, 8), 2)
+    evaluations = {
+        name: pvae.evaluate(*each, digits, num_samples=5, estimators=[], progress=False)
+        for name, each in {"vq": pair((1, 8, 8)), "more": pair((1, 8, 8), 7), "vae": vae}.items()
+    }
+    found = pvae.compare(evaluations)
+    assert [run.above_threshold for run in found.runs[:2]] == [0.0, 0.0]
+    expected = (evaluations["vae"].bounds[5] - evaluations["vq"].elbo).mean()
+    assert found.runs[2].log_px.difference.mean == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_delta_whose_value_is_drawn_at_random_is_refused():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Categorical(torch.ones(3)))
+            pyro.sample("x", dist.Normal(z.float(), 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Delta(torch.randint(3, (len(x),))))
+
+    with pytest.raises(PvaeError, match="at each call"):
+        pvae.evaluate(model, guide, torch.randn(9), num_samples=20, progress=False)
 
 
 def test_evaluation_leaves_the_codebook_unchanged():
