@@ -11,7 +11,8 @@ from pvae.importance.log_weights import log_weights
 from pvae.importance.mixing import refuse_global
 from pvae.importance.particles import Particles
 from pvae.importance.sampler import Sampler, seed_unit
-from pvae.importance.terms import elbo_of, expect, log_terms, sum_out
+from pvae.importance.summed import expect, sum_out
+from pvae.importance.terms import elbo_of, log_terms
 
 __all__ = [
     "AnnealingPath",

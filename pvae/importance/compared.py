@@ -9,8 +9,8 @@ from pvae.importance.particles import Particles
 
 __all__ = ["FAILURES", "agree", "few", "rows_at", "terms_of"]
 
-FAILURES = (PvaeError, RuntimeError, IndexError, NotImplementedError)
-"""What a call raises that a program does not allow."""
+FAILURES = (PvaeError, RuntimeError, IndexError)
+"""What a program raises if it does not allow a call."""
 
 _FEW = 6
 

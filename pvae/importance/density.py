@@ -15,7 +15,7 @@ from torch.distributions.transforms import Transform
 from pvae.distributions import contains, is_discrete, is_image, peeled, pull_back, support_of
 from pvae.errors import PvaeError, first_line
 from pvae.importance.sampler import Sampler
-from pvae.importance.terms import sum_out
+from pvae.importance.summed import sum_out
 from pvae.pair import base_distribution, kind_of, latent_sites
 from pvae.runtime import Chunks, is_out_of_memory
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pvae.errors import PvaeError, first_line
-from pvae.importance.compared import agree, terms_of
+from pvae.importance.compared import FAILURES, agree, terms_of
 from pvae.importance.particles import Particles
 from pvae.pair import latent_sites, trace_of
 from pvae.runtime import is_out_of_memory
@@ -26,7 +26,7 @@ def find_enumeration_fault(
         together, trace = terms_of(parallel, batch, 1)
         names = parallel.structure.enumerated
         calls = math.prod(together[f"p({name})"].shape[-3 - i] for i, name in enumerate(names))
-    except (PvaeError, RuntimeError, IndexError) as error:
+    except FAILURES as error:
         if is_out_of_memory(error):
             raise
         failure = error
@@ -36,7 +36,7 @@ def find_enumeration_fault(
         failure = None
     try:
         apart, trace = terms_of(one_by_one, batch, 1)
-    except (PvaeError, RuntimeError, IndexError, NotImplementedError) as error:
+    except FAILURES as error:
         if failure is not None and not is_out_of_memory(error):
             raise failure from None
         return None
@@ -63,7 +63,7 @@ def broadcasts_given(parallel: Particles, one_by_one: Particles, batch: tuple[Te
         run = particles.model if role == "model" else particles.guide
         try:
             return particles.log_terms(run(batch, 1, rows), 1, size, observed=role == "model")
-        except (PvaeError, RuntimeError, IndexError, NotImplementedError) as error:
+        except FAILURES as error:
             if is_out_of_memory(error):
                 raise
             return None

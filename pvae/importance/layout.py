@@ -11,7 +11,7 @@ from pyro.poutine import Trace
 from torch import Tensor
 
 from pvae.errors import PvaeError, first_line
-from pvae.importance.compared import agree, few, rows_at, terms_of
+from pvae.importance.compared import FAILURES, agree, few, rows_at, terms_of
 from pvae.importance.enumerated import broadcasts_given, find_enumeration_fault
 from pvae.importance.jacobian import refuse_other_jacobian
 from pvae.importance.mixing import refuse_mixing
@@ -167,7 +167,7 @@ def find_fault(particles: Particles, single: Particles, batch: tuple[Tensor, ...
             for name, value in expected.items():
                 if not agree(terms[name].select(-2, k), value.select(-2, 0)):
                     return f"changes log {name}"
-    except (PvaeError, RuntimeError, IndexError) as error:
+    except FAILURES as error:
         if is_out_of_memory(error):
             raise
         return f"fails ({first_line(error.__cause__ or error)[:200]})"

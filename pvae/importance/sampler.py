@@ -13,7 +13,8 @@ from torch import Tensor
 from pvae.importance.chunks import ChunkedModel, bytes_per_row, fastest
 from pvae.importance.layout import Layout, Strategy, lay_out
 from pvae.importance.particles import Particles
-from pvae.importance.terms import Draws, add_up, sum_out
+from pvae.importance.summed import sum_out
+from pvae.importance.terms import Draws, add_up
 from pvae.pair import (
     Inspection,
     latent_sites,

@@ -1,7 +1,7 @@
 """Computes log weights from traces: the terms of each site, and their sum."""
 
 import math
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,13 +9,15 @@ import torch
 from pyro.distributions import Bernoulli, Independent, Normal
 from pyro.distributions.util import scale_and_mask
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from pvae.distributions import log_prob
 from pvae.errors import PvaeError, first_line
+from pvae.importance.summed import expect, sum_beyond, sum_out
 from pvae.pair import unmasked
 from pvae.runtime import is_out_of_memory
 
-__all__ = ["Draws", "add_up", "elbo_of", "expect", "log_terms", "sum_out"]
+__all__ = ["Draws", "add_up", "elbo_of", "log_terms"]
 
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
@@ -41,24 +43,13 @@ class Draws:
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "Draws":
         """Returns the draws with a function applied to each tensor."""
-        return Draws(
-            function(self.log_w),
-            function(self.elbo),
-            {name: function(value) for name, value in self.kl.items()},
-            function(self.rate),
-            {name: function(value) for name, value in self.means.items()},
-        )
+        return Draws(*(tree_map(function, part) for part in vars(self).values()))
 
     @staticmethod
     def cat(parts: list["Draws"]) -> "Draws":
         """Returns draws with the samples of all parts."""
-        return Draws(
-            torch.cat([part.log_w for part in parts]),
-            torch.cat([part.elbo for part in parts]),
-            {name: torch.cat([part.kl[name] for part in parts]) for name in parts[0].kl},
-            torch.cat([part.rate for part in parts]),
-            {name: torch.cat([part.means[name] for part in parts]) for name in parts[0].means},
-        )
+        first, *rest = (vars(part) for part in parts)
+        return Draws(**tree_map(lambda *tensors: torch.cat(tensors), first, *rest))
 
 
 def log_terms(
@@ -225,7 +216,7 @@ def add_up(
     for name, term in q.items():
         kl[name] = term
         if name in p:
-            kl[name] = term - sum(_beyond([p[name], *outside], len(inside)))
+            kl[name] = term - sum(sum_beyond([p[name], *outside], len(inside)))
         kl[name] = expect(inside, kl[name])
     if not inside:
         return Draws(log_w, log_w, kl, -sum_out(prior), means)
@@ -249,73 +240,5 @@ def _ratio(p: dict[str, Tensor], q: dict[str, Tensor], enumerated: tuple[str, ..
 
 def _expected(inside: list[Tensor], terms: list[Tensor]) -> Tensor:
     """E_q[log Σ exp Σ terms - log q], the sum over what only the model enumerates."""
-    terms = [*_beyond(terms, len(inside)), *(-term for term in inside)]
+    terms = [*sum_beyond(terms, len(inside)), *(-term for term in inside)]
     return sum(expect(inside, term) for term in terms)
-
-
-def _beyond(terms: list[Tensor], lead: int) -> list[Tensor]:
-    """Sums out the enumerated dimensions left of the last `lead` ones."""
-    axes = range(-max((term.ndim for term in terms), default=2), -2 - lead)
-    return [t.reshape(t.shape[-2 - lead :]) for t in eliminate(terms, axes)]
-
-
-def sum_out(terms: Iterable[Tensor]) -> Tensor:
-    """Returns the logsumexp of a sum of terms over their enumerated dimensions, [K, B]."""
-    return sum(_beyond(list(terms), 0))
-
-
-def eliminate(terms: list[Tensor], axes: Iterable[int]) -> list[Tensor]:
-    r"""Sums enumerated dimensions out of a sum of terms, one after the other.
-
-    .. math:: \log \sum_y \exp \sum_i t_i = \sum_j t'_j
-
-    A dimension is summed in those terms alone that have it; first comes the one that makes the
-    smallest tensor. A chain of T sites with S values then costs T S² in place of S^T.
-
-    Args:
-        terms: Tensors [*enumerated, K, B], aligned from the right, with size 1 where a term does
-            not depend on a site.
-        axes: Which dimensions, negative. They stay, with size 1.
-
-    Source: Obermeyer et al. 2019, *Tensor Variable Elimination for Plated Factor Graphs*.
-    """
-    left = set(axes)
-    while left:
-        with_axis = {a: [term for term in terms if _has(term, a)] for a in left}
-        sizes = {
-            a: math.prod(torch.broadcast_shapes(*(t.shape for t in found)))
-            for a, found in with_axis.items()
-        }
-        axis = min(sorted(left), key=sizes.get)
-        left.remove(axis)
-        if mine := with_axis[axis]:
-            rest = [term for term in terms if not _has(term, axis)]
-            terms = [*rest, sum(mine).logsumexp(axis, keepdim=True)]
-    return terms
-
-
-def expect(log_q: list[Tensor], value: Tensor) -> Tensor:
-    """Returns the mean of a value over the sites that the guide enumerates.
-
-    Args:
-        log_q: Log probabilities of these sites, [*enumerated, K, B].
-        value: [*further, *enumerated, K, B], where `further` needs all enumerated dimensions on
-            its right. What is infinite counts 0 where q is 0.
-
-    Returns:
-        Tensor [*further, K, B].
-    """
-    lead = max((term.ndim for term in log_q), default=2) - 2
-    axes = [axis for axis in range(-2 - lead, -2) if _has(value, axis)]
-    if axes:
-        others = set(range(-2 - lead, -2)) - set(axes)
-        log_q = sum(eliminate(log_q, others))
-        log_q, value = torch.broadcast_tensors(log_q, value)
-        product = torch.where(log_q.isneginf(), 0.0, log_q.exp() * value)
-        value = product.sum(axes, keepdim=True)
-    further = value.shape[: max(0, value.ndim - 2 - lead)]
-    return value.reshape(*further, *value.shape[-2:])
-
-
-def _has(term: Tensor, axis: int) -> bool:
-    return term.ndim >= -axis and term.shape[axis] > 1

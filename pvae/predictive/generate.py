@@ -1,34 +1,26 @@
 """Means of x given codes from the prior, from the guide or from the caller."""
 
-import contextlib
-import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-import torch
 from pyro import poutine
 from pyro.distributions import Unit
 from pyro.poutine import Trace
-from torch import Tensor, nn
+from torch import Tensor
 
-from pvae.errors import PvaeError, first_line
+from pvae.errors import PvaeError
 from pvae.pair import (
-    Bounded,
     Program,
     alone,
     base_distribution,
-    latent_sites,
     name_of,
     observed_sites,
     quiet,
-    runs_together,
     trace_model,
-    trace_of,
-    trace_program,
-    with_densities,
 )
 from pvae.predictive.at_means import AtMeans, given_to, place_of, trace_at_means
-from pvae.runtime import is_out_of_memory, own_random_state
+from pvae.predictive.without_data import drawn, one_label, run_without_data
+from pvae.runtime import own_random_state
 
 __all__ = ["decode", "generate", "prior_sites", "reconstruct"]
 
@@ -36,7 +28,7 @@ __all__ = ["decode", "generate", "prior_sites", "reconstruct"]
 def prior_sites(model: Program, *batch: Any) -> list[str]:
     """Returns the sites of a model in the order in which it draws them, the data last."""
     with quiet(model, model), own_random_state(0):
-        return list(_drawn(_run_without_data(model, 2, batch)))
+        return list(drawn(run_without_data(model, 2, batch)))
 
 
 @alone
@@ -70,7 +62,7 @@ def reconstruct(
         (model, guide), batch = given_to(batch, kwargs, model, guide)
         with quiet(model, guide):
             guide_trace = trace_at_means(guide, batch)
-            with _one_label(model, batch):
+            with one_label(model, batch):
                 trace = trace_model(model, guide_trace, *batch)
             return _mean_of(model, trace, site)
 
@@ -115,7 +107,7 @@ def generate(
     if size < 1:
         raise PvaeError(f"size={size}: at least one sample is needed.")
     with own_random_state(seed), quiet(model, model):
-        return _mean_of(model, _run_without_data(model, size, batch, kwargs), site, size)
+        return _mean_of(model, run_without_data(model, size, batch, kwargs), site, size)
 
 
 @alone
@@ -152,147 +144,13 @@ def decode(
     size, place = len(next(iter(latents.values()))), place_of(model)
     latents = {name: value.to(place or value.device) for name, value in latents.items()}
     with quiet(model, model), own_random_state(0), AtMeans(), poutine.condition(data=latents):
-        trace = _run_without_data(model, size, batch, kwargs)
+        trace = run_without_data(model, size, batch, kwargs)
     if unknown := [name for name in latents if name not in trace.nodes]:
         raise PvaeError(
             f"The model {name_of(model)} has no site {unknown[0]!r}; its sites are "
-            f"{', '.join([*_drawn(trace), *observed_sites(trace)])}."
+            f"{', '.join([*drawn(trace), *observed_sites(trace)])}."
         )
     return _mean_of(model, trace, site, size, given=set(latents))
-
-
-@contextlib.contextmanager
-def _one_label(model: Program, batch: tuple[Tensor, ...]) -> Iterator[None]:
-    """Explains why a model that only runs under enumeration has no mean."""
-    try:
-        yield
-    except PvaeError as error:
-        if _runs(model, batch) or not runs_together(model, batch):
-            raise
-        raise PvaeError(
-            f"The model {name_of(model)} runs for all values of its discrete sites at once only, "
-            "under enumeration, so that it has no mean for one of them. Let its networks take one "
-            "label for each datum too (a repeat by the number of labels does not); evaluation and "
-            f"training do without. With one label for each datum: {error}"
-        ) from error
-
-
-def _runs(model: Program, batch: tuple[Tensor, ...]) -> bool:
-    try:
-        trace_program("model", model, model, batch)
-    except PvaeError:
-        return False
-    return True
-
-
-def _run_without_data(
-    model: Program, size: int, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-) -> Trace:
-    """Runs a model on n data that it draws itself."""
-    try:
-        bounded = Bounded()(model)
-        return with_densities(poutine.trace(bounded).get_trace(size=size, **(kwargs or {})))
-    except Exception as error:
-        if is_out_of_memory(error):
-            raise
-        without = error
-    if not args and not kwargs:
-        return _run_on_stand_ins(model, size, without)
-    (bound,), batch = given_to(args, kwargs or {}, model)
-    rows = torch.arange(size, device=batch[0].device) % len(batch[0])
-    batch = tuple(tensor[rows.to(tensor.device)] for tensor in batch)
-    with _one_label(bound, batch):
-        trace = trace_program("model", model, poutine.uncondition(bound), batch)
-    _refuse_reading(model, bound, trace, batch)
-    return trace
-
-
-def _run_on_stand_ins(model: Program, size: int, without: Exception) -> Trace:
-    """Runs a model without its observations, on arguments that only tell n."""
-    forward = model.forward if isinstance(model, nn.Module) else model
-    try:
-        given = inspect.signature(forward).parameters.values()
-        count = sum(p.default is p.empty and p.kind < p.VAR_POSITIONAL for p in given)
-        stand_ins = [_StandIn.of(size) for _ in range(count)]
-        bounded = Bounded()(poutine.uncondition(model))
-        return poutine.trace(bounded).get_trace(*stand_ins)
-    except Exception as error:
-        if is_out_of_memory(error):
-            raise
-        raise PvaeError(
-            f"The model {name_of(model)} cannot generate: model(size=n) raised "
-            f"{type(without).__name__}: {first_line(without)}. Hand in some data after the size, "
-            "generate(model, n, x), to have its observations taken away; or give it x=None and "
-            "size as arguments."
-        ) from without
-
-
-class _StandIn(Tensor):
-    """A tensor that only tells its number of data; reading anything else fails."""
-
-    @classmethod
-    def of(cls, size: int) -> "_StandIn":
-        return torch.full((size,), torch.nan).as_subclass(cls)
-
-    @classmethod
-    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        known = Tensor.__len__, Tensor.shape.__get__, Tensor.device.__get__, Tensor.dtype.__get__
-        first = func == Tensor.size and args[1:] in ((), (0,))
-        if not first and func not in (*known, Tensor.new_zeros, Tensor.new_ones):
-            raise PvaeError("the model reads its arguments")
-        with torch._C.DisableTorchFunctionSubclass():
-            found = func(*args, **(kwargs or {}))
-        return _Sizes(len(args[0])) if isinstance(found, torch.Size) else found
-
-
-class _Sizes:
-    """The shape of a stand-in: only its first size is known."""
-
-    def __init__(self, first: int) -> None:
-        self._first = first
-
-    def __getitem__(self, index: Any) -> int:
-        if index != 0:
-            raise PvaeError("the model reads the shape of its arguments")
-        return self._first
-
-
-def _refuse_reading(
-    model: Program, bound: Program, trace: Trace, batch: tuple[Tensor, ...]
-) -> None:
-    """Raises a PvaeError if an observed site's density depends on the observed data.
-
-    Data from a model that reads what it observes are drawn one value after the other; with the
-    observation taken away it would still see the batch.
-    """
-    for name, site in _drawn(trace).items():
-        old = site["infer"].get("obs")
-        if not isinstance(old, Tensor) or not old.numel():
-            continue
-        other, value = list(batch), site["value"]
-        for i, tensor in enumerate(batch):
-            if tensor.numel() == old.numel() == value.numel() and torch.equal(
-                tensor.reshape(old.shape).to(old.dtype), old
-            ):
-                other[i] = value.reshape(tensor.shape).to(tensor.dtype)
-        if all(a is b for a, b in zip(other, batch, strict=True)):
-            continue
-        values = trace_of({n: s["value"] for n, s in _drawn(trace).items()})
-        replayed = poutine.replay(poutine.uncondition(bound), trace=values)
-        again = trace_program("model", model, replayed, tuple(other)).nodes[name]
-        ours, theirs = (n["fn"].log_prob(value) for n in (site, again))
-        if not torch.allclose(ours, theirs, 1e-3, 1e-3, equal_nan=True):
-            raise PvaeError(
-                f"The model {name_of(model)} cannot generate: the density of site {name!r} changes "
-                "with the data that it observes, as that of an autoregressive decoder does. Give "
-                "the model x=None and size as arguments, and let it draw one value after the other."
-            )
-
-
-def _drawn(trace: Trace) -> dict[str, dict[str, Any]]:
-    """Returns the sites that a model drew, without `pyro.deterministic` ones."""
-    sites = latent_sites(trace).items()
-    return {name: site for name, site in sites if not site["infer"].get("_deterministic")}
 
 
 def _mean_of(
@@ -303,7 +161,7 @@ def _mean_of(
     given: frozenset[str] | set[str] = frozenset(),
 ) -> Tensor:
     """Returns the mean of a site, or of the observed site with the most values."""
-    sites = {**_drawn(trace), **observed_sites(trace)}
+    sites = {**drawn(trace), **observed_sites(trace)}
     sites = {n: s for n, s in sites.items() if not isinstance(base_distribution(s["fn"]), Unit)}
     if site is not None:
         if site not in sites:

@@ -15,7 +15,8 @@ from torch import nn
 import pvae
 from pvae import PvaeError
 from pvae.importance.sampler import Sampler
-from pvae.importance.terms import add_up, sum_out
+from pvae.importance.summed import sum_out
+from pvae.importance.terms import add_up
 from pvae.pair import inspect
 from pvae.pair.traces import trace_of
 
