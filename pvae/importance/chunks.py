@@ -1,4 +1,4 @@
-"""The model's log densities for many samples, computed in chunks, compiled if that pays."""
+"""Computes the model's log densities for many samples in chunks, compiled if that is faster."""
 
 import math
 import time
@@ -24,9 +24,9 @@ class ChunkedModel:
 
     Args:
         particles: Runs the model with Pyro.
-        chunks: How many rows (samples times data) a chunk has.
-        compiled: The most samples of a compiled chunk, for batches of the first one's size; 0
-            does not compile.
+        chunks: Number of rows (samples times data) of a chunk.
+        compiled: Largest number of samples of a compiled chunk, for batches of the first one's
+            size; 0 does not compile.
 
     Attributes:
         chunks: As given.
@@ -63,7 +63,7 @@ class ChunkedModel:
         start: int,
         stop: int,
     ) -> dict[str, Tensor] | None:
-        # A graph has one number of samples: the last chunk takes some of the one before.
+        # A graph has a fixed number of samples: the last chunk repeats some of the one before.
         count = min(max(1, self.chunks.rows // graph.size), graph.most)
         first = max(0, stop - count)
         if first + count > num:
@@ -79,8 +79,8 @@ def fastest(
     """Returns the model that is fastest on a guide's draws.
 
     Args:
-        models: Chunks of several sizes. The first decides the numbers: one that gives other last
-            digits is not chosen.
+        models: Chunks of several sizes. A model whose numbers differ from the first one's, even in
+            the last digit, is not chosen.
         draws: Of the guide, `num` samples for each of B data.
         batch: B data.
         num: Number of samples.
@@ -95,7 +95,7 @@ def fastest(
         if best is None or (same and seconds < least):
             best, least = model, seconds
         if model.chunks.rows < rows or (model.compiled and model.compiled.why_not):
-            break  # memory is short; or nothing is compiled, and there is nothing to look for
+            break  # memory is short, or the model cannot be compiled
     return best
 
 
@@ -108,16 +108,16 @@ def _seconds(model: ChunkedModel, draws: Trace, batch: tuple[Tensor, ...], num: 
 
 
 class CompiledModel:
-    """Runs a model for chunks of one number of samples and one size of batch.
+    """Runs a model compiled, for chunks of one number of samples and one size of batch.
 
-    Fewer samples, smaller batches and models that cannot be recorded are for the caller.
-    The compiler fuses a likelihood with the sum over its event, so that of [K, B, *event] values
-    only the network's output is written to memory.
+    The caller runs other chunks, and models that cannot be recorded, eagerly. The compiler fuses a
+    likelihood with the sum over its event, so that of [K, B, *event] values only the network's
+    output is written to memory.
 
     Args:
         particles: Runs the model with Pyro.
         size: B, the size of the batches that are compiled.
-        most: The most samples of a chunk.
+        most: Largest number of samples of a chunk.
     """
 
     def __init__(self, particles: Particles, size: int, most: int) -> None:
@@ -130,7 +130,7 @@ class CompiledModel:
         self.why_not: str | None = None
 
     def terms(self, values: Trace, batch: tuple[Tensor, ...], num: int) -> dict[str, Tensor] | None:
-        """Returns the log density of each site, [*enumerated, num, B]; None where it cannot.
+        """Returns the log density of each site, [*enumerated, num, B]; None if it cannot.
 
         Args:
             values: The guide's draws.
@@ -141,10 +141,10 @@ class CompiledModel:
             return None
         latent = self._particles.structure.latent
         if any(hasattr(values.nodes[name]["value"], "_unquantize") for name in latent):
-            return self._give_up("a straight-through draw holds more than its value")
+            return self._give_up("a straight-through sample holds more than its value")
         inputs = [*(values.nodes[name]["value"] for name in latent), *batch]
         key = num, [(t.shape, t.stride(), t.dtype) for t in inputs]
-        if key != self._key:  # the first one, or chunks have become smaller for want of memory
+        if key != self._key:  # the first chunk, or memory was short and chunks are smaller now
             self._key = key
             self._record(values, batch, num, inputs)
         if self._graph is None:
@@ -187,7 +187,7 @@ class CompiledModel:
             kind = rounding(ours.dtype, self._products, ours.device)
             tolerance = _TOLERANCE.get(kind, 1e-2)
             if not torch.allclose(ours, expected[name], tolerance, 10 * tolerance, equal_nan=True):
-                return f"compiled, log {name} is another"
+                return f"compiled, log {name} differs"
         return None
 
     def _give_up(self, why: str) -> None:

@@ -16,7 +16,7 @@ _FEW = 6
 
 
 def few(size: int) -> Tensor:
-    """Returns positions of a few of B data; fewer than 4 repeat, as a lone datum broadcasts."""
+    """Returns positions of a few of B data; fewer than 4 are repeated, because one broadcasts."""
     return torch.arange(min(size, _FEW)) if size >= 4 else torch.arange(4) % size
 
 
@@ -30,7 +30,8 @@ def terms_of(
 ) -> tuple[dict[str, Tensor], Trace]:
     """Returns per-site terms [*enumerated, num, B], and the guide's trace.
 
-    `values` take the place of the guide's draws; its terms are left out where they cannot.
+    `values` take the place of the guide's samples. The guide's terms are left out if its density
+    cannot be evaluated there.
     """
     size = len(batch[0])
     guide_trace = particles.guide(batch, num, values)

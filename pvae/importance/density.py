@@ -42,10 +42,11 @@ class Density:
 
     Attributes:
         dim: D, the number of coordinates of one datum.
-        no_guide: Why q(z|x) cannot be evaluated away from its own samples, else `None`.
+        no_guide: Why q(z|x) cannot be evaluated at other values than its samples, else `None`.
 
     Raises:
-        PvaeError: If a site has no coordinates to move along: it is discrete.
+        PvaeError: If a site has no unconstrained coordinates, because it is discrete or a function
+            of other sites.
     """
 
     def __init__(self, sampler: Sampler, batch: tuple[Tensor, ...]) -> None:
@@ -82,7 +83,7 @@ class Density:
     def flatten(self, values: Mapping[str, Tensor]) -> Tensor:
         """Returns the coordinates [C, B, D] of latents given as rows [C, B, *rest].
 
-        Latents outside of the model's support have none: NaN.
+        Latents outside the model's support get NaN.
         """
         parts = [
             transform.inv(values[name]).flatten(2) if values[name].ndim > 2 or shape
@@ -115,7 +116,7 @@ class Density:
         return {name: shape for name, (_, shape, _) in self._sites.items()}
 
     def is_exact(self, u: Tensor) -> Tensor:
-        """Where the transform is not saturated, so that u comes back from z, [C, B]."""
+        """Returns where the transform is not saturated, so that z gives u back, [C, B]."""
         back = self.flatten(self.constrain(u)[0])
         return ((back - u).abs() < 0.2).all(-1)
 
@@ -126,7 +127,7 @@ class Density:
     def posterior(self, batch: tuple[Tensor, ...], num: int) -> Tensor:
         """Draws u ~ q( · | x), [num, B, D]; sites that the guide enumerates are sampled.
 
-        Draws outside of the model's support are NaN; see `replaced`.
+        Samples outside the model's support are NaN; see `replaced`.
         """
         return self.flatten(self.sampler.posterior(batch, num))
 
@@ -202,7 +203,7 @@ def _for_any_datum(name: str, found: Any, event_dim: int = 0) -> Any:
 
 
 def _line(name: str, fn: Any) -> tuple[Transform, Callable[[Tensor], Tensor | None]]:
-    """How a site's values lie on the real line, and which values do, where not all."""
+    """Returns a transform from the real line, and a test of which values are in the support."""
     base = peeled(fn)
     if is_image(base, read=True):
         first, holds = _line(name, base.base_dist)
@@ -224,8 +225,8 @@ def _line(name: str, fn: Any) -> tuple[Transform, Callable[[Tensor], Tensor | No
         transform = biject_to(support.base_constraint if mixed else support)
     except NotImplementedError:
         raise PvaeError(
-            f"Latent site {name!r} has the support {support}, from which Pyro knows no transform "
-            "to the real line."
+            f"Latent site {name!r} has the support {support}, and Pyro has no transform from the "
+            "real line to it."
         ) from None
     return transform, functools.partial(contains, support)
 
@@ -234,7 +235,7 @@ def replaced(u: Tensor) -> Tensor:
     """Replaces draws outside the support by other draws of the same datum, [C, B, D]."""
     good = ~u.isnan().any(-1)
     order = torch.arange(len(u), device=u.device)[:, None]
-    # The good draws of each datum, one after the other, as often as it takes.
+    # The good samples of each datum in turn, repeated as often as needed.
     first = torch.where(good, order, len(u)).sort(0).values
     at = first.gather(0, order % good.sum(0).clamp(min=1)).clamp(max=len(u) - 1)
     at = torch.where(good, order, at)

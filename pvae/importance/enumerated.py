@@ -12,7 +12,7 @@ from pvae.importance.particles import Particles
 from pvae.pair import latent_sites, trace_of
 from pvae.runtime import is_out_of_memory
 
-_CALLS = 32  # of a program, to compare with
+_CALLS = 32  # most calls of a program for a comparison
 
 
 def find_enumeration_fault(
@@ -20,7 +20,7 @@ def find_enumeration_fault(
 ) -> str | None:
     """Returns how summing sites out together differs from doing it one value at a time.
 
-    None where they agree, or where a program runs in no other way than together.
+    None if they agree, or if a program only runs for all values together.
     """
     try:
         together, trace = terms_of(parallel, batch, 1)
@@ -54,8 +54,8 @@ def find_enumeration_fault(
 def broadcasts_given(parallel: Particles, one_by_one: Particles, batch: tuple[Tensor, ...]) -> bool:
     """Whether sites are summed out correctly together when the model draws the other latents.
 
-    Those have no dimensions of the sites that are summed out, which the guide's may have. True
-    also where the programs run in no other way.
+    The model's latents lack the dimensions of the summed sites, which the guide's may have. True
+    also if the programs only run for all values together.
     """
     size = len(batch[0])
 

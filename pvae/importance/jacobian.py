@@ -8,7 +8,7 @@ from pvae.errors import PvaeError
 from pvae.importance.particles import Particles
 from pvae.pair import base_distribution, latent_sites, listed, trace_of
 
-_MOST_LATENTS = 512  # of one datum, whose Jacobian is computed
+_MOST_LATENTS = 512  # of one datum; the Jacobian of more is not computed
 
 
 def refuse_other_jacobian(single: Particles, batch: tuple[Tensor, ...]) -> None:
@@ -46,8 +46,8 @@ def refuse_other_jacobian(single: Particles, batch: tuple[Tensor, ...]) -> None:
         if z.shape[-1] != numel:
             raise PvaeError(
                 f"{what}, {numel} values for {z.shape[-1]}: that is no bijection, and the density "
-                "of the latter is not known. Give the model the auxiliary site too (any density "
-                "given z keeps the bound), or the guide a distribution of z itself."
+                "of the Delta cannot be computed. Give the model the auxiliary site too (any "
+                "density given z keeps the bound), or the guide a distribution of z itself."
             )
         if numel > _MOST_LATENTS or not z.requires_grad:
             why = f"{numel} values" if z.requires_grad else "without a gradient"

@@ -38,8 +38,8 @@ class Layout:
         how: `"plate"`, `"tile"` or `"loop"`.
         structure: The pair's, which says how enumerated sites are summed out.
         small: The data on which layouts were compared.
-        bound: Whether the pair runs with as many data as it was checked with, and no fewer.
-        most: An upper bound on the bytes of a call of the model for each row, where it is known.
+        bound: Whether the pair only runs with as many data as it was checked with.
+        most: An upper bound on the bytes of a call of the model for each row, if it is known.
     """
 
     how: str
@@ -52,8 +52,8 @@ class Layout:
 def lay_out(inspection: Inspection, wanted: Strategy = "auto") -> Layout:
     """Finds a layout that is right for a pair; call it inside `quiet`.
 
-    Three runs show that most pairs can be in a particle plate and mix no data. Otherwise each
-    check is made by itself, to say what is wrong or to choose another layout.
+    For most pairs three runs show that a particle plate is right and that no data are mixed.
+    Otherwise each check runs by itself, to say what is wrong or to choose another layout.
 
     Args:
         inspection: The pair.
@@ -67,7 +67,9 @@ def lay_out(inspection: Inspection, wanted: Strategy = "auto") -> Layout:
         UserWarning: If a layout other than the plate was chosen, or a check was not possible.
     """
     if wanted not in get_args(Strategy):
-        raise PvaeError(f"strategy={wanted!r}: one of {', '.join(get_args(Strategy))}.")
+        raise PvaeError(
+            f"strategy={wanted!r} is not valid: give one of {', '.join(get_args(Strategy))}."
+        )
     if wanted in ("auto", "plate") and (most := pass_at_once(inspection)) is not None:
         small = rows_at(inspection.batch, few(inspection.size))
         return Layout("plate", inspection.structure, small, most=most)

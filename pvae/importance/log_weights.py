@@ -64,7 +64,7 @@ def log_weights(
         torch.Size([10, 4])
     """
     if num_samples < 1:
-        raise PvaeError(f"num_samples={num_samples}: at least one sample is needed.")
+        raise PvaeError(f"num_samples={num_samples} is not valid: at least one sample is needed.")
     found = inspect(model, guide, *batch, plate=plate, **kwargs)
     with Sampler(found, strategy=strategy) as sampler:
         return torch.cat([draws.log_w for draws in sampler.stream(found.batch, num_samples)])

@@ -28,15 +28,15 @@ def over_values(
 ) -> Trace:
     """Calls a program once for each combination of values of some sites, and stacks the traces.
 
-    A site has one value for each combination of the values of those named that come before it in
-    the program; what is drawn before all of them is drawn once. The trace is laid out as Pyro's
+    A site has one value for each combination of values of the named sites before it in the
+    program; what is sampled before all of them is sampled once. The trace is laid out as Pyro's
     parallel enumeration does it: the dimension of site i is -1 - wide - i.
 
     Args:
         run: Calls the program within a handler and returns its trace.
         names: The sites that are summed out.
         wide: Number of dimensions that plates take up.
-        given: Values that take the place of draws, perhaps with dimensions of sites named.
+        given: Values that take the place of samples; may have dimensions of named sites.
 
     Raises:
         PvaeError: If there are more than 4,096 combinations.
@@ -48,7 +48,7 @@ def over_values(
     if math.prod(sizes) > _MOST:
         raise PvaeError(
             f"The sites that are summed out have {math.prod(sizes):,} combinations of values, and "
-            f"the program would be called for each of them; {_MOST:,} are the most."
+            f"the program would be called for each of them. The limit is {_MOST:,}."
         )
     for index in itertools.product(*map(range, sizes)):
         if index not in calls:

@@ -22,7 +22,7 @@ __all__ = ["refuse_global", "refuse_mixing"]
 def refuse_global(single: Particles, batch: tuple[Tensor, ...]) -> None:
     """Raises a PvaeError if a latent site's plate keeps its size while the batch gets smaller.
 
-    A plate of as many topics as there are documents in the batch looks like theirs.
+    A plate of topics, as many as the batch has documents, looks like the batch plate.
 
     Args:
         single: Runs the pair for one sample.
@@ -35,14 +35,14 @@ def refuse_global(single: Particles, batch: tuple[Tensor, ...]) -> None:
         trace = single.prior(rows_at(batch, torch.arange(num, device=batch[0].device)), 1)
     except FAILURES as error:
         _raise_if_out_of_memory(error)
-        return  # bound to the size of its batch
+        return  # it needs a batch of this size
 
     def size(site: dict[str, Any]) -> int:
         frames = [frame.size for frame in site["cond_indep_stack"] if frame.dim == single.dim]
         return frames[0] if frames else -1
 
     if any(size(site) not in (-1, num) for site in observed_sites(trace).values()):
-        return  # the batch plate has a size of its own
+        return  # the batch plate has a fixed size
     for name, site in latent_sites(trace).items():
         if name in single.structure.latent and size(site) not in (-1, num):
             there = f"in a plate of size {size(site)}, however many data there are"
@@ -52,16 +52,16 @@ def refuse_global(single: Particles, batch: tuple[Tensor, ...]) -> None:
 def refuse_mixing(single: Particles, batch: tuple[Tensor, ...]) -> None:
     """Raises a PvaeError if the terms of a datum change with the other data in its batch.
 
-    Some of the data are kept and the others replaced, in turn, until each datum was kept while
-    each other one was not. That needs no batch of another size, with which not all pairs run; of
-    those that do, the first data are compared without any others.
+    Some data are kept and the others replaced, in turn, until for any two data the first was kept
+    without the second. This needs no batch of another size, because some pairs only run with one.
+    If the pair runs with fewer data, the first ones are compared without any others.
 
     Args:
         single: Runs the pair for one sample.
         batch: B data.
 
     Warns:
-        UserWarning: If it cannot be found out.
+        UserWarning: If the check is not possible.
     """
     refuse_global(single, batch)
     size = len(batch[0])
@@ -136,7 +136,7 @@ def _splits(size: int) -> Iterator[Tensor]:
 def _same_draws(single: Particles, batch: tuple[Tensor, ...], index: Tensor, kept: Tensor) -> bool:
     """Whether the same noise gives the kept data the same draws and densities.
 
-    For a guide whose density cannot be evaluated at draws that are given.
+    For a guide whose density is known at its own samples only.
     """
     devices, found = [batch[0].device] if batch[0].is_cuda else [], []
     for data in (batch, rows_at(batch, index)):
@@ -159,10 +159,10 @@ def _fault(
     again, _ = terms_of(single, batch, 1, trace_of(values))
     if not agree(again[name], terms[name]):
         return (
-            f"Log {name} of the same data and the same z is another at each call, in eval "
-            "mode too: something in a network is random, as the corruption of a denoising "
-            "guide or dropout is. An evaluation is of the clean x and of one density: let "
-            "it happen only where self.training is true (see pvae.guides.DenoisingCode)."
+            f"Log {name} of the same data and the same z differs from call to call, in eval "
+            "mode too: something in a network is random, such as the corruption of a denoising "
+            "guide or dropout. Evaluation needs the clean x and one density: apply the noise "
+            "only if self.training is true (see pvae.guides.DenoisingCode)."
         )
     return (
         f"A module mixes data across the batch: log {name} of one datum changes with "

@@ -102,7 +102,7 @@ class Particles:
         return found
 
     def prior(self, batch: tuple[Tensor, ...], num: int, *, enumerate: bool = False) -> Trace:
-        """Runs the model with draws of its own, z ~ p(z)."""
+        """Runs the model with its own samples, z ~ p(z)."""
         enumerate = enumerate or self.structure.together_only
         if enumerate and self.structure.enumerated and self._apart(given=True):
             names = self.structure.enumerated
@@ -135,7 +135,7 @@ class Particles:
 
         Args:
             p: Log densities of the model's sites, [*enumerated, num, size].
-            draws: The guide's trace, whose terms are those of sites without a mask.
+            draws: The guide's trace; its terms ignore masks of enumerated sites.
             num: Number of samples.
             size: Number of data.
         """
@@ -239,8 +239,8 @@ class Particles:
         """Returns a program that enumerates the enumerated sites, each in its own dimension.
 
         Args:
-            program: Its sites that are replayed keep their values.
-            used: Number of dimensions that sites of the guide take up already.
+            program: The program; its replayed sites keep their values.
+            used: Number of dimensions that the guide's sites already take.
         """
         sites = self.structure.enumerated
 
@@ -271,8 +271,8 @@ class Particles:
 def with_noise(value: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
     """Returns function(value), and keeps the relaxed value of a straight-through draw.
 
-    Pyro's straight-through distributions give out a discrete value and keep the relaxed one, of
-    which their density is, as an attribute that operations on the value would lose.
+    Pyro's straight-through distributions return a discrete value. Their density is that of the
+    relaxed value, an attribute of the discrete one, which operations lose.
     """
     out, relaxed = function(value), getattr(value, "_unquantize", None)
     if relaxed is not None:

@@ -31,13 +31,12 @@ _passed: weakref.WeakKeyDictionary[Any, tuple[Any, ...]] = weakref.WeakKeyDictio
 def pass_at_once(inspection: Inspection) -> int | None:
     """Checks in three runs that a pair can be in a particle plate and mixes no data.
 
-    A few data are drawn in the plate. All their draws are replayed row by row, those of every
-    second datum in one call and the others in another, together with the draws of the first
-    look. The terms of a row have to be the same in the plate, in its replay, and among all data.
-    So each datum is compared with and without those that are in another call, in batches of
-    another size and order.
+    The latents of a few data are sampled in the plate. All samples are replayed as rows, those of
+    every second datum in one call and the others in another, together with the samples of the
+    inspection. The terms of a row must be equal in the plate, in the replay, and among all data. So
+    each datum is compared with and without the others, in batches of different sizes and orders.
 
-    A pair that passed is not checked again while nothing that its code names has changed.
+    A pair that passed is not checked again until something that its code names has changed.
 
     Returns:
         An upper bound on the bytes of a call of the model for each row; None if the pair did not
@@ -61,7 +60,7 @@ def pass_at_once(inspection: Inspection) -> int | None:
 
 
 def _is_usual(inspection: Inspection) -> bool:
-    """Whether nothing is summed out, no draw is auxiliary, and one plate counts the data."""
+    """Whether no site is summed out or auxiliary, and one plate counts the data."""
     structure = inspection.structure
     in_model = latent_sites(structure.model_trace)
     latent = latent_sites(structure.guide_trace)
@@ -131,7 +130,7 @@ def _recall(inspection: Inspection, state: tuple[Any, ...]) -> int | None:
 def _state(inspection: Inspection) -> tuple[Any, ...] | None:
     """Returns all that the checks depend on, with the weak references that identify it.
 
-    None where it cannot be known: such a pair is checked each time.
+    None if some of it cannot be identified: such a pair is checked each time.
     """
     try:
         hash(inspection.model), weakref.ref(inspection.model)

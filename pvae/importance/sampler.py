@@ -1,4 +1,4 @@
-"""Sampler: draws of a pair, unit by unit, in chunks that fit into memory."""
+"""Draws samples of a pair, unit by unit, in chunks that fit into memory."""
 
 import contextlib
 import functools
@@ -38,7 +38,7 @@ def seed_unit(seed: int, first: int, start: int = 0, purpose: int = 0) -> None:
         seed: The evaluation's.
         first: The unit's first datum.
         start: Its first sample.
-        purpose: What is drawn, so that estimators do not share their noise: 0 for the weights.
+        purpose: Number of the estimator, so that estimators do not share noise; 0 for the weights.
     """
     words = np.random.SeedSequence([seed, first, start, purpose])
     state = words.generate_state(1, np.uint64)
@@ -54,9 +54,9 @@ class Sampler:
     Inside the context the pair is in eval mode, keeps its own parameters, is not validated by
     Pyro and not differentiated.
 
-    Work is cut into *units*: what is drawn together depends on nothing but the pair, so that
-    a unit's draws are the same however it is computed. A unit's model is run in *chunks* of
-    `rows` rows (samples times data), which only memory and speed decide.
+    Work is cut into *units* of samples that are drawn together. Their size depends on the pair
+    alone, so that a unit's samples never depend on how it is computed. The model of a unit runs in
+    *chunks* of `rows` rows (samples times data), chosen by memory and speed.
 
     Args:
         inspection: The pair, on some data that it is checked with.
@@ -66,8 +66,8 @@ class Sampler:
     Attributes:
         strategy: `"plate"`, `"tile"` or `"loop"`.
         structure: That of the pair.
-        bound: Whether the pair runs with as many data as it was checked with, and no fewer.
-        usual_rows: Rows of a chunk where `memory` is not given, for what is drawn in chunks.
+        bound: Whether the pair only runs with as many data as it was checked with.
+        usual_rows: Rows of a chunk if `memory` is not given.
         chunks: Runs the model in chunks.
     """
 
@@ -109,13 +109,13 @@ class Sampler:
     ) -> Iterator[None]:
         """Uses the fastest chunk size for batches of one size, inside this context.
 
-        A few sizes are timed on some draws; those that would change the last digits are passed
-        over. Worth it for a million rows. Compiled, whose last digits are others, the same ones
-        whatever the chunks are, for ten millions; a loop has nothing to compile.
+        A few sizes are timed on some samples; sizes that change the last digits are skipped. This
+        pays from a million rows on, and compiling from ten million. Compiled chunks have other last
+        digits, which do not depend on the size of a chunk. A loop is not compiled.
 
         Args:
             batch: B data to time.
-            num_samples: Samples for each datum that are to come.
+            num_samples: Samples that will be drawn for each datum.
             compiled: Whether the model's chunks run compiled.
         """
         kept = self._model, self.chunks
@@ -155,11 +155,11 @@ class Sampler:
             batch: The data, tensors of leading size B.
             num_samples: K.
             first: Number of the batch's first datum, for seeds and messages.
-            seed: With a seed, each unit is drawn from its own: of seed, first datum and
+            seed: If given, each unit has its own seed, made of this one, its first datum and its
                 first sample.
         """
         if set(self.structure.latent) <= set(self.structure.enumerated):
-            # Nothing is drawn: one weight says all, and it is exact.
+            # Nothing is sampled: all weights are equal, and exact.
             draws = self._draw(batch, 1, first)
             yield draws.map(lambda t: t.expand(num_samples, *t.shape[1:]))
             return
@@ -198,7 +198,7 @@ class Sampler:
         return max(1, sum(numbers) // self._checked)
 
     def prior(self, batch: tuple[Tensor, ...], num: int) -> dict[str, Tensor]:
-        """Draws the latents from p(z), as rows [num, B, *rest], but for enumerated sites."""
+        """Draws the latents from p(z), as rows [num, B, *rest], except enumerated sites."""
         size = len(batch[0])
         step, parts = self._piece(size), []
         for start in range(0, num, step):
@@ -265,9 +265,8 @@ class Sampler:
 
     def _set_chunks(self, layout: Layout, device: torch.device, memory: float | None) -> None:
         self._small = layout.small
-        # Some 16 MiB for the largest site on a CPU, where chunks that leave the cache are several
-        # times slower and small ones pay for their handlers; 256 MiB on a GPU, which wants to be
-        # filled.
+        # On a CPU 16 MiB for the largest site: larger chunks leave the cache and are several times
+        # slower, in smaller ones Pyro's handlers dominate. On a GPU 256 MiB keep it busy.
         traces = (self.structure.guide_trace, self.structure.model_trace)
         sites = [s for t in traces for s in {**latent_sites(t), **observed_sites(t)}.values()]
         numel = max(1, max(site["value"].numel() for site in sites) // self._checked)
@@ -284,12 +283,12 @@ class Sampler:
             rows = max(1, min(self._most, int(memory * MIB) // self._bytes_per_row[0]))
         self.chunks = Chunks(rows)
         self._model = ChunkedModel(self.particles, self.chunks)
-        # Without handlers small chunks cost nothing: 4 MiB for the largest site stay in the cache.
+        # Compiled chunks have no handlers, so small ones pay: 4 MiB stay in the cache.
         self._cached_rows = max(2**20 // numel, 64) if on_cpu else self._most
         if on_cpu and not self._same_bits(layout.small, rows, usual):
             warnings.warn(
-                "on this machine the last digits depend on the size of a chunk: with "
-                f"memory={memory} they differ from those of the default",
+                "On this machine the last digits depend on the size of a chunk: with "
+                f"memory={memory} they differ from those of the default.",
                 stacklevel=4,
             )
 
@@ -303,7 +302,7 @@ class Sampler:
 
     @functools.cached_property
     def gradient_rows(self) -> int:
-        """Rows of a chunk where gradients are kept; `memory` does not change it.
+        """Rows of a chunk whose gradients are kept; `memory` does not change it.
 
         Gradients of convolutions are not the same bit for bit in chunks of another size.
         """

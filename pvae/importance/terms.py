@@ -28,10 +28,10 @@ class Draws:
 
     Attributes:
         log_w: Log weights, [K, B].
-        elbo: Terms whose mean is the ELBO, [K, B]: log_w, but for sites enumerated in the guide.
+        elbo: Terms whose mean is the ELBO, [K, B]: log_w, except if the guide enumerates sites.
         kl: For each latent site of the guide, log q(z|x) - log p(z), [K, B].
         rate: Terms whose mean is KL(q(z|x) ‖ p(z)) of all latent sites together, [K, B]: the sum
-            of `kl`, but for sites that share a parent which only the model enumerates.
+            of `kl`, except with sites that share a parent which only the model enumerates.
         means: For each continuous latent site, E[z] given its parents, [K, B, numel].
     """
 
@@ -60,17 +60,17 @@ def log_terms(
     shape: tuple[int, ...],
     bounded: Container[str] = (),
 ) -> dict[str, Tensor]:
-    """Returns the log density of each site, summed over all plates but samples and data.
+    """Returns the log density of each site, summed over all plates except samples and data.
 
-    Scales do not enter; masks do, but for sites that this call enumerates: a sum over the values
-    of a masked site weighs them by their probability, which then sums to one.
+    Scales do not enter. Masks do, except for sites that this call enumerates: the sum over the
+    values of a masked site weighs them by their probabilities, which sum to one.
 
     Args:
         sites: Sample sites of one call of a program, by name.
         dim: The batch plate's dimension (negative).
         wide: Number of dimensions that plates take up; the particle plate is the leftmost.
         shape: `(K, B)` with a particle plate, else `(B,)`.
-        bounded: Sites whose values may lie outside of their support, where log p is -inf.
+        bounded: Sites whose values may lie outside their support, where log p is -inf.
 
     Returns:
         For each site a tensor [*enumerated, *shape], in nats.
@@ -88,8 +88,7 @@ def log_terms(
             terms[name] = log_p.expand(*log_p.shape[: -len(shape)], *shape)
         except RuntimeError as error:
             raise PvaeError(
-                f"site {name!r} has log densities of shape {tuple(log_p.shape)} where "
-                f"{shape} was due"
+                f"Site {name!r} has log densities of shape {tuple(log_p.shape)} instead of {shape}."
             ) from error
     return terms
 
@@ -105,7 +104,7 @@ def _log_prob(name: str, site: dict[str, Any], *, bounded: bool) -> Tensor:
             log_p = fn.log_prob(value, *site["args"], **site["kwargs"])
         return torch.as_tensor(scale_and_mask(log_p, 1.0, site["mask"]))
     except (KeyError, NotImplementedError) as error:
-        # A flow that was written for one direction looks its input up among those it has seen.
+        # A flow without an inverse looks its input up among those that it has computed.
         raise PvaeError(
             f"Site {name!r}: the density of its {type(site['fn']).__name__} cannot be evaluated at "
             f"values that it did not draw itself ({first_line(error)})"

@@ -1,4 +1,4 @@
-"""What all objectives of K particles share: one call of a pair, and its terms [K, B]."""
+"""The base of all objectives of K particles: one call of a pair, and its terms [K, B]."""
 
 from typing import Any
 
@@ -157,7 +157,7 @@ class Call:
         return trace
 
     def prior(self) -> Trace:
-        """Runs the model with draws of its own, z ~ p(z)."""
+        """Runs the model with its own samples, z ~ p(z)."""
         return self._particles.prior(self._batch, self.num)
 
     def terms(self, sites: dict[str, dict[str, Any]]) -> dict[str, Tensor]:
@@ -238,6 +238,6 @@ class Call:
             return 1.0
         if self._particles.how == "plate":
             return frame.full_size / frame.size
-        # Data that are repeated grow a plate of len(x), but not one that counts the data set.
+        # Repeated data make a plate of len(x) larger, but not a plate of the whole data set's size.
         first = self._frame(self._particles.structure.model_trace.nodes[site["name"]])
         return 1.0 if first.full_size == first.size else frame.full_size / self.size

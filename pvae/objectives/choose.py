@@ -107,8 +107,8 @@ def _that_fits(loss: ELBO, structure: Structure) -> ELBO:
     if isinstance(loss, IWAE_ELBO | DReG_ELBO) and loss.num_particles == 1:
         raise PvaeError(
             f"{type(loss).__name__} weighs several samples of z against each other, and with "
-            "num_particles=1 there is one: it would be the ELBO. Give it num_particles=5 or more, "
-            "or take loss='auto'."
+            "num_particles=1 there is only one: it would be the ELBO. Give num_particles=5 or "
+            "more, or loss='auto'."
         )
     return loss
 

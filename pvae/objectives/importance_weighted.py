@@ -62,7 +62,7 @@ class IWAE_ELBO(ParticleELBO):
 
 
 class _PathELBO(ParticleELBO):
-    """An objective whose gradient reaches φ along the path of z alone: φ is held in log q."""
+    """An objective whose gradient reaches φ only along the path of z: φ is constant in log q."""
 
     def _terms(
         self, model: Program, guide: Program, args: Any, kwargs: Any, shares: list[Tensor] | None
@@ -92,7 +92,7 @@ class _PathELBO(ParticleELBO):
         values = {name: values.get(name, site["value"]) for name, site in sites.items()}
         values = trace_of(values, {name: site["infer"] for name, site in sites.items()})
         penalty = call.penalty(draws)
-        if penalty.requires_grad:  # its own parameters are not held
+        if penalty.requires_grad:  # its own parameters still have a gradient
             penalty = penalty - penalty.detach() + along(penalty, cut)[0]
         return call, call.log_p(call.model(values)) - log_q, penalty
 
@@ -106,9 +106,9 @@ class DReG_ELBO(_PathELBO):
         \frac{\partial \log w_k}{\partial z_k} \frac{\partial z_k}{\partial \phi},
         \qquad \tilde w_k = \frac{w_k}{\sum_j w_j}
 
-    with φ held in log q: unbiased, and its signal-to-noise grows with K where that of the plain
-    gradient falls. For a site of the guide under a KL weight β, :math:`\tilde w_k^2` is
-    :math:`\tilde w_k (1 - \beta + \beta \tilde w_k)`.
+    with φ constant in log q. It is unbiased, and its signal-to-noise ratio grows with K, while that
+    of the plain gradient falls. For a site of the guide under a KL weight β,
+    :math:`\tilde w_k^2` is :math:`\tilde w_k (1 - \beta + \beta \tilde w_k)`.
 
     Everything that q depends on except its draws is held, wherever the guide keeps it. A parameter
     that model and guide share is still trained by the model's terms. A normalising flow in the

@@ -55,12 +55,12 @@ def along(
 
 
 class _Along(torch.autograd.Function):
-    """The identity of value and draws; the chain rule from draw to draw is applied here."""
+    """The identity of value and draws; its backward applies the chain rule from draw to draw."""
 
     @staticmethod
     def forward(
         ctx: Any,
-        inner: tuple[Tensor],  # in a tuple, no input: its own graph is not to be walked through
+        inner: tuple[Tensor],  # in a tuple, so that autograd does not follow its graph
         cut: Cut,
         weigh: Callable[[str, Tensor], Tensor] | None,
         *draws: Tensor,

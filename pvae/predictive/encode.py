@@ -50,10 +50,10 @@ def encode(guide: Program, *batch: Any, **kwargs: Any) -> dict[str, Tensor]: ...
 def encode(guide: Program, *batch: Any, **kwargs: Any) -> Codes | dict[str, Tensor]:
     """Returns E[z] under q(z|x) for every latent site of a guide: the codes of the data.
 
-    The code of a discrete site is its most probable value. Where no mean is known in closed form,
+    The code of a discrete site is its most probable value. If no mean is known in closed form,
     the code is the mode, or the mean of the base carried through the transforms (of a flow), or
     else a draw. In a hierarchy each layer is encoded given the codes of those before it. A part
-    that is drawn anew for each minibatch is drawn once. Every call gives the same codes.
+    that is drawn again for each minibatch is drawn once. Every call gives the same codes.
 
     Args:
         guide: Pyro program q(z|x); one that gives a point (a Delta) has that point as its code.
@@ -64,10 +64,10 @@ def encode(guide: Program, *batch: Any, **kwargs: Any) -> Codes | dict[str, Tens
 
     Returns:
         For a batch, a dict with a tensor [B, *event] for each site. For a part, one with NumPy
-        arrays [N, *event], which has the labels, where there are any, as `.y`.
+        arrays [N, *event], whose attribute `y` has the labels, if there are any.
 
     Raises:
-        PvaeError: If the guide fails, or a latent site of it is not one for each datum.
+        PvaeError: If the guide fails, or a latent site does not have one value for each datum.
 
     Example:
         >>> import torch

@@ -86,8 +86,8 @@ def generate(
         model: Pyro program p(z) p(x|z).
         size: n, the number of samples.
         *batch: Arguments as the model is trained with, for a model without `size`; its rows are
-            repeated, or left out, to n. A model that reads no more of its arguments than how
-            many data they are needs none.
+            repeated, or left out, to n. Not needed for a model that reads only the number of
+            data from its arguments.
         site: Whose mean; None is the observed site with the most values for each datum.
         seed: Seed of the draws.
         **kwargs: Arguments of the model by name.
@@ -105,7 +105,7 @@ def generate(
         torch.Size([16, 1, 8, 8])
     """
     if size < 1:
-        raise PvaeError(f"size={size}: at least one sample is needed.")
+        raise PvaeError(f"size={size} is not valid: at least one sample is needed.")
     with own_random_state(seed), quiet(model, model):
         return _mean_of(model, run_without_data(model, size, batch, kwargs), site, size)
 
@@ -180,7 +180,7 @@ def _mean_of(
     if size is not None and rows and size not in rows:
         raise PvaeError(
             f"The model {name_of(model)} was asked for {size} data and gives {chosen['name']!r} "
-            f"of batch shape {tuple(rows)}: it keeps a number of data of its own. Let its plate "
+            f"of batch shape {tuple(rows)}: its number of data is fixed. Let its plate "
             'and its shapes follow its arguments, pyro.plate("data", len(x)), or ask for as '
             "many as it gives."
         )

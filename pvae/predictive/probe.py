@@ -82,16 +82,16 @@ def probe(
 
     Two classifiers of scikit-learn learn from training codes and are scored on test codes:
     logistic regression on standardised features (its default penalty), and the vote of the
-    nearest neighbours, on codes as they are. The same is done with the data's own values, and
+    nearest neighbours, on unchanged codes. The same is done with the data's own values, and
     with their PCA to as many dimensions as the codes have. Nothing was chosen on the test data.
 
     Args:
         guide: Pyro program q(z|x).
         data: A dataset with labels in its training and test parts.
-        num_train: At most so many training data, drawn without replacement.
-        num_test: At most so many test data.
+        num_train: Largest number of training data, drawn without replacement.
+        num_test: Largest number of test data.
         num_neighbors: How many neighbours vote.
-        seed: Seed of the draw, and of x where it is drawn anew for each minibatch.
+        seed: Seed of the draw, and of x if it is drawn again for each minibatch.
 
     Raises:
         PvaeError: If there are no labels, or only one class, or no latent site.
@@ -113,7 +113,9 @@ def probe(
             f"num_neighbors={num_neighbors}: it must be from 1 to the {len(y)} training data."
         )
     if len(np.unique(y)) < 2:
-        raise PvaeError("The training data have labels of one class only: nothing to tell apart.")
+        raise PvaeError(
+            f"All {len(y)} training data have the label {y[0]}: give data of at least two classes."
+        )
     sites = _features(encode(bound, train), encode(bound, test))
     if not sites:
         raise PvaeError(f"The guide {name_of(guide)} has no latent site, so there are no codes.")

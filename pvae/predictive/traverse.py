@@ -60,7 +60,7 @@ def interpolate(
         torch.Size([4, 7, 1, 8, 8])
     """
     if steps < 2:
-        raise PvaeError(f"steps={steps}: a line has two ends, so it must be at least 2.")
+        raise PvaeError(f"steps={steps} is not valid: give at least 2, the two ends of a line.")
     start, end = ((t,) if isinstance(t, Tensor) else tuple(t) for t in (start, end))
     ends = Arguments(start), Arguments(end)
     if [t.shape for t in ends[0].batch] != [t.shape for t in ends[1].batch]:
@@ -123,11 +123,11 @@ def traverse(
     .. math:: z_d = m_d + t \, s_d, \qquad t = -\text{span}, \dots, \text{span}
 
     where m and s are mean and standard deviation of the aggregate of q(z|x) over the data, from
-    one draw for each datum: where codes of data lie, whatever the prior is. (Of a good fit to a
-    standard normal prior it is that prior.) The other dimensions stay at the code of one datum.
+    one sample for each datum: where codes of data lie, whatever the prior is. (With a standard
+    normal prior and a good fit it is that prior.) The other dimensions stay at one datum's code.
 
-    In a hierarchy it is the top site that moves; the sites below it follow, at their prior means
-    given it. So the details that they hold of the datum are lost; `site=` chooses another site.
+    In a hierarchy the top site moves, and the sites below it are at their prior means given it, so
+    that their details of the datum are lost; `site=` chooses another site.
 
     Args:
         model: Pyro program p(z) p(x|z); what else it takes beside x is that of the datum.
@@ -215,7 +215,7 @@ def _active(variance: Array, site: str) -> list[int]:
         raise PvaeError(
             f"No dimension of site {site!r} is active: the posterior means vary over the data by "
             f"at most {variance.max():.2g} (variance), so it says nothing about x, and a "
-            "traversal would show nothing of the data. dims= shows chosen dimensions all the "
-            "same."
+            "traversal would show nothing of the data. dims= shows chosen dimensions "
+            "anyway."
         )
     return active

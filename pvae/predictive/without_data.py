@@ -128,8 +128,8 @@ def _refuse_reading(
 ) -> None:
     """Raises a PvaeError if an observed site's density depends on the observed data.
 
-    Data from a model that reads what it observes are drawn one value after the other; with the
-    observation taken away it would still see the batch.
+    Such a model has to draw one value after the other. With its observations taken away it would
+    still read the batch.
     """
     for name, site in drawn(trace).items():
         old = site["infer"].get("obs")

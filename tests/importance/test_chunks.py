@@ -110,7 +110,7 @@ def test_a_graph_that_is_wrong_is_not_used(uncompiled, monkeypatch):
         return lambda *t: [1.01 * out for out in program(*t)]
 
     monkeypatch.setattr(torch._inductor, "compile", compile)
-    with pytest.warns(UserWarning, match="compiled, log [xz] is another"):
+    with pytest.warns(UserWarning, match="compiled, log [xz] differs"):
         found, _ = _weights(pair, (x,), 40)
     assert torch.equal(found, expected)
 
@@ -145,7 +145,7 @@ def _by_address(x):
     [
         (lambda x: torch.from_numpy(1 / (1 + np.exp(-x.numpy()))), "takes values out of torch"),
         (lambda x: torch.tensor(x.tolist(), dtype=x.dtype).sigmoid(), "takes values out of torch"),
-        (_by_address, "compiled, log x is another for other data than those of the first batch"),
+        (_by_address, "compiled, log x differs for other data than those of the first batch"),
     ],
     ids=["numpy", "tolist", "address"],
 )
