@@ -10,7 +10,8 @@ from pvae.importance.layout import Strategy, first_right
 from pvae.importance.log_weights import log_weights
 from pvae.importance.mixing import refuse_global
 from pvae.importance.particles import Particles
-from pvae.importance.sampler import Sampler, seed_unit
+from pvae.importance.sampler import Sampler
+from pvae.importance.seeds import seed_unit
 from pvae.importance.summed import expect, sum_out
 from pvae.importance.terms import elbo_of, log_terms
 

@@ -1,5 +1,6 @@
 """Runs a pair for many samples: in a particle plate, in a repeated batch, or in a loop."""
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -161,6 +162,20 @@ class Particles:
             for name, site in latent_sites(trace).items()
             if enumerated or name not in self.structure.enumerated
         }
+
+    def means(self, trace: Trace, num: int, size: int) -> dict[str, Tensor]:
+        """Returns E[z] given its parents for each continuous latent site, [num, size, numel]."""
+        means = {}
+        for name, site in latent_sites(trace).items():
+            value, fn = site["value"], site["fn"]
+            if name in self.structure.enumerated or not value.is_floating_point():
+                continue
+            if value.ndim - fn.event_dim > self.wide:
+                continue  # one for each value of an enumerated site
+            with contextlib.suppress(NotImplementedError, AttributeError):
+                value = fn.mean.expand_as(value)
+            means[name] = self.rows(value, fn.event_dim, num, size).reshape(num, size, -1)
+        return means
 
     def rows(self, value: Tensor, event_dim: int, num: int, size: int) -> Tensor:
         """Lays a value [*plates, *event] out as rows [*enumerated, num, size, *rest]."""

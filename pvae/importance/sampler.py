@@ -6,13 +6,13 @@ import warnings
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from pvae.importance.chunks import ChunkedModel, bytes_per_row, fastest
 from pvae.importance.layout import Layout, Strategy, lay_out
 from pvae.importance.particles import Particles
+from pvae.importance.seeds import seed_unit
 from pvae.importance.summed import sum_out
 from pvae.importance.terms import Draws, add_up
 from pvae.pair import (
@@ -25,27 +25,10 @@ from pvae.pair import (
 )
 from pvae.runtime import Chunks, check_memory, keep_freed_memory
 
-__all__ = ["Sampler", "seed_unit"]
+__all__ = ["Sampler"]
 
 MIB = 2**20
 _PIECE = 1024  # rows of one draw from the prior
-
-
-def seed_unit(seed: int, first: int, start: int = 0, purpose: int = 0) -> None:
-    """Seeds torch's global generators for one unit of work.
-
-    Args:
-        seed: The evaluation's.
-        first: The unit's first datum.
-        start: Its first sample.
-        purpose: Number of the estimator, so that estimators do not share noise; 0 for the weights.
-    """
-    words = np.random.SeedSequence([seed, first, start, purpose])
-    state = words.generate_state(1, np.uint64)
-    # Not torch.manual_seed, which formats a stack trace for CUDA each time: 80 times slower.
-    torch.default_generator.manual_seed(int(state[0] >> 1))
-    if torch.cuda.is_initialized():
-        torch.cuda.manual_seed_all(int(state[0] >> 1))
 
 
 class Sampler:
@@ -129,7 +112,7 @@ class Sampler:
 
     def _fastest(self, batch: tuple[Tensor, ...], num_samples: int, compiled: bool) -> ChunkedModel:
         size, rows = len(batch[0]), self.chunks.rows
-        most = min(self._unit(size), num_samples)
+        most = min(self.unit(batch), num_samples)
         first = min(rows, self._cached_rows) if compiled else rows
         sizes = (min(rows, n) for n in (first, first // 2, 2 * first if compiled else first // 4))
         counts = [min(max(1, n // size), most) for n in sizes]
@@ -184,11 +167,8 @@ class Sampler:
 
     def unit(self, batch: tuple[Tensor, ...]) -> int:
         """Returns how many samples for each datum of a batch are drawn together."""
-        return self._unit(len(batch[0]))
-
-    def _unit(self, size: int) -> int:
         floats, most = (2**20, 2**15) if self._on_cpu else (2**25, 2**20)
-        return max(1, min(floats // self.latent_numel, most) // size)
+        return max(1, min(floats // self.latent_numel, most) // len(batch[0]))
 
     @property
     def latent_numel(self) -> int:
@@ -250,17 +230,7 @@ class Sampler:
         q = particles.log_terms(guide_trace, num, size, observed=False)
         p = self._model.terms(guide_trace, batch, num)
         p = particles.cancel_masked(p, guide_trace, num, size)
-        means = {}
-        for name, site in latent_sites(guide_trace).items():
-            value, fn = site["value"], site["fn"]
-            if name in self.structure.enumerated or not value.is_floating_point():
-                continue
-            if value.ndim - fn.event_dim > particles.wide:
-                continue  # one for each value of an enumerated site
-            with contextlib.suppress(NotImplementedError, AttributeError):
-                value = fn.mean.expand_as(value)
-            rows = particles.rows(value, fn.event_dim, num, size)
-            means[name] = rows.reshape(num, size, -1)
+        means = particles.means(guide_trace, num, size)
         return add_up(p, q, self.structure.enumerated, means, first)
 
     def _set_chunks(self, layout: Layout, device: torch.device, memory: float | None) -> None:

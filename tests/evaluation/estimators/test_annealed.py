@@ -59,7 +59,7 @@ def test_bidirectional_monte_carlo_holds_the_exact_value(name):
     assert found.gap < 2
     with Sampler(inspect(model, guide, *batch)) as sampler:
         from pvae.evaluation.work import take
-        from pvae.importance.sampler import seed_unit
+        from pvae.importance.seeds import seed_unit
 
         density = Density(sampler, batch)
         seed_unit(0, 0, 4)
