@@ -1,4 +1,4 @@
-"""evaluate() with estimators asked for as in the shell: `ais=20, num_chains=4, surgery=False`."""
+"""evaluate() with the options of the shell, `ais=20, num_chains=4`, and what goes with it."""
 
 import inspect
 
@@ -29,3 +29,14 @@ def task(sampler, batch, positions=None, *, seed=0, known=None):
     positions = np.arange(len(data)) if positions is None else positions
     work = Work(None, {}, False)
     return Task(sampler, data, positions, known, work, torch.device("cpu"), seed)
+
+
+def assert_same(a, b):
+    """Two evaluations have the same numbers, bit for bit."""
+    for name in ("elbo", "log_px", "psis", "khat", "kl", "log_px_se", "elbo_analytic"):
+        np.testing.assert_array_equal(getattr(a, name), getattr(b, name), err_msg=name)
+    assert a.summary() == b.summary()
+    assert a.findings.keys() == b.findings.keys()
+    for name, found in a.findings.items():
+        for key, value in vars(found).items():
+            np.testing.assert_array_equal(value, getattr(b.findings[name], key), f"{name} {key}")

@@ -62,7 +62,7 @@ def test_an_evaluation_is_added_to_from_the_shell(here, capsys):
     assert (config["ais"], config["bdmc"], config["gap"], config["num_chains"]) == (3, 2, 2, 2)
     assert (config["seed"], config["num_samples"]) == (0, [3, 20])
     none = ["--ais", "0", "--bdmc=0", "--gap=0", "--quadrature=false"]
-    with pytest.warns(UserWarning, match="is replaced, and what it had beside the bounds is lost"):
+    with pytest.warns(UserWarning, match="is replaced, and its other results are lost"):
         assert main(["evaluate", "a", "--seed", "1", *none]) == 0
     assert yaml.safe_load((here / "a" / "config.yaml").read_text())["seed"] == 0  # the training's
 

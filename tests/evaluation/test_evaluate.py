@@ -14,7 +14,7 @@ from programs import linear_gaussian
 from small import small_pair
 
 import pvae
-from pvae import Evaluation, PvaeError
+from pvae import PvaeError
 from pvae.evaluation.estimators import importance as weights
 from pvae.evaluation.estimators.bounds import bounds
 from pvae.evaluation.estimators.jackknife import jackknife
@@ -125,33 +125,6 @@ def test_a_datums_numbers_do_not_depend_on_the_data_behind_it():
     np.testing.assert_array_equal(whole.log_px[:64], part.log_px)
 
 
-def test_files_go_round(oracle, tmp_path):
-    result, _, _ = oracle
-    result.save(tmp_path)
-    assert json.loads((tmp_path / "evaluation.json").read_text()) == result.summary()
-    again = Evaluation.load(tmp_path)
-    assert again.summary() == result.summary()
-    np.testing.assert_array_equal(again.log_px, result.log_px)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["evaluation.json", "evaluation.nc"]
-    (tmp_path / "evaluation.nc").write_bytes((tmp_path / "evaluation.nc").read_bytes()[:300])
-    with pytest.raises(PvaeError, match="pvae evaluate"):
-        Evaluation.load(tmp_path)
-    with pytest.raises(PvaeError, match="is a file; give its folder"):
-        Evaluation.load(tmp_path / "evaluation.nc")
-    with pytest.raises(PvaeError, match="does not exist"):
-        Evaluation.load(tmp_path / "nowhere")
-
-
-def test_arviz_reads_the_datatree(oracle, tmp_path):
-    import arviz as az
-
-    result, _, _ = oracle
-    result.save(tmp_path)
-    tree = az.from_netcdf(tmp_path / "evaluation.nc")
-    assert tree["evaluation"]["khat"].dims == ("datum",)
-    np.testing.assert_array_equal(tree["evaluation"]["log_px"].values, result.log_px)
-
-
 def test_table_shows_the_numbers(oracle):
     result, _, _ = oracle
     table = result.table()
@@ -234,35 +207,6 @@ def test_an_explicit_density_has_its_exact_log_px():
     assert (result.khat == -float("inf")).all()
 
 
-def test_everything_goes_round(tmp_path):
-    pair = pvae.models.VAE((1, 8, 8), 2), pvae.guides.MeanField((1, 8, 8), 2)
-    x = pvae.data.load("digits").test.tensors()[0][:6]
-    result = evaluate(
-        *pair, x, num_samples=[2, 7, 60], ais=4, bdmc=3, gap=2, quadrature=True, num_chains=4,
-        num_temperatures=6, out=tmp_path, progress=False,
-    )  # fmt: skip
-    assert set(result.findings) == {
-        "prior", "surgery", "quadrature", "ais_prior", "ais_guide", "bdmc", "gap"
-    }  # fmt: skip
-    again = Evaluation.load(tmp_path)
-    assert json.loads((tmp_path / "evaluation.json").read_text()) == again.summary()
-    assert again.summary() == result.summary()
-    assert again.table() == result.table()
-    assert again.verdict == result.verdict
-    assert again.jvi.keys() == result.jvi.keys() == {1, 2}
-    for order, found in result.jvi.items():
-        assert again.jvi[order].keys() == found.keys()
-        for k, values in found.items():
-            np.testing.assert_array_equal(again.jvi[order][k], values)
-    for name, found in result.findings.items():
-        for key, value in vars(found).items():
-            np.testing.assert_array_equal(value, getattr(again.findings[name], key))
-    # The subset of the gap is among that of AIS; quadrature, where it is there, is better.
-    gap, exact = result.findings["gap"], result.findings["quadrature"]
-    assert set(gap.datum) <= set(result.findings["ais_guide"].datum)
-    np.testing.assert_array_equal(gap.log_px, exact.log_px[gap.datum])
-
-
 def test_cubo_is_shown_only_where_it_means_something():
     model, wide, x, exact = linear_gaussian()
 
@@ -282,25 +226,6 @@ def test_cubo_is_shown_only_where_it_means_something():
     assert result.summary()["cubo"]["shown_for"] == pytest.approx(shown.mean())
     few = evaluate(model, guide, x, num_samples=10, progress=False)
     assert np.isnan(few.cubo).all()  # no k̂, no indication
-
-
-def test_plot_khat_takes_it(oracle):
-    import arviz as az
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    result, _, _ = oracle
-    elpd = result.to_elpd()
-    assert elpd.pareto_k.dims == ("datum",)
-    np.testing.assert_array_equal(elpd.elpd_i.values, result.log_px)
-    assert elpd.elpd == pytest.approx(result.log_px.sum(), rel=1e-12)
-    assert elpd.se == pytest.approx(result.log_px.std() * math.sqrt(len(result)), rel=1e-12)
-    assert elpd.good_k == result.khat_threshold
-    plot = az.plot_khat(elpd, backend="matplotlib")
-    axes = plot.viz["figure"].item().axes[0]
-    offsets = [c.get_offsets() for c in axes.collections if len(c.get_offsets())]
-    drawn = np.concatenate(offsets)[:, 1]
-    assert set(np.round(result.khat, 6)) <= set(np.round(np.asarray(drawn, dtype=float), 6))
 
 
 def test_batch_norm_that_keeps_no_statistics_is_refused():

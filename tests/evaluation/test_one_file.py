@@ -242,7 +242,7 @@ def test_what_is_no_estimator_or_twice_the_same_is_refused():
     model, guide, x, _ = linear_gaussian()
     for wrong, said in (
         (estimators.AIS(2), r"give a list, as in \[AIS"),
-        ([estimators.AIS], "AIS is not an estimator; pass instances"),
+        ([estimators.AIS], "AIS is not an estimator. Pass instances"),
         (["ais"], "'ais' is not an estimator"),
         ([estimators.AIS(2), estimators.AIS(3)], "ais_guide and ais_prior would be computed"),
         ([estimators.AIS(2), estimators.AIS(3, start="prior")], "ais_prior would be computed"),

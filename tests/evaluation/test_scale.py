@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from asking import evaluate
+from asking import assert_same, evaluate
 from programs import linear_gaussian
 from small import small_pair
 
@@ -18,7 +18,6 @@ from pvae import Evaluation, PvaeError
 from pvae.evaluation.work import FOLDER, Work, half_done
 from pvae.importance.sampler import Sampler
 from pvae.pair import inspect
-from pvae.runtime.memory import Chunks, LiveBytes
 
 SCRIPT = textwrap.dedent(
     """
@@ -68,16 +67,6 @@ def _run(script, out, survive=0, processes=1):
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
 
 
-def _same(a: Evaluation, b: Evaluation) -> None:
-    for name in ("elbo", "log_px", "psis", "khat", "kl", "log_px_se", "elbo_analytic"):
-        np.testing.assert_array_equal(getattr(a, name), getattr(b, name), err_msg=name)
-    assert a.summary() == b.summary()
-    assert a.findings.keys() == b.findings.keys()
-    for name, found in a.findings.items():
-        for key, value in vars(found).items():
-            np.testing.assert_array_equal(value, getattr(b.findings[name], key), f"{name} {key}")
-
-
 def undisturbed_at(script):
     return script.parent / "undisturbed"
 
@@ -94,7 +83,7 @@ def undisturbed(script):
 def test_two_processes_find_what_one_finds(script, undisturbed, tmp_path):
     done = _run(script, tmp_path, processes=2)
     assert done.returncode == 0, done.stderr[-2000:]
-    _same(Evaluation.load(tmp_path), undisturbed)
+    assert_same(Evaluation.load(tmp_path), undisturbed)
     assert not (tmp_path / FOLDER).exists()
     # The weights have five blocks, the prior five, the surgery one or more, AIS one each.
     alone = len(Path(f"{undisturbed_at(script)}.rank0").read_text())
@@ -144,48 +133,8 @@ def test_a_killed_evaluation_goes_on_where_it_was(script, undisturbed, tmp_path)
     assert kept == 2  # those of the weights have been saved
     assert (tmp_path / "evaluation.nc").exists()
     assert _run(script, tmp_path).returncode == 0
-    _same(Evaluation.load(tmp_path), undisturbed)
+    assert_same(Evaluation.load(tmp_path), undisturbed)
     assert half_done(tmp_path) is None
-
-
-@pytest.mark.parametrize("network", ["dense", "conv"])
-def test_small_and_large_chunks(network):
-    torch.manual_seed(0)
-    model = pvae.models.VAE((1, 8, 8), latent_dim=4, network=network)
-    guide = pvae.guides.MeanField((1, 8, 8), latent_dim=4)
-    x = pvae.data.load("digits").test.tensors()[0][:70]
-    options = {"num_samples": 200, "prior_samples": 20, "progress": False, "ais": 3}
-    options |= {"num_chains": 6, "num_temperatures": 4, "num_leapfrog": 2}
-    usual = evaluate(model, guide, x, **options)
-    peaks = []
-    for memory in (0.1, 1, 1000):
-        _same(evaluate(model, guide, x, memory=memory, **options), usual)
-        with Sampler(inspect(model, guide, x[:32]), memory=memory) as sampler, LiveBytes() as made:
-            next(sampler.stream((x[:32],), 200))
-        peaks.append(made.peak / 2**20)
-    assert peaks[0] < peaks[1] < peaks[2]  # the chunks did differ
-    assert 0.2 < peaks[1] < 2
-
-
-def test_out_of_memory_halves_the_chunk_and_changes_nothing(monkeypatch):
-    pair = small_pair()
-    x = pvae.data.load("digits").test.tensors()[0][:40]
-    usual = evaluate(*pair, x, num_samples=300, progress=False)
-    model, decoder = pair[0], pair[0].decoder
-    most, forward = 600, decoder.forward
-
-    def limited(z):
-        if z.ndim == 3 and z.shape[1] == 32 and z.shape[:-1].numel() > most:
-            raise torch.OutOfMemoryError("CUDA out of memory (pretended)")
-        return forward(z)
-
-    monkeypatch.setattr(decoder, "forward", limited)
-    with pytest.warns(UserWarning, match="Out of memory. The work continues with"):
-        again = evaluate(model, pair[1], x, num_samples=300, progress=False, prior_samples=0)
-    np.testing.assert_array_equal(again.log_px, usual.log_px)
-    most = 31
-    with pytest.raises(PvaeError, match="not enough memory for one sample of 32 data"):
-        evaluate(model, pair[1], x, num_samples=300, progress=False, prior_samples=0)
 
 
 def test_an_evaluation_is_added_to(tmp_path, monkeypatch):
@@ -215,43 +164,6 @@ def test_an_evaluation_is_added_to(tmp_path, monkeypatch):
     assert set(other.findings) == {"prior", "surgery"}
 
 
-def test_blocks_of_other_work_are_not_taken(tmp_path, capsys):
-    blocks = [np.arange(2), np.arange(2, 4)]
-
-    def half(block):
-        if block[0]:
-            raise PvaeError("stop here")
-        return {"x": block * 1.0}
-
-    with pytest.raises(PvaeError, match="stop here"), Work(tmp_path, {"seed": 0}, False) as work:
-        work.map("a", blocks, half)
-    assert half_done(tmp_path) == 1
-
-    def never(block):
-        assert block[0], "the first block was kept"
-        return {"x": block * 1.0}
-
-    with Work(tmp_path, {"seed": 0}, False) as work:
-        assert [r["x"].tolist() for r in work.map("a", blocks, never)] == [[0, 1], [2, 3]]
-    with Work(tmp_path, {"seed": 1}, False):
-        assert "starting again" in capsys.readouterr().out
-    assert half_done(tmp_path) == 0
-    with pytest.raises(PvaeError, match=r"half done \(0 blocks"):
-        Evaluation.load(tmp_path)
-
-
-def test_a_damaged_block_is_computed_anew(tmp_path):
-    work = Work(tmp_path, {}, False)
-    work.map("a", [np.arange(3)], lambda block: {"x": block})
-    (path,) = (tmp_path / FOLDER).glob("*.npz")
-    path.write_bytes(path.read_bytes()[:40])
-    assert work.map("a", [np.arange(3)], lambda block: {"x": block + 1})[0]["x"].tolist() == [
-        1,
-        2,
-        3,
-    ]
-
-
 def test_half_done_in_the_shell(script, tmp_path):
     from pvae.cli.main import main
 
@@ -265,52 +177,6 @@ def test_half_done_in_the_shell(script, tmp_path):
     assert done.returncode == 1
     assert "half done (1 blocks are kept)" in done.stderr
     assert "Traceback" not in done.stderr
-
-
-def test_live_bytes_counts_what_is_alive():
-    x = torch.zeros(1000)
-    with LiveBytes() as found:
-        y = x + 1
-        y = y + 1
-        y.view(10, 100)
-        del y
-    assert found.peak == 2 * 4000
-    assert found.total == 2 * 4000
-
-
-def test_chunks_cover_every_sample_once():
-    chunks = Chunks(10)
-    out = chunks.run(7, 3, lambda a, b: {"k": torch.arange(a, b)[:, None].expand(-1, 3)})
-    assert out["k"][:, 0].tolist() == list(range(7))
-
-
-def test_memory_must_be_positive():
-    with pytest.raises(PvaeError, match="memory=0"):
-        evaluate(*small_pair(), torch.zeros(3, 1, 8, 8), memory=0, progress=False)
-
-
-@pytest.mark.parametrize("growing", ["samples", "data"])
-def test_memory_grows_neither_with_samples_nor_with_data(growing):
-    script = """
-        import resource, sys, torch, pvae
-        torch.set_num_threads(1)
-        model, guide = pvae.models.VAE((784,), 5), pvae.guides.MeanField((784,), 5)
-        x = torch.zeros(40, 784)
-        pvae.evaluate(model, guide, x, num_samples=50, progress=False)
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        x = torch.zeros(int(sys.argv[2]), 784)
-        pvae.evaluate(model, guide, x, num_samples=int(sys.argv[1]),
-                      estimators=[pvae.estimators.Surgery()], progress=False)
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
-    """
-    sizes = {"samples": ((500, 4), (20_000, 4)), "data": ((2, 300), (2, 3000))}[growing]
-    grown = []
-    for samples, data in sizes:
-        command = [sys.executable, "-c", textwrap.dedent(script), str(samples), str(data)]
-        done = subprocess.run(command, check=True, capture_output=True)
-        grown.append(int(done.stdout))  # KiB
-    own = (sizes[1][1] - sizes[0][1]) * 784 * 4 / 1024
-    assert grown[1] < grown[0] + own + 64 * 1024
 
 
 def test_k_lists(tmp_path):
@@ -340,54 +206,6 @@ def test_every_unit_has_draws_of_its_own():
     for values in (log_w, prior):
         assert len(values.unique()) == values.numel()
     assert not torch.isin(other, log_w).any()
-
-
-def test_blocks_of_other_settings_are_not_taken(tmp_path):
-    work = Work(tmp_path, {}, False)
-    work.settings = {"num_temperatures": 10}
-    work.map("AIS", [np.arange(3)], lambda block: {"x": block})
-    work.settings = {"num_temperatures": 20}
-    assert work.map("AIS", [np.arange(3)], lambda block: {"x": block + 1})[0]["x"][0] == 1
-    work.settings = {"num_temperatures": 10}
-    assert work.map("AIS", [np.arange(3)], lambda block: {"x": block + 2})[0]["x"][0] == 0
-    assert work.map("AIS", [np.arange(2)], lambda block: {"x": block + 3})[0]["x"][0] == 3
-
-
-def test_the_bar_moves_within_a_block():
-    work = Work(None, {}, False)
-    seen = []
-
-    def compute(block):
-        tick = work.ticks(10)
-        for _ in range(10):
-            tick()
-            seen.append(work._bar.n)
-        return {"x": block}
-
-    class Bar:
-        n = 0
-
-        def __init__(self, **_):
-            pass
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *_):
-            pass
-
-        def update(self, by):
-            self.n += by
-
-    import pvae.evaluation.work as module
-
-    module_bar, module.tqdm = module.tqdm, Bar
-    try:
-        work.map("AIS", [np.arange(5), np.arange(4)], compute)
-    finally:
-        module.tqdm = module_bar
-    assert seen[:10] == [0, 1, 1, 2, 2, 3, 3, 4, 4, 5]
-    assert seen[-1] == work._bar.n == 9
 
 
 def test_the_gap_follows_ais(tmp_path):

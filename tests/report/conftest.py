@@ -2,6 +2,7 @@
 
 import dataclasses
 import html.parser
+import pathlib
 import types
 from collections.abc import Callable
 from typing import Any
@@ -184,6 +185,12 @@ def numbers() -> Callable[..., Numbers]:
 @pytest.fixture(scope="session")
 def found() -> Callable[..., Evaluation]:
     return everything
+
+
+@pytest.fixture(scope="session")
+def page() -> Callable[[pathlib.Path], Page]:
+    """Reads a page from its file."""
+    return lambda path: Page(path.read_text("utf-8"))
 
 
 @pytest.fixture(scope="session")
