@@ -9,6 +9,7 @@ from pvae.guides.linear import LinearGaussian
 from pvae.guides.mean_field import MeanField
 from pvae.guides.mixture import MixtureOfGaussians
 from pvae.guides.nearest_code import NearestCode
+from pvae.guides.no_latents import NoLatents
 from pvae.guides.responsibilities import Responsibilities
 from pvae.guides.semi_amortised import SemiAmortised
 from pvae.guides.shared_encoder import SharedEncoder
@@ -27,6 +28,7 @@ __all__ = [
     "MeanField",
     "MixtureOfGaussians",
     "NearestCode",
+    "NoLatents",
     "Responsibilities",
     "SemiAmortised",
     "SharedEncoder",

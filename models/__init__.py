@@ -1,6 +1,7 @@
 """Pyro models p(z) p(x|z), one file a family; imported as `pvae.models`."""
 
 from pvae.models.autoencoder import Autoencoder, SparseAutoencoder
+from pvae.models.explicit import MADE, GatedPixelCNN, PixelCNN, PixelRNN
 from pvae.models.flow_prior import FlowPriorVAE
 from pvae.models.gaussian_mixture import GaussianMixture
 from pvae.models.hierarchical import HierarchicalVAE
@@ -12,14 +13,18 @@ from pvae.models.vq_vae import VQVAE
 from pvae.nn import remember
 
 __all__ = [
+    "MADE",
     "PPCA",
     "VAE",
     "VQVAE",
     "Autoencoder",
     "FlowPriorVAE",
+    "GatedPixelCNN",
     "GaussianMixture",
     "HierarchicalVAE",
     "MixturePriorVAE",
+    "PixelCNN",
+    "PixelRNN",
     "SparseAutoencoder",
     "VampPriorVAE",
 ]

@@ -40,6 +40,10 @@ def _quantised(**options):
     )
 
 
+def _explicit(model, **options):
+    return lambda: (model(SHAPE, **options), g.NoLatents())
+
+
 def _vae():
     return m.VAE(SHAPE, **DENSE)
 
@@ -129,11 +133,34 @@ ZOO = {
     ),
     "VQ-VAE": (_quantised(), "dynamic"),
     "VQ-VAE by gradients": (_quantised(decay=None), "dynamic"),
+    "MADE": (_explicit(m.MADE, hidden_dims=[16], order="random"), "dynamic"),
+    "PixelCNN": (_explicit(m.PixelCNN, channels=4, num_blocks=2, kernel_size=3), "dynamic"),
+    "gated PixelCNN": (
+        _explicit(m.GatedPixelCNN, channels=4, num_layers=2, likelihood="softmax", levels=17),
+        "grey",
+    ),
+    "PixelRNN": (_explicit(m.PixelRNN, channels=4, num_layers=2, kernel_size=3), "dynamic"),
+    "row LSTM": (
+        _explicit(
+            m.PixelRNN,
+            kind="row",
+            channels=4,
+            num_layers=2,
+            kernel_size=3,
+            likelihood="logistic_mixture",
+            levels=17,
+        ),
+        "grey",
+    ),
     "probabilistic PCA": (
         lambda: (m.PPCA(SHAPE, latent_dim=3), g.LinearGaussian(SHAPE, latent_dim=3)),
         "grey",
     ),
 }
+
+
+# Without latent variables.
+EXPLICIT = ["MADE", "PixelCNN", "gated PixelCNN", "PixelRNN", "row LSTM"]
 
 
 def make(name):
