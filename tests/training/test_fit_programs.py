@@ -112,7 +112,7 @@ def test_the_look_at_the_smallest_minibatch_changes_no_number():
         pair = Model(), Guide(normalised())
         with pytest.MonkeyPatch.context() as patch:
             if not look:
-                patch.setattr(sys.modules["pvae.training.fit"], "_try_smallest", lambda *args: None)
+                patch.setattr(sys.modules["pvae.training.fit"], "try_smallest", lambda *args: None)
             history = fit(*pair, batch_size=21).history
         found.append([history, *(v.tolist() for v in pair[1].state_dict().values())])
     assert found[0] == found[1]
