@@ -165,9 +165,10 @@ class CompiledGradient:
         if self._watch is not None and (change := self._watch.changed()) is not None:
             self._start_again(change)
         try:
-            read = [1.0 if type(weight) is float else weight]  # a weight of zero is no other case
-            read += [as_number(holder[key]) for holder, key in self._schedules]
-            key = signature, size, signature_of(read, {}), _setting()
+            inputs = [as_number(holder[key]) for holder, key in self._schedules]
+            inputs += [weight] * isinstance(weight, Tensor)
+            read = signature_of(inputs, {}) if inputs else None
+            key = signature, size, type(weight), read, _setting()
         except (LookupError, TypeError, ValueError, RuntimeError):
             return self._give_up(
                 "a number or a tensor that the programs read has been deleted, or replaced by an "
