@@ -41,6 +41,7 @@ class Numbers:
     strategy: str = "plate"
     exact: bool = False
     code: bool = False
+    one_code: bool = False
 
     def __post_init__(self) -> None:
         n = len(self.log_px)
@@ -68,6 +69,7 @@ class Numbers:
         return len(self.log_px)
 
     in_order = Known.in_order
+    constant = Known.constant
 
     def summary(self) -> dict[str, Any]:
         return summarise(self, self.verdict)
