@@ -188,6 +188,7 @@ def evaluate(
                 columns = from_code(task, guide) if code else from_weights(task, ks)
                 if one_code:
                     columns["bounds"] = dict.fromkeys(asked_ks, columns["elbo"])
+                    columns["bounds_se"] = dict.fromkeys(asked_ks, np.zeros(len(part)))
                 if no_bits:
                     columns["missing"] = columns.get("missing", {}) | {"bits_per_dim": no_bits}
                 result = Evaluation(

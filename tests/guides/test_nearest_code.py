@@ -35,7 +35,7 @@ def exact(model, x):
     return torch.stack(rows)
 
 
-def test_the_bound_is_log_p_of_x_and_its_code_and_lies_below_log_p():
+def test_the_bound_is_log_p_of_x_and_its_code_and_lies_below_log_p(tmp_path):
     model, guide = pair((1, 8, 8))
     x = (torch.rand(20, 1, 8, 8) < 0.5).float()
     pvae.fit(model, guide, x, epochs=20, batch_size=10, lr=1e-2, progress=False)
@@ -47,7 +47,12 @@ def test_the_bound_is_log_p_of_x_and_its_code_and_lies_below_log_p():
     at_code = joint.gather(0, index[None])[0].double().numpy()
     log_w = pvae.log_weights(model, guide, x, num_samples=3)
     assert np.allclose(log_w.numpy(), at_code, atol=1e-4)
-    found = pvae.evaluate(model, guide, x, num_samples=[1, 9], estimators=[], progress=False)
+    found = pvae.evaluate(
+        model, guide, x, num_samples=[1, 9], estimators=[], progress=False, out=tmp_path
+    )
+    again = pvae.evaluate(model, guide, x, num_samples=[1, 9], progress=False, out=tmp_path)
+    assert again.one_code
+    assert np.array_equal(again.bounds[9], found.bounds[9])
     assert np.allclose(found.elbo, at_code, atol=1e-4)
     assert (found.elbo <= joint.logsumexp(0).double().numpy() + 1e-4).all()
     assert found.one_code
