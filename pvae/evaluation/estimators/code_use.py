@@ -140,15 +140,16 @@ def _draw(shares: list[float]) -> Panel:
     def draw(width: float) -> Any:
         with chart("Share of each code, the most frequent first", width, 200) as drawn:
             ax = drawn.figure.subplots()
-            ax.fill_between(np.arange(len(found)) + 0.5, found, step="mid", color=colours.ACCENT)
+            ax.bar(np.arange(len(found)) + 1, found, width=1.0, color=colours.ACCENT)
             ax.axhline(1 / len(found), color=colours.INK, linewidth=1.2, dashes=(4, 3))
             axes(ax, across="codes, the most frequent first", up="share", whole="across")
+            ax.set_xlim(0.5, len(found) + 0.5)
             ax.set_ylim(0)
         return drawn.svg
 
     used = int((found > 0).sum())
     note = (
         f"{text.count(used)} of {text.count(len(found))} codes occur. The dashed line is the share "
-        "of each code if all were used alike."
+        "of each code if all were used equally."
     )
     return Panel(bodies=(responsive(draw),), note=note)
