@@ -83,7 +83,7 @@ def test_a_hierarchy_says_what_moves(numbers, read, digits):
     model, guide, _ = make("two layers")
     torch.nn.init.normal_(guide.encoders[1].layers[0].weight, std=3)
     page = read(numbers(n=297), model=model, guide=guide, data=digits)
-    assert "Every latent site moves along a line of its own" in page.text("interpolation")
+    assert "Each latent site moves along its own line" in page.text("interpolation")
     assert "z_2 is the first site that the model draws" in page.text("traversal")
     assert [r.split(" | ")[0] for r in page.rows if " ± 0.0" in r][:3] == [
         "z_1", "z_2", "z_1 and z_2",
