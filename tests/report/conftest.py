@@ -40,7 +40,6 @@ class Numbers:
     verdict: str = "The verdict in words."
     strategy: str = "plate"
     exact: bool = False
-    one_code: bool = False
     code: bool = False
     one_code: bool = False
 
@@ -68,10 +67,6 @@ class Numbers:
 
     def __len__(self) -> int:
         return len(self.log_px)
-
-    @property
-    def constant(self) -> bool:
-        return self.exact or self.one_code
 
     in_order = Known.in_order
     constant = Known.constant
