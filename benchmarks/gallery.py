@@ -55,6 +55,12 @@ ROWS = {
     " --kl_warmup 10",
     "Ladder, free bits": "--model HierarchicalVAE --model.activation relu --guide Ladder --lr 2e-3"
     " --kl_warmup 10 --loss FreeBits_ELBO --loss.free_bits 1",
+    "Categorical, straight-through": "--model CategoricalVAE --guide Categorical",
+    "Categorical, Gumbel-softmax": "--model CategoricalVAE --guide Categorical"
+    " --guide.gradient gumbel_softmax",
+    "Categorical, VIMCO": "--model CategoricalVAE --guide Categorical --guide.gradient score"
+    " --loss IWAE_ELBO --num_particles 10",
+    "VQ-VAE": "--model VQVAE --guide NearestCode",
     "Autoencoder": "--model Autoencoder --guide Code",
     "Sparse autoencoder": "--model SparseAutoencoder --guide Code",
     "Denoising autoencoder": "--model Autoencoder --guide DenoisingCode",
@@ -79,6 +85,8 @@ COMPARED = {
     "Priors": ["VAE", "Mixture prior", "VampPrior", "Flow prior"],
     "Posteriors": ["VAE", "Full covariance", "Low rank", "Mixture of Gaussians", "IAF",
                    "Spline flow", "Semi-amortised"],
+    "Discrete codes": ["VAE", "Categorical, straight-through", "Categorical, Gumbel-softmax",
+                       "Categorical, VIMCO"],
     "Networks": ["VAE", "Convolutional"],
     "Layers": ["One layer, 200-200", "Two layers", "Ladder", "Ladder, free bits"],
 }  # fmt: skip

@@ -1,6 +1,7 @@
 """Pyro guides q(z|x), one file a family; imported as `pvae.guides`."""
 
 from pvae.guides.bottom_up import BottomUp
+from pvae.guides.categorical import Categorical
 from pvae.guides.code import Code, ContractiveCode, DenoisingCode
 from pvae.guides.flows import IAF, SplineFlow
 from pvae.guides.gaussian import FullCovariance, LowRank
@@ -18,6 +19,7 @@ from pvae.nn import remember
 __all__ = [
     "IAF",
     "BottomUp",
+    "Categorical",
     "Code",
     "ContractiveCode",
     "DenoisingCode",

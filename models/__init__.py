@@ -1,6 +1,7 @@
 """Pyro models p(z) p(x|z), one file a family; imported as `pvae.models`."""
 
 from pvae.models.autoencoder import Autoencoder, SparseAutoencoder
+from pvae.models.categorical import CategoricalVAE
 from pvae.models.explicit import MADE, GatedPixelCNN, PixelCNN, PixelRNN
 from pvae.models.flow_prior import FlowPriorVAE
 from pvae.models.gaussian_mixture import GaussianMixture
@@ -18,6 +19,7 @@ __all__ = [
     "VAE",
     "VQVAE",
     "Autoencoder",
+    "CategoricalVAE",
     "FlowPriorVAE",
     "GatedPixelCNN",
     "GaussianMixture",

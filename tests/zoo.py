@@ -44,6 +44,14 @@ def _explicit(model, **options):
     return lambda: (model(SHAPE, **options), g.NoLatents())
 
 
+def _categorical(gradient):
+    sizes = {"num_latents": 3, "num_categories": 4, "hidden_dims": [16]}
+    return lambda: (
+        m.CategoricalVAE(SHAPE, **sizes),
+        g.Categorical(SHAPE, gradient=gradient, **sizes),
+    )
+
+
 def _vae():
     return m.VAE(SHAPE, **DENSE)
 
@@ -152,6 +160,9 @@ ZOO = {
         ),
         "grey",
     ),
+    "categorical": (_categorical("score"), "dynamic"),
+    "Gumbel-softmax": (_categorical("gumbel_softmax"), "dynamic"),
+    "straight-through": (_categorical("straight_through"), "dynamic"),
     "probabilistic PCA": (
         lambda: (m.PPCA(SHAPE, latent_dim=3), g.LinearGaussian(SHAPE, latent_dim=3)),
         "grey",

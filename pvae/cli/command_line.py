@@ -36,7 +36,7 @@ PLACES = {"config", "resume", "out", "overwrite", "trust"}
 """Options that are not part of a config."""
 
 _SIDES = {"model": "VAE", "guide": "MeanField"}
-_SHARED = ("latent_dim", "latent_dims")
+_SHARED = ("latent_dim", "latent_dims", "num_latents", "num_categories")
 
 
 def parse(command: str, argv: list[str]) -> tuple[dict[str, Any], argparse.Namespace]:

@@ -7,6 +7,7 @@ Imports `errors` and `nn`.
 
 from pvae.distributions import heads
 from pvae.distributions.autoregressive import Autoregressive
+from pvae.distributions.gumbel_softmax import GumbelSoftmax
 from pvae.distributions.head import Head
 from pvae.distributions.levels import BinomialProportion, Levels
 from pvae.distributions.logistic import DiscretizedLogistic, MixtureOfDiscretizedLogistics
@@ -32,6 +33,7 @@ __all__ = [
     "CategoricalLevels",
     "DiagonalMixture",
     "DiscretizedLogistic",
+    "GumbelSoftmax",
     "Head",
     "Levels",
     "Likelihood",

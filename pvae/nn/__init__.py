@@ -27,7 +27,7 @@ from pvae.nn.made_from import arguments, remember
 from pvae.nn.networks import MLP, ConvDecoder, ConvEncoder, make_decoder, make_encoder
 from pvae.nn.residual import ResidualDecoder, ResidualEncoder
 from pvae.nn.scale_tril import ScaleTril
-from pvae.nn.sizes import at_least_one, check_layers
+from pvae.nn.sizes import at_least_one, check_layers, positive
 
 __all__ = [
     "MADE",
@@ -53,6 +53,7 @@ __all__ = [
     "make_decoder",
     "make_encoder",
     "masked_networks",
+    "positive",
     "raster",
     "rational_quadratic",
     "remember",

@@ -1,10 +1,11 @@
-"""Checks of the sizes that a model or a guide is given."""
+"""Checks of the sizes and numbers that a model or a guide is given."""
 
+import math
 from collections.abc import Sequence
 
 from pvae.errors import PvaeError
 
-__all__ = ["at_least_one", "check_layers"]
+__all__ = ["at_least_one", "check_layers", "positive"]
 
 
 def at_least_one(**sizes: int) -> None:
@@ -16,6 +17,17 @@ def at_least_one(**sizes: int) -> None:
     for name, value in sizes.items():
         if value < 1:
             raise PvaeError(f"{name}={value}: it must be at least 1.")
+
+
+def positive(**numbers: float) -> None:
+    """Raises a PvaeError that names the first number that is not positive and finite.
+
+    Example:
+        >>> positive(temperature=0.5)
+    """
+    for name, value in numbers.items():
+        if not 0 < value < math.inf:
+            raise PvaeError(f"{name}={value} is not valid: give a finite positive number.")
 
 
 def check_layers(

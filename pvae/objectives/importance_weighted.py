@@ -6,9 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pvae.errors import PvaeError
 from pvae.objectives.base import Call, ParticleELBO, needs_rsample
 from pvae.objectives.path import Cut, along
-from pvae.pair import Program, latent_sites, trace_of
+from pvae.pair import Program, has_path, kind_of, latent_sites, trace_of
 
 __all__ = ["IWAE_ELBO", "STL_ELBO", "DReG_ELBO"]
 
@@ -94,7 +95,19 @@ class _PathELBO(ParticleELBO):
         penalty = call.penalty(draws)
         if penalty.requires_grad:  # its own parameters still have a gradient
             penalty = penalty - penalty.detach() + along(penalty, cut)[0]
-        return call, call.log_p(call.model(values)) - log_q, penalty
+        model_trace = call.model(values)
+        self._check_paths(sites, latent_sites(model_trace))
+        return call, call.log_p(model_trace) - log_q, penalty
+
+    def _check_paths(self, in_guide: dict[str, Any], in_model: dict[str, Any]) -> None:
+        for name in in_guide:
+            for fn in (each[name]["fn"] for each in (in_guide, in_model) if name in each):
+                if not has_path(fn):
+                    raise PvaeError(
+                        f"Site {name!r}: {kind_of(fn)} has no density along a path of its samples, "
+                        f"which {type(self).__name__} differentiates. Straight-through and relaxed "
+                        "samples of discrete sites train with IWAE_ELBO or Trace_ELBO."
+                    )
 
 
 class DReG_ELBO(_PathELBO):
@@ -119,7 +132,8 @@ class DReG_ELBO(_PathELBO):
         plate: Name of the batch plate, where it is ambiguous.
 
     Raises:
-        PvaeError: As `ParticleELBO`, and if a latent site has no rsample.
+        PvaeError: As `ParticleELBO`, and if a latent site has no rsample, or is discrete (also
+            with straight-through or relaxed samples).
 
     Source: Tucker, Lawson, Gu & Maddison 2019, *Doubly Reparameterized Gradient Estimators for
     Monte Carlo Objectives* (arXiv:1810.04152).
@@ -163,7 +177,8 @@ class STL_ELBO(_PathELBO):
         plate: Name of the batch plate, where it is ambiguous.
 
     Raises:
-        PvaeError: As `ParticleELBO`, and if a latent site has no rsample.
+        PvaeError: As `ParticleELBO`, and if a latent site has no rsample, or is discrete (also
+            with straight-through or relaxed samples).
 
     Source: Roeder, Wu & Duvenaud 2017, *Sticking the Landing* (arXiv:1703.09194).
 

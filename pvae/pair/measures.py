@@ -1,12 +1,19 @@
 """Reference measures: checks that log p and log q are densities against the same one."""
 
 import contextlib
+import math
 from typing import Any
 
 import torch
-from pyro.distributions import Delta
+from pyro.distributions import (
+    Delta,
+    RelaxedBernoulliStraightThrough,
+    RelaxedOneHotCategoricalStraightThrough,
+)
+from pyro.poutine import Trace
+from torch.distributions import biject_to
 
-from pvae.distributions import inside, is_discrete, support_of
+from pvae.distributions import GumbelSoftmax, inside, is_discrete, is_image, support_of
 from pvae.errors import PvaeError
 from pvae.pair.program import name_of
 from pvae.pair.structure import Inspection, Structure, base_distribution, kind_of, mask_of
@@ -16,12 +23,15 @@ __all__ = [
     "GLOBAL",
     "gives_a_point",
     "gives_one_code",
+    "has_path",
     "in_words",
+    "objective_name",
     "other_mask",
     "other_measure",
     "outside_draws",
     "refuse_other_measure",
     "refuse_unbounded",
+    "relaxed_in_training",
 ]
 
 GLOBAL = (
@@ -32,12 +42,27 @@ GLOBAL = (
 )
 
 
+_QUANTISED = (RelaxedBernoulliStraightThrough, RelaxedOneHotCategoricalStraightThrough)
+
+
 def other_measure(name: str, ours: dict[str, Any], theirs: dict[str, Any]) -> str | None:
     """Returns a fault if one program has a density at a site and the other probabilities."""
     q, p = base_distribution(ours["fn"]), base_distribution(theirs["fn"])
-    discrete_model = is_discrete(p)
-    if is_discrete(q) == discrete_model or isinstance(q, Delta):
+    for whose, fn in (("guide", q), ("model", p)):
+        if fault := _no_density(fn):
+            return f"Site {name!r}: the {whose}'s {kind_of(fn)} {fault}"
+    if isinstance(q, Delta):
         return None
+    if isinstance(q, _QUANTISED) != isinstance(p, _QUANTISED) and not is_discrete(p):
+        hard, other = (q, p) if isinstance(q, _QUANTISED) else (p, q)
+        return (
+            f"Site {name!r}: {kind_of(hard)} gives out discrete values and has a density of "
+            f"relaxed ones, {kind_of(other)} does not, and their ratio gives no bound. Give model "
+            "and guide a distribution of the same kind."
+        )
+    discrete_model = _has_probabilities(p)
+    if _has_probabilities(q) == discrete_model:
+        return _other_dimension(name, ours["fn"], theirs["fn"])
     q, p = kind_of(q), kind_of(p)
     if discrete_model:
         return (
@@ -50,6 +75,66 @@ def other_measure(name: str, ours: dict[str, Any], theirs: dict[str, Any]) -> st
         f"Site {name!r}: the guide's {q} has probabilities, the model's {p} has a density, and "
         "their ratio gives no bound. Give both a distribution of the same kind."
     )
+
+
+def _other_dimension(name: str, q: Any, p: Any) -> str | None:
+    """Returns a fault if one density is on a simplex, say, and the other on the space around it."""
+    ours, theirs = _dimension(q), _dimension(p)
+    if None in (ours, theirs) or ours == theirs:
+        return None
+    return (
+        f"Site {name!r}: the guide's {kind_of(q)} is a density on {support_of(q)}, of {ours} "
+        f"dimensions, the model's {kind_of(p)} on {support_of(p)}, of {theirs}, and their ratio "
+        "gives no bound. Give both a distribution of the same support."
+    )
+
+
+def _dimension(fn: Any) -> int | None:
+    """Returns the dimension of a support, one less than the values' for a simplex, if known."""
+    support = support_of(fn)
+    if support is None or is_image(base_distribution(fn)):
+        return None
+    try:
+        return math.prod(biject_to(support).inverse_shape(fn.event_shape))
+    except (NotImplementedError, ValueError):
+        return None
+
+
+def has_path(fn: Any) -> bool:
+    """Whether `log_prob` is the density of the samples that rsample differentiates.
+
+    It is not if the samples are discrete, as with straight-through gradients, or relaxed.
+    """
+    fn = base_distribution(fn)
+    return not (_has_probabilities(fn) or isinstance(fn, _QUANTISED) or _no_density(fn))
+
+
+def _has_probabilities(fn: Any) -> bool:
+    """Whether a distribution is discrete, transformed or not."""
+    return is_discrete(_bases(fn)[-1])
+
+
+def _no_density(fn: Any) -> str | None:
+    """Says why `log_prob` is not that of the samples; None if it is."""
+    if isinstance(fn, GumbelSoftmax) and not fn.hard:
+        return (
+            "has relaxed samples and the probabilities of discrete ones, which gives no bound. It "
+            "may train the pair. Evaluate it with hard=True, in eval mode, as "
+            "pvae.guides.Categorical does."
+        )
+    if not isinstance(fn, _QUANTISED) and any(isinstance(b, _QUANTISED) for b in _bases(fn)):
+        return (
+            "transforms straight-through samples, and so loses the relaxed ones, of which their "
+            "density is. Transform the value after pyro.sample."
+        )
+    return None
+
+
+def _bases(fn: Any) -> list[Any]:
+    found = [fn]
+    while hasattr(found[-1], "base_dist"):
+        found.append(found[-1].base_dist)
+    return found
 
 
 def other_mask(name: str, ours: dict[str, Any], theirs: dict[str, Any]) -> str | None:
@@ -123,6 +208,22 @@ def _all_deltas(structure: Structure, discrete: bool) -> bool:
         and is_discrete(in_model[name]["fn"]) == discrete
         for name, site in latent.items()
     )
+
+
+def relaxed_in_training(guide_trace: Trace) -> bool:
+    """Whether a guide says that its values are relaxed in training mode, and the ELBO no bound.
+
+    It says so with `infer={"relaxed_in_training": True}` at a site.
+    """
+    sites = latent_sites(guide_trace).values()
+    return any(site["infer"].get("relaxed_in_training") for site in sites)
+
+
+def objective_name(structure: Structure) -> str:
+    """Returns what an ELBO is in training, for a progress bar."""
+    if gives_a_point(structure):
+        return "log p(x, z)"
+    return "relaxed ELBO" if relaxed_in_training(structure.guide_trace) else "ELBO"
 
 
 def refuse_unbounded(inspection: Inspection) -> None:

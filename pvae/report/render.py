@@ -120,7 +120,7 @@ def _panels(
         add("log_px", "log p(x), datum by datum", weights.log_px, e, places)
         add("least_likely", "Least likely", panels.least_likely, subject, e, places)
     add("kl_dims", "KL of each latent dimension", weights.kl_dims, e)
-    add("training", f"{objective} over epochs", _training, history, objective)
+    add("training", f"{objective} over epochs", _training, history, objective, subject)
     add("reconstructions", "Reconstructions", panels.reconstructions, subject)
     add("samples", "Samples", panels.samples, subject)
     add("latent", "Latent space", panels.latent, subject)
@@ -190,7 +190,7 @@ def _arguments(part: Any) -> str | None:
     return ", ".join(values) or None
 
 
-def _training(history: list[dict[str, Any]], what: str) -> Panel | None:
+def _training(history: list[dict[str, Any]], what: str, subject: Subject) -> Panel | None:
     if not history:
         raise Missing("The report was given no training history.")
     drawn = charts.training(history, what)
@@ -206,6 +206,11 @@ def _training(history: list[dict[str, Any]], what: str) -> Panel | None:
         )
     if any(row.get("kl_weight") not in (None, 1) for row in history):
         note += " While the KL weight is not 1, the training line is the weighted objective."
+    if subject.relaxed_in_training():
+        note += (
+            " The training line is the ELBO of relaxed values, and no bound on log p(x); validation"
+            " and evaluation are of the discrete pair."
+        )
     if what != "ELBO":
         note += " It is not a bound on log p(x). In training, a penalty of the guide is subtracted."
     return Panel((drawn[0],), note)

@@ -19,6 +19,7 @@ from pvae.pair import (
     modules,
     observed_sites,
     quiet,
+    relaxed_in_training,
     trace_guide,
     trace_model,
 )
@@ -157,6 +158,12 @@ class Subject:
         if not isinstance(base_distribution(prior), torch.distributions.Normal):
             return False
         return bool(prior.mean.abs().max() < 1e-6 and (prior.variance - 1).abs().max() < 1e-6)
+
+    def relaxed_in_training(self) -> bool:
+        """Returns whether the guide's values are relaxed in training mode."""
+        if None in (self.model, self.guide) or not self.size:
+            return False
+        return relaxed_in_training(self._trace(slice(0, 1)))
 
     def _trace(self, index: slice | Sequence[int] | Array) -> Any:
         """Returns the model's trace on some data, with latents drawn by the guide."""

@@ -23,9 +23,9 @@ from pvae.pair import (
     at_a_glance,
     check_data,
     given,
-    gives_a_point,
     in_words,
     move,
+    objective_name,
 )
 from pvae.pair import inspect as inspect_pair
 from pvae.runtime import (
@@ -259,7 +259,7 @@ def fit(
             seed=seed,
             checkpoint=checkpoint,
             full_size=full_size(pair),
-            objective="log p(x, z)" if gives_a_point(structure) else "ELBO",
+            objective=objective_name(structure),
         )
         if caveat:
             warn(caveat)
