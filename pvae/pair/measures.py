@@ -82,10 +82,13 @@ def _other_dimension(name: str, q: Any, p: Any) -> str | None:
     ours, theirs = _dimension(q), _dimension(p)
     if None in (ours, theirs) or ours == theirs:
         return None
+    ours, theirs = (
+        f"{kind_of(fn)} is a density on {in_words(support_of(fn))}, of {size} dimensions"
+        for fn, size in ((q, ours), (p, theirs))
+    )
     return (
-        f"Site {name!r}: the guide's {kind_of(q)} is a density on {support_of(q)}, of {ours} "
-        f"dimensions, the model's {kind_of(p)} on {support_of(p)}, of {theirs}, and their ratio "
-        "gives no bound. Give both a distribution of the same support."
+        f"Site {name!r}: the guide's {ours}, and the model's {theirs}; their ratio gives no bound. "
+        "Give both a distribution of the same support."
     )
 
 
