@@ -27,7 +27,7 @@ _ARRAYS = (*_PER_DATUM, "bounds", "bounds_se", "jvi", "findings")
 _META = [name for name in _TYPES if name not in _ARRAYS]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Evaluation(Known):
     """Bounds on log p(x) and their diagnostics, in nats; arrays are over the N data.
 
@@ -94,7 +94,7 @@ class Evaluation(Known):
         """Returns the bounds and estimates as a table for a terminal."""
         return tabulate(self, self.summary())
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return self.table()
 
     def save(self, folder: str | os.PathLike[str]) -> None:
