@@ -131,6 +131,7 @@ def test_table_shows_the_numbers(oracle):
     assert f"{result.elbo.mean():.2f}" in table
     assert f"{result.log_px.mean():.2f}" in table
     assert "L_500" in table
+    assert repr(result) == str(result) == table  # at the end of a cell, no arrays
 
 
 def test_one_sample_and_one_datum():
