@@ -8,6 +8,7 @@ from pvae.models.gaussian_mixture import GaussianMixture
 from pvae.models.hierarchical import HierarchicalVAE
 from pvae.models.linear import PPCA
 from pvae.models.mixture_prior import MixturePriorVAE
+from pvae.models.pixel_vae import PixelVAE
 from pvae.models.vae import VAE
 from pvae.models.vamp_prior import VampPriorVAE
 from pvae.models.vq_vae import VQVAE
@@ -27,6 +28,7 @@ __all__ = [
     "MixturePriorVAE",
     "PixelCNN",
     "PixelRNN",
+    "PixelVAE",
     "SparseAutoencoder",
     "VampPriorVAE",
 ]

@@ -139,6 +139,10 @@ ZOO = {
         _given_its_model(lambda: m.GaussianMixture(SHAPE, 3), g.Responsibilities),
         "dequantize",
     ),
+    "PixelVAE": (
+        _with_mean_field(lambda *a, **k: m.PixelVAE(*a, features=4, num_blocks=1, **k)),
+        "dynamic",
+    ),
     "VQ-VAE": (_quantised(), "dynamic"),
     "VQ-VAE by gradients": (_quantised(decay=None), "dynamic"),
     "MADE": (_explicit(m.MADE, hidden_dims=[16], order="random"), "dynamic"),
