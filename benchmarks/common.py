@@ -90,14 +90,16 @@ def file_name(device: torch.device) -> str:
     return slug if device.type == "cuda" else f"cpu-{slug}-{torch.get_num_threads()}-threads"
 
 
-def write(kind: str, text: str, device: torch.device, data: Data, packages: list[str]) -> Path:
+def write(
+    kind: str, text: str, device: torch.device, data: Data | None, packages: list[str]
+) -> Path:
     """Writes a benchmark's results, with the machine and the command, and returns the file.
 
     Args:
         kind: The script's name, with which the file name starts.
         text: Markdown that ends in a list.
         device: Where it ran; each device has its own file.
-        data: What `training_data` returned.
+        data: What `training_data` returned, or None without data.
         packages: Names of the packages whose versions matter.
     """
     threads, name = torch.get_num_threads(), device_name(device)
@@ -110,7 +112,7 @@ def write(kind: str, text: str, device: torch.device, data: Data, packages: list
 - {versions}, Python {platform.python_version()}.
 - `{command}`, {datetime.date.today()}.
 """
-    slug = file_name(device) + ("" if data.name == "mnist" else f"-{data.name}")
+    slug = file_name(device) + ("" if data is None or data.name == "mnist" else f"-{data.name}")
     folder = Path(__file__).parent / "results"
     folder.mkdir(exist_ok=True)
     path = folder / f"{kind}-{slug}.md"

@@ -76,6 +76,12 @@ ROWS = {
     " --model.likelihood discretized_logistic --model.levels LEVELS --data.observation grey",
     "Logistic mixture": "--model VAE --guide MeanField --model.likelihood logistic_mixture"
     " --model.levels LEVELS --data.observation grey",
+    "MADE": "--model MADE --guide NoLatents",
+    "PixelCNN": "--model PixelCNN --model.channels 32 --model.num_blocks 4 --guide NoLatents",
+    "Gated PixelCNN": "--model GatedPixelCNN --model.channels 32 --model.num_layers 5"
+    " --guide NoLatents",
+    "PixelRNN": "--model PixelRNN --model.kind row --model.channels 32 --model.num_layers 2"
+    " --guide NoLatents",
     "Convolutional": "--model VAE --guide MeanField --model.network conv --guide.network conv",
 }
 """A name for each pair, and the options that make it; LEVELS stands for the data's levels."""
