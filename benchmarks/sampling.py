@@ -20,6 +20,7 @@ from pvae.nn import (
     GatedPixelCNN,
     Ordered,
     PixelCNN,
+    PixelCNNPlusPlus,
     PixelRNN,
     WaveNet,
 )
@@ -28,6 +29,7 @@ ROWS = {
     "MADE": lambda: MADE(SHAPE),
     "PixelCNN": lambda: PixelCNN(SHAPE),
     "gated PixelCNN": lambda: GatedPixelCNN(SHAPE),
+    "PixelCNN++": lambda: PixelCNNPlusPlus(SHAPE),
     "row LSTM": lambda: PixelRNN(SHAPE, kind="row"),
     "diagonal BiLSTM": lambda: PixelRNN(SHAPE, kind="diagonal"),
     "causal transformer": lambda: CausalTransformer(SHAPE),
@@ -37,21 +39,21 @@ ROWS = {
 
 @torch.no_grad()
 def times(network: Ordered, size: int, share: float) -> tuple[float, float, float]:
-    """Returns the seconds of one pass, and of `size` images with caches and by full passes."""
+    """Returns CPU seconds of one pass, and of `size` images with caches and by full passes."""
     network.eval()
     head = heads.Bernoulli().sized(SHAPE)
     p = Autoregressive(network, head)
     p.sample((1,))
-    start = time.perf_counter()
+    start = time.process_time()
     x = p.sample((size,))
-    cached = time.perf_counter() - start
+    cached = time.process_time() - start
     num = max(1, round(share * network.num_steps))
     step = Ordered.stepper(network, x)
-    start = time.perf_counter()
+    start = time.process_time()
     for i in range(num):
         f = step(i * network.num_steps // num)
         f.sigmoid().bernoulli()
-    each = (time.perf_counter() - start) / num
+    each = (time.process_time() - start) / num
     return each, cached, each * network.num_steps
 
 
@@ -72,9 +74,8 @@ def main() -> None:
         text += f"| {name} | {each:.3f} | {whole:.1f} | {cached:.2f} | {whole / cached:.0f} |\n"
         print(text.splitlines()[-1], flush=True)
     text += f"""
-- Seconds for all images together, of networks of the default sizes with random weights. Full passes
-  were timed at {100 * given.share:g} % of the pixels and multiplied.
-- A ratio compares two times of the same process, on a machine that does other work too.
+- CPU seconds for all images together, of networks of the default sizes with random weights, in one
+  process. Full passes were timed at {100 * given.share:g} % of the pixels and multiplied.
 """
     write("sampling", text, torch.device("cpu"), None, ["torch", "pyro-ppl", "pvae"])
 

@@ -10,6 +10,7 @@ NETWORKS = {
     "MADE, no direct": lambda *a, **k: nn.MADE(*a, hidden_dims=[200], direct=False, **k),
     "PixelCNN": lambda *a, **k: nn.PixelCNN(*a, channels=24, num_blocks=3, kernel_size=3, **k),
     "GatedPixelCNN": lambda *a, **k: nn.GatedPixelCNN(*a, channels=12, num_layers=3, **k),
+    "PixelCNN++": lambda *a, **k: nn.PixelCNNPlusPlus(*a, channels=8, num_blocks=2, **k),
     "Row LSTM": lambda *a, **k: nn.PixelRNN(*a, "row", channels=12, num_layers=2, **k),
     "Diagonal BiLSTM": lambda *a, **k: nn.PixelRNN(*a, "diagonal", channels=12, num_layers=2, **k),
     "CausalTransformer": lambda *a, **k: nn.CausalTransformer(*a, channels=8, num_layers=2, **k),
@@ -20,6 +21,13 @@ PARTIAL = ["PixelCNN", "Row LSTM", "Diagonal BiLSTM"]  # f does not depend on al
 VECTORS = [
     name for name in NETWORKS if "Pixel" not in name and "LSTM" not in name
 ]  # take x of any shape
+
+
+def takes(name, event_shape, *, jointly):
+    """Whether a network gives f of whole pixels, or of single values, for x of some shape."""
+    if jointly:
+        return name in JOINT
+    return name != "PixelCNN++" or event_shape[0] == 1
 
 
 def make(name, event_shape, out_shape=None, **options):

@@ -2,10 +2,21 @@
 
 import pytest
 import torch
-from ordered import JOINT, NETWORKS, PARTIAL, VECTORS, make
+from ordered import NETWORKS, PARTIAL, VECTORS, make, takes
 
 from pvae import PvaeError
-from pvae.nn import MADE, GatedPixelCNN, Ordered, PixelCNN, PixelRNN, Steps, raster
+from pvae.nn import (
+    MADE,
+    CausalTransformer,
+    GatedPixelCNN,
+    Ordered,
+    PixelCNN,
+    PixelCNNPlusPlus,
+    PixelRNN,
+    Steps,
+    WaveNet,
+    raster,
+)
 
 
 def dependence(network, num=12):
@@ -30,8 +41,8 @@ def dependence(network, num=12):
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("joint", [False, True], ids=["values", "pixels"])
 def test_no_output_depends_on_what_comes_later(name, shape, joint):
-    if joint and name not in JOINT:
-        pytest.skip("gives single values")
+    if not takes(name, shape, jointly=joint):
+        pytest.skip("draws values otherwise")
     network = make(name, shape, (2, 7, *shape[1:]) if joint else (2, *shape))
     depends, steps = dependence(network), network.steps
     earlier = steps.f_order[(..., *[None] * 3)] > steps.order
@@ -89,7 +100,9 @@ def test_vectors_too(name, shape):
 def test_steps_are_the_full_pass(name, integers, context_shape, shape):
     """What a network computes step by step, with its caches, is what one pass gives."""
     options = {"num_values": 5} if integers else {}
-    network = make(name, shape, (2, *shape), context_shape=context_shape, **options)
+    joint = not takes(name, shape, jointly=False)
+    out_shape = (2, 7, *shape[1:]) if joint else (2, *shape)
+    network = make(name, shape, out_shape, context_shape=context_shape, **options)
     x = torch.randint(5, (4, *shape)) if integers else torch.rand(4, *shape).double()
     context = None if context_shape is None else torch.randn(4, *context_shape).double()
     f, steps = network(x, context), network.steps
@@ -164,6 +177,36 @@ def test_what_made_does_not_take():
     ]:
         with pytest.raises(PvaeError, match=message):
             MADE(**{"event_shape": (3,), **options})
+
+
+def test_what_networks_of_images_do_not_take():
+    for make_one, message in [
+        (lambda: PixelCNN((5,)), r"event_shape=\(5,\): this network takes images"),
+        (lambda: PixelCNN((3, 4, 4), channels=16), "Choose a multiple of 6"),
+        (lambda: PixelCNN((1, 4, 4), kernel_size=4), "kernel_size=4: it must be an odd"),
+        (lambda: PixelCNN((1, 4, 4), num_blocks=0), "num_blocks=0"),
+        (lambda: GatedPixelCNN((4, 4), context_shape=(2, 3, 4)), r"height and width \(4, 4\)"),
+        (lambda: GatedPixelCNN((4, 4), context_shape=(2, 3)), r"a vector \(D,\) or a map"),
+        (lambda: PixelRNN((4, 4), kind="column"), "kind='column' is not valid"),
+        (lambda: PixelCNNPlusPlus((3, 4, 4)), "Choose a likelihood of whole pixels"),
+        (lambda: CausalTransformer((9,), channels=6), "not a multiple of num_heads=4"),
+        (lambda: CausalTransformer((2, 2), context_shape=(5, 3, 2)), r"a vector \(D,\)"),
+        (lambda: WaveNet((9,), context_shape=(2, 8)), r"other dimensions are \(9,\)"),
+    ]:
+        with pytest.raises(PvaeError, match=message):
+            make_one()
+
+
+def test_a_transformer_reads_a_text_before_x():
+    network = make("CausalTransformer", (4,), (3, 4), context_shape=(5, 2), num_values=3)
+    x, text = torch.randint(3, (2, 4)), torch.randn(2, 5, 2).double()
+    f, step = network(x, text), network.stepper(x, text)
+    for t in range(4):
+        torch.testing.assert_close(step(t), network.steps.of(f, t))
+    for word in range(5):
+        changed = text.clone()
+        changed[:, word] += 1
+        assert (network(x, changed) != f).any(0).any(0).all()
 
 
 def test_a_network_of_ones_own_draws_by_full_passes():

@@ -7,6 +7,7 @@ from pvae.nn.autoregressive.gated import GatedPixelCNN
 from pvae.nn.autoregressive.made import MADE
 from pvae.nn.autoregressive.ordered import Ordered, Steps, raster
 from pvae.nn.autoregressive.pixelcnn import PixelCNN
+from pvae.nn.autoregressive.plusplus import PixelCNNPlusPlus
 from pvae.nn.autoregressive.recurrent import PixelRNN
 from pvae.nn.autoregressive.transformer import CausalTransformer
 from pvae.nn.autoregressive.wavenet import WaveNet
@@ -17,6 +18,7 @@ __all__ = [
     "GatedPixelCNN",
     "Ordered",
     "PixelCNN",
+    "PixelCNNPlusPlus",
     "PixelRNN",
     "Steps",
     "WaveNet",
