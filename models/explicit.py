@@ -180,7 +180,7 @@ class GatedPixelCNN(_Explicit):
         event_shape: Sequence[int],
         channels: int = 64,
         num_layers: int = 8,
-        kernel_size: int = 5,
+        kernel_size: int = 3,
         likelihood: Likelihood | Head = "bernoulli",
         **options: Any,
     ) -> None:

@@ -62,7 +62,7 @@ class GatedPixelCNN(Images):
         out_shape: Sequence[int] | None = None,
         channels: int = 64,
         num_layers: int = 8,
-        kernel_size: int = 5,
+        kernel_size: int = 3,
         context_shape: Sequence[int] | None = None,
         num_values: int | None = None,
     ) -> None:
