@@ -107,10 +107,7 @@ class Autoregressive(TorchDistribution):
         new = self._get_checked_instance(Autoregressive, _instance)
         batch_shape = torch.Size(batch_shape)
         new.network, new.head, new.cached = self.network, self.head, self.cached
-        new.context = self.context
-        if self.context is not None:
-            shape = self.context.shape[self.context.ndim - self._context_dim :]
-            new.context = self.context.expand(*batch_shape, *shape)
+        new.context = self.context  # It broadcasts, and a pass is not repeated.
         TorchDistribution.__init__(new, batch_shape, self.event_shape, validate_args=False)
         new._validate_args = self._validate_args
         return new
