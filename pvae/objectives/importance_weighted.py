@@ -4,12 +4,13 @@ import math
 from typing import Any
 
 import torch
+from pyro.distributions import Delta
 from torch import Tensor
 
 from pvae.errors import PvaeError
 from pvae.objectives.base import Call, ParticleELBO, needs_rsample
 from pvae.objectives.path import Cut, along
-from pvae.pair import Program, has_path, kind_of, latent_sites, trace_of
+from pvae.pair import Program, base_distribution, has_path, kind_of, latent_sites, trace_of
 
 __all__ = ["IWAE_ELBO", "STL_ELBO", "DReG_ELBO"]
 
@@ -82,6 +83,8 @@ class _PathELBO(ParticleELBO):
 
         def weigh(name: str, grad: Tensor) -> Tensor:
             site = sites[name]
+            if isinstance(base_distribution(site["fn"]), Delta):
+                return grad  # no density, so no score for a second weight to take the place of
             mask = 1.0 if site["mask"] is None else torch.as_tensor(site["mask"])
             if isinstance(mask, Tensor):
                 mask = mask.reshape(mask.shape + (1,) * site["fn"].event_dim).to(grad)
@@ -121,7 +124,8 @@ class DReG_ELBO(_PathELBO):
 
     with φ constant in log q. It is unbiased, and its signal-to-noise ratio grows with K, while that
     of the plain gradient falls. For a site of the guide under a KL weight β,
-    :math:`\tilde w_k^2` is :math:`\tilde w_k (1 - \beta + \beta \tilde w_k)`.
+    :math:`\tilde w_k^2` is :math:`\tilde w_k (1 - \beta + \beta \tilde w_k)`; for a Delta, which has
+    no density, it is :math:`\tilde w_k`.
 
     Everything that q depends on except its draws is held, wherever the guide keeps it. A parameter
     that model and guide share is still trained by the model's terms. A normalising flow in the
