@@ -30,6 +30,11 @@ def verdict(known: Known) -> str:
             "a lower bound on log p(x), which more samples do not raise. It is loose where other "
             "codes explain x as well."
         )
+        if nothing := int(np.isneginf(known.elbo).sum()):
+            only += (
+                f" p(x, z(x)) is zero for {text.plural(nothing, 'datum', 'data')}: the model does "
+                "not allow the code that the guide gives there, or x with it."
+            )
         return " ".join([only, *said])
     tails, low = _tails(known.khat, known.khat_threshold, known.num_samples)
     if low and "ais_prior" not in known.findings:

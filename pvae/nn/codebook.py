@@ -100,9 +100,9 @@ class Codebook(nn.Module):
         # |h|^2 is the same for every code.
         distance = weight.square().sum(-1) - 2 * flat @ weight.T
         z = nn.functional.one_hot(distance.argmin(-1), self.num_codes).to(h.dtype)
-        centred = weight - weight.mean(0)
         if moving:
             self._average(flat, z)
+        centred = weight - weight.mean(0)  # of the vectors that `embed` takes
         return _StraightThrough.apply(h, z.reshape(*h.shape[:-1], -1), centred)
 
     def embed(self, z: Tensor) -> Tensor:

@@ -124,8 +124,8 @@ class DReG_ELBO(_PathELBO):
 
     with φ constant in log q. It is unbiased, and its signal-to-noise ratio grows with K, while that
     of the plain gradient falls. For a site of the guide under a KL weight β,
-    :math:`\tilde w_k^2` is :math:`\tilde w_k (1 - \beta + \beta \tilde w_k)`; for a Delta, which has
-    no density, it is :math:`\tilde w_k`.
+    :math:`\tilde w_k^2` is :math:`\tilde w_k (1 - \beta + \beta \tilde w_k)`; for a Delta,
+    which has no density, it is :math:`\tilde w_k`.
 
     Everything that q depends on except its draws is held, wherever the guide keeps it. A parameter
     that model and guide share is still trained by the model's terms. A normalising flow in the

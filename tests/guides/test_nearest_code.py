@@ -124,6 +124,23 @@ def test_a_delta_whose_value_is_drawn_at_random_is_refused():
         pvae.evaluate(model, guide, torch.randn(9), num_samples=20, progress=False)
 
 
+def test_a_code_that_the_model_does_not_allow_is_said():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Bernoulli(0.3))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x):  # one datum, beyond those that are inspected, gets a half
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Delta(torch.where(x > 3, 0.5, (x > 0).float())))
+
+    x = torch.linspace(-1, 1, 100)
+    x[90] = 4.0
+    found = pvae.evaluate(model, guide, x, num_samples=2, estimators=[], progress=False)
+    assert np.isneginf(found.elbo).nonzero()[0].tolist() == [90]
+    assert "p(x, z(x)) is zero for 1 datum" in found.verdict
+
+
 def test_evaluation_leaves_the_codebook_unchanged():
     model, guide = pair((1, 8, 8))
     before = {k: v.clone() for k, v in model.state_dict().items()}

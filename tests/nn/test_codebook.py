@@ -39,6 +39,17 @@ def test_an_encoding_gets_the_gradient_of_its_vector_unchanged(scale, mean):
     assert codebook.weight.grad is None
 
 
+@pytest.mark.parametrize(("num_codes", "code_dim"), [(3, 2), (16, 8)])
+def test_moving_averages_leave_the_gradient_unchanged_too(num_codes, code_dim):
+    """The gradient goes through the vectors that are embedded, which the call has just moved."""
+    torch.manual_seed(0)
+    codebook = Codebook(num_codes, code_dim, decay=0.99)
+    for _ in range(3):
+        h, slope = torch.randn(256, code_dim, requires_grad=True), torch.randn(256, code_dim)
+        (codebook.embed(codebook(h)) * slope).sum().backward()
+        assert torch.allclose(h.grad, slope, atol=1e-4)
+
+
 def test_a_codebook_that_spans_a_part_of_its_space_passes_that_part():
     weight = torch.zeros(3, 4)
     weight[:, :2] = torch.randn(3, 2)

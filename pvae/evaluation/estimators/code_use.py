@@ -62,7 +62,7 @@ class CodeUsage(Finding, kind="CodeUsage"):
 
     def verdict(self, known: Known) -> str | None:
         alone = [name for name, p in self.shares.items() if max(p) == 1]
-        if not alone:
+        if not alone or len(self) == 1:
             return None
         return (
             f"All codes of {' and '.join(alone)} are the same category: the codes have collapsed, "
@@ -100,12 +100,17 @@ class CodeUse(Estimator):
 
     def estimate(self, task: Task) -> CodeUsage:
         sites = _categorical(task.sampler.structure.model_trace)
+        nodes = task.sampler.structure.model_trace.nodes
+        one_hot = {
+            name: isinstance(base_distribution(nodes[name]["fn"]), OneHotCategorical)
+            for name in sites
+        }
 
         def compute(block: np.ndarray) -> dict[str, np.ndarray]:
             seed_unit(task.seed, int(block[0]), purpose=6)
             trace = task.sampler.particles.guide(task.batch(block), 1, enumerate=False)
             return {
-                name: _counts(trace.nodes[name], num).cpu().numpy()[None]
+                name: _counts(trace.nodes[name], num, one_hot[name]).cpu().numpy()[None]
                 for name, num in sites.items()
                 if name in trace.nodes
             }
@@ -125,10 +130,10 @@ def _categorical(trace: Trace) -> dict[str, int]:
     return found
 
 
-def _counts(site: dict[str, Any], num: int) -> Tensor:
+def _counts(site: dict[str, Any], num: int, one_hot: bool) -> Tensor:
     """Counts the values of a site by category, [K]."""
     value, mask = site["value"], mask_of(site)
-    if value.is_floating_point():  # one-hot
+    if one_hot:
         value, mask = value.argmax(-1), None if mask is None else mask[..., 0]
     kept = torch.ones_like(value, dtype=torch.bool) if mask is None else mask.expand_as(value)
     return value[kept].long().bincount(minlength=num)

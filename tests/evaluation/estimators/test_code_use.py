@@ -15,7 +15,7 @@ SHARES = [2 / 8, 1 / 8, 3 / 8, 2 / 8, 0]
 ONE_HOT = torch.eye(5)
 
 
-def evaluate(latent, point):
+def evaluate(latent, point, x=X):
     """Evaluates a pair whose guide gives the point `point(x)` of the distribution `latent`."""
 
     def model(x):
@@ -28,17 +28,24 @@ def evaluate(latent, point):
             z = point(x)
             pyro.sample("z", dist.Delta(z, event_dim=len(latent.event_shape)))
 
-    return pvae.evaluate(model, guide, X, num_samples=2, estimators=[CodeUse()], progress=False)
+    return pvae.evaluate(model, guide, x, num_samples=2, estimators=[CodeUse()], progress=False)
 
 
 def usage(found):
     return found.findings["code_use"].summary(found)["sites"]["z"]
 
 
-@pytest.mark.parametrize("name", ["integers", "one-hot", "a map"])
+@pytest.mark.parametrize(
+    "name", ["integers", "integers in floats", "one-hot", "one-hot in integers", "a map"]
+)
 def test_shares_are_those_of_the_data(name):
     latent, point = {
         "integers": (dist.Categorical(torch.ones(5)), lambda x: x.long()),
+        "integers in floats": (dist.Categorical(torch.ones(5)), lambda x: x),
+        "one-hot in integers": (
+            dist.OneHotCategorical(torch.ones(5)),
+            lambda x: ONE_HOT[x.long()].long(),
+        ),
         "one-hot": (dist.OneHotCategorical(torch.ones(5)), lambda x: ONE_HOT[x.long()]),
         "a map": (
             dist.OneHotCategorical(torch.ones(3, 2, 5)).to_event(2),
@@ -58,6 +65,12 @@ def test_a_collapsed_code_is_said_in_the_verdict():
     found = evaluate(dist.Categorical(torch.ones(5)), lambda x: torch.full_like(x, 3).long())
     assert usage(found) == {"num_codes": 5, "used": 1, "perplexity": 1.0}
     assert "All codes of z are the same category" in found.verdict
+
+
+def test_one_datum_shows_no_collapse():
+    found = evaluate(dist.Categorical(torch.ones(5)), lambda x: x.long(), X[:1])
+    assert usage(found)["used"] == 1
+    assert "collapsed" not in found.verdict
 
 
 def test_samples_of_a_guide_are_counted_and_masked_places_are_not():
