@@ -120,7 +120,7 @@ def test_a_delta_whose_value_is_drawn_at_random_is_refused():
         with pyro.plate("data", len(x)):
             pyro.sample("z", dist.Delta(torch.randint(3, (len(x),))))
 
-    with pytest.raises(PvaeError, match="at each call"):
+    with pytest.raises(PvaeError, match="from call to call"):
         pvae.evaluate(model, guide, torch.randn(9), num_samples=20, progress=False)
 
 
