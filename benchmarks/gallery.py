@@ -76,6 +76,7 @@ ROWS = {
     " --model.likelihood discretized_logistic --model.levels LEVELS --data.observation grey",
     "Logistic mixture": "--model VAE --guide MeanField --model.likelihood logistic_mixture"
     " --model.levels LEVELS --data.observation grey",
+    "PixelVAE": "--model PixelVAE --guide MeanField --kl_warmup 10",
     "MADE": "--model MADE --guide NoLatents",
     "PixelCNN": "--model PixelCNN --model.channels 32 --model.num_blocks 4 --guide NoLatents",
     "Gated PixelCNN": "--model GatedPixelCNN --model.channels 32 --model.num_layers 5"
