@@ -1,5 +1,6 @@
 """Shared by the benchmarks: data of MNIST's size, and the writing of result tables."""
 
+import concurrent.futures
 import datetime
 import importlib.metadata
 import json
@@ -11,6 +12,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -21,7 +23,8 @@ from pvae.data.sources import root_folder
 from pvae.data.vision import SETS
 
 __all__ = [
-    "SHAPE", "device_name", "file_name", "spread", "train_and_evaluate", "training_data", "write",
+    "SHAPE", "device_name", "each_row", "file_name", "slug", "spread", "train_and_evaluate",
+    "training_data", "write",
 ]  # fmt: skip
 
 SHAPE = (1, 28, 28)
@@ -80,14 +83,47 @@ def train_and_evaluate(run: Path, train: list[str], evaluate: list[str]) -> dict
     return seconds
 
 
+def each_row(
+    names: list[str], do: Callable[[str], None], say: Callable[[str], str], jobs: int
+) -> list[str]:
+    """Does rows, some at a time, and prints what each has found as soon as it is done.
+
+    Args:
+        names: The rows.
+        do: Does a row.
+        say: Returns the line of a row that is done.
+        jobs: Rows at a time; above one, each with one thread.
+
+    Returns:
+        The rows that did not fail.
+    """
+    if jobs > 1:
+        os.environ["OMP_NUM_THREADS"] = "1"
+    failed = []
+    with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
+        found = {pool.submit(do, name): name for name in names}
+        for number, job in enumerate(concurrent.futures.as_completed(found), 1):
+            name, error = found[job], job.exception()
+            if error:
+                failed.append(name)
+            said = f"{name}: failed ({error}), see its log" if error else say(name)
+            print(f"[{number}/{len(found)}] {said}", flush=True)
+    return [name for name in names if name not in failed]
+
+
+def slug(name: str) -> str:
+    """Returns the name of a row's folder."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
 def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
 
 
 def file_name(device: torch.device) -> str:
     """Returns a device's name for file names; a CPU's has the number of threads."""
-    slug = re.sub(r"[^a-z0-9]+", "-", device_name(device).lower()).strip("-")
-    return slug if device.type == "cuda" else f"cpu-{slug}-{torch.get_num_threads()}-threads"
+    name = slug(device_name(device))
+    return name if device.type == "cuda" else f"cpu-{name}-{torch.get_num_threads()}-threads"
 
 
 def write(
@@ -112,10 +148,10 @@ def write(
 - {versions}, Python {platform.python_version()}.
 - `{command}`, {datetime.date.today()}.
 """
-    slug = file_name(device) + ("" if data is None or data.name == "mnist" else f"-{data.name}")
+    where = file_name(device) + ("" if data is None or data.name == "mnist" else f"-{data.name}")
     folder = Path(__file__).parent / "results"
     folder.mkdir(exist_ok=True)
-    path = folder / f"{kind}-{slug}.md"
+    path = folder / f"{kind}-{where}.md"
     path.write_text(text)
     print(f"\n{text}\nwritten to benchmarks/results/{path.name}")
     return path

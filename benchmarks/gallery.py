@@ -9,11 +9,8 @@ page of reconstructions and samples, are written to benchmarks/results.
 """
 
 import argparse
-import concurrent.futures
 import csv
 import json
-import os
-import re
 import shlex
 import sys
 from pathlib import Path
@@ -21,7 +18,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import torch
-from common import train_and_evaluate, write
+from common import each_row, slug, train_and_evaluate, write
 
 import pvae
 from pvae.runs import build_pair, read_config
@@ -101,11 +98,6 @@ COMPARED = {
 
 GAPS = ["VAE", "Full covariance", "Mixture of Gaussians", "IAF"]
 """Rows whose inference gap is measured, on `--gap` data."""
-
-
-def slug(name: str) -> str:
-    """Returns the name of a row's folder."""
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
 def made_by(name: str, data: str) -> str:
@@ -274,23 +266,12 @@ def main() -> None:
     options = parser.parse_args()
     folder = options.out / options.data
     folder.mkdir(parents=True, exist_ok=True)
-    if options.jobs > 1:
-        os.environ["OMP_NUM_THREADS"] = "1"
-    failed = []
-    with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
-        jobs = {pool.submit(do_row, n, folder, options): n for n in options.rows}
-        for number, job in enumerate(concurrent.futures.as_completed(jobs), 1):
-            name = jobs[job]
-            if error := job.exception():
-                failed.append(name)
-                log = folder / f"{slug(name)}.log"
-                print(f"[{number}/{len(jobs)}] {name}: failed ({error}), see {log}")
-            else:
-                print(
-                    f"[{number}/{len(jobs)}] {line(name, summary(name, folder), folder)}",
-                    flush=True,
-                )
-    done = [name for name in options.rows if name not in failed]
+    done = each_row(
+        options.rows,
+        lambda name: do_row(name, folder, options),
+        lambda name: line(name, summary(name, folder), folder),
+        options.jobs,
+    )
     device = pvae.runtime.device.find_device("auto")
     data = pvae.data.load(options.data)
     text = table({n: summary(n, folder) for n in done}, folder, options)
@@ -298,7 +279,7 @@ def main() -> None:
     text = f"{head}{comparisons(done, folder)}\nTest data, nats{tail}"
     path = write("gallery", text, device, data, ["torch", "pyro-ppl", "pvae"])
     page(done, folder, path.with_suffix(".png"))
-    sys.exit(bool(failed))
+    sys.exit(len(done) < len(options.rows))
 
 
 if __name__ == "__main__":

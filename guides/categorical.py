@@ -84,7 +84,7 @@ class Categorical(PyroModule):
         num_categories: int = 10,
         gradient: Literal["straight_through", "gumbel_softmax", "score"] = "straight_through",
         temperature: float = 1.0,
-        anneal_rate: float = 3e-5,
+        anneal_rate: float = 1e-4,
         min_temperature: float = 0.5,
         network: Literal["dense", "conv"] = "dense",
         hidden_dims: Sequence[int] = (400,),

@@ -18,10 +18,11 @@ class CategoricalVAE(VAE):
 
     .. math::
         z_i &\sim \mathrm{Categorical}(1/C, \ldots, 1/C), \qquad i = 1, \ldots, N \\
-        x \mid z &\sim p(x \mid f_\theta(z))
+        x \mid z &\sim p(x \mid f_\theta(\sqrt C z))
 
-    z is in one-hot form, and f sees it as a vector of N C values. Its guide is
-    `pvae.guides.Categorical`. With C = 2 the code is N bits.
+    z is in one-hot form. f takes it as a vector of N C values, whose mean square is one after the
+    factor of √C; without it training starts slowly. The guide is `pvae.guides.Categorical`. With
+    C = 2 the code is N bits.
 
     Args:
         event_shape: Shape of one datum, (C, H, W) or (D,).
@@ -65,4 +66,4 @@ class CategoricalVAE(VAE):
 
     def likelihood(self, z: Tensor) -> dist.Distribution:
         """Returns p(x|z), batch shape [...] and event shape `event_shape`, for z [..., N, C]."""
-        return super().likelihood(z.flatten(-2))
+        return super().likelihood(self.equal.shape[-1] ** 0.5 * z.flatten(-2))

@@ -34,6 +34,24 @@ def test_every_public_class_is_in_the_gallery(benchmark):
     assert compared | {*gallery.GAPS} <= {*gallery.ROWS}
 
 
+def test_rows_of_categorical_codes_have_the_networks_of_the_gaussian(benchmark):
+    table = benchmark("categorical")
+    gradients = set()
+    for name, options in table.ROWS.items():
+        _, (model, guide) = pair_of(shlex.split(options))
+        assert model.decoder.layers[0].out_features == 400
+        assert guide.encoder.layers[0].out_features == 400
+        if name != table.GAUSSIAN:
+            gradients.add(guide.gradient)
+            n, c = guide.encoder.out_shape
+            assert name.endswith(f", {n} × {c}")
+            assert model.equal.shape == (n, c)
+            codes = table.few_codes(name)
+            assert (codes is None) == (c**n > 1000)
+            assert codes is None or codes.unique(dim=0).shape == (c**n, n, c)
+    assert gradients == {"score", "gumbel_softmax", "straight_through"}
+
+
 def test_rows_of_the_table_have_the_papers_networks(benchmark):
     table = benchmark("iwae_table")
     for row in table.PUBLISHED:
