@@ -9,7 +9,8 @@ import torch
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
-from pvae.distributions import Head, Likelihood, make_head
+from pvae.distributions import Head, Likelihood, OneHot, make_head
+from pvae.errors import PvaeError
 from pvae.nn import Codebook, ResidualDecoder
 
 __all__ = ["VQVAE"]
@@ -19,12 +20,16 @@ class VQVAE(PyroModule):
     r"""The VQ-VAE's decoder: a map of codes, each a vector of a codebook, decoded by a network.
 
     .. math::
-        z_{ij} &\sim \mathrm{Categorical}(1/K, \ldots, 1/K), \qquad
+        z &\sim p(z), \qquad z_{ij} \in \{1, \ldots, K\}, \quad
             i = 1, \ldots, h, \quad j = 1, \ldots, w \\
         x \mid z &\sim p(x \mid f_\theta(e(z))), \qquad e(z)_{ij} = \sum_k z_{ijk} e_k
 
     z is in one-hot form. Its guide is `pvae.guides.NearestCode`: a point mass on one z, which
     has probability one, so that log p(x, z(x)) is a lower bound on log p(x).
+
+    In the paper, p(z) is uniform, K^(−hw), while the vectors and the networks are trained. Then a
+    density of the codes is trained on `pvae.data.codes(pair, data)` and becomes the prior:
+    `VQVAE(..., prior=density)`, or `model.code_prior = density` of a trained model.
 
     Args:
         event_shape: Shape of one image, (C, H, W).
@@ -36,18 +41,23 @@ class VQVAE(PyroModule):
         decay: Of the codebook's moving averages; None to learn it by gradients.
         likelihood: The name of a head, or a head, as in `VAE`.
         decoder: A network [..., h, w, D] to [..., *out_shape] in place of the built-in one.
+        prior: A model of the codes, integers [h, w], whose method `distribution()` returns p(z),
+            such as `GatedPixelCNN((h, w), likelihood="categorical", levels=K)`; None for the
+            uniform p(z).
         **options: Of a head that is given by name.
 
     Attributes:
         codebook: e, a `pvae.nn.Codebook`.
         map_shape: (h, w).
+        code_prior: The model of the codes, or None.
 
     Shape:
         `model(x)` takes x [B, *event_shape] and returns it; `model(size=n)` draws
         n samples [n, *event_shape] from p(x).
 
     Raises:
-        PvaeError: If a name is not known, or a size or an option does not fit.
+        PvaeError: If a name is not known, a size or an option does not fit, or the prior is of
+            codes of another size or number.
 
     Source: van den Oord, Vinyals & Kavukcuoglu 2017, *Neural Discrete Representation Learning*
     (arXiv:1711.00937).
@@ -67,6 +77,7 @@ class VQVAE(PyroModule):
         decay: float | None = 0.99,
         likelihood: Likelihood | Head = "bernoulli",
         decoder: nn.Module | None = None,
+        prior: nn.Module | None = None,
         **options: Any,
     ) -> None:
         super().__init__()
@@ -77,6 +88,8 @@ class VQVAE(PyroModule):
         self.map_shape = built_in.in_shape[:-1]
         self.decoder = built_in if decoder is None else decoder
         self.register_buffer("equal", torch.zeros(*self.map_shape, num_codes), persistent=False)
+        self.code_prior = prior
+        self.prior()  # says now whether it fits
 
     def forward(self, x: Tensor | None = None, *, size: int = 1) -> Tensor:
         with pyro.plate("data", size if x is None else len(x)):
@@ -85,9 +98,28 @@ class VQVAE(PyroModule):
 
     def prior(self) -> dist.Distribution:
         """Returns p(z), batch shape [] and event shape [h, w, K]."""
-        return dist.OneHotCategorical(logits=self.equal).to_event(2)
+        if self.code_prior is None:
+            return dist.OneHotCategorical(logits=self.equal).to_event(2)
+        return OneHot(self._codes(), self.codebook.num_codes)
 
     def likelihood(self, z: Tensor) -> dist.Distribution:
         """Returns p(x|z), batch shape [...] and event shape `event_shape`, for z [..., h, w, K]."""
         f = self.decoder(self.codebook.embed(z))
         return self.head(self.head.shaped(f, z.shape[:-3]))
+
+    def _codes(self) -> dist.Distribution:
+        """Returns p(z) over integers, event shape [h, w]."""
+        name, sizes = type(self.code_prior).__name__, (self.map_shape, self.codebook.num_codes)
+        if not hasattr(self.code_prior, "distribution"):
+            raise PvaeError(
+                f"prior={name} is not a model of codes: it has no method distribution(). Give a "
+                "density without latent variables, such as "
+                "pvae.models.GatedPixelCNN({}, likelihood='categorical', levels={}).".format(*sizes)
+            )
+        found = self.code_prior.distribution()
+        if tuple(found.event_shape) != self.map_shape:
+            raise PvaeError(
+                f"The prior {name} is a model of codes of shape {tuple(found.event_shape)}; the "
+                "codes of this model have shape {}, with {} values.".format(*sizes)
+            )
+        return found

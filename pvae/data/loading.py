@@ -3,6 +3,7 @@
 import operator
 import os
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from pvae.data.split import Split
 from pvae.data.torch_data import is_dataset
 from pvae.errors import PvaeError, nearest
 
-__all__ = ["as_data", "load"]
+__all__ = ["as_data", "drawn_once", "load"]
 
 
 def load(
@@ -57,6 +58,7 @@ def load(
             float32. A dict or file may hold x_train and x_test (and so on for each field), train
             and test, or only fields; without a test part, 10 % of the data are held out by `seed`.
             A .npy file or a Dataset that does not fit in memory is read on demand.
+            `"codes:RUN"` are the codes of a trained run (see `codes`).
         root: The folder of named datasets, in torchvision's layout; by default the environment
             variable PVAE_DATA, else the user's cache. Missing files are downloaded there.
         observation: How x is observed. By default "dynamic" for integers in grey images and
@@ -79,6 +81,10 @@ def load(
         >>> x.shape, y.shape, data.support
         (torch.Size([64, 1, 8, 8]), torch.Size([64]), 'binary')
     """
+    if isinstance(source, str) and source.startswith("codes:"):
+        # They need a pair, which stands on a higher floor.
+        read = import_module("pvae.runs").read_codes
+        return read(source, root, observation, levels, validation, labels, seed)
     if observation is not None and observation not in OBSERVATIONS:
         raise PvaeError(
             f"There is no observation {observation!r}. {nearest(str(observation), OBSERVATIONS)}"
@@ -106,12 +112,12 @@ def load(
         )
     if observation == "fixed":
         # Before the split, so that the draw of a datum does not depend on `validation`.
-        train = _drawn(train, stream(seed, "train"), f"the training part of {name}")
+        train = drawn_once(train, seed, "train", name)
     held_out = None
     if validation:
         order = torch.randperm(len(train), generator=stream(seed, "validation split"))
         held_out = train.take(order[-validation:])
-        held_out = _drawn(held_out, stream(seed, "validation"), f"the validation part of {name}")
+        held_out = drawn_once(held_out, seed, "validation", name)
         train = train.take(order[:-validation])
     return Data(
         name=name,
@@ -122,7 +128,7 @@ def load(
         support=_support(found, observation),
         train=train,
         validation=held_out,
-        test=_drawn(test, stream(seed, "test"), f"the test part of {name}"),
+        test=drawn_once(test, seed, "test", name),
         source=os.fspath(source) if isinstance(source, str | os.PathLike) else None,
         asked_levels=levels,
     )
@@ -217,16 +223,28 @@ def _support(found: Source, observation: str) -> str:
     return "unit_interval" if unit else "real"
 
 
-def _drawn(part: Split, generator: torch.Generator, where: str) -> Split:
-    """Returns the part with x drawn once, if its observation draws noise."""
+def drawn_once(part: Split, seed: int, purpose: str, name: str) -> Split:
+    """Returns a part with x drawn once, if its observation draws noise.
+
+    Args:
+        part: A part of the data.
+        seed: The data seed.
+        purpose: The part: "train", "validation" or "test".
+        name: The name of the data, for messages.
+
+    Raises:
+        PvaeError: The part does not fit in memory.
+    """
     if part.observation not in ("dynamic", "fixed", "dequantize"):
         return part
     raw = storage.resident(part.raw, torch.device("cpu"))
     if raw is None:
+        where = "training" if purpose == "train" else purpose
         raise PvaeError(
-            f"With observation={part.observation!r}, {where} is drawn once and kept in memory, but "
-            "it does not fit. Use observation='grey' or 'threshold', or give less data."
+            f"With observation={part.observation!r}, the {where} part of {name} is drawn once and "
+            "kept in memory, but it does not fit. Use observation='grey' or 'threshold', or give "
+            "less data."
         )
-    x = draw(raw, part.observation, part.levels, generator)
+    x = draw(raw, part.observation, part.levels, stream(seed, purpose))
     levels = 2 if x.dtype == torch.uint8 else None
     return Split({**part.fields, "x": x}, "grey", levels, part.names)

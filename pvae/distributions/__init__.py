@@ -13,6 +13,7 @@ from pvae.distributions.levels import BinomialProportion, Levels
 from pvae.distributions.logistic import DiscretizedLogistic, MixtureOfDiscretizedLogistics
 from pvae.distributions.make_head import Likelihood, make_head
 from pvae.distributions.mixture import DiagonalMixture
+from pvae.distributions.one_hot import OneHot
 from pvae.distributions.softmax import CategoricalLevels
 from pvae.distributions.support import (
     contains,
@@ -38,6 +39,7 @@ __all__ = [
     "Levels",
     "Likelihood",
     "MixtureOfDiscretizedLogistics",
+    "OneHot",
     "contains",
     "heads",
     "inside",

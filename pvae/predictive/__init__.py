@@ -3,7 +3,7 @@
 Imports `pair`, `data`, `distributions`, `runtime` and `errors`.
 """
 
-from pvae.predictive.encode import encode
+from pvae.predictive.encode import draw_codes, encode
 from pvae.predictive.generate import decode, generate, reconstruct
 from pvae.predictive.probe import Probes, probe
 from pvae.predictive.traverse import ACTIVE, Traversal, interpolate, traverse
@@ -13,6 +13,7 @@ __all__ = [
     "Probes",
     "Traversal",
     "decode",
+    "draw_codes",
     "encode",
     "generate",
     "interpolate",

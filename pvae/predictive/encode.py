@@ -116,10 +116,10 @@ def _codes_of_data(guide: Program, batch: tuple[Tensor, ...]) -> dict[str, NDArr
     return {name: code.cpu().numpy() for name, code in codes.items()}
 
 
-def draw_codes(guide: Program, part: Split | TensorSplit) -> dict[str, NDArray[Any]]:
+def draw_codes(guide: Program, part: Split | TensorSplit, seed: int = 0) -> dict[str, NDArray[Any]]:
     """Returns a draw from q(z|x) for each datum of a part: for each site, an array [N, *event]."""
     found = []
-    with own_random_state(0):
+    with own_random_state(seed):
         for batch in part.batches(_BATCH):
             (bound,), batch = given_to(batch, {}, guide)
             with quiet(guide, guide):

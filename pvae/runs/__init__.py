@@ -1,9 +1,10 @@
-"""A run as a folder: reads its config and its history, and builds its pair again.
+"""A run as a folder: reads its config and its history, builds its pair again, and encodes data.
 
-Imports `training`, `pair`, `runtime` and `errors`.
+Imports `training`, `predictive`, `pair`, `data`, `distributions`, `runtime` and `errors`.
 """
 
 from pvae.runs.build import GIVEN, build_pair, one_line, parameters, typed
+from pvae.runs.codes import codes, read_codes
 from pvae.runs.config import load_yaml, names_of, read_config, renamed
 from pvae.runs.folder import load, read_history
 from pvae.runs.names import from_file, full_name, in_file, resolve, shared
@@ -13,6 +14,7 @@ __all__ = [
     "GIVEN",
     "build_pair",
     "check_trust",
+    "codes",
     "from_file",
     "full_name",
     "in_file",
@@ -21,6 +23,7 @@ __all__ = [
     "names_of",
     "one_line",
     "parameters",
+    "read_codes",
     "read_config",
     "read_history",
     "renamed",

@@ -11,6 +11,7 @@ from pyro.poutine import Trace
 from torch import Tensor
 from torch.distributions import Categorical, OneHotCategorical
 
+from pvae.distributions import OneHot
 from pvae.drawing import Panel, attempt, axes, chart, colours, responsive, text
 from pvae.evaluation.estimator import Estimator, Task
 from pvae.evaluation.finding import Finding, Known
@@ -125,9 +126,11 @@ def _categorical(trace: Trace) -> dict[str, int]:
     found = {}
     for name, site in latent_sites(trace).items():
         fn = base_distribution(site["fn"])
-        if isinstance(fn, Categorical | OneHotCategorical) and fn.probs.shape[-1] > 2:
+        if isinstance(fn, OneHotCategorical | OneHot):
+            found[name] = fn.event_shape[-1]
+        elif isinstance(fn, Categorical):
             found[name] = fn.probs.shape[-1]
-    return found
+    return {name: num for name, num in found.items() if num > 2}
 
 
 def _counts(site: dict[str, Any], num: int, one_hot: bool) -> Tensor:
