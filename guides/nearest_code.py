@@ -27,7 +27,8 @@ class NearestCode(PyroModule):
         \bar a = a \text{ without a gradient}
 
     in nats for each datum; the second term only where the codebook has no moving averages.
-    Evaluation does not count them.
+    Evaluation does not count them. While the encoder or the model is frozen
+    (`requires_grad_(False)`), the codebook's moving averages stand still too.
 
     Args:
         model: A model with a `codebook` (`pvae.nn.Codebook`), such as `pvae.models.VQVAE`.
@@ -84,7 +85,8 @@ class NearestCode(PyroModule):
         codebook = self.model.codebook
         with pyro.plate("data", len(x)):
             h = self.encode(x)
-            z = codebook(h)
+            still = _frozen(self.encoder) or _frozen(self.model)
+            z = codebook(h, learn=self.training and not still)
             if self.training:
                 # A guide's factor is subtracted from the bound.
                 penalty = codebook.penalty(h, z, self.commitment).sum((-2, -1))
@@ -100,3 +102,8 @@ class NearestCode(PyroModule):
                 f"{self.model.map_shape}. Give both as many channels (each halves the image)."
             )
         return h
+
+
+def _frozen(module: nn.Module) -> bool:
+    parameters = list(module.parameters())
+    return bool(parameters) and not any(p.requires_grad for p in parameters)

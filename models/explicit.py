@@ -8,7 +8,7 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 import pvae.nn as networks
-from pvae.distributions import Autoregressive, Head, Likelihood, make_head
+from pvae.distributions import Autoregressive, Head, Likelihood, heads, make_head
 
 __all__ = ["MADE", "GatedPixelCNN", "PixelCNN", "PixelRNN"]
 
@@ -47,7 +47,7 @@ class MADE(_Explicit):
         order: `"natural"` or `"random"`.
         direct: Whether x is also connected to f directly.
         likelihood: The name of a head, or a head (see `VAE`), also `"softmax"`: any probability
-            for each of `levels` values between 0 and 1.
+            for each of `levels` values between 0 and 1; `"categorical"`: of `levels` integers.
         **options: `scale` and `levels` of a head that is given by name.
 
     Attributes:
@@ -79,7 +79,9 @@ class MADE(_Explicit):
         **options: Any,
     ) -> None:
         head = make_head(likelihood, event_shape, **options)
-        network = networks.MADE(event_shape, head.out_shape, hidden_dims, order, direct)
+        network = networks.MADE(
+            event_shape, head.out_shape, hidden_dims, order, direct, num_values=_num_values(head)
+        )
         super().__init__(head, network)
 
     def set_output_bias(self, x: Tensor) -> None:
@@ -103,7 +105,8 @@ class PixelCNN(_Explicit):
         num_blocks: Number of residual blocks.
         kernel_size: Size of the first convolution, odd.
         likelihood: The name of a head, or a head (see `VAE`), also `"softmax"`: any probability
-            for each of `levels` values between 0 and 1. `"logistic_mixture"` draws whole pixels.
+            for each of `levels` values between 0 and 1; `"categorical"`: of `levels` integers.
+            `"logistic_mixture"` draws whole pixels.
         **options: `scale`, `levels` and `num_mixtures` of a head that is given by name.
 
     Attributes:
@@ -135,7 +138,10 @@ class PixelCNN(_Explicit):
     ) -> None:
         head = make_head(likelihood, event_shape, **options)
         sizes = channels, num_blocks, kernel_size
-        super().__init__(head, networks.PixelCNN(event_shape, head.out_shape, *sizes))
+        network = networks.PixelCNN(
+            event_shape, head.out_shape, *sizes, num_values=_num_values(head)
+        )
+        super().__init__(head, network)
 
 
 class GatedPixelCNN(_Explicit):
@@ -153,7 +159,8 @@ class GatedPixelCNN(_Explicit):
         num_layers: Number of gated layers.
         kernel_size: Size of the convolutions, odd.
         likelihood: The name of a head, or a head (see `VAE`), also `"softmax"`: any probability
-            for each of `levels` values between 0 and 1. `"logistic_mixture"` draws whole pixels.
+            for each of `levels` values between 0 and 1; `"categorical"`: of `levels` integers.
+            `"logistic_mixture"` draws whole pixels.
         **options: `scale`, `levels` and `num_mixtures` of a head that is given by name.
 
     Attributes:
@@ -186,7 +193,10 @@ class GatedPixelCNN(_Explicit):
     ) -> None:
         head = make_head(likelihood, event_shape, **options)
         sizes = channels, num_layers, kernel_size
-        super().__init__(head, networks.GatedPixelCNN(event_shape, head.out_shape, *sizes))
+        network = networks.GatedPixelCNN(
+            event_shape, head.out_shape, *sizes, num_values=_num_values(head)
+        )
+        super().__init__(head, network)
 
 
 class PixelRNN(_Explicit):
@@ -204,7 +214,8 @@ class PixelRNN(_Explicit):
         num_layers: Number of LSTM layers.
         kernel_size: Size of the first convolution, odd.
         likelihood: The name of a head, or a head (see `VAE`), also `"softmax"`: any probability
-            for each of `levels` values between 0 and 1. `"logistic_mixture"` draws whole pixels.
+            for each of `levels` values between 0 and 1; `"categorical"`: of `levels` integers.
+            `"logistic_mixture"` draws whole pixels.
         **options: `scale`, `levels` and `num_mixtures` of a head that is given by name.
 
     Attributes:
@@ -237,4 +248,12 @@ class PixelRNN(_Explicit):
     ) -> None:
         head = make_head(likelihood, event_shape, **options)
         sizes = kind, channels, num_layers, kernel_size
-        super().__init__(head, networks.PixelRNN(event_shape, head.out_shape, *sizes))
+        network = networks.PixelRNN(
+            event_shape, head.out_shape, *sizes, num_values=_num_values(head)
+        )
+        super().__init__(head, network)
+
+
+def _num_values(head: Head) -> int | None:
+    """Returns V for integers 0 … V − 1, which enter the network through an embedding."""
+    return head.levels if isinstance(head, heads.Categorical) else None

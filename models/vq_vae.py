@@ -28,8 +28,8 @@ class VQVAE(PyroModule):
     has probability one, so that log p(x, z(x)) is a lower bound on log p(x).
 
     In the paper, p(z) is uniform, K^(−hw), while the vectors and the networks are trained. Then a
-    density of the codes is trained on `pvae.data.codes(pair, data)` and becomes the prior:
-    `VQVAE(..., prior=density)`, or `model.code_prior = density` of a trained model.
+    density of the codes is trained, on `pvae.data.codes(run)`, and becomes the p(z) of a model
+    with the same sizes that starts from the run: `VQVAE(..., prior=density)`, `pvae.warm_start`.
 
     Args:
         event_shape: Shape of one image, (C, H, W).
@@ -49,7 +49,7 @@ class VQVAE(PyroModule):
     Attributes:
         codebook: e, a `pvae.nn.Codebook`.
         map_shape: (h, w).
-        code_prior: The model of the codes, or None.
+        code_prior: Holds the model of the codes as `density`; None for the uniform p(z).
 
     Shape:
         `model(x)` takes x [B, *event_shape] and returns it; `model(size=n)` draws
@@ -88,8 +88,7 @@ class VQVAE(PyroModule):
         self.map_shape = built_in.in_shape[:-1]
         self.decoder = built_in if decoder is None else decoder
         self.register_buffer("equal", torch.zeros(*self.map_shape, num_codes), persistent=False)
-        self.code_prior = prior
-        self.prior()  # says now whether it fits
+        self.code_prior = None if prior is None else _CodePrior(prior, self.map_shape, num_codes)
 
     def forward(self, x: Tensor | None = None, *, size: int = 1) -> Tensor:
         with pyro.plate("data", size if x is None else len(x)):
@@ -98,28 +97,37 @@ class VQVAE(PyroModule):
 
     def prior(self) -> dist.Distribution:
         """Returns p(z), batch shape [] and event shape [h, w, K]."""
-        if self.code_prior is None:
-            return dist.OneHotCategorical(logits=self.equal).to_event(2)
-        return OneHot(self._codes(), self.codebook.num_codes)
+        if self.code_prior is not None:
+            return self.code_prior()
+        return dist.OneHotCategorical(logits=self.equal).to_event(2)
 
     def likelihood(self, z: Tensor) -> dist.Distribution:
         """Returns p(x|z), batch shape [...] and event shape `event_shape`, for z [..., h, w, K]."""
         f = self.decoder(self.codebook.embed(z))
         return self.head(self.head.shaped(f, z.shape[:-3]))
 
-    def _codes(self) -> dist.Distribution:
-        """Returns p(z) over integers, event shape [h, w]."""
-        name, sizes = type(self.code_prior).__name__, (self.map_shape, self.codebook.num_codes)
-        if not hasattr(self.code_prior, "distribution"):
+
+class _CodePrior(nn.Module):
+    """p(z) by a density of integers [h, w].
+
+    It is no PyroModule, because Pyro lets no module in that has run by itself before.
+    """
+
+    def __init__(self, density: nn.Module, shape: tuple[int, ...], num_codes: int) -> None:
+        super().__init__()
+        self.density, self.num_codes = density, num_codes
+        name = type(density).__name__
+        if not hasattr(density, "distribution"):
             raise PvaeError(
                 f"prior={name} is not a model of codes: it has no method distribution(). Give a "
-                "density without latent variables, such as "
-                "pvae.models.GatedPixelCNN({}, likelihood='categorical', levels={}).".format(*sizes)
+                "density without latent variables, such as pvae.models.GatedPixelCNN("
+                f"{shape}, likelihood='categorical', levels={num_codes})."
             )
-        found = self.code_prior.distribution()
-        if tuple(found.event_shape) != self.map_shape:
+        if (theirs := tuple(self().event_shape[:-1])) != shape:
             raise PvaeError(
-                f"The prior {name} is a model of codes of shape {tuple(found.event_shape)}; the "
-                "codes of this model have shape {}, with {} values.".format(*sizes)
+                f"The prior {name} is a model of codes of shape {theirs}; the codes of this model "
+                f"have shape {shape}, with {num_codes} values."
             )
-        return found
+
+    def forward(self) -> dist.Distribution:
+        return OneHot(self.density.distribution(), self.num_codes)

@@ -31,7 +31,7 @@ from .predictive import (
 )
 from .report import write_report
 from .runs import load
-from .training import SVI, fit, glorot
+from .training import SVI, fit, glorot, warm_start
 from .version import __version__
 
 __all__ = [
@@ -72,5 +72,6 @@ __all__ = [
     "runs",
     "training",
     "traverse",
+    "warm_start",
     "write_report",
 ]

@@ -27,8 +27,8 @@ def check(argv: list[str]) -> int:
                 "the options."
             )
     sides = [f"--{side}={name}" for side, name in zip(("model", "guide"), named, strict=False)]
-    config, _ = parse("check", [*sides, *options])
-    data = load_data(config)
+    config, early = parse("check", [*sides, *options])
+    data = load_data(config, trust=early.trust)
     print(f"data: {data.in_words}")
     model, guide = build_pair(config, data.event_shape)
     found = diagnose(model, guide, data, **options_of(diagnose, config))

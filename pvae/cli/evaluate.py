@@ -62,7 +62,7 @@ def _evaluate(run: Path, given: dict[str, Any], trust: bool) -> None:
     first = processes()[0] == 0
     if kept and first:
         write_config(run, config | kept)
-    data = load_data(config)
+    data = load_data(config, trust=trust)
     if first:
         print(f"data: {data.in_words}", flush=True)
     model, guide = pvae.load(run, trust=trust)

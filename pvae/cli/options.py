@@ -15,7 +15,7 @@ from pvae.data import Data, load
 from pvae.diagnosis import diagnose
 from pvae.errors import PvaeError, nearest
 from pvae.evaluation import check_counts, evaluate, find_estimators
-from pvae.runs import GIVEN, one_line, typed
+from pvae.runs import GIVEN, one_line, read_codes, typed
 from pvae.runtime import check_memory, check_seed
 from pvae.training import fit
 
@@ -78,6 +78,8 @@ def parser_of_pair(command: str, targets: dict[str, Any]) -> ArgumentParser:
         parser.add_argument("--overwrite", action="store_true", help=HELP_OF["overwrite"])
         parser.add_argument("--resume", metavar="RUN", help=HELP_OF["resume"])
         parser.add_argument("--init", type=Literal["glorot"] | None, help=HELP_OF["init"])
+        parser.add_argument("--from", metavar="RUN", help=HELP_OF["from"])
+        parser.add_argument("--freeze", type=list[str] | str | None, help=HELP_OF["freeze"])
     for side, target in targets.items():
         if isinstance(target, type):
             parser.add_class_arguments(target, side, skip=GIVEN[side], fail_untyped=False)
@@ -170,11 +172,14 @@ def check_numbers(config: dict[str, Any]) -> None:
         raise UsageError(f"--{error}") from None
 
 
-def load_data(config: dict[str, Any]) -> Data:
+def load_data(config: dict[str, Any], *, trust: bool = False) -> Data:
     """Loads the data that a config names."""
     options = {key: value for key, value in config["data"].items() if key != "source"}
     options = typed(load, options, skip={"source"}, prefix="data.")
-    return load(config["data"].get("source", "digits"), **options)
+    source = config["data"].get("source", "digits")
+    if source.startswith("codes:"):
+        return read_codes(source, **options, trust=trust)
+    return load(source, **options)
 
 
 def options_of(function: Callable[..., Any], config: dict[str, Any]) -> dict[str, Any]:

@@ -31,7 +31,7 @@ def report(argv: list[str]) -> None:
     evaluation.save_summary(run)
     model, guide = pvae.load(run, trust=trust)
     save_report(
-        run, evaluation, model=model, guide=guide, data=load_data(config),
+        run, evaluation, model=model, guide=guide, data=load_data(config, trust=trust),
         history=read_history(run), config=config, site=given.get("site"),
     )  # fmt: skip
 

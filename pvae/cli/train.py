@@ -16,7 +16,7 @@ from pvae.errors import PvaeError
 from pvae.pair import Program, bind, name_of
 from pvae.runs import build_pair, load_yaml, parameters, resolve, shared
 from pvae.runtime import locked, processes
-from pvae.training import fit, glorot, keep_source, write_config
+from pvae.training import fit, freeze, glorot, keep_source, warm_start, write_config
 
 __all__ = ["run", "train"]
 
@@ -45,7 +45,7 @@ def _train(command: str, argv: list[str]) -> None:
             lock.enter_context(locked(early.resume))
         if early.out:
             check_folder(Path(early.out), early.overwrite)
-        data = load_data(config)
+        data = load_data(config, trust=early.trust)
         print(f"data: {data.in_words}", flush=True)
         _set_event_shape(config, data)
         model, guide = build_pair(config)
@@ -54,6 +54,7 @@ def _train(command: str, argv: list[str]) -> None:
             _set_epochs(Path(early.resume), config["epochs"])
         if not (early.resume and (Path(early.resume) / "checkpoint.pt").exists()):
             _initialise(model, guide, data, config)
+        freeze(model, guide, _listed(config.get("freeze")))
         if early.resume:
             out = Path(early.resume)
         else:  # now that nothing in the options can fail any more
@@ -108,10 +109,17 @@ def _set_epochs(run: Path, epochs: int) -> None:
 
 
 def _initialise(model: Program, guide: Program, data: Data, config: dict[str, Any]) -> None:
-    """Sets the initial parameters that depend on the data."""
+    """Sets the initial parameters that depend on the data or on another run."""
     if config.get("init") == "glorot":
         x = data.train.only(["x"]).tensors() if "x" in data.train.fields else ()
         glorot(model, guide, *x)
     if hasattr(model, "start_from"):
         part, (start_from,) = bind(data.train, model.start_from)
         start_from(*part.tensors())
+    if config.get("from"):
+        taken = warm_start(model, guide, config["from"])
+        print(f"from {config['from']}: {len(taken)} parameters and buffers", flush=True)
+
+
+def _listed(names: str | list[str] | None) -> list[str]:
+    return [names] if isinstance(names, str) else names or []

@@ -40,11 +40,15 @@ HELP_OF = {
     "overwrite": "Replace the run in --out.",
     "init": "The initial parameters: 'glorot' draws the weights as Glorot & Bengio do and sets "
     "the output to the mean of the data (default: as the classes make them).",
+    "from": "Start from the parameters of another run, by name and shape. What that run does not "
+    "have starts as usual.",
+    "freeze": "Parts that are not trained: a name such as guide or model.decoder, or a list, "
+    "[guide,model.decoder].",
     "model": "A name in pvae.models, my_package.MyModel, path/to/file.py:MyModel or "
     "path/to/file.py:Both.model (default: VAE).",
     "guide": "A name in pvae.guides, or a class as for --model (default: MeanField).",
-    "data": "The name of a data set (`pvae list` lists them) or a .npy, .npz or .pt file "
-    "(default: digits).",
+    "data": "The name of a data set (`pvae list` lists them) a .npy, .npz or .pt file, "
+    "or codes:RUN, the discrete codes of a trained run (default: digits).",
 }
 
 

@@ -43,7 +43,8 @@ class Codebook(nn.Module):
         weight: e, [K, D].
 
     Shape:
-        `codebook(h)` takes h [..., D] and returns z [..., K], zeros and a one.
+        `codebook(h)` takes h [..., D] and returns z [..., K], zeros and a one. With `learn=False`
+        the moving averages stand still, as they do in eval mode.
 
     Raises:
         PvaeError: If a size is below one, decay is not in (0, 1), or restart is negative.
@@ -86,14 +87,14 @@ class Codebook(nn.Module):
             self.register_buffer("sums", torch.zeros_like(weight))
             self.register_buffer("uses", torch.zeros(num_codes))
 
-    def forward(self, h: Tensor) -> Tensor:
+    def forward(self, h: Tensor, *, learn: bool = True) -> Tensor:
         if h.shape[-1:] != (self.code_dim,):
             raise PvaeError(
                 f"The codebook has vectors of {self.code_dim} values; it was called with a tensor "
                 f"of shape {tuple(h.shape)}, whose last dimension differs."
             )
         flat = h.detach().flatten(0, -2)
-        moving = self.training and self.decay is not None
+        moving = learn and self.training and self.decay is not None
         if moving and self.restart:
             self._restart(flat)
         weight = self.weight.detach()

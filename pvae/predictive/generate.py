@@ -192,7 +192,9 @@ def _numel(site: dict[str, Any]) -> int:
 
 
 def _mean(site: dict[str, Any]) -> Tensor:
+    value = site["value"]
     try:
-        return site["fn"].mean.expand_as(site["value"])
+        mean = site["fn"].mean.expand_as(value)
     except (NotImplementedError, AttributeError, RuntimeError):
-        return site["value"]
+        return value
+    return value if mean.isnan().all() else mean  # torch's mean of categories

@@ -76,7 +76,8 @@ def names_of(config: dict[str, Any]) -> dict[str, Any]:
         for side in ("model", "guide")
         if side in config
     }
-    return {key: value for key, value in config.items() if key not in ("data", "pvae")} | sides
+    plain = ("data", "from", "freeze", "pvae")
+    return {key: value for key, value in config.items() if key not in plain} | sides
 
 
 def load_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:

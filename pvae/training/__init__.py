@@ -10,6 +10,7 @@ from pvae.training.initialise import glorot
 from pvae.training.not_finite import what_is_not_finite
 from pvae.training.record import write_config
 from pvae.training.source import FOLDER, beside, keep_source, with_class, with_own_source
+from pvae.training.stages import freeze, warm_start
 from pvae.training.svi import SVI
 
 __all__ = [
@@ -17,10 +18,12 @@ __all__ = [
     "SVI",
     "beside",
     "fit",
+    "freeze",
     "glorot",
     "keep_source",
     "read_checkpoint",
     "restore_pair",
+    "warm_start",
     "what_is_not_finite",
     "with_class",
     "with_own_source",

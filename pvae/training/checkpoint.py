@@ -24,10 +24,12 @@ from pvae.runtime import atomic, why
 from pvae.training.schema import VERSION, check_checkpoint
 
 __all__ = [
+    "of_today",
     "pair_state",
     "plain",
     "read_checkpoint",
     "restore_pair",
+    "set_params",
     "write_checkpoint",
     "write_history",
 ]
@@ -74,7 +76,7 @@ def restore_pair(model: Program, guide: Program, state: dict[str, Any], where: s
     """
     found = modules(model, guide)
     saved = {
-        path: _of_today(values, found[path].state_dict().keys()) if path in found else values
+        path: of_today(values, found[path].state_dict().keys()) if path in found else values
         for path, values in state["modules"].items()
     }
     faults = []
@@ -103,8 +105,13 @@ def restore_pair(model: Program, guide: Program, state: dict[str, Any], where: s
         )
     for path, module in found.items():
         module.load_state_dict(saved[path], strict=False)
+    set_params(state["params"])
+
+
+def set_params(params: dict[str, Any]) -> None:
+    """Sets values in Pyro's store to saved ones."""
     store = pyro.get_param_store()
-    for name, param in state["params"].items():
+    for name, param in params.items():
         if name in store._params and store._params[name].shape == param["unconstrained"].shape:
             store._params[name].data.copy_(param["unconstrained"])
             continue
@@ -116,7 +123,7 @@ def restore_pair(model: Program, guide: Program, state: dict[str, Any], where: s
         store._constraints[name] = constraint
 
 
-def _of_today(saved: dict[str, Any], ours: Collection[str]) -> dict[str, Any]:
+def of_today(saved: dict[str, Any], ours: Collection[str]) -> dict[str, Any]:
     """Returns the state of an older checkpoint with the names and values of today's models."""
     named, missing = {}, set(ours) - saved.keys()
     for name, value in saved.items():

@@ -51,7 +51,8 @@ class EagerGradient:
             except Exception as error:
                 self._explain(error, args, kwargs)
                 raise
-        if not all(id(p) in self.optim.names for p in self.own.parameters.values()):
+        trained = (p for p in self.own.parameters.values() if p.requires_grad)
+        if not all(id(p) in self.optim.names for p in trained):
             self.take_up_parameters()
         if not self._looked_for_strays:
             self._looked_for_strays = True

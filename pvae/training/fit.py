@@ -3,6 +3,8 @@
 import inspect
 import math
 import os
+import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +40,7 @@ from pvae.runtime import (
     locked,
     number,
     own_random_state,
+    tqdm,
     whole,
 )
 from pvae.training.checkpoint import plain, read_checkpoint
@@ -47,6 +50,7 @@ from pvae.training.record import keep_config
 from pvae.training.resume import restore
 from pvae.training.schedule import rate_factor
 from pvae.training.settings import of_data, of_loss, of_sites
+from pvae.training.stages import parts
 from pvae.training.suitable import full_size, try_smallest, without_effect
 from pvae.training.svi import SVI, Mode
 from pvae.training.warn import warn
@@ -68,6 +72,8 @@ class Fit:
         num_parameters: Number of trained values.
         best_epoch: The epoch whose parameters the pair has now.
         caveat: Why the model's density is not a likelihood of these data, else `None`.
+        frozen: The parts that were not trained, because their parameters have
+            `requires_grad=False`: modules and parameters by name, such as `"model.decoder"`.
     """
 
     history: list[dict[str, float]]
@@ -75,6 +81,7 @@ class Fit:
     num_parameters: int
     best_epoch: int
     caveat: str | None = None
+    frozen: tuple[str, ...] = ()
 
 
 @alone
@@ -210,7 +217,10 @@ def fit(
         torch.enable_grad(),
         own_random_state(seed),
         default_device(place),
+        warnings.catch_warnings(),
     ):
+        # Pyro warns of each frozen parameter, and one sentence says it below.
+        warnings.filterwarnings("ignore", ".*was not registered in the param store")
         begun = checkpoint is not None and checkpoint.exists()
         if begun and not resume:
             raise PvaeError(
@@ -270,6 +280,7 @@ def fit(
                 if isinstance(error, PvaeError) or is_out_of_memory(error):
                     raise
                 raise PvaeError(f"{type(elbo).__name__} failed{in_words(error)}") from error
+            frozen = _frozen(run.svi, progress)
             run.settings = plain(
                 {
                     "epochs": epochs, "batch_size": batch_size, "seed": seed,
@@ -277,6 +288,7 @@ def fit(
                     "clip_norm": clip_norm, "plate": plate,
                     "patience": None if validation is None else patience,
                     "schedule": schedule if isinstance(schedule, str) else "a function",
+                    "frozen": frozen,
                 }
                 | of_loss(elbo) | of_sites(structure) | run.svi.optim.settings | sources
             )  # fmt: skip
@@ -291,4 +303,23 @@ def fit(
         sum(p.numel() for p in run.svi.optim.parameters),
         run.best_epoch or len(run.history),
         caveat,
+        frozen,
     )
+
+
+def _frozen(svi: SVI, say: bool) -> tuple[str, ...]:
+    """Returns the parts of a pair that are not trained, and says so."""
+    every = {
+        f"{path}.{name}": parameter
+        for path, module in svi.own.modules.items()
+        for name, parameter in module.named_parameters()
+    }
+    found = parts(every, [name for name, p in every.items() if not p.requires_grad])
+    if found and not svi.optim.parameters:
+        raise PvaeError(
+            f"All parameters of the pair are frozen ({', '.join(found)}), so that nothing is left "
+            "to train. Call requires_grad_() on the part that is to be trained."
+        )
+    if found and say:
+        tqdm.write(f"Frozen, and not trained: {', '.join(found)}.", file=sys.stderr)
+    return tuple(found)

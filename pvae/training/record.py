@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pyro.nn import PyroModule
 
 from pvae.data import Data
-from pvae.distributions import Head
 from pvae.nn import arguments
 from pvae.pair import Program
 from pvae.runtime import atomic
@@ -96,8 +96,8 @@ def _program(program: Program) -> dict[str, Any] | None:
 
 
 def _plain(value: Any) -> Any:
-    """Returns a number, a string, a list of these or a head's config; None for anything else."""
-    if isinstance(value, Head):
+    """Returns a number, a string, a list of these or a part's config; None for anything else."""
+    if isinstance(value, PyroModule):  # a head, or a model of codes
         return _program(value)
     value = plain(value)
     if isinstance(value, bool | int | float | str):
