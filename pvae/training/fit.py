@@ -3,7 +3,6 @@
 import inspect
 import math
 import os
-import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -40,7 +39,6 @@ from pvae.runtime import (
     locked,
     number,
     own_random_state,
-    tqdm,
     whole,
 )
 from pvae.training.checkpoint import plain, read_checkpoint
@@ -50,7 +48,7 @@ from pvae.training.record import keep_config
 from pvae.training.resume import restore
 from pvae.training.schedule import rate_factor
 from pvae.training.settings import of_data, of_loss, of_sites
-from pvae.training.stages import parts
+from pvae.training.stages import say_frozen
 from pvae.training.suitable import full_size, try_smallest, without_effect
 from pvae.training.svi import SVI, Mode
 from pvae.training.warn import warn
@@ -280,7 +278,7 @@ def fit(
                 if isinstance(error, PvaeError) or is_out_of_memory(error):
                     raise
                 raise PvaeError(f"{type(elbo).__name__} failed{in_words(error)}") from error
-            frozen = _frozen(run.svi, progress)
+            frozen = say_frozen(run.svi, progress)
             run.settings = plain(
                 {
                     "epochs": epochs, "batch_size": batch_size, "seed": seed,
@@ -305,21 +303,3 @@ def fit(
         caveat,
         frozen,
     )
-
-
-def _frozen(svi: SVI, say: bool) -> tuple[str, ...]:
-    """Returns the parts of a pair that are not trained, and says so."""
-    every = {
-        f"{path}.{name}": parameter
-        for path, module in svi.own.modules.items()
-        for name, parameter in module.named_parameters()
-    }
-    found = parts(every, [name for name, p in every.items() if not p.requires_grad])
-    if found and not svi.optim.parameters:
-        raise PvaeError(
-            f"All parameters of the pair are frozen ({', '.join(found)}), so that nothing is left "
-            "to train. Call requires_grad_() on the part that is to be trained."
-        )
-    if found and say:
-        tqdm.write(f"Frozen, and not trained: {', '.join(found)}.", file=sys.stderr)
-    return tuple(found)

@@ -1,6 +1,7 @@
 """Stages: parameters taken from another run, and parts of a pair that are not trained."""
 
 import os
+import sys
 from collections.abc import Container, Iterable
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,11 @@ from torch.nn.parameter import is_lazy
 
 from pvae.errors import PvaeError, nearest
 from pvae.pair import Program, modules, name_of
+from pvae.runtime import tqdm
 from pvae.training.checkpoint import of_today, read_checkpoint, set_params
+from pvae.training.svi import SVI
 
-__all__ = ["freeze", "parts", "warm_start"]
+__all__ = ["freeze", "parts", "say_frozen", "warm_start"]
 
 _MOST = 6  # names in a message
 
@@ -105,6 +108,24 @@ def freeze(model: Program, guide: Program, names: Iterable[str]) -> None:
             raise PvaeError(f"freeze={name!r}: no parameter has this name. {nearest(name, known)}")
         for each in chosen:
             every[each].requires_grad_(False)
+
+
+def say_frozen(svi: SVI, say: bool) -> tuple[str, ...]:
+    """Returns the parts of a pair that are not trained, and says so."""
+    every = {
+        f"{path}.{name}": parameter
+        for path, module in svi.own.modules.items()
+        for name, parameter in module.named_parameters()
+    }
+    found = parts(every, [name for name, p in every.items() if not p.requires_grad])
+    if found and not svi.optim.parameters:
+        raise PvaeError(
+            f"All parameters of the pair are frozen ({', '.join(found)}), so that nothing is left "
+            "to train. Call requires_grad_() on the part that is to be trained."
+        )
+    if found and say:
+        tqdm.write(f"Frozen, and not trained: {', '.join(found)}.", file=sys.stderr)
+    return tuple(found)
 
 
 def parts(every: Iterable[str], chosen: Container[str]) -> list[str]:
