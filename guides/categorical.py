@@ -39,8 +39,8 @@ class Categorical(PyroModule):
     In eval mode the guide draws z whatever the gradient, so that validation, evaluation and report
     are those of the discrete pair.
 
-    The temperature falls with the number t of calls in training mode, one for each step:
-    :math:`\tau = \max(\tau_{min}, \tau_0 e^{-rt})`.
+    The temperature falls with the number t of calls in training mode, one for each step (Pyro's
+    ELBOs of several particles call once for each): :math:`\tau = \max(\tau_{min}, \tau_0 e^{-rt})`.
 
     Args:
         event_shape: Shape of one datum, (C, H, W) or (D,).
