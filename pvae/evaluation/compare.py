@@ -67,6 +67,8 @@ class Comparison:
         for run in runs:
             khat = f"k̂ above {run.khat_threshold:.2f} for {text.percent(run.above_threshold)}"
             samples = f"{run.num_samples} samples each, {khat} of the data"
+            if run.constant:
+                samples = "whose log w is the same for every sample"
             lines.append(f"{run.name}: {run.model} with {run.guide}, {samples}")
         said = [run.words for run in runs[1:]]
         return "\n".join([*lines, *said, *self.notes] + ([self.caveat] if self.caveat else []))
@@ -126,6 +128,7 @@ def compare(evaluations: Mapping[str, Evaluation]) -> Comparison:
             num_samples=evaluation.num_samples,
             khat_threshold=evaluation.khat_threshold,
             above_threshold=0.0 if evaluation.constant else above,
+            constant=evaluation.constant,
             log_px=_bound(evaluation.bounds[shared[-1]], runs[0].log_px if runs else None),
             elbo=_bound(evaluation.elbo, runs[0].elbo if runs else None),
         )
@@ -234,18 +237,19 @@ def _mean_and_se(values: np.ndarray) -> list[float]:
 
 def _notes(evaluations: Mapping[str, Evaluation], shared: Sequence[int]) -> Iterator[str]:
     k = shared[-1]
-    if len({e.num_samples for e in evaluations.values()}) > 1:
-        each = ", ".join(f"{name} {e.num_samples}" for name, e in evaluations.items())
+    sampled = {name: e for name, e in evaluations.items() if not e.constant}
+    if len({e.num_samples for e in sampled.values()}) > 1:
+        each = ", ".join(f"{name} {e.num_samples}" for name, e in sampled.items())
         yield (
             f"The runs have different numbers of samples ({each}). They are compared at K = {k}, "
             "the largest K with a bound in all of them; k̂ is from all samples of a run. "
             "Evaluate all with the same --num_samples for tighter bounds."
         )
-    if len(shared) > 1:
+    if len(shared) > 1 and sampled:
         before = shared[-2]
         rises = ", ".join(
             f"{name} by {text.number(_bound(e.bounds[k]).mean - _bound(e.bounds[before]).mean)}"
-            for name, e in evaluations.items()
+            for name, e in sampled.items()
         )
         yield (
             f"From K = {before} to K = {k} the bounds rose, in nats: {rises}. A bound that still "

@@ -69,6 +69,7 @@ class Compared:
         above_threshold: Share of data with k̂ above `khat_threshold`; NaN if k̂ is unknown.
         log_px: L_K at the comparison's K.
         words: What the difference of L_K says, and whether the bounds may be loose.
+        constant: Whether log w is the same for every sample, and so L_K for every K.
     """
 
     name: str
@@ -80,3 +81,4 @@ class Compared:
     log_px: Bound
     elbo: Bound
     words: str = ""
+    constant: bool = False

@@ -106,6 +106,9 @@ def test_two_quantised_pairs_and_one_with_samples_are_compared():
     }
     found = pvae.compare(evaluations)
     assert [run.above_threshold for run in found.runs[:2]] == [0.0, 0.0]
+    assert "numbers of samples" not in found.table()  # those of a code are not samples
+    assert "more: VQVAE with NearestCode, whose log w is the same" in found.table()
+    assert "the bounds rose, in nats: vae by" in found.table()
     expected = (evaluations["vae"].bounds[5] - evaluations["vq"].elbo).mean()
     assert found.runs[2].log_px.difference.mean == pytest.approx(expected, rel=1e-6)
 
