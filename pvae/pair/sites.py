@@ -1,5 +1,6 @@
 """Checks that the sites of model and guide match, and fit their distributions and plates."""
 
+import re
 from typing import Any
 
 import torch
@@ -93,6 +94,11 @@ def check_shape(role: str, name: str, site: dict[str, Any]) -> None:
             raise PvaeError(
                 f"{where}: {kind_of(fn)} has no density of values of type {value.dtype} "
                 f"({first_line(error)}). Observe them as floats: obs=x.float()."
+            ) from error
+        if re.search(r"same dtype|scalar type|type .*should be the same", str(error)):
+            raise PvaeError(
+                f"{where}: {first_line(error)}. Give the data the type of the parameters: "
+                "x.float()."
             ) from error
         raise PvaeError(
             f"{where}: a value of shape {tuple(value.shape)} does not fit {kind_of(fn)} with batch "

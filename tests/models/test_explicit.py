@@ -66,6 +66,13 @@ def test_it_starts_at_the_mean():
 
 
 @pytest.mark.parametrize("name", ["MADE", "PixelCNN"])
+def test_data_of_another_type_than_the_parameters_are_one_message(name):
+    x = torch.zeros(3, 1, 4, 4, dtype=torch.float64)
+    with pytest.raises(PvaeError, match=r"Give the data the type of the parameters: x\.float\(\)"):
+        pvae.evaluate(MODELS[name]((1, 4, 4)), NoLatents(), x, num_samples=1, progress=False)
+
+
+@pytest.mark.parametrize("name", ["MADE", "PixelCNN"])
 def test_from_the_shell(name, tmp_path):
     small = {"MADE": ["--model.hidden_dims=[16]"], "PixelCNN": ["--model.channels=4"]}[name]
     args = ["--data", "digits", "--epochs", "2", "--num-samples", "2", "--out", str(tmp_path / "r")]
