@@ -66,9 +66,12 @@ def trained(run: Path, model: Any, guide: Any, data: Data, epochs: int, options:
 
 def evaluated(run: Path, pair: Any, data: Data, num_samples: int, device: str) -> Evaluation:
     """Evaluates a pair into its run folder, or returns what is there."""
-    if (run / "evaluation.nc").exists():
+    done = run.with_name(f"{run.name}.evaluated")  # the folder has what is finished so far
+    if done.exists():
         return Evaluation.load(run)
-    return pvae.evaluate(*pair, data, num_samples=num_samples, device=device, out=run)
+    found = pvae.evaluate(*pair, data, num_samples=num_samples, device=device, out=run)
+    done.touch()
+    return found
 
 
 def cell(values: Any) -> str:
