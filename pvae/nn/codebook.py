@@ -93,13 +93,16 @@ class Codebook(nn.Module):
                 f"The codebook has vectors of {self.code_dim} values; it was called with a tensor "
                 f"of shape {tuple(h.shape)}, whose last dimension differs."
             )
-        flat = h.detach().flatten(0, -2)
+        flat = h.detach().reshape(-1, self.code_dim)
         moving = learn and self.training and self.decay is not None
         if moving and self.restart:
             self._restart(flat)
         weight = self.weight.detach()
-        # |h|^2 is the same for every code.
-        distance = weight.square().sum(-1) - 2 * flat @ weight.T
+        with torch.autocast(h.device.type, enabled=False):  # two vectors may be close
+            mean = weight.mean(0)
+            e, to = weight - mean, flat.to(weight.dtype) - mean
+            # |h|^2 is the same for every code.
+            distance = e.square().sum(-1) - 2 * to @ e.T
         z = nn.functional.one_hot(distance.argmin(-1), self.num_codes).to(h.dtype)
         if moving:
             self._average(flat, z)

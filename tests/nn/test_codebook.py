@@ -24,6 +24,17 @@ def test_codes_are_the_nearest_vectors_whatever_lies_left_of_them():
     assert torch.allclose(codebook.embed(z).reshape(-1, 3), e, atol=1e-6)
 
 
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_codes_are_the_nearest_vectors_far_from_zero_and_in_bfloat16(precision):
+    torch.manual_seed(0)
+    codebook, h = with_vectors(100 + torch.randn(40, 8)), 100 + torch.randn(500, 8)
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+        found = codebook(h).argmax(-1)
+        assert codebook(h[0]).argmax() == found[0]
+    nearest = torch.cdist(h.double(), codebook.weight.double()).argmin(-1)
+    assert (found == nearest).float().mean() > 0.998
+
+
 @pytest.mark.parametrize(("scale", "mean"), [(1e-3, 0.0), (1.0, 0.0), (1e3, 0.0), (0.01, 1.0)])
 def test_an_encoding_gets_the_gradient_of_its_vector_unchanged(scale, mean):
     torch.manual_seed(0)
