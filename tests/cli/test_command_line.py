@@ -112,7 +112,7 @@ def test_an_objective_of_the_shell_trains_with_its_particles(here, monkeypatch, 
     assert main(["train", *argv, "--progress", "false"]) == 0
     assert set(seen) == {3}
     assert main(["train", "--loss", "IWAE_ELBO", "--epochs", "1", "--out", "other"]) == 1
-    assert "with num_particles=1 there is one" in capsys.readouterr().err
+    assert "with num_particles=1 there is only one" in capsys.readouterr().err
 
 
 def test_a_network_is_given_as_a_class_path():
