@@ -25,7 +25,8 @@ def pair(latent_dim=3):
     )
 
 
-CODED = [name for name in ZOO if name not in ("Gaussian mixture", *EXPLICIT)]
+# The means of a PixelVAE are at pixels that are drawn.
+CODED = [name for name in ZOO if name not in ("Gaussian mixture", "PixelVAE", *EXPLICIT)]
 
 
 @pytest.mark.parametrize("name", CODED)
