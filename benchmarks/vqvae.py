@@ -125,7 +125,7 @@ def main() -> None:
     vq = fit(folder / "vq", *quantised(), data, options.epochs)
     uniform = score(folder / "vq", vq, data)
 
-    maps = pvae.data.codes(folder / "vq")
+    maps = pvae.codes(folder / "vq")
     torch.manual_seed(0)
     density = models.GatedPixelCNN(maps.event_shape, likelihood="categorical", levels=codes)
     fit(folder / "prior", density, guides.NoLatents(), maps, options.prior_epochs)

@@ -28,7 +28,7 @@ class VQVAE(PyroModule):
     has probability one, so that log p(x, z(x)) is a lower bound on log p(x).
 
     In the paper, p(z) is uniform, K^(−hw), while the vectors and the networks are trained. Then a
-    density of the codes is trained, on `pvae.data.codes(run)`, and becomes the p(z) of a model
+    density of the codes is trained, on `pvae.codes(run)`, and becomes the p(z) of a model
     with the same sizes that starts from the run: `VQVAE(..., prior=density)`, `pvae.warm_start`.
 
     Args:

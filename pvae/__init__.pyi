@@ -30,7 +30,7 @@ from .predictive import (
     traverse,
 )
 from .report import write_report
-from .runs import load
+from .runs import codes, load
 from .training import SVI, fit, glorot, warm_start
 from .version import __version__
 
@@ -42,6 +42,7 @@ __all__ = [
     "PvaeError",
     "__version__",
     "check",
+    "codes",
     "compare",
     "data",
     "decode",

@@ -12,9 +12,6 @@ Example:
     (torch.Size([100, 1, 8, 8]), tensor([0., 1.]))
 """
 
-from importlib import import_module
-from typing import Any
-
 from pvae.data import glyphs
 from pvae.data.dataset import Data
 from pvae.data.loading import as_data, drawn_once, load
@@ -29,15 +26,8 @@ __all__ = [
     "Data",
     "Split",
     "as_data",
-    "codes",
     "drawn_once",
     "glyphs",
     "load",
     "names",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    if name == "codes":  # of a trained pair, which stands on a higher floor
-        return import_module("pvae.runs").codes
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -3,7 +3,6 @@
 import operator
 import os
 from collections.abc import Mapping
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +57,6 @@ def load(
             float32. A dict or file may hold x_train and x_test (and so on for each field), train
             and test, or only fields; without a test part, 10 % of the data are held out by `seed`.
             A .npy file or a Dataset that does not fit in memory is read on demand.
-            `"codes:RUN"` are the codes of a trained run (see `codes`).
         root: The folder of named datasets, in torchvision's layout; by default the environment
             variable PVAE_DATA, else the user's cache. Missing files are downloaded there.
         observation: How x is observed. By default "dynamic" for integers in grey images and
@@ -81,10 +79,6 @@ def load(
         >>> x.shape, y.shape, data.support
         (torch.Size([64, 1, 8, 8]), torch.Size([64]), 'binary')
     """
-    if isinstance(source, str) and source.startswith("codes:"):
-        # They need a pair, which stands on a higher floor.
-        read = import_module("pvae.runs").read_codes
-        return read(source, root, observation, levels, validation, labels, seed)
     if observation is not None and observation not in OBSERVATIONS:
         raise PvaeError(
             f"There is no observation {observation!r}. {nearest(str(observation), OBSERVATIONS)}"

@@ -18,6 +18,7 @@ from pvae.runs.folder import load as load_pair
 
 __all__ = ["codes", "read_codes"]
 
+_CODES = "codes:"  # before a run folder: its codes
 _FEW = 4  # data that show the sites
 _PARTS = "train", "validation", "test"
 
@@ -68,9 +69,12 @@ def codes(
         if data is None:
             how = read_config(run, trust=trust)["data"]
             own = how.get("labels", False)
-            labels, source = options.get("labels", own), f"codes:{run}"
+            labels, source = options.get("labels", own), f"{_CODES}{run}"
             # The guide may need labels that the batches of codes shall not have.
-            data, options = load(how.pop("source"), **how | options | {"labels": own or labels}), {}
+            first = how.pop("source")
+            how |= options | {"labels": own or labels}
+            read = read_codes if first.startswith(_CODES) else load
+            data, options = read(first, **how), {}
         pair = load_pair(run, trust=trust)
     if options:
         raise PvaeError(
@@ -130,7 +134,7 @@ def read_codes(
             f"levels and observation are not for {source}: codes are integers, taken as given. "
             "Leave both out."
         )
-    run = source.removeprefix("codes:")
+    run = source.removeprefix(_CODES)
     options = {"labels": labels, "validation": validation} | ({"root": root} if root else {})
     found = codes(run, trust=trust, **options)
     if seed not in (0, found.seed):

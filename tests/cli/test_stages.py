@@ -25,7 +25,7 @@ def test_stages(here, capsys):
     density = [each for each in density if "event_shape" not in each]
     assert main(["run", *density, "--data", "codes:vq", *QUICK, "--out", "prior"]) == 0
     found = json.loads((here / "prior" / "evaluation.json").read_text())
-    assert found["data"]["hash"] == pvae.data.codes("vq").test.hash
+    assert found["data"]["hash"] == pvae.codes("vq").test.hash
     prior = ["--model.prior", "pvae.models.GatedPixelCNN", *options("model.prior")]
     both = [*VQ, *prior, "--from", "vq", "--freeze", "[guide,model.decoder]", *QUICK]
     assert main(["train", *both, "--out", "both"]) == 0

@@ -29,7 +29,7 @@ def composed(tmp_path_factory):
     """A pair with a prior that was trained on its codes, its data, and the codes."""
     run, digits = tmp_path_factory.mktemp("runs") / "vq", pvae.data.load("digits")
     pvae.fit(*pair(), digits, epochs=3, lr=1e-2, out=run, progress=False)
-    codes = pvae.data.codes(run)
+    codes = pvae.codes(run)
     prior = density()
     pvae.fit(prior, guides.NoLatents(), codes, epochs=3, lr=1e-2, progress=False)
     model, guide = pair(prior)

@@ -8,6 +8,7 @@ import torch
 import pvae
 from pvae import guides, models
 from pvae.errors import PvaeError
+from pvae.runs import read_codes
 
 SHAPE, K = (1, 8, 8), 5
 NETWORK = {"channels": (4, 4), "num_blocks": 1}
@@ -26,7 +27,7 @@ def run(tmp_path_factory):
 
 
 def test_they_are_the_places_of_the_ones(run):
-    digits, codes = pvae.data.load("digits", seed=3), pvae.data.codes(run)
+    digits, codes = pvae.data.load("digits", seed=3), pvae.codes(run)
     _, guide = pvae.load(run)
     expected = guide.eval()(digits.test.x).argmax(-1)
     assert torch.equal(codes.test.fields["x"], expected)
@@ -38,29 +39,29 @@ def test_they_are_the_places_of_the_ones(run):
 
 def test_they_are_the_same_each_time_and_in_every_form(run):
     torch.manual_seed(1)
-    codes, named = pvae.data.codes(run), pvae.data.load(f"codes:{run}")
-    pair = pvae.data.codes(pvae.load(run), pvae.data.load("digits", seed=3))
+    codes, named = pvae.codes(run), read_codes(f"codes:{run}")
+    pair = pvae.codes(pvae.load(run), pvae.data.load("digits", seed=3))
     assert codes.train.hash == named.train.hash == pair.train.hash
-    assert codes.train.hash != pvae.data.codes(run, "digits").train.hash  # of the data seed 0
+    assert codes.train.hash != pvae.codes(run, "digits").train.hash  # of the data seed 0
     assert named.source == codes.source == f"codes:{run}"
     assert pair.source is None
 
 
 def test_labels_and_a_validation_part(run):
-    codes = pvae.data.load(f"codes:{run}", labels=True, validation=100)
+    codes = read_codes(f"codes:{run}", labels=True, validation=100)
     x, y = codes.validation.tensors()
     assert (len(codes.train), x.shape, x.dtype) == (1400, (100, 2, 2), torch.int64)
     whole = pvae.data.load("digits", seed=3, labels=True, validation=100)
     assert torch.equal(y, whole.validation.y)
-    assert pvae.data.codes(run).train.names == ("x",)
+    assert pvae.codes(run).train.names == ("x",)
 
 
 def test_a_run_on_codes_is_repeated_from_its_config(run, tmp_path):
     prior = models.MADE((2, 2), hidden_dims=[8], likelihood="categorical", levels=K)
-    codes = pvae.data.codes(run)
+    codes = pvae.codes(run)
     pvae.fit(prior, guides.NoLatents(), codes, epochs=1, out=tmp_path, progress=False)
     found = pvae.runs.read_config(tmp_path)["data"]
-    assert pvae.data.load(found.pop("source"), **found | {"seed": 0}).train.hash == codes.train.hash
+    assert read_codes(found.pop("source"), **found | {"seed": 0}).train.hash == codes.train.hash
 
 
 def test_several_sites_are_fields_and_integers_stay():
@@ -78,25 +79,25 @@ def test_several_sites_are_fields_and_integers_stay():
             pyro.sample("c", dist.Normal(x[:, 0], 1.0))
 
     x = torch.randn(40, 2)
-    codes = pvae.data.codes((model, guide), pvae.data.load(x))
+    codes = pvae.codes((model, guide), pvae.data.load(x))
     assert codes.train.names == ("a", "b")
     assert codes.train.fields["a"].unique().tolist() == [0, 1, 2]
     assert codes.train.fields["b"].shape == (36, 2)
-    again = pvae.data.codes((model, guide), pvae.data.load(x))
+    again = pvae.codes((model, guide), pvae.data.load(x))
     assert codes.train.hash == again.train.hash, "the draw is fixed by the data seed"
 
 
 def test_bad_input_is_one_message(run):
     pair = models.VAE(SHAPE), guides.MeanField(SHAPE)
     with pytest.raises(PvaeError, match=r"have no discrete code: .* z \(Normal\)"):
-        pvae.data.codes(pair, "digits")
+        pvae.codes(pair, "digits")
     with pytest.raises(PvaeError, match=r"give what pvae.data.load returns"):
-        pvae.data.codes(pair, torch.zeros(3, *SHAPE))
+        pvae.codes(pair, torch.zeros(3, *SHAPE))
     with pytest.raises(PvaeError, match="codes are integers, taken as given"):
-        pvae.data.load(f"codes:{run}", observation="grey")
+        read_codes(f"codes:{run}", observation="grey")
     with pytest.raises(PvaeError, match="whose seed is 3"):
-        pvae.data.load(f"codes:{run}", seed=4)
+        read_codes(f"codes:{run}", seed=4)
     with pytest.raises(PvaeError, match="labels: these are options for a run's own data"):
-        pvae.data.codes(run, "digits", labels=True)
+        pvae.codes(run, "digits", labels=True)
     with pytest.raises(PvaeError, match="There is no nowhere"):
-        pvae.data.load("codes:nowhere")
+        read_codes("codes:nowhere")
