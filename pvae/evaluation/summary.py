@@ -135,7 +135,7 @@ def tabulate(e: Known, summary: dict[str, Any]) -> str:
     width = max(len(name) for name, *_ in rows) + 2
     lines = [
         f"{e.model} with {e.guide} on {e.data['name']} ({e.data['observation']}, "
-        f"{len(e)} data{'' if code or e.one_code else f', {e.num_samples} samples each'})",
+        f"{len(e)} data{'' if code or e.constant else f', {e.num_samples} samples each'})",
         f"{'' if code else 'bound':<{width}}{'mean':>12}{'± se':>10}   {label}",
     ]
     lines += [
@@ -153,10 +153,10 @@ def _details(e: Known, summary: dict[str, Any]) -> list[str]:
     if not e.code:
         shown = [f"{name} {show(summary[key])}" for name, key in
                  (("reconstruction", "reconstruction"), ("KL", "kl"))]  # fmt: skip
-        ess = [] if e.one_code else [f"median ESS {show(summary['ess']['median'])}"]
+        ess = [] if e.constant else [f"median ESS {show(summary['ess']['median'])}"]
         terms = [*shown, *terms, *ess]
     lines = [", ".join(terms)]
-    if above is not None:
+    if above is not None and not e.constant:
         unknown = summary["khat"]["unknown"]
         lines.append(
             f"k̂: median {show(summary['khat']['median'])}, above {e.khat_threshold:.2f} for "
