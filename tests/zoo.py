@@ -32,10 +32,10 @@ def _likelihood(**options):
     return lambda: (m.VAE(SHAPE, **DENSE, **options), g.MeanField(SHAPE, **DENSE))
 
 
-def _quantised(**options):
+def _quantised(prior=lambda: None, **options):
     made = {"channels": [4], "num_blocks": 1}
     return _given_its_model(
-        lambda: m.VQVAE(SHAPE, num_codes=5, code_dim=3, **made, **options),
+        lambda: m.VQVAE(SHAPE, num_codes=5, code_dim=3, prior=prior(), **made, **options),
         lambda model: g.NearestCode(model, SHAPE, **made),
     )
 
@@ -145,6 +145,14 @@ ZOO = {
     ),
     "VQ-VAE": (_quantised(), "dynamic"),
     "VQ-VAE by gradients": (_quantised(decay=None), "dynamic"),
+    "VQ-VAE with a prior": (
+        _quantised(
+            prior=lambda: m.GatedPixelCNN(
+                [4, 4], channels=4, num_layers=1, likelihood="categorical", levels=5
+            )
+        ),
+        "dynamic",
+    ),
     "MADE": (_explicit(m.MADE, hidden_dims=[16], order="random"), "dynamic"),
     "PixelCNN": (_explicit(m.PixelCNN, channels=4, num_blocks=2, kernel_size=3), "dynamic"),
     "gated PixelCNN": (

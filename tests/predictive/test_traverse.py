@@ -25,8 +25,10 @@ def pair(latent_dim=3):
     )
 
 
-# The means of a PixelVAE are at pixels that are drawn.
-CODED = [name for name in ZOO if name not in ("Gaussian mixture", "PixelVAE", *EXPLICIT)]
+# The means of a PixelVAE are at pixels that are drawn; the untrained codes of the pair with a prior
+# are all the same.
+LEFT_OUT = "Gaussian mixture", "PixelVAE", "VQ-VAE with a prior", *EXPLICIT
+CODED = [name for name in ZOO if name not in LEFT_OUT]
 
 
 @pytest.mark.parametrize("name", CODED)
