@@ -191,7 +191,10 @@ BROKEN_WEIGHTS = {
         "log_abs_det_jacobian",
     ),
     softmax_over_the_batch: (r"mixes data across the batch: log p\(x\)", "within each datum"),
-    corrupts_in_evaluation_too: (r"q\(z\).*another at each call.*denoising", r"self\.training"),
+    corrupts_in_evaluation_too: (
+        r"q\(z\).*differs from call to call.*denoising",
+        r"self\.training",
+    ),
     decoder_detached: (r"model.net.weight .*gets no gradient", r"\.detach\(\)"),
     subsampled_and_not_said: (
         r"'z' has the scale 1 in the guide and 0\.1 in the model",

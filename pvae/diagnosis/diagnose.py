@@ -143,7 +143,8 @@ def diagnose(
             lambda: compare_bounds(inspection, elbo, few),
         ):
             try:
-                found.add(*closer())
+                with same_buffers(model, guide):
+                    found.add(*closer())
             except Exception as error:
                 short = is_out_of_memory(error)
                 if not isinstance(error, PvaeError | RuntimeError | MemoryError):

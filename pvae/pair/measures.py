@@ -98,7 +98,8 @@ def _dimension(fn: Any) -> int | None:
     if support is None or is_image(base_distribution(fn)):
         return None
     try:
-        return math.prod(biject_to(support).inverse_shape(fn.event_shape))
+        shape = biject_to(support).inverse_shape(fn.batch_shape + fn.event_shape)
+        return math.prod(shape[len(fn.batch_shape) :])
     except (NotImplementedError, ValueError):
         return None
 

@@ -157,10 +157,10 @@ def test_of_two_trainings_into_one_folder_the_second_is_refused(tmp_path, monkey
     out, argv = tmp_path / "r", ["train", *RUN.split(), "--epochs", "1", "--out"]
     load = shell.load_data
 
-    def meanwhile(config):
+    def meanwhile(config, **options):
         if config["seed"] == 2:
             assert main([*argv, str(out), "--seed", "1"]) == 0
-        return load(config)
+        return load(config, **options)
 
     monkeypatch.setattr(shell, "load_data", meanwhile)
     assert main([*argv, str(out), "--seed", "2"]) == 1
@@ -176,9 +176,9 @@ def test_a_run_that_is_resumed_is_locked_before_it_is_looked_at(run, monkeypatch
 
     load, said = shell.load_data, []
 
-    def meanwhile(config):
+    def meanwhile(config, **options):
         said.append(take_in_a_thread(run))
-        return load(config)
+        return load(config, **options)
 
     monkeypatch.setattr(shell, "load_data", meanwhile)
     assert main(["train", "--resume", str(run)]) == 0

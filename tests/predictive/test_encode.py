@@ -398,7 +398,7 @@ def test_another_number_of_data_than_asked_for_is_refused(batch):
         lambda: pvae.generate(_six, 3, *batch),
         lambda: pvae.decode(_six, {"z": torch.zeros(1, 2)}, *batch),
     ):
-        with pytest.raises(PvaeError, match="number of data of its own"):
+        with pytest.raises(PvaeError, match="its number of data is fixed"):
             ask()
 
 

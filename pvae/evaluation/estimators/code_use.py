@@ -103,7 +103,7 @@ class CodeUse(Estimator):
         sites = _categorical(task.sampler.structure.model_trace)
         nodes = task.sampler.structure.model_trace.nodes
         one_hot = {
-            name: isinstance(base_distribution(nodes[name]["fn"]), OneHotCategorical)
+            name: isinstance(base_distribution(nodes[name]["fn"]), OneHotCategorical | OneHot)
             for name in sites
         }
 
