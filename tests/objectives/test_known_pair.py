@@ -58,7 +58,7 @@ def repeat(times, function, *args):
 @pytest.mark.parametrize("mode", ["eager", "compiled"])
 @pytest.mark.parametrize("lr", [0.05, 2e-4], ids=["at once", "slowly"])
 @pytest.mark.filterwarnings("ignore:log_weights uses a tile")
-def test_a_gate_that_opens_in_training_changes_the_layout(mode, lr):
+def test_a_gate_that_opens_in_training_changes_the_layout(mode, lr, uncompiled):
     pair, objective = gated(), IWAE_ELBO(5)
     svi = SVI(*pair, lambda parameters: torch.optim.Adam(parameters, lr), objective, mode=mode)
     said = r"IWAE_ELBO uses a tile from call (\d+) on: .* changes log p\(x\)\. At call [13] it did"
@@ -76,7 +76,7 @@ def test_a_gate_that_opens_in_training_changes_the_layout(mode, lr):
         assert loss(*pair, X) == pytest.approx(-bound, rel=1e-4)
 
 
-def test_a_graph_of_the_old_layout_is_dropped():
+def test_a_graph_of_the_old_layout_is_dropped(uncompiled):
     pair, objective = gated(), IWAE_ELBO(5)
     svi = SVI(*pair, lambda p: torch.optim.SGD(p, 0.0), objective, mode="compiled")
     repeat(5, svi.step, X)
