@@ -147,7 +147,7 @@ def main() -> None:
     gaussian = score(folder / "vae", vae, data)
 
     use = learned.findings["code_use"].summary({})["sites"]["z"]
-    bits = uniform.elbo - learned.elbo
+    gain = learned.elbo - uniform.elbo
     bound = gaussian.bounds[options.num_samples]
     text = f"""# VQ-VAE in stages on {options.data}: {options.epochs} epochs, {options.prior_epochs} of the prior
 
@@ -156,7 +156,7 @@ def main() -> None:
 | VQ-VAE, uniform prior | {cell(uniform.elbo)} | {math.prod(maps.event_shape) * math.log(codes):.2f} |
 | VQ-VAE, {type(density).__name__} prior | {cell(learned.elbo)} | {cell(log_pz.elbo)} |
 
-The learned prior gains {-bits.mean():.2f} ± {bits.std(ddof=1) / len(bits) ** 0.5:.2f} nats, datum by datum.
+The learned prior gains {gain.mean():.2f} ± {gain.std(ddof=1) / len(gain) ** 0.5:.2f} nats, datum by datum.
 Of {codes} codes, {use["used"]} occur ({100 * use["used"] / codes:.0f} %), with perplexity {use["perplexity"]:.1f}.
 
 | pair | −ELBO, nats | −L_{options.num_samples}, nats |

@@ -134,7 +134,10 @@ def _spaces_of(path: str, thing: Any, reached: Reached) -> Iterator[Space]:
     elif isinstance(thing, types.FunctionType):
         yield from _spaces_of_function(path, thing)
     elif isinstance(thing, type):
-        named = lambda: {n: v for n, v in vars(thing).items() if reached.asks(thing, n)}  # noqa: E731
+
+        def named() -> dict[str, Any]:
+            return {n: v for n, v in vars(thing).items() if reached.asks(thing, n)}
+
         yield Space(path, vars(thing), named, vars(thing))
     else:
         yield from _spaces_of_object(path, thing, reached)
@@ -171,7 +174,10 @@ def _spaces_of_object(path: str, thing: Any, reached: Reached) -> Iterator[Space
         yield Space(path, own, named, own)
     if kept_in_slots:
         by_name = _Attributes(thing)
-        asked = lambda: {n: v for n, v in attributes(thing).items() if n in kept_in_slots}  # noqa: E731
+
+        def asked() -> dict[str, Any]:
+            return {n: v for n, v in attributes(thing).items() if n in kept_in_slots}
+
         yield Space(path, by_name, asked)
     if is_module:
         for key in (*_HELD, *_HOOKS):
