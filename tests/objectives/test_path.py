@@ -9,7 +9,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 import torch.nn.functional as F
-from objectives.test_importance_weighted import (
+from linear_pairs import (
     OneModel,
     TwoGuide,
     TwoModel,
