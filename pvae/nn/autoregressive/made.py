@@ -6,6 +6,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
+from pyro.nn.auto_reg_nn import MaskedLinear
 from torch import Tensor, nn
 
 from pvae.errors import PvaeError
@@ -15,6 +16,7 @@ from pvae.nn.autoregressive.ordered import Ordered, raster
 __all__ = ["MADE"]
 
 
+# Pyro's AutoRegressiveNN has no layer narrower than x, no cache and no embedding of integers.
 class MADE(Ordered):
     r"""The masked autoencoder for distribution estimation.
 
@@ -78,11 +80,11 @@ class MADE(Ordered):
         self.hidden = nn.ModuleList()
         seen = before
         for degrees in self._degrees:
-            self.hidden.append(_Masked(degrees[:, None] >= seen))
+            self.hidden.append(_masked(degrees[:, None] >= seen))
             seen = degrees
-        self.last = _Masked((degree[:, None] > seen).repeat(lead, 1))
+        self.last = _masked((degree[:, None] > seen).repeat(lead, 1))
         direct_mask = (degree[:, None] > before).repeat(lead, 1)
-        self.direct = _Masked(direct_mask, bias=False) if direct else None
+        self.direct = _masked(direct_mask, bias=False) if direct else None
         num_context = 0 if context_shape is None else math.prod(context_shape)
         self.context = nn.ModuleList(
             nn.Linear(num_context, width, bias=False)
@@ -104,9 +106,11 @@ class MADE(Ordered):
         num = len(self.hidden)
         sizes = [layer.bias.numel() for layer in self.hidden]
         units = [x.new_zeros(len(x), size, dtype=self.last.bias.dtype) for size in sizes]
-        weights = [layer.masked() for layer in self.hidden]
-        last = self.last.masked().unflatten(0, (-1, x[0].numel()))
-        direct = None if self.direct is None else self.direct.masked().unflatten(0, last.shape[:2])
+        weights = [layer.weight * layer.mask for layer in self.hidden]
+        last = (self.last.weight * self.last.mask).unflatten(0, (-1, x[0].numel()))
+        direct = None
+        if self.direct is not None:
+            direct = (self.direct.weight * self.direct.mask).unflatten(0, last.shape[:2])
         bias, place = self.last.bias.view(last.shape[:2]), self.steps.x_index[:, 0].tolist()
         first = x.new_zeros(len(x), x[0].numel(), self.values.features, dtype=self.last.bias.dtype)
         flat = x.view(len(x), -1)
@@ -143,20 +147,8 @@ class MADE(Ordered):
         return [layer(context.flatten(1)) for layer in self.context]
 
 
-class _Masked(nn.Module):
-    """A linear layer of which some weights are zero."""
-
-    def __init__(self, mask: Tensor, *, bias: bool = True) -> None:
-        super().__init__()
-        linear = nn.Linear(mask.shape[1], mask.shape[0], bias=bias)
-        self.weight, self.bias = linear.weight, linear.bias
-        self.register_buffer("mask", mask.to(linear.weight.dtype), persistent=False)
-
-    def masked(self) -> Tensor:
-        return self.weight * self.mask
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.masked(), self.bias)
+def _masked(mask: Tensor, *, bias: bool = True) -> MaskedLinear:
+    return MaskedLinear(mask.shape[1], mask.shape[0], mask.to(torch.get_default_dtype()), bias)
 
 
 def _part(added: Tensor | float, a: int, b: int) -> Tensor | float:
