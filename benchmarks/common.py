@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import torch
 
 import pvae
@@ -23,8 +24,8 @@ from pvae.data.sources import root_folder
 from pvae.data.vision import SETS
 
 __all__ = [
-    "SHAPE", "device_name", "each_row", "file_name", "slug", "spread", "train_and_evaluate",
-    "training_data", "write",
+    "SHAPE", "device_name", "each_row", "file_name", "rows_of_images", "slug", "spread",
+    "train_and_evaluate", "training_data", "write",
 ]  # fmt: skip
 
 SHAPE = (1, 28, 28)
@@ -155,6 +156,21 @@ def write(
     path.write_text(text)
     print(f"\n{text}\nwritten to benchmarks/results/{path.name}")
     return path
+
+
+def rows_of_images(path: Path, rows: dict[str, torch.Tensor]) -> None:
+    """Draws one row of images, [N, C, H, W], for each name; values are between 0 and 1."""
+    figure, axes = plt.subplots(len(rows), 1, figsize=(11, 0.85 * len(rows)), squeeze=False)
+    for axis, (name, images) in zip(axes[:, 0], rows.items(), strict=True):
+        strip = torch.cat(list(images.cpu()), -1).clamp(0, 1)
+        axis.imshow(strip.movedim(0, -1).squeeze(-1), cmap="gray_r", vmin=0, vmax=1)
+        axis.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8)
+        axis.set_xticks([], [])
+        axis.set_yticks([], [])
+        axis.spines[:].set_visible(False)
+    figure.tight_layout(pad=0.3)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
 
 
 def _processor() -> str:

@@ -19,9 +19,8 @@ import math
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import torch
-from common import write
+from common import rows_of_images, write
 from torch import Tensor, nn
 
 import pvae
@@ -77,20 +76,6 @@ def evaluated(run: Path, pair: Any, data: Data, num_samples: int, device: str) -
 def cell(values: Any) -> str:
     """Returns a mean with its standard error, with the sign of −log p."""
     return f"{-values.mean():.2f} ± {values.std(ddof=1) / len(values) ** 0.5:.2f}"
-
-
-def picture(path: Path, rows: dict[str, Tensor]) -> None:
-    """Draws one row of images for each name."""
-    figure, axes = plt.subplots(len(rows), 1, figsize=(11, 0.85 * len(rows)), squeeze=False)
-    for axis, (name, images) in zip(axes[:, 0], rows.items(), strict=True):
-        axis.imshow(torch.cat(list(images.cpu()), -1)[0], cmap="gray_r", vmin=0, vmax=1)
-        axis.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8)
-        axis.set_xticks([], [])
-        axis.set_yticks([], [])
-        axis.spines[:].set_visible(False)
-    figure.tight_layout(pad=0.3)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
 
 
 def main() -> None:
@@ -180,7 +165,7 @@ on log p(x) for the one code that the encoder gives. Codes are maps of
         "… 16 more": pvae.generate(both[0], _SHOWN, seed=1),
         "VAE": pvae.generate(vae[0], _SHOWN),
     }
-    picture(path.with_suffix(".png"), rows)
+    rows_of_images(path.with_suffix(".png"), rows)
 
 
 if __name__ == "__main__":

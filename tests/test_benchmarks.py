@@ -125,3 +125,15 @@ def test_a_schedule_and_a_budget_have_files_of_their_own(
     monkeypatch.setattr(type(tmp_path), "read_text", lambda path: written.append(path.name) or "")
     table.main()
     assert written == [f"iwae_table_{kind}_here.md"]
+
+
+def test_the_pixel_vae_has_the_pixelcnn_that_it_is_compared_with(benchmark):
+    table = benchmark("explicit")
+    pairs = {
+        name: pair_of(table.options_of(name, argparse.Namespace(data="digits", budget=0.01)))
+        for name in table.ROWS
+    }
+    assert pairs["Gated PixelCNN"][0]["epochs"] == 1
+    pixels, alone = pairs[table.CODE][1][0].pixels, pairs[table.WITHOUT_CODE][1][0].network
+    same = {name: p.shape for name, p in pixels.named_parameters() if "context" not in name}
+    assert same == {name: p.shape for name, p in alone.named_parameters()}
