@@ -19,9 +19,13 @@ def list_names(argv: list[str]) -> None:
             first_line = (inspect.getdoc(getattr(module, name)) or "").partition("\n")[0]
             print(f"  {name:<18} {first_line}")
     print("data sets:")
-    installed = {"digits": "scikit-learn's digits", "glyphs": "letters with seven known factors"}
+    own = {
+        "digits": "scikit-learn's digits, dynamic",
+        "emoji": "emoji by two drawers with captions, dequantize",
+        "glyphs": "letters with seven known factors, dynamic",
+    }
     for name in names():
         known = SETS.get(name)
-        kind = f"torchvision's {known.kind}" if known else installed[name]
-        print(f"  {name:<18} {kind}, {known.observation if known else 'dynamic'}")
+        kind = f"torchvision's {known.kind}, {known.observation}" if known else own[name]
+        print(f"  {name:<18} {kind}")
     print("or a .npy, .npz or .pt file; `pvae run --help` explains --data.observation")

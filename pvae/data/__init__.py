@@ -19,12 +19,14 @@ from pvae.data.observation import BINARY
 from pvae.data.sources import names
 from pvae.data.split import Split
 from pvae.data.vision import SETS
+from pvae.data.vocabulary import Vocabulary
 
 __all__ = [
     "BINARY",
     "SETS",
     "Data",
     "Split",
+    "Vocabulary",
     "as_data",
     "drawn_once",
     "glyphs",

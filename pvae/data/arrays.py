@@ -11,6 +11,7 @@ from torch import Tensor
 from pvae.data.storage import Column
 from pvae.data.torch_data import NUMBERS, fields_of, is_dataset, named
 from pvae.data.values import Range, column, labels, observed
+from pvae.data.vocabulary import Vocabulary
 from pvae.errors import PvaeError
 
 __all__ = ["Fields", "Source", "from_arrays", "given_fields", "is_frame"]
@@ -33,6 +34,7 @@ class Source(NamedTuple):
         values: The range of x over both parts; None if x is not observed.
         levels: The number of levels of x, if it has levels.
         observation: How x is observed by default.
+        vocabulary: The words of the field caption.
     """
 
     train: Fields
@@ -40,6 +42,7 @@ class Source(NamedTuple):
     values: Range | None
     levels: int | None
     observation: str
+    vocabulary: Vocabulary | None = None
 
 
 def given_fields(found: object, where: str) -> Fields:

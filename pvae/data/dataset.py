@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pvae.data.split import Split
+from pvae.data.vocabulary import Vocabulary
 
 __all__ = ["Data"]
 
@@ -25,6 +26,7 @@ class Data:
         test: The test part.
         source: The name or path that the data were loaded from, or None for arrays.
         asked_levels: The argument `levels` of `load`.
+        vocabulary: The words of the field caption, or None if there are no captions.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Data:
     test: Split
     source: str | None = None
     asked_levels: int | None = None
+    vocabulary: Vocabulary | None = None
 
     @property
     def in_words(self) -> str:

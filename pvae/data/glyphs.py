@@ -9,7 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["FACTORS", "WORDS", "caption", "draw"]
+from pvae.data.vocabulary import Vocabulary
+
+__all__ = ["FACTORS", "VOCABULARY", "draw"]
 
 _SIDE = 32
 _FONTS = {"sans": "DejaVuSans", "serif": "DejaVuSerif", "mono": "DejaVuSansMono"}
@@ -28,23 +30,15 @@ FACTORS: dict[str, tuple[str, ...]] = {
 }
 """The values of each factor; the field `factors` holds their positions, in this order."""
 
-WORDS: tuple[str, ...] = (
-    "", *_SIZES, "bold", "slanted", *_FONTS, "letter", *string.ascii_lowercase,
-)  # fmt: skip
-"""The words of the captions; the field `caption` holds their positions. The first is padding."""
+VOCABULARY = Vocabulary(
+    ("", *_SIZES, "bold", "slanted", *_FONTS, "letter", *string.ascii_lowercase), length=6
+)
+"""The words of the captions.
 
-
-def caption(tokens: Tensor) -> str:
-    """Returns the caption of one row of the field `caption`.
-
-    Args:
-        tokens: Positions in `WORDS`, [6].
-
-    Example:
-        >>> caption(torch.tensor([2, 4, 6, 9, 10, 0]))
-        'medium bold sans letter a'
-    """
-    return " ".join(WORDS[i] for i in tokens.tolist() if i)
+Example:
+    >>> VOCABULARY.text(torch.tensor([2, 4, 6, 9, 10, 0]))
+    'medium bold sans letter a'
+"""
 
 
 @functools.lru_cache(1)
@@ -68,8 +62,8 @@ def draw() -> dict[str, Tensor]:
             top, left = _ROOM - down, _ROOM - right
             x[*index, i, j] = image[top : top + _SIDE, left : left + _SIDE]
         said = [size, weight, slant, family, "letter", letter]
-        tokens = [WORDS.index(word) for word in said if word in WORDS]
-        captions[*index, 0, 0, : len(tokens)] = torch.tensor(tokens)
+        said = " ".join(word for word in said if word in VOCABULARY.words)
+        captions[*index, 0, 0] = VOCABULARY.tokens(said)
     return {
         "x": torch.from_numpy(x).view(-1, 1, _SIDE, _SIDE),
         "y": factors[:, 0].contiguous(),

@@ -64,7 +64,8 @@ def load(
         levels: The number of levels of integers, 2 to 256. By default it is known for values of 0
             and 1, 8-bit images and named datasets. Other integers need `levels` or `observation`.
         validation: Number of data held out of training, from the end of a permutation by `seed`.
-        labels: Whether batches hold the field y; of `"glyphs"` also `factors` and `caption`.
+        labels: Whether batches hold the field y; of `"glyphs"` and `"emoji"` also `caption`,
+            and of `"glyphs"` `factors`.
         seed: Seed of the data: of splits, and of what is drawn once.
 
     Raises:
@@ -125,6 +126,7 @@ def load(
         test=drawn_once(test, seed, "test", name),
         source=os.fspath(source) if isinstance(source, str | os.PathLike) else None,
         asked_levels=levels,
+        vocabulary=found.vocabulary,
     )
 
 

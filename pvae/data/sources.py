@@ -1,4 +1,4 @@
-"""The datasets known by name: digits and glyphs from installed packages, and torchvision's."""
+"""The datasets known by name: those from installed packages, of files, and torchvision's."""
 
 import os
 from pathlib import Path
@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pvae.data import vision
+from pvae.data import emoji, vision
 from pvae.data.arrays import Source
-from pvae.data.glyphs import draw
+from pvae.data.glyphs import VOCABULARY, draw
 from pvae.data.values import Range
 
 __all__ = ["canonical", "from_name", "names", "root_folder"]
@@ -23,9 +23,9 @@ def names() -> list[str]:
 
     Example:
         >>> names()  # doctest: +ELLIPSIS
-        ['cifar10', 'digits', 'emnist', 'fashion_mnist', 'glyphs', 'kmnist', 'mnist', ...]
+        ['cifar10', 'digits', 'emnist', 'emoji', 'fashion_mnist', 'glyphs', 'kmnist', ...]
     """
-    return sorted(["digits", "glyphs", *vision.SETS])
+    return sorted(["digits", "emoji", "glyphs", *vision.SETS])
 
 
 def canonical(name: str) -> str:
@@ -55,7 +55,10 @@ def from_name(name: str, root: Path) -> Source:
         order = np.random.RandomState(0).permutation(len(fields["x"]))
         train, test = order[:-_GLYPHS_TEST], order[-_GLYPHS_TEST:]
         parts = ({key: field[rows] for key, field in fields.items()} for rows in (train, test))
-        return Source(*parts, Range(True, 0, 255, False), 256, "dynamic")
+        return Source(*parts, Range(True, 0, 255, False), 256, "dynamic", VOCABULARY)
+    if name == "emoji":
+        train, test, vocabulary = emoji.read(root)
+        return Source(train, test, Range(True, 0, 255, False), 256, "dequantize", vocabulary)
     if name == "digits":
         (x, y), levels = _digits(), 17
         parts = x[:_DIGITS_TRAIN], x[_DIGITS_TRAIN:], y[:_DIGITS_TRAIN], y[_DIGITS_TRAIN:]

@@ -114,6 +114,7 @@ def codes(
         validation=found.get("validation"),
         test=found["test"],
         source=source,
+        vocabulary=data.vocabulary,
     )
 
 

@@ -53,7 +53,7 @@ def test_a_caption_names_all_factors_except_the_place():
         letter, family, weight, slant, size, _, _ = words(found["factors"][row])
         said = [size, "bold" if weight == "bold" else "", "slanted" if slant == "slanted" else "",
                 family, "letter", letter]  # fmt: skip
-        assert glyphs.caption(found["caption"][row]) == " ".join(filter(None, said))
+        assert glyphs.VOCABULARY.text(found["caption"][row]) == " ".join(filter(None, said))
     at = (found["factors"][:, 5:] == 0).all(1)
     assert len(found["caption"][at].unique(dim=0)) == len(found["caption"].unique(dim=0)) == 936
 
