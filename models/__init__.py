@@ -2,6 +2,7 @@
 
 from pvae.models.autoencoder import Autoencoder, SparseAutoencoder
 from pvae.models.categorical import CategoricalVAE
+from pvae.models.conditional import Conditional
 from pvae.models.explicit import MADE, GatedPixelCNN, PixelCNN, PixelRNN
 from pvae.models.flow_prior import FlowPriorVAE
 from pvae.models.gaussian_mixture import GaussianMixture
@@ -21,6 +22,7 @@ __all__ = [
     "VQVAE",
     "Autoencoder",
     "CategoricalVAE",
+    "Conditional",
     "FlowPriorVAE",
     "GatedPixelCNN",
     "GaussianMixture",

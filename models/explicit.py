@@ -24,13 +24,13 @@ class _Explicit(PyroModule):
         with pyro.plate("data", size if x is None else len(x)):
             return pyro.sample("x", self.distribution(), obs=x)
 
-    def distribution(self) -> Autoregressive:
-        """Returns p(x), batch shape [] and event shape `event_shape`."""
-        return Autoregressive(self.network, self.head)
+    def distribution(self, context: Tensor | None = None) -> Autoregressive:
+        """Returns p(x), or p(x|c), event shape `event_shape` and the batch shape of the context."""
+        return Autoregressive(self.network, self.head, context)
 
-    def log_px(self, x: Tensor) -> Tensor:
-        """Returns log p(x), [...], exactly, for x [..., *event_shape], in nats."""
-        return self.distribution().log_prob(x)
+    def log_px(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """Returns log p(x), or log p(x|c), [...], exactly, for x [..., *event_shape], in nats."""
+        return self.distribution(context).log_prob(x)
 
 
 class MADE(_Explicit):
@@ -48,6 +48,8 @@ class MADE(_Explicit):
         direct: Whether x is also connected to f directly.
         likelihood: The name of a head, or a head (see `VAE`), also `"softmax"`: any probability
             for each of `levels` values between 0 and 1; `"categorical"`: of `levels` integers.
+        context_shape: Shape of what x is given, for `Conditional` and `distribution(context)`; None
+            for p(x).
         **options: `scale` and `levels` of a head that is given by name.
 
     Attributes:
@@ -76,11 +78,13 @@ class MADE(_Explicit):
         order: Literal["natural", "random"] = "natural",
         direct: bool = True,
         likelihood: Likelihood | Head = "bernoulli",
+        context_shape: Sequence[int] | None = None,
         **options: Any,
     ) -> None:
         head = make_head(likelihood, event_shape, **options)
+        sizes = hidden_dims, order, direct
         network = networks.MADE(
-            event_shape, head.out_shape, hidden_dims, order, direct, num_values=_num_values(head)
+            event_shape, head.out_shape, *sizes, context_shape, _num_values(head)
         )
         super().__init__(head, network)
 
@@ -107,6 +111,8 @@ class PixelCNN(_Explicit):
         likelihood: The name of a head, or a head (see `VAE`), also `"softmax"`: any probability
             for each of `levels` values between 0 and 1; `"categorical"`: of `levels` integers.
             `"logistic_mixture"` draws whole pixels.
+        context_shape: Shape of what x is given, a vector (D,) or a map (D, H, W), for `Conditional`
+            and `distribution(context)`; None for p(x).
         **options: `scale`, `levels` and `num_mixtures` of a head that is given by name.
 
     Attributes:
@@ -134,12 +140,13 @@ class PixelCNN(_Explicit):
         num_blocks: int = 7,
         kernel_size: int = 7,
         likelihood: Likelihood | Head = "bernoulli",
+        context_shape: Sequence[int] | None = None,
         **options: Any,
     ) -> None:
         head = make_head(likelihood, event_shape, **options)
         sizes = channels, num_blocks, kernel_size
         network = networks.PixelCNN(
-            event_shape, head.out_shape, *sizes, num_values=_num_values(head)
+            event_shape, head.out_shape, *sizes, context_shape, _num_values(head)
         )
         super().__init__(head, network)
 
@@ -161,6 +168,8 @@ class GatedPixelCNN(_Explicit):
         likelihood: The name of a head, or a head (see `VAE`), also `"softmax"`: any probability
             for each of `levels` values between 0 and 1; `"categorical"`: of `levels` integers.
             `"logistic_mixture"` draws whole pixels.
+        context_shape: Shape of what x is given, a vector (D,) or a map (D, H, W), for `Conditional`
+            and `distribution(context)`; None for p(x).
         **options: `scale`, `levels` and `num_mixtures` of a head that is given by name.
 
     Attributes:
@@ -189,12 +198,13 @@ class GatedPixelCNN(_Explicit):
         num_layers: int = 8,
         kernel_size: int = 3,
         likelihood: Likelihood | Head = "bernoulli",
+        context_shape: Sequence[int] | None = None,
         **options: Any,
     ) -> None:
         head = make_head(likelihood, event_shape, **options)
         sizes = channels, num_layers, kernel_size
         network = networks.GatedPixelCNN(
-            event_shape, head.out_shape, *sizes, num_values=_num_values(head)
+            event_shape, head.out_shape, *sizes, context_shape, _num_values(head)
         )
         super().__init__(head, network)
 
@@ -216,6 +226,8 @@ class PixelRNN(_Explicit):
         likelihood: The name of a head, or a head (see `VAE`), also `"softmax"`: any probability
             for each of `levels` values between 0 and 1; `"categorical"`: of `levels` integers.
             `"logistic_mixture"` draws whole pixels.
+        context_shape: Shape of what x is given, a vector (D,) or a map (D, H, W), for `Conditional`
+            and `distribution(context)`; None for p(x).
         **options: `scale`, `levels` and `num_mixtures` of a head that is given by name.
 
     Attributes:
@@ -244,12 +256,13 @@ class PixelRNN(_Explicit):
         num_layers: int = 4,
         kernel_size: int = 7,
         likelihood: Likelihood | Head = "bernoulli",
+        context_shape: Sequence[int] | None = None,
         **options: Any,
     ) -> None:
         head = make_head(likelihood, event_shape, **options)
         sizes = kind, channels, num_layers, kernel_size
         network = networks.PixelRNN(
-            event_shape, head.out_shape, *sizes, num_values=_num_values(head)
+            event_shape, head.out_shape, *sizes, context_shape, _num_values(head)
         )
         super().__init__(head, network)
 

@@ -5,22 +5,27 @@ import pyro
 import pytest
 import torch
 from asking import evaluate
-from zoo import EXPLICIT, ZOO, make
+from zoo import EXPLICIT, GIVEN, ZOO, make
 
 import pvae
 from pvae import guides, models
 from pvae.objectives import choose_elbo
+from pvae.pair import bind
 
+ALL = [*ZOO, *GIVEN]
 POINTS = [name for name in ZOO if "autoencoder" in name]
-EXACT = ["Gaussian mixture", *EXPLICIT]  # nothing is left to draw
-QUANTISED = [name for name in ZOO if "VQ" in name]  # one discrete code for each datum
+DENSITIES = [*EXPLICIT, "PixelCNN given labels"]  # without latent variables
+EXACT = ["Gaussian mixture", *DENSITIES]  # nothing is left to draw
+QUANTISED = [name for name in ALL if "VQ" in name]  # one discrete code for each datum
 CATEGORICAL = ["categorical", "Gumbel-softmax", "straight-through"]
-BOUNDED = [name for name in ZOO if name not in POINTS]
+BOUNDED = [name for name in ALL if name not in POINTS]
 OPTIONS = {"batch_size": 32, "lr": 3e-3, "mode": "eager", "progress": False}
 
 
-def data(observation, size=96):
-    return pvae.data.load("digits", observation=observation).train.observe(slice(0, size))[0]
+def data(name, observation, size=96):
+    """Returns x, or x and y as fields."""
+    train = pvae.data.load("digits", observation=observation, labels=name in GIVEN).train
+    return pvae.data.as_data(dict(zip(train.names, train.observe(slice(0, size)), strict=True)))
 
 
 def same_state(ours, theirs):
@@ -33,7 +38,7 @@ def same_state(ours, theirs):
 
 
 def test_every_public_class_is_in_the_zoo():
-    used = {type(program).__name__ for name in ZOO for program in make(name)[:2]}
+    used = {type(program).__name__ for name in ALL for program in make(name)[:2]}
     public = {*models.__all__, *guides.__all__}
     assert used == public
     assert len(public) >= 22
@@ -41,7 +46,7 @@ def test_every_public_class_is_in_the_zoo():
         assert all(getattr(module, name).__doc__.count("Source:") for name in module.__all__)
 
 
-@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize("name", ALL)
 def test_generates_with_parameters_of_its_own(name):
     """Pyro's store, which goes by names, must not hand one model the values of another."""
     model, other = make(name)[0], make(name)[0]
@@ -49,19 +54,20 @@ def test_generates_with_parameters_of_its_own(name):
         for parameter in other.parameters():
             parameter.add_(0.1)
     torch.manual_seed(0)
-    expected = other(size=4)
+    given = {"y": torch.arange(4)} if name in GIVEN else {}
+    expected = other(size=4, **given)
     pyro.clear_param_store()
-    model(size=4)
+    model(size=4, **given)
     torch.manual_seed(0)
-    found = other(size=4)
+    found = other(size=4, **given)
     assert found.shape == (4, *model.event_shape)
     assert torch.equal(found, expected)
 
 
-@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize("name", ALL)
 def test_learns_and_goes_on_where_it_stopped(name, tmp_path):
     *pair, observation = make(name)
-    x = data(observation)
+    x = data(name, observation)
     pvae.check(*pair, x)
     run = pvae.fit(*pair, x, epochs=6, out=tmp_path / "whole", **OPTIONS)
     assert run.history[-1]["elbo"] > run.history[0]["elbo"]
@@ -92,14 +98,15 @@ def test_learns_and_goes_on_where_it_stopped(name, tmp_path):
 def steps(name, mode, num=4):
     *pair, observation = make(name)
     pair = [module.double() for module in pair]
-    batches = data(observation, 32 * num).double().split(32)
-    elbo = choose_elbo("auto", pvae.check(*pair, batches[0]))
-    svi = pvae.SVI(*pair, torch.optim.Adam, elbo, mode=mode)
+    part, programs = bind(data(name, observation, 32 * num), *pair)
+    batches = [(x.double(), *y) for x, *y in part.batches(32)]
+    elbo = choose_elbo("auto", pvae.check(*programs, *batches[0]))
+    svi = pvae.SVI(*programs, torch.optim.Adam, elbo, mode=mode)
     torch.manual_seed(1)
-    return [svi.step(x) for x in batches], svi
+    return [svi.step(*batch) for batch in batches], svi
 
 
-@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize("name", ALL)
 @pytest.mark.filterwarnings("ignore:SVI runs eagerly")
 def test_recorded_steps_are_eager_ones(name, uncompiled):
     expected, _ = steps(name, "eager")
@@ -121,16 +128,16 @@ def test_compiled_steps_are_eager_ones(compiler):
 def test_log_weights_by_every_strategy(name, how):
     """What a strategy gives is compared with single samples of the same draws, or refused."""
     model, guide, observation = make(name)
-    log_w = pvae.log_weights(model, guide, data(observation, 5), num_samples=7, strategy=how)
+    log_w = pvae.log_weights(model, guide, data(name, observation, 5), num_samples=7, strategy=how)
     assert log_w.shape == (7, 5)
     assert log_w.isfinite().all()
     assert (log_w.std(0) > 0).all() == (name not in [*EXACT, *QUANTISED])
 
 
-@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize("name", ALL)
 def test_every_estimator_applies(name):
     model, guide, observation = make(name)
-    x = data(observation, 24)
+    x = data(name, observation, 24)
     options = {"num_chains": 2, "num_temperatures": 10, "num_leapfrog": 1, "progress": False}
     found = evaluate(
         model, guide, x, num_samples=30, prior_samples=10, ais=2, bdmc=2, gap=2, **options
@@ -143,7 +150,7 @@ def test_every_estimator_applies(name):
     assert found.exact == (name in EXACT)
     assert found.strategy == "plate"
     if found.exact:
-        missing = {"ais_prior", "ais_guide", "bdmc", *["gap"][: name in EXPLICIT]}
+        missing = {"ais_prior", "ais_guide", "bdmc", *["gap"][: name in DENSITIES]}
         assert set(found.missing) == missing
         return
     if name in [*QUANTISED, *CATEGORICAL]:

@@ -44,6 +44,11 @@ def _explicit(model, **options):
     return lambda: (model(SHAPE, **options), g.NoLatents())
 
 
+def _of_labels(model, **options):
+    density = {"channels": 4, "context_shape": [10], **options}
+    return lambda: (m.Conditional(model(SHAPE, **density)), g.NoLatents())
+
+
 def _categorical(gradient):
     sizes = {"num_latents": 3, "num_categories": 4, "hidden_dims": [16]}
     return lambda: (
@@ -181,6 +186,10 @@ ZOO = {
     ),
 }
 
+# Given labels y of ten classes.
+GIVEN = {
+    "PixelCNN given labels": (_of_labels(m.PixelCNN, num_blocks=1, kernel_size=3), "dynamic"),
+}
 
 # Without latent variables.
 EXPLICIT = ["MADE", "PixelCNN", "gated PixelCNN", "PixelRNN", "row LSTM"]
@@ -188,6 +197,6 @@ EXPLICIT = ["MADE", "PixelCNN", "gated PixelCNN", "PixelRNN", "row LSTM"]
 
 def make(name):
     """Returns the pair, and how its data are observed."""
-    pair, observation = ZOO[name]
+    pair, observation = (ZOO | GIVEN)[name]
     torch.manual_seed(0)
     return *pair(), observation

@@ -6,7 +6,7 @@ Imports `errors` and `nn`.
 """
 
 from pvae.distributions import heads
-from pvae.distributions.autoregressive import Autoregressive
+from pvae.distributions.autoregressive import Autoregressive, reads_values
 from pvae.distributions.gumbel_softmax import GumbelSoftmax
 from pvae.distributions.head import Head
 from pvae.distributions.levels import BinomialProportion, Levels
@@ -49,6 +49,7 @@ __all__ = [
     "make_head",
     "peeled",
     "pull_back",
+    "reads_values",
     "same_support",
     "support_of",
     "unvalidated",

@@ -16,7 +16,7 @@ from pvae.distributions.head import Head
 from pvae.errors import PvaeError
 from pvae.nn import Steps
 
-__all__ = ["Autoregressive"]
+__all__ = ["Autoregressive", "reads_values"]
 
 
 class Autoregressive(TorchDistribution):
@@ -94,7 +94,7 @@ class Autoregressive(TorchDistribution):
         elif context is not None:
             batch = context.shape[: context.ndim - self._context_dim]
         super().__init__(batch, torch.Size(head.event_shape), validate_args=validate_args)
-        if _reads_values():
+        if reads_values():
             _once(_refuse_leaks, network, (_training(network), head.out_shape), self)
 
     @property
@@ -193,7 +193,7 @@ class Autoregressive(TorchDistribution):
                 f"{tuple(value.shape)}, whose last dimensions differ."
             )
         valid = self.head.support.check(value)
-        if not _reads_values() or valid.all():
+        if not reads_values() or valid.all():
             return
         where = (~valid).nonzero()[0].tolist()
         raise PvaeError(
@@ -219,8 +219,8 @@ def _training(network: nn.Module) -> bool:
     return any(module.training for module in network.modules())
 
 
-def _reads_values() -> bool:
-    """Whether tensors have values now, which they do not while a graph of them is recorded."""
+def reads_values() -> bool:
+    """Returns whether tensors have values now; they have none while a graph is recorded."""
     return _get_current_dispatch_mode() is None and not torch.compiler.is_compiling()
 
 

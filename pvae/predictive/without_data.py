@@ -85,6 +85,8 @@ def _run_on_stand_ins(model: Program, size: int, without: Exception) -> Trace:
     except Exception as error:
         if is_out_of_memory(error):
             raise
+        if isinstance(without, PvaeError):  # what the model needs
+            raise without from None
         raise PvaeError(
             f"The model {name_of(model)} cannot generate: model(size=n) raised "
             f"{type(without).__name__}: {first_line(without)}. Hand in some data after the size, "
