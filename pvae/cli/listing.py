@@ -20,6 +20,7 @@ def list_names(argv: list[str]) -> None:
             print(f"  {name:<18} {first_line}")
     print("data sets:")
     own = {
+        "cifar10_jpeg": "30,000 and 5,000 images of CIFAR-10 as JPEG, dequantize",
         "digits": "scikit-learn's digits, dynamic",
         "emoji": "emoji by two drawers with captions, dequantize",
         "glyphs": "letters with seven known factors, dynamic",

@@ -10,12 +10,17 @@ from torch import Tensor
 
 from pvae.data import files
 from pvae.data.vocabulary import Vocabulary, words_of
-from pvae.errors import PvaeError
 
 __all__ = ["base_name", "read"]
 
 _DRAWERS = "google", "twitter"
-_FIELDS = "x", "name", "y", "sub", "subcategories"
+_HOLDS = {
+    "x": "images uint8 [N, 3, 32, 32]",
+    "name": "names",
+    "y": "numbers of categories",
+    "sub": "numbers of subcategories",
+    "subcategories": "their names",
+}
 _WHO = {
     "adult", "adults", "boy", "child", "girl", "man", "men", "people", "person", "persons",
     "woman", "women",
@@ -47,7 +52,7 @@ def read(root: Path) -> tuple[dict[str, Tensor], dict[str, Tensor], Vocabulary]:
     Raises:
         PvaeError: If a file is missing or damaged.
     """
-    drawn = [_file(root / f"emoji_{drawer}32.npz") for drawer in _DRAWERS]
+    drawn = [files.arrays(root / f"emoji_{who}32.npz", "emoji", _HOLDS) for who in _DRAWERS]
     parts = [np.array([base_name(name) for name in each["name"].tolist()]) for each in drawn]
     bases = np.unique(np.concatenate(parts))
     # NumPy freezes RandomState's stream for good, so the split is the same in every version.
@@ -78,19 +83,3 @@ def read(root: Path) -> tuple[dict[str, Tensor], dict[str, Tensor], Vocabulary]:
 def _said(name: str, subcategory: str) -> list[str]:
     kind = words_of(subcategory)
     return kind + [word for word in words_of(name) if word not in kind]
-
-
-def _file(path: Path) -> dict[str, np.ndarray]:
-    if not path.exists():
-        raise PvaeError(
-            f"emoji is not in {path.parent}: there is no file {path.name}. Put it there, or name "
-            "its folder with root= or the environment variable PVAE_DATA. It holds "
-            f"{', '.join(_FIELDS)}: images uint8 [N, 3, 32, 32], names, and numbers of categories "
-            "and of subcategories."
-        )
-    found = files.read(path)
-    if missing := [name for name in _FIELDS if name not in found]:
-        raise PvaeError(
-            f"{path} has no array {missing[0]!r}; an emoji file has {', '.join(_FIELDS)}."
-        )
-    return found

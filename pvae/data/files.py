@@ -9,7 +9,7 @@ import torch
 
 from pvae.errors import PvaeError, first_line
 
-__all__ = ["SUFFIXES", "read"]
+__all__ = ["SUFFIXES", "arrays", "read"]
 
 SUFFIXES = (".npy", ".npz", ".pt", ".pth")
 
@@ -53,6 +53,31 @@ def read(path: Path) -> object:
                 "run code. Save it again as uint8 or float32."
             ) from error
         raise _damaged(path, error) from error
+
+
+def arrays(path: Path, name: str, holds: dict[str, str]) -> dict[str, np.ndarray]:
+    """Returns the arrays in the file of a dataset that is known by name.
+
+    Args:
+        path: The file, in the folder of data.
+        name: The dataset.
+        holds: The arrays that the file must have, and what each of them is.
+
+    Raises:
+        PvaeError: The file or an array is missing, or the file is damaged.
+    """
+    if not path.exists():
+        listed = "; ".join(f"{array}: {what}" for array, what in holds.items())
+        raise PvaeError(
+            f"{name} is not in {path.parent}: there is no file {path.name}. Put it there, or name "
+            f"its folder with root= or the environment variable PVAE_DATA. It holds {listed}."
+        )
+    found = read(path)
+    if missing := [array for array in holds if array not in found]:
+        raise PvaeError(
+            f"{path} has no array {missing[0]!r}; a file of {name} has {', '.join(holds)}."
+        )
+    return found
 
 
 def _damaged(path: Path, error: Exception) -> PvaeError:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pvae.data import emoji, vision
+from pvae.data import emoji, jpeg, vision
 from pvae.data.arrays import Source
 from pvae.data.glyphs import VOCABULARY, draw
 from pvae.data.values import Range
@@ -23,9 +23,9 @@ def names() -> list[str]:
 
     Example:
         >>> names()  # doctest: +ELLIPSIS
-        ['cifar10', 'digits', 'emnist', 'emoji', 'fashion_mnist', 'glyphs', 'kmnist', ...]
+        ['cifar10', 'cifar10_jpeg', 'digits', 'emnist', 'emoji', 'fashion_mnist', 'glyphs', ...]
     """
-    return sorted(["digits", "emoji", "glyphs", *vision.SETS])
+    return sorted(["cifar10_jpeg", "digits", "emoji", "glyphs", *vision.SETS])
 
 
 def canonical(name: str) -> str:
@@ -59,6 +59,8 @@ def from_name(name: str, root: Path) -> Source:
     if name == "emoji":
         train, test, vocabulary = emoji.read(root)
         return Source(train, test, Range(True, 0, 255, False), 256, "dequantize", vocabulary)
+    if name == "cifar10_jpeg":
+        return Source(*jpeg.read(root), Range(True, 0, 255, False), 256, "dequantize")
     if name == "digits":
         (x, y), levels = _digits(), 17
         parts = x[:_DIGITS_TRAIN], x[_DIGITS_TRAIN:], y[:_DIGITS_TRAIN], y[_DIGITS_TRAIN:]

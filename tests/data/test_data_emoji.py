@@ -90,7 +90,7 @@ def test_missing_or_other_files_are_one_message(files):
     with pytest.raises(PvaeError, match=r"no file emoji_google32.npz.*root=.*PVAE_DATA"):
         pvae.data.load("emoji", root=files / "elsewhere")
     np.savez(files / "emoji_twitter32.npz", x=np.zeros((2, 3, 32, 32), np.uint8))
-    with pytest.raises(PvaeError, match="has no array 'name'; an emoji file has x, name"):
+    with pytest.raises(PvaeError, match="has no array 'name'; a file of emoji has x, name"):
         pvae.data.load("emoji", root=files)
 
 
