@@ -1,8 +1,6 @@
 """The autoregressive distribution: a network that respects an order, and a head."""
 
-import copy
 import math
-import weakref
 from collections.abc import Callable
 from typing import Any, Self
 
@@ -13,6 +11,14 @@ from torch.distributions import constraints
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from pvae.distributions.head import Head
+from pvae.distributions.stepwise import (
+    draw_steps,
+    known_of,
+    num_known,
+    once,
+    steps_of,
+    zeros_of,
+)
 from pvae.errors import PvaeError
 from pvae.nn import Steps
 
@@ -95,7 +101,7 @@ class Autoregressive(TorchDistribution):
             batch = context.shape[: context.ndim - self._context_dim]
         super().__init__(batch, torch.Size(head.event_shape), validate_args=validate_args)
         if reads_values():
-            _once(_refuse_leaks, network, (_training(network), head.out_shape), self)
+            once(_refuse_leaks, network, (_training(network), head.out_shape), self)
 
     @property
     def support(self) -> constraints.Constraint:
@@ -127,28 +133,58 @@ class Autoregressive(TorchDistribution):
     @torch.no_grad()
     def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
         """Draws x, [*sample_shape, *batch_shape, *event_shape]."""
-        shape = torch.Size(sample_shape) + self.batch_shape
+        return self._drawn(torch.Size(sample_shape) + self.batch_shape)
+
+    @torch.no_grad()
+    def complete(self, x: Tensor, known: Tensor) -> Tensor:
+        r"""Draws the unknown values of x given its known ones, and returns both.
+
+        .. math:: x_{\text{unknown}} \sim p(x_{\text{unknown}} \mid x_{\text{known}}, c)
+
+        The known values must be the first ones in the network's order: those of upper rows, or of
+        the first frames. Only then are draws step by step draws from this conditional.
+
+        Args:
+            x: [..., *event_shape]; its unknown values are not read. Expand it for several draws.
+            known: Which values are known, booleans [*event_shape], or of its first dimensions.
+
+        Returns:
+            x, [..., *event_shape], with the batch shape of the distribution if it is larger.
+
+        Raises:
+            PvaeError: If a known value comes after an unknown one, a known value is outside of
+                the head's support, or a shape does not fit.
+
+        Example:
+            >>> from pvae.distributions import heads
+            >>> from pvae.nn import GatedPixelCNN
+            >>> head = heads.Bernoulli().sized((1, 8, 8))
+            >>> p = Autoregressive(GatedPixelCNN((1, 8, 8), head.out_shape, channels=8), head)
+            >>> upper = torch.zeros(1, 8, 8, dtype=torch.bool)
+            >>> upper[:, :4] = True
+            >>> p.complete(torch.ones(1, 8, 8).expand(5, 1, 8, 8), upper).mean((0, 1, 3))[:4]
+            tensor([1., 1., 1., 1.])
+        """
+        known = known_of(known, self.event_shape).to(x.device)
+        self._check(x, known)
+        first = num_known(steps_of(self.network, self.head), known)
+        batch = x.shape[: x.ndim - len(self.event_shape)]
+        shape = torch.broadcast_shapes(self.batch_shape, batch)
+        return self._drawn(shape, torch.where(known, x, 0), first)
+
+    def _drawn(self, shape: torch.Size, given: Tensor | None = None, first: int = 0) -> Tensor:
+        """Draws x, [*shape, *event_shape], from a step on, with the values given before it."""
         num, context = math.prod(shape), self.context
         if context is not None:
             of_one = context.shape[context.ndim - self._context_dim :]
             context = context.expand(*shape, *of_one).reshape(num, *of_one)
-        steps = _steps(self.network, self.head)
-        f = _zeros(self.network, self.head, context, num)
+        f = zeros_of(self.network, self.head, context, num)
         x = torch.zeros_like(self.head(f[:1]).sample()).repeat(num, *[1] * len(self.event_shape))
-        if not num:
-            return x.reshape(*shape, *self.event_shape)
-        step = self._stepper(x, context, steps)
-        local = _once(_local, self.head, steps.num, self.head, steps, f[:1])
-        flat, places = x.view(num, -1), steps.x_index.to(x.device)
-        flat_f, places_f = f.flatten(-steps.f_order.ndim), steps.f_index.to(x.device)
-        for t in range(steps.num):
-            f_t = step(t)
-            if local:
-                flat[:, places[t]] = _at(self.head, steps, f_t).sample().reshape(num, -1)
-            else:
-                flat_f[..., places_f[t]] = f_t
-                whole = self.head(f).sample().reshape(num, -1)
-                flat[:, places[t]] = whole[:, places[t]]
+        if given is not None:
+            x.copy_(given.expand(*shape, *self.event_shape).reshape(x.shape))
+        if num:
+            steps = steps_of(self.network, self.head)
+            draw_steps(x, f, self.head, steps, self._stepper(x, context, steps), first)
         return x.reshape(*shape, *self.event_shape)
 
     @property
@@ -185,7 +221,7 @@ class Autoregressive(TorchDistribution):
     def _event_dim_of_values(self) -> int:
         return len(self.event_shape) - self.head.support.event_dim
 
-    def _check(self, value: Tensor) -> None:
+    def _check(self, value: Tensor, known: Tensor | None = None) -> None:
         n = len(self.event_shape)
         if value.shape[max(0, value.ndim - n) :] != self.event_shape:
             raise PvaeError(
@@ -193,6 +229,7 @@ class Autoregressive(TorchDistribution):
                 f"{tuple(value.shape)}, whose last dimensions differ."
             )
         valid = self.head.support.check(value)
+        valid = valid if known is None else valid | ~known
         if not reads_values() or valid.all():
             return
         where = (~valid).nonzero()[0].tolist()
@@ -204,17 +241,6 @@ class Autoregressive(TorchDistribution):
         )
 
 
-_DONE: weakref.WeakKeyDictionary[Any, dict[Any, Any]] = weakref.WeakKeyDictionary()
-
-
-def _once(function: Callable[..., Any], owner: nn.Module, key: Any, *args: Any) -> Any:
-    """Calls a function once for each owner and key, and returns what it returned then."""
-    done = _DONE.setdefault(owner, {})
-    if (function, key) not in done:
-        done[function, key] = function(*args)
-    return done[function, key]
-
-
 def _training(network: nn.Module) -> bool:
     return any(module.training for module in network.modules())
 
@@ -222,17 +248,6 @@ def _training(network: nn.Module) -> bool:
 def reads_values() -> bool:
     """Returns whether tensors have values now; they have none while a graph is recorded."""
     return _get_current_dispatch_mode() is None and not torch.compiler.is_compiling()
-
-
-def _steps(network: nn.Module, head: Head) -> Steps:
-    return Steps(head.event_shape, head.out_shape, getattr(network, "order", None))
-
-
-def _zeros(network: nn.Module, head: Head, context: Tensor | None, num: int) -> Tensor:
-    """Returns f of zeros [num, *out_shape] where the network's parameters are."""
-    some = [context, *network.parameters(), *head.parameters(), *network.buffers()]
-    like = next((t for t in some if t is not None and t.is_floating_point()), torch.empty(()))
-    return torch.zeros(num, *head.out_shape, dtype=like.dtype, device=like.device)
 
 
 @torch.no_grad()
@@ -243,7 +258,7 @@ def _refuse_leaks(p: Autoregressive) -> bool:
         PvaeError: If f up to that step differs.
     """
     network, head, num = p.network, p.head, 32
-    steps, f = _steps(network, head), _zeros(network, head, p.context, num)
+    steps, f = steps_of(network, head), zeros_of(network, head, p.context, num)
     devices = [f.device] if f.device.type == "cuda" else []
     first = (torch.arange(num) * steps.num // num).view(num, *[1] * steps.order.ndim)
     args = ()
@@ -276,30 +291,3 @@ def _refuse_leaks(p: Autoregressive) -> bool:
         "later. An autoregressive network must not let the output at a step depend on x from that "
         "step on; check its masks and its order (and normalisation over the batch or over pixels)."
     )
-
-
-def _at(head: Head, steps: Steps, f: Tensor) -> TorchDistribution:
-    """Returns the head's distribution of one step, of events of k values, at f [..., *lead, n]."""
-    ones = (1,) * (len(head.event_shape) - 1)
-    small = copy.copy(head)
-    small.event_shape = (steps.x_index.shape[1], *ones)
-    shape = (1,) * steps.f_order.ndim if steps.jointly else small.event_shape
-    return small(f.reshape(*f.shape[: f.ndim - 1], *shape))
-
-
-@torch.no_grad()
-def _local(head: Head, steps: Steps, f: Tensor) -> bool:
-    """Whether a head may be applied to single steps: whether their log densities sum to log p."""
-    with torch.random.fork_rng([f.device] if f.device.type == "cuda" else []):
-        f = torch.randn_like(f)
-        x = head(f).sample()
-    whole = head(f).log_prob(x)
-    each_f = f[0].flatten(-steps.f_order.ndim)[..., steps.f_index.to(f.device)].movedim(-2, 0)
-    each_x = x[0].flatten()[steps.x_index.to(f.device)]
-    try:
-        p = _at(head, steps, each_f)
-        log_p = p.log_prob(each_x.view(-1, *p.event_shape))
-    except (RuntimeError, ValueError):  # its parameters have the shape of whole data
-        return False
-    shape = (steps.num,)
-    return log_p.shape == shape and torch.allclose(log_p.double().sum(), whole.double(), rtol=1e-4)

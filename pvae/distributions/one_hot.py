@@ -88,6 +88,25 @@ class OneHot(TorchDistribution):
         """Draws z, [*sample_shape, *batch_shape, *event_shape]."""
         return self._in_one_hot(self.base.sample(sample_shape))
 
+    @torch.no_grad()
+    def complete(self, z: Tensor, known: Tensor) -> Tensor:
+        """Draws the unknown integers given the known ones, as `Autoregressive.complete`.
+
+        Args:
+            z: [..., *event_shape]; what is unknown is not read.
+            known: Which integers are known, booleans [*base.event_shape], or of its first
+                dimensions.
+
+        Raises:
+            PvaeError: As `Autoregressive.complete`; or if the base is no such distribution.
+        """
+        if not hasattr(self.base, "complete"):
+            raise PvaeError(
+                f"{type(peeled(self.base)).__name__} cannot be completed: it does not draw its "
+                "values in an order. Give a pvae.distributions.Autoregressive."
+            )
+        return self._in_one_hot(self.base.complete(z.argmax(-1), known))
+
     @property
     def mean(self) -> Tensor:
         """E[z], the probabilities of the K integers, if the base has them (`probs`)."""

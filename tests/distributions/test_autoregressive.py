@@ -1,47 +1,15 @@
 """The autoregressive distribution: its numbers, its draws, and what it refuses."""
 
-import itertools
-
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from ordered import NETWORKS, make, takes
+from ordered import CASES, DRAWN, SPACES, distribution, head_and_network, space
 from torch import nn
 
 from pvae import PvaeError
 from pvae.distributions import Autoregressive, Head, heads, is_discrete, log_prob
-from pvae.nn import MADE, Ordered
-
-
-def space(values, shape):
-    """Returns all data of a shape whose entries take some values."""
-    num = torch.Size(shape).numel()
-    found = torch.tensor(list(itertools.product(values, repeat=num)))
-    return found.view(-1, *shape)
-
-
-def distribution(name, head, shape, context=None, **options):
-    head = head.sized(shape).double()
-    given = {} if context is None else {"context_shape": context.shape[1:]}
-    return Autoregressive(make(name, shape, head.out_shape, **given, **options), head, context)
-
-
-# All data of a small space, and its head.
-SPACES = {
-    "binary": (heads.Bernoulli(), space([0.0, 1.0], (1, 2, 2)), {}),
-    "levels": (heads.Softmax(3), space([0.0, 0.5, 1.0], (1, 3, 1)), {}),
-    "codes": (heads.Categorical(3), space([0, 1, 2], (1, 1, 3)), {"num_values": 3}),
-    "colours": (heads.Bernoulli(), space([0.0, 1.0], (3, 1, 2)), {}),
-    "logistics": (heads.LogisticMixture(3, 2), space([0.0, 0.5, 1.0], (2, 2, 1)), {}),
-}
-CASES = [
-    (name, which)
-    for name in NETWORKS
-    for which, (_, every, _) in SPACES.items()
-    if takes(name, every.shape[1:], jointly=which == "logistics")
-]
-DRAWN = [(n, s) for n, s in CASES if s in ("codes", "colours", "logistics")]
+from pvae.nn import Ordered
 
 
 @pytest.mark.parametrize(("name", "which"), CASES, ids=str)
@@ -98,11 +66,6 @@ def test_draws_with_caches_are_those_without(name, which, conditional):
     assert torch.equal(*drawn)
     assert drawn[0].unique().numel() > 1
     assert drawn[0].shape == ((2, 3, *shape) if conditional else (4, *shape))
-
-
-def head_and_network(head, shape=(4,), **options):
-    head = head.sized(shape)
-    return MADE(shape, head.out_shape, **options), head
 
 
 def test_the_density_is_the_product_of_conditionals():
