@@ -89,16 +89,18 @@ class NearestCode(PyroModule):
             z = codebook(h, learn=self.training and not still)
             if self.training:
                 # A guide's factor is subtracted from the bound.
-                penalty = codebook.penalty(h, z, self.commitment).sum((-2, -1))
+                places = list(range(1, h.ndim - 1))
+                penalty = codebook.penalty(h, z, self.commitment).sum(places)
                 pyro.factor("quantisation", penalty, has_rsample=True)
-            return pyro.sample("z", dist.Delta(z, event_dim=3))
+            return pyro.sample("z", dist.Delta(z, event_dim=len(self.model.map_shape) + 1))
 
     def encode(self, x: Tensor) -> Tensor:
         """Returns the encodings h before they are quantised, [..., h, w, D]."""
         h = self.encoder(x)
-        if h.shape[-3:-1] != self.model.map_shape:
+        theirs = tuple(h.shape[x.ndim - len(self.event_shape) : -1])
+        if theirs != self.model.map_shape:
             raise PvaeError(
-                f"The encoder gives a map of {tuple(h.shape[-3:-1])} codes, the model has "
+                f"The encoder gives a map of {theirs} codes, the model has "
                 f"{self.model.map_shape}. Give both as many channels (each halves the image)."
             )
         return h

@@ -40,7 +40,9 @@ class VQVAE(PyroModule):
         num_blocks: Number of residual blocks.
         decay: Of the codebook's moving averages; None to learn it by gradients.
         likelihood: The name of a head, or a head, as in `VAE`.
-        decoder: A network [..., h, w, D] to [..., *out_shape] in place of the built-in one.
+        decoder: A network [..., h, w, D] to [..., *out_shape] in place of the built-in one. Its
+            attribute `in_shape`, if it has one, says which maps it takes: (c, h, w, D) for c codes
+            at each place.
         prior: A model of the codes, integers [h, w], whose method `distribution()` returns p(z),
             such as `GatedPixelCNN((h, w), likelihood="categorical", levels=K)`; None for the
             uniform p(z).
@@ -48,7 +50,7 @@ class VQVAE(PyroModule):
 
     Attributes:
         codebook: e, a `pvae.nn.Codebook`.
-        map_shape: (h, w).
+        map_shape: (h, w), or the shape that a decoder of your own takes.
         code_prior: Holds the model of the codes as `density`; None for the uniform p(z).
 
     Shape:
@@ -85,8 +87,8 @@ class VQVAE(PyroModule):
         self.head = make_head(likelihood, self.event_shape, **options)
         self.codebook = Codebook(num_codes, code_dim, decay)
         built_in = ResidualDecoder(code_dim, self.head.out_shape, channels, num_blocks)
-        self.map_shape = built_in.in_shape[:-1]
         self.decoder = built_in if decoder is None else decoder
+        self.map_shape = tuple(getattr(self.decoder, "in_shape", built_in.in_shape)[:-1])
         self.register_buffer("equal", torch.zeros(*self.map_shape, num_codes), persistent=False)
         self.code_prior = None if prior is None else _CodePrior(prior, self.map_shape, num_codes)
 
@@ -99,16 +101,16 @@ class VQVAE(PyroModule):
         """Returns p(z), batch shape [] and event shape [h, w, K]."""
         if self.code_prior is not None:
             return self.code_prior()
-        return dist.OneHotCategorical(logits=self.equal).to_event(2)
+        return dist.OneHotCategorical(logits=self.equal).to_event(len(self.map_shape))
 
     def likelihood(self, z: Tensor) -> dist.Distribution:
         """Returns p(x|z), batch shape [...] and event shape `event_shape`, for z [..., h, w, K]."""
         f = self.decoder(self.codebook.embed(z))
-        return self.head(self.head.shaped(f, z.shape[:-3]))
+        return self.head(self.head.shaped(f, z.shape[: -1 - len(self.map_shape)]))
 
 
 class _CodePrior(nn.Module):
-    """p(z) by a density of integers [h, w].
+    """p(z) by a density of maps of integers.
 
     It is no PyroModule, because Pyro lets no module in that has run by itself before.
     """

@@ -7,15 +7,16 @@ from pyro.infer import Trace_ELBO
 import pvae
 from pvae import guides, models
 from pvae.errors import PvaeError
+from pvae.nn import ResidualDecoder, ResidualEncoder
 
 SHAPE, K = (1, 8, 8), 5
 NETWORK = {"channels": (4, 4), "num_blocks": 1}
+CODES = {"likelihood": "categorical", "levels": K}
 
 
 def density(shape=(2, 2), levels=K):
-    return models.GatedPixelCNN(
-        shape, channels=4, num_layers=2, likelihood="categorical", levels=levels
-    )
+    codes = CODES | {"levels": levels}
+    return models.GatedPixelCNN(shape, channels=4, num_layers=2, **codes)
 
 
 def pair(prior=None):
@@ -97,6 +98,46 @@ def test_a_run_with_a_prior_is_loaded_again(composed, tmp_path):
         again.code_prior.density.log_px(torch.zeros(2, 2)),
         model.code_prior.density.log_px(torch.zeros(2, 2)),
     )
+
+
+class Grouped(torch.nn.Module):
+    """Two codes at each place of a 2 × 2 map: a map [2, 2, 2]."""
+
+    def __init__(self, encodes):
+        super().__init__()
+        self.net = ResidualEncoder(SHAPE, 4, **NETWORK) if encodes else None
+        self.net = self.net or ResidualDecoder(4, SHAPE, **NETWORK)
+        if not encodes:
+            self.in_shape = (2, 2, 2, 2)
+
+    def forward(self, t):
+        if hasattr(self, "in_shape"):
+            return self.net(t.movedim(-4, -2).flatten(-2))
+        return self.net(t).unflatten(-1, (2, 2)).movedim(-2, -4)
+
+
+def test_several_codes_at_each_place():
+    """As the paper has for CIFAR-10. The bound is compared with the terms by hand."""
+    torch.manual_seed(0)
+    prior = models.GatedPixelCNN((2, 2, 2), channels=4, num_layers=2, **CODES)
+    sizes = {"num_codes": K, "code_dim": 2, "prior": prior}
+    model = models.VQVAE(SHAPE, decoder=Grouped(False), **sizes)
+    guide = guides.NearestCode(model, SHAPE, encoder=Grouped(True))
+    x = (torch.rand(30, *SHAPE) < 0.5).float()
+    pvae.fit(model, guide, x, epochs=3, batch_size=10, lr=1e-2, progress=False)
+    found = pvae.evaluate(model, guide, x, num_samples=1, progress=False)
+    with torch.no_grad():
+        h = guide.eval().encode(x)
+        z = (h[..., None, :] - model.codebook.weight).square().sum(-1).argmin(-1)
+        log_px_z = model.eval().likelihood(torch.nn.functional.one_hot(z, K).float()).log_prob(x)
+        expected = log_px_z + prior.log_px(z)
+    assert z.shape == (30, 2, 2, 2)
+    assert len(z.unique()) > 1
+    assert torch.allclose(torch.as_tensor(found.elbo), expected.double(), atol=1e-3)
+    assert pvae.codes((model, guide), pvae.data.load(x)).event_shape == (2, 2, 2)
+    assert pvae.generate(model, 3).shape == (3, *SHAPE)
+    with pytest.raises(PvaeError, match=r"a map of \(2, 2, 2\) codes, the model has \(2, 2\)"):
+        guides.NearestCode(pair()[0], SHAPE, encoder=Grouped(True)).encode(x)
 
 
 def test_a_prior_that_does_not_fit_is_one_message():
