@@ -78,11 +78,14 @@ ROWS = {
     "PixelCNN": "--model PixelCNN --model.channels 32 --model.num_blocks 4 --guide NoLatents",
     "Gated PixelCNN": "--model GatedPixelCNN --model.channels 32 --model.num_layers 5"
     " --guide NoLatents",
+    "Gated PixelCNN given labels": "--model Conditional --guide NoLatents --data.labels true"
+    " --model.density pvae.models.GatedPixelCNN --model.density.event_shape SHAPE"
+    " --model.density.channels 32 --model.density.num_layers 5 --model.density.context_shape [10]",
     "PixelRNN": "--model PixelRNN --model.kind row --model.channels 32 --model.num_layers 2"
     " --guide NoLatents",
     "Convolutional": "--model VAE --guide MeanField --model.network conv --guide.network conv",
 }
-"""A name for each pair, and the options that make it; LEVELS stands for the data's levels."""
+"""A name for each pair, and the options that make it; LEVELS and SHAPE stand for the data's."""
 
 COMPARED = {
     "Objectives": ["VAE", "IWAE, k = 5", "DReG, k = 5", "IWAE, k = 50", "DReG, k = 50"],
@@ -102,7 +105,8 @@ GAPS = ["VAE", "Full covariance", "Mixture of Gaussians", "IAF"]
 
 def made_by(name: str, data: str) -> str:
     """Returns the options of a row."""
-    return ROWS[name].replace("LEVELS", "17" if data == "digits" else "256")
+    levels, shape = ("17", "[1,8,8]") if data == "digits" else ("256", "[1,28,28]")
+    return ROWS[name].replace("LEVELS", levels).replace("SHAPE", shape)
 
 
 def do_row(name: str, folder: Path, options: argparse.Namespace) -> None:
@@ -229,10 +233,11 @@ def page(names: list[str], folder: Path, path: Path) -> None:
     for name in names:
         config = read_config(folder / slug(name))
         data = pvae.data.load(config["data"].pop("source"), **config["data"])
-        (x,) = data.test.observe(slice(0, 10))
+        part = data.test.take(torch.arange(10))
         model, guide = pvae.load(folder / slug(name))
         torch.manual_seed(0)
-        shown = [x, pvae.reconstruct(model, guide, x), pvae.generate(model, 10)]
+        x = part.tensors()[0]
+        shown = [x, pvae.reconstruct(model, guide, part), pvae.generate(model, 10, part)]
         strips[name] = torch.cat([t.reshape(10, *data.event_shape) for t in shown])
     height = 0.5 * len(strips) + 0.6
     figure, axes = plt.subplots(len(strips), 1, figsize=(11, height), squeeze=False)

@@ -3,6 +3,7 @@
 Imports `pair`, `data`, `distributions`, `runtime` and `errors`.
 """
 
+from pvae.predictive.at_means import place_of
 from pvae.predictive.encode import draw_codes, encode
 from pvae.predictive.generate import decode, generate, reconstruct
 from pvae.predictive.probe import Probes, probe
@@ -17,6 +18,7 @@ __all__ = [
     "encode",
     "generate",
     "interpolate",
+    "place_of",
     "probe",
     "reconstruct",
     "traverse",

@@ -1,5 +1,6 @@
 """Codes of data: posterior means, or draws, of a guide."""
 
+from collections.abc import Callable
 from typing import Any, overload
 
 import numpy as np
@@ -116,13 +117,28 @@ def _codes_of_data(guide: Program, batch: tuple[Tensor, ...]) -> dict[str, NDArr
     return {name: code.cpu().numpy() for name, code in codes.items()}
 
 
-def draw_codes(guide: Program, part: Split | TensorSplit, seed: int = 0) -> dict[str, NDArray[Any]]:
-    """Returns a draw from q(z|x) for each datum of a part: for each site, an array [N, *event]."""
+def draw_codes(
+    guide: Program,
+    part: Split | TensorSplit,
+    seed: int = 0,
+    kept: Callable[[str, Tensor], Tensor] | None = None,
+) -> dict[str, NDArray[Any]]:
+    """Returns a draw from q(z|x) for each datum of a part: for each site, an array [N, *event].
+
+    Args:
+        guide: Pyro program q(z|x).
+        part: A part of data.
+        seed: Seed of the draws.
+        kept: Returns what is kept of a site's draws in a minibatch; None for all of it.
+    """
     found = []
     with own_random_state(seed):
         for batch in part.batches(_BATCH):
             (bound,), batch = given_to(batch, {}, guide)
             with quiet(guide, guide):
                 sites = latent_sites(trace_guide(bound, *batch))
-            found.append({name: site["value"].cpu().numpy() for name, site in sites.items()})
+            values = {name: site["value"] for name, site in sites.items()}
+            if kept is not None:
+                values = {name: kept(name, value) for name, value in values.items()}
+            found.append({name: value.cpu().numpy() for name, value in values.items()})
     return {name: np.concatenate([draws[name] for draws in found]) for name in found[0]}

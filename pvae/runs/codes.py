@@ -1,5 +1,6 @@
 """The codes of a trained pair as data."""
 
+import functools
 import os
 from typing import Any
 
@@ -12,7 +13,7 @@ from pvae.distributions import is_discrete, support_of
 from pvae.errors import PvaeError
 from pvae.pair import Program, base_distribution, given, latent_sites, name_of
 from pvae.pair import inspect as inspect_pair
-from pvae.predictive import draw_codes
+from pvae.predictive import draw_codes, place_of
 from pvae.runs.config import read_config
 from pvae.runs.folder import load as load_pair
 
@@ -94,11 +95,8 @@ def codes(
     for purpose, part in parts.items():
         part = drawn_once(part, data.seed, purpose, data.name)
         bound, (bound_guide,) = given(part, {}, None, guide)
-        draws = draw_codes(bound_guide, bound, data.seed)
-        fields = {
-            "x" if len(sites) == 1 else site: _integers(torch.from_numpy(draws[site]), one_hot)
-            for site, (one_hot, _) in sites.items()
-        }
+        draws = draw_codes(bound_guide, bound, data.seed, functools.partial(_integers, sites))
+        fields = {"x" if len(sites) == 1 else site: torch.from_numpy(draws[site]) for site in sites}
         others = {n: column for n, column in part.fields.items() if n not in {"x", *fields}}
         names = (*fields, *(n for n in kept if n in others))
         found[purpose] = Split(fields | others, "as_given", None, names)
@@ -148,7 +146,8 @@ def read_codes(
 
 def _sites(model: Program, guide: Program, part: Split) -> dict[str, tuple[bool, int]]:
     """Returns whether each discrete site of a pair has one-hot form, and its K."""
-    bound, pair = given(part.take(torch.arange(min(_FEW, len(part)))), {}, None, model, guide)
+    few, place = part.take(torch.arange(min(_FEW, len(part)))), place_of(model, guide)
+    bound, pair = given(few, {}, place, model, guide)
     structure = inspect_pair(*pair, *bound.tensors()).structure
     in_guide, found = latent_sites(structure.guide_trace), {}
     for name, site in latent_sites(structure.model_trace).items():
@@ -176,5 +175,7 @@ def _sites(model: Program, guide: Program, part: Split) -> dict[str, tuple[bool,
     return found
 
 
-def _integers(z: Tensor, one_hot: bool) -> Tensor:
-    return z.argmax(-1) if one_hot else z.long()
+def _integers(sites: dict[str, tuple[bool, int]], name: str, z: Tensor) -> Tensor:
+    if name not in sites:
+        return z
+    return z.argmax(-1) if sites[name][0] else z.long()
