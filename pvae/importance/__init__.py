@@ -12,7 +12,7 @@ from pvae.importance.mixing import refuse_global
 from pvae.importance.particles import Particles
 from pvae.importance.sampler import Sampler
 from pvae.importance.seeds import seed_unit
-from pvae.importance.summed import expect, sum_out
+from pvae.importance.summed import expect
 from pvae.importance.terms import elbo_of, log_terms
 
 __all__ = [
@@ -33,5 +33,4 @@ __all__ = [
     "rows_at",
     "seed_unit",
     "slopes",
-    "sum_out",
 ]

@@ -15,7 +15,6 @@ from torch.distributions.transforms import Transform
 from pvae.distributions import contains, is_discrete, is_image, peeled, pull_back, support_of
 from pvae.errors import PvaeError, first_line
 from pvae.importance.sampler import Sampler
-from pvae.importance.summed import sum_out
 from pvae.pair import base_distribution, kind_of, latent_sites
 from pvae.runtime import Chunks, is_out_of_memory
 
@@ -135,15 +134,15 @@ class Density:
         """Returns log p(u) and log p(x, u), each [C, B], in nats."""
         values, jacobian = self.constrain(u)
         terms = self.sampler.terms(batch, len(u), values)
-        observed = set(self.sampler.structure.observed)
-        log_prior = sum_out(t for name, t in terms.items() if name not in observed)
-        return log_prior + jacobian, sum_out(terms.values()) + jacobian
+        observed, add = set(self.sampler.structure.observed), self.sampler.particles.sum_out
+        log_prior = add(t for name, t in terms.items() if name not in observed)
+        return log_prior + jacobian, add(terms.values()) + jacobian
 
     def log_guide(self, u: Tensor, batch: tuple[Tensor, ...]) -> Tensor:
         """Returns log q(u|x), [C, B], in nats."""
         values, jacobian = self.constrain(u)
         terms = self.sampler.guide_terms(batch, len(u), values)
-        return sum_out(terms.values()) + jacobian
+        return self.sampler.particles.sum_out(terms.values()) + jacobian
 
     def path(self, batch: tuple[Tensor, ...], start: Literal["prior", "guide"]) -> AnnealingPath:
         """Returns u -> (log f_0(u), log f_1(u)): from the prior or the guide to p(x, u)."""

@@ -24,8 +24,7 @@ def find_enumeration_fault(
     """
     try:
         together, trace = terms_of(parallel, batch, 1)
-        names = parallel.structure.enumerated
-        calls = math.prod(together[f"p({name})"].shape[-3 - i] for i, name in enumerate(names))
+        calls = _calls(together.values(), parallel)
     except FAILURES as error:
         if is_out_of_memory(error):
             raise
@@ -74,7 +73,7 @@ def broadcasts_given(parallel: Particles, one_by_one: Particles, batch: tuple[Te
         return True
     for role in ("model", "guide"):
         together = terms(parallel, role)
-        if together is not None and _calls(together.values()) > _CALLS:
+        if together is not None and _calls(together.values(), parallel) > _CALLS:
             continue
         apart = terms(one_by_one, role)
         if apart is None:
@@ -84,6 +83,7 @@ def broadcasts_given(parallel: Particles, one_by_one: Particles, batch: tuple[Te
     return True
 
 
-def _calls(terms: Iterable[Tensor]) -> int:
-    """Returns the number of combinations of enumerated values in terms [*enumerated, K, B]."""
-    return math.prod(torch.broadcast_shapes(*(t.shape[:-2] for t in terms)))
+def _calls(terms: Iterable[Tensor], particles: Particles) -> int:
+    """Returns the number of combinations of enumerated values in the terms of a call."""
+    own = 2 + len(particles.inner)
+    return math.prod(torch.broadcast_shapes(*(t.shape[:-own] for t in terms)))

@@ -13,10 +13,12 @@ from torch import Tensor
 from pvae.errors import PvaeError, first_line
 from pvae.importance.compared import FAILURES, agree, few, rows_at, terms_of
 from pvae.importance.enumerated import broadcasts_given, find_enumeration_fault
+from pvae.importance.inner import refuse_dependent
 from pvae.importance.jacobian import refuse_other_jacobian
 from pvae.importance.mixing import refuse_mixing
-from pvae.importance.particles import Particles, with_noise
+from pvae.importance.particles import Particles
 from pvae.importance.passed import pass_at_once
+from pvae.importance.relaxed import with_noise
 from pvae.pair import Inspection, Structure, latent_sites, listed, trace_of
 from pvae.runtime import is_out_of_memory
 
@@ -138,12 +140,16 @@ def _run(single: Particles, batch: tuple[Tensor, ...]) -> None:
 def _choose_enumeration(inspection: Inspection, small: tuple[Tensor, ...]) -> Structure:
     """Sums discrete sites out one value at a time if a program does not broadcast."""
     structure = inspection.structure
-    if not structure.enumerated or structure.together_only:
+    if not structure.enumerated:
+        return structure
+    if structure.together_only:
+        refuse_dependent(_particles(inspection, structure, "loop"), small)
         return structure
     parallel = _particles(inspection, structure, "loop")
     looped = dataclasses.replace(structure, one_by_one=True)
     one_by_one = _particles(inspection, looped, "loop")
     fault = find_enumeration_fault(parallel, one_by_one, small)
+    refuse_dependent(parallel if fault is None else one_by_one, small)
     if fault is not None:
         warnings.warn(
             f"{listed(structure.enumerated)}: summed out one value at a time, because {fault}. "

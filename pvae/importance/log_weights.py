@@ -31,8 +31,9 @@ def log_weights(
     Their mean over k estimates the ELBO, and logsumexp over k minus log K the
     importance-weighted bound L_K. Scales (subsampling, KL weights) do not enter, masks and a
     model's `pyro.factor` do; sites marked to be enumerated are summed out exactly, a value at a
-    time where the networks do not broadcast, and a masked one counts once. No gradient flows, the
-    modules are in eval mode, and the draws come from torch's global generator.
+    time where the networks do not broadcast, and a masked one counts once. In an inner plate each
+    index is summed out by itself, and a density that depends on several indices is refused. No
+    gradient flows, the modules are in eval mode, and the draws come from torch's global generator.
 
     Args:
         model: Pyro program p(z) p(x|z), called as `model(*batch, **kwargs)`.

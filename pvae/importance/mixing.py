@@ -12,7 +12,8 @@ from torch import Tensor
 
 from pvae.errors import PvaeError, first_line
 from pvae.importance.compared import FAILURES, agree, rows_at, terms_of
-from pvae.importance.particles import Particles, with_noise
+from pvae.importance.particles import Particles
+from pvae.importance.relaxed import with_noise
 from pvae.pair import GLOBAL, latent_sites, observed_sites, plates_at, trace_of
 from pvae.runtime import is_out_of_memory
 

@@ -1,7 +1,7 @@
 """Runs a pair for many samples: in a particle plate, in a repeated batch, or in a loop."""
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pyro
@@ -12,6 +12,8 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from pvae.importance.looped import over_values
+from pvae.importance.relaxed import with_noise
+from pvae.importance.summed import sum_out
 from pvae.importance.terms import log_terms
 from pvae.pair import (
     Program,
@@ -19,12 +21,13 @@ from pvae.pair import (
     latent_sites,
     mask_of,
     observed_sites,
+    plates_of_enumerated,
     trace_of,
     trace_program,
     unmasked,
 )
 
-__all__ = ["Particles", "with_noise"]
+__all__ = ["Particles"]
 
 _HALF = (torch.float16, torch.bfloat16)
 
@@ -42,6 +45,9 @@ class Particles:
         structure: What `check` found.
         dim: The batch plate's dimension (negative).
         how: `"plate"`, `"tile"` or `"loop"`.
+
+    Attributes:
+        inner: Dimension and size of each plate of enumerated sites, except the batch plate.
     """
 
     def __init__(
@@ -56,6 +62,7 @@ class Particles:
         }
         in_guide = latent_sites(structure.guide_trace)
         self._inside = [name for name in structure.enumerated if name in in_guide]
+        self.inner = plates_of_enumerated(structure, dim)
 
     def guide(
         self,
@@ -116,16 +123,24 @@ class Particles:
     def log_terms(
         self, trace: Trace, num: int, size: int, *, observed: bool = True
     ) -> dict[str, Tensor]:
-        """Returns the log density of every site, [*enumerated, num, size], in nats."""
+        """Returns the log density of every site, in nats.
+
+        [num, size], or [*enumerated, *inner, num, size] if it depends on an enumerated site.
+        """
         shape = (num, size) if self.how == "plate" else (num * size,)
         sites = latent_sites(trace)
         if observed:
             sites |= observed_sites(trace)
         bounded = self.structure.bounded
-        found = log_terms(sites, dim=self.dim, wide=self.wide, shape=shape, bounded=bounded)
+        plates = {"dim": self.dim, "wide": self.wide, "shape": shape, "inner": self.inner}
+        found = log_terms(sites, **plates, bounded=bounded)
         # Sums of many terms have no digit left in 16 bits.
         found = {n: t.float() if t.dtype in _HALF else t for n, t in found.items()}
         return {name: t.reshape(*t.shape[: -len(shape)], num, size) for name, t in found.items()}
+
+    def sum_out(self, terms: Iterable[Tensor]) -> Tensor:
+        """Returns the log of the sum over enumerated sites of what `log_terms` gives, [K, B]."""
+        return sum_out(terms, len(self.inner))
 
     def cancel_masked(
         self, p: dict[str, Tensor], draws: Trace, num: int, size: int
@@ -281,15 +296,3 @@ class Particles:
         if self.how == "plate" or num == 1:
             return batch
         return tuple(t.repeat(num, *(1,) * (t.ndim - 1)) for t in batch)
-
-
-def with_noise(value: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
-    """Returns function(value), and keeps the relaxed value of a straight-through draw.
-
-    Pyro's straight-through distributions return a discrete value. Their density is that of the
-    relaxed value, an attribute of the discrete one, which operations lose.
-    """
-    out, relaxed = function(value), getattr(value, "_unquantize", None)
-    if relaxed is not None:
-        out._unquantize = function(relaxed)
-    return out

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from pvae.importance.chunks import ChunkedModel, bytes_per_row, fastest
+from pvae.importance.inner import numel_of_terms
 from pvae.importance.layout import Layout, Strategy, lay_out
 from pvae.importance.particles import Particles
 from pvae.importance.seeds import seed_unit
-from pvae.importance.summed import sum_out
 from pvae.importance.terms import Draws, add_up
 from pvae.pair import (
     Inspection,
@@ -72,6 +72,7 @@ class Sampler:
             layout = lay_out(inspection, strategy)
             self.strategy, self.structure, self.bound = layout.how, layout.structure, layout.bound
             self.particles = self.particles_by(self.strategy)
+            self._terms_numel = numel_of_terms(self.particles, layout.small)
             self._set_chunks(layout, device, memory)
 
     def particles_by(self, how: str) -> Particles:
@@ -163,12 +164,13 @@ class Sampler:
             seed_unit(seed, first, start, purpose=1)
             trace = self.particles.prior(batch, num, enumerate=True)
             terms = self.particles.log_terms(trace, num, size)
-            yield sum_out(term for name, term in terms.items() if name in summed)
+            yield self.particles.sum_out(term for name, term in terms.items() if name in summed)
 
     def unit(self, batch: tuple[Tensor, ...]) -> int:
         """Returns how many samples for each datum of a batch are drawn together."""
         floats, most = (2**20, 2**15) if self._on_cpu else (2**25, 2**20)
-        return max(1, min(floats // self.latent_numel, most) // len(batch[0]))
+        numel = max(self.latent_numel, self._terms_numel)
+        return max(1, min(floats // numel, most) // len(batch[0]))
 
     @property
     def latent_numel(self) -> int:
@@ -231,7 +233,7 @@ class Sampler:
         p = self._model.terms(guide_trace, batch, num)
         p = particles.cancel_masked(p, guide_trace, num, size)
         means = particles.means(guide_trace, num, size)
-        return add_up(p, q, self.structure.enumerated, means, first)
+        return add_up(p, q, self.structure.enumerated, means, first, len(particles.inner))
 
     def _set_chunks(self, layout: Layout, device: torch.device, memory: float | None) -> None:
         self._small = layout.small

@@ -1,7 +1,7 @@
 """Computes log weights from traces: the terms of each site, and their sum."""
 
 import math
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from pvae.importance.summed import expect, sum_beyond, sum_out
 from pvae.pair import unmasked
 from pvae.runtime import is_out_of_memory
 
-__all__ = ["Draws", "add_up", "elbo_of", "log_terms"]
+__all__ = ["Draws", "add_up", "elbo_of", "log_terms", "plate_terms"]
 
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
@@ -59,8 +59,9 @@ def log_terms(
     wide: int,
     shape: tuple[int, ...],
     bounded: Container[str] = (),
+    inner: Sequence[tuple[int, int]] = (),
 ) -> dict[str, Tensor]:
-    """Returns the log density of each site, summed over all plates except samples and data.
+    """Returns the log density of each site, summed over plates except samples and data.
 
     Scales do not enter. Masks do, except for sites that this call enumerates: the sum over the
     values of a masked site weighs them by their probabilities, which sum to one.
@@ -71,25 +72,45 @@ def log_terms(
         wide: Number of dimensions that plates take up; the particle plate is the leftmost.
         shape: `(K, B)` with a particle plate, else `(B,)`.
         bounded: Sites whose values may lie outside their support, where log p is -inf.
+        inner: Dimension and size of each plate of enumerated sites, except samples and data.
 
     Returns:
-        For each site a tensor [*enumerated, *shape], in nats.
+        For each site a tensor [*shape], or [*enumerated, *inner, *shape] if it depends on an
+        enumerated site, in nats.
     """
     keep = {dim} if len(shape) == 1 else {dim, -wide}
-    summed = [d for d in range(-wide, 0) if d not in keep]
     terms = {}
-    for name, site in sites.items():
-        if "_enumerate_dim" in site["infer"]:
-            site = {**site, "fn": unmasked(site["fn"]), "mask": None}
-        log_p = _log_prob(name, site, bounded=name in bounded)
-        log_p = log_p.reshape((1,) * (wide - log_p.ndim) + log_p.shape)
+    for name, log_p in plate_terms(sites, wide=wide, bounded=bounded).items():
+        apart = inner if log_p.ndim > wide else ()
+        places = {d: at for at, (d, size) in enumerate(apart) if log_p.shape[d] == size}
+        summed = [d for d in range(-wide, 0) if d not in keep and d not in places]
         log_p = log_p.sum(summed) if summed else log_p
+        if apart:
+            left = sorted({*keep, *places})
+            order = [*sorted(places, key=places.get), *sorted(keep)]
+            lead = log_p.ndim - len(left)
+            log_p = log_p.permute(*range(lead), *(lead + left.index(d) for d in order))
+            for at in set(range(len(apart))) - {*places.values()}:
+                log_p = log_p.unsqueeze(lead + at)
         try:
             terms[name] = log_p.expand(*log_p.shape[: -len(shape)], *shape)
         except RuntimeError as error:
             raise PvaeError(
                 f"Site {name!r} has log densities of shape {tuple(log_p.shape)} instead of {shape}."
             ) from error
+    return terms
+
+
+def plate_terms(
+    sites: dict[str, dict[str, Any]], *, wide: int, bounded: Container[str] = ()
+) -> dict[str, Tensor]:
+    """Returns the log density of each site, [*enumerated, *plates]; see `log_terms`."""
+    terms = {}
+    for name, site in sites.items():
+        if "_enumerate_dim" in site["infer"]:
+            site = {**site, "fn": unmasked(site["fn"]), "mask": None}
+        log_p = _log_prob(name, site, bounded=name in bounded)
+        terms[name] = log_p.reshape((1,) * (wide - log_p.ndim) + log_p.shape)
     return terms
 
 
@@ -177,11 +198,12 @@ def add_up(
     enumerated: tuple[str, ...],
     means: dict[str, Tensor],
     first: int = 0,
+    inner: int = 0,
 ) -> Draws:
     r"""Adds the terms of model and guide up to log weights, summing enumerated sites out.
 
-    The terms are per site, [*enumerated, K, B], and come without an observed site of the guide
-    (a penalty).
+    The terms are per site, [*enumerated, *inner, K, B] for a number of inner plates, and come
+    without an observed site of the guide (a penalty).
 
     With y enumerated in the guide, :math:`\log w = \log \sum_y p(x, y, z_y) / q(z_y | x, y)`,
     and the ELBO's terms are :math:`\sum_y q(y|x) [\log p(x, y, z_y) - \log q(y, z_y | x)]`.
@@ -190,7 +212,7 @@ def add_up(
         PvaeError: If a weight is NaN or +inf, naming datum (counted from `first`) and site.
     """
     ratio = _ratio(p, q, enumerated)
-    log_w = sum_out(ratio)
+    log_w = sum_out(ratio, inner)
     bad = log_w.isnan() | (log_w == math.inf)
     if bad.any():
         sample, datum = (int(i) for i in bad.nonzero()[0])
@@ -213,20 +235,24 @@ def add_up(
     prior = [*_ratio(latent, q, enumerated), torch.zeros_like(log_w)]
     kl = {}
     for name, term in q.items():
-        kl[name] = term
+        parts = [term]
         if name in p:
-            kl[name] = term - sum(sum_beyond([p[name], *outside], len(inside)))
-        kl[name] = expect(inside, kl[name])
+            priors = sum_beyond([p[name], *outside], len(inside), inner)
+            # Terms in plates and outside them are not added before the sum over the plates.
+            parts = [term, *(-t for t in priors)] if inner else [term - sum(priors)]
+        kl[name] = sum(expect(inside, part, inner) for part in parts)
     if not inside:
-        return Draws(log_w, log_w, kl, -sum_out(prior), means)
-    elbo, rate = (_expected(inside, terms) for terms in (ratio, prior))
+        return Draws(log_w, log_w, kl, -sum_out(prior, inner), means)
+    elbo, rate = (_expected(inside, terms, inner) for terms in (ratio, prior))
     return Draws(log_w, elbo, kl, -rate, means)
 
 
-def elbo_of(p: dict[str, Tensor], q: dict[str, Tensor], enumerated: tuple[str, ...]) -> Tensor:
+def elbo_of(
+    p: dict[str, Tensor], q: dict[str, Tensor], enumerated: tuple[str, ...], inner: int = 0
+) -> Tensor:
     """Returns the terms whose mean is the ELBO, [K, B], as `add_up` does; NaN may pass."""
     inside, ratio = [q[name] for name in enumerated if name in q], _ratio(p, q, enumerated)
-    return _expected(inside, ratio) if inside else sum_out(ratio)
+    return _expected(inside, ratio, inner) if inside else sum_out(ratio, inner)
 
 
 def _ratio(p: dict[str, Tensor], q: dict[str, Tensor], enumerated: tuple[str, ...]) -> list[Tensor]:
@@ -237,7 +263,7 @@ def _ratio(p: dict[str, Tensor], q: dict[str, Tensor], enumerated: tuple[str, ..
     return [*p.values(), *(-term for term in drawn)]
 
 
-def _expected(inside: list[Tensor], terms: list[Tensor]) -> Tensor:
+def _expected(inside: list[Tensor], terms: list[Tensor], inner: int) -> Tensor:
     """E_q[log Σ exp Σ terms - log q], the sum over what only the model enumerates."""
-    terms = [*sum_beyond(terms, len(inside)), *(-term for term in inside)]
-    return sum(expect(inside, term) for term in terms)
+    terms = [*sum_beyond(terms, len(inside), inner), *(-term for term in inside)]
+    return sum(expect(inside, term, inner) for term in terms)

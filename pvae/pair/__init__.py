@@ -41,6 +41,7 @@ from pvae.pair.structure import (
     listed,
     mask_of,
     plates_at,
+    plates_of_enumerated,
     unmasked,
 )
 from pvae.pair.tensors import TensorSplit
@@ -103,6 +104,7 @@ __all__ = [
     "place",
     "plate_sizes",
     "plates_at",
+    "plates_of_enumerated",
     "quiet",
     "reach",
     "refuse_other_measure",

@@ -278,16 +278,6 @@ def refuse_unbounded(inspection: Inspection) -> None:
                 "weight. Use a guide that has a density, for example pvae.guides.MeanField. A "
                 "Delta guide only trains a MAP estimate."
             )
-    for name in structure.enumerated:
-        for trace in (structure.guide_trace, structure.model_trace):
-            stack = trace.nodes[name]["cond_indep_stack"] if name in trace.nodes else ()
-            for frame in stack:
-                if frame.dim != dim:
-                    raise PvaeError(
-                        f"Site {name!r} is enumerated inside the plate {frame.name!r}, but only "
-                        "sites with one value for each datum can be summed out. Leave out "
-                        'infer={"enumerate": "parallel"} to sample it.'
-                    )
 
 
 def refuse_other_measure(structure: Structure) -> None:

@@ -22,6 +22,7 @@ __all__ = [
     "mask_of",
     "plates_at",
     "plates_in_words",
+    "plates_of_enumerated",
     "unmasked",
 ]
 
@@ -222,6 +223,18 @@ def plates_at(trace: Trace, dim: int) -> set[str]:
     """Returns the names of the plates at a dimension."""
     sites = sample_sites(trace).values()
     return {f.name for site in sites for f in site["cond_indep_stack"] if f.dim == dim}
+
+
+def plates_of_enumerated(structure: Structure, dim: int) -> tuple[tuple[int, int], ...]:
+    """Returns dimension and size of each plate of enumerated sites, except the batch plate."""
+    found = set()
+    for trace in (structure.guide_trace, structure.model_trace):
+        for name in set(structure.enumerated).intersection(trace.nodes):
+            site = trace.nodes[name]
+            shape = site["fn"].batch_shape
+            dims = [f.dim for f in site["cond_indep_stack"] if f.vectorized and f.dim != dim]
+            found |= {(d, shape[d]) for d in dims if len(shape) >= -d and shape[d] > 1}
+    return tuple(sorted(found))
 
 
 def plates_in_words(stack: Any) -> str:

@@ -15,7 +15,6 @@ from torch import nn
 import pvae
 from pvae import PvaeError
 from pvae.importance.sampler import Sampler
-from pvae.importance.summed import sum_out
 from pvae.importance.terms import add_up
 from pvae.pair import inspect
 from pvae.pair.traces import trace_of
@@ -148,8 +147,8 @@ def test_labels_are_summed_out_where_latents_that_are_given_do_not_broadcast(sty
         rows = sampler.posterior(batch, 2000)
         # E_q[p(x, z) / q(z)], without labels: rows are given to both programs.
         del rows["y"]
-        log_w = sum_out(sampler.terms(batch, 2000, rows).values()).double()
-        log_w = log_w - sum_out(sampler.guide_terms(batch, 2000, rows).values())
+        log_w = sampler.particles.sum_out(sampler.terms(batch, 2000, rows).values()).double()
+        log_w = log_w - sampler.particles.sum_out(sampler.guide_terms(batch, 2000, rows).values())
         weight = (log_w - pair.exact).exp()
         assert ((weight.mean(0) - 1).abs() < 5 * weight.std(0) / math.sqrt(2000)).all()
         draws = torch.cat(list(sampler.prior_stream(batch, 5000, seed=1))).double()

@@ -80,7 +80,7 @@ class OwnFamily(Member):
                 if term.ndim and name in p:
                     p[name] = p[name] + term[..., a:b, :]
             part = {name: term[..., a:b, :] for name, term in q.items()}
-            yield elbo_of(p, part, enumerated)
+            yield elbo_of(p, part, enumerated, len(particles.inner))
 
     def parameters(self) -> list[Tensor]:
         with torch.no_grad():

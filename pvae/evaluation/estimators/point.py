@@ -16,7 +16,7 @@ from pvae.evaluation.estimators.active_units import active_units, variances
 from pvae.evaluation.finding import Finding, Known
 from pvae.evaluation.numbers import mean_and_se
 from pvae.evaluation.work import in_blocks
-from pvae.importance import Particles, Sampler, sum_out
+from pvae.importance import Particles, Sampler
 from pvae.pair import (
     Inspection,
     Program,
@@ -177,8 +177,8 @@ def _block(single: Particles, guide: Program, batch: tuple[Tensor, ...]) -> dict
     terms = single.log_terms(trace, 1, size)
     given = {*structure.observed, *structure.enumerated}
     result = {
-        "log_joint": sum_out(terms.values()),
-        "log_likelihood": sum_out(term for name, term in terms.items() if name in given),
+        "log_joint": single.sum_out(terms.values()),
+        "log_likelihood": single.sum_out(term for name, term in terms.items() if name in given),
         "squared_error": _squared_error(single, trace, size),
     }
     found = {name: value[0].double().cpu().numpy() for name, value in result.items()}

@@ -107,11 +107,13 @@ def _of_site(
     rows = particles.rows(each, event_dim, num, size)
     used = 2 if particles.how == "plate" else 1  # dimensions of plates that samples and data take
     lead = rows.ndim - 2 - (particles.wide - used + event_dim)
-    most = max((term.ndim for term in log_q), default=2) - 2
-    if lead > most:
-        return None, None  # p(z|y) with y summed out in the model: no closed form
-    rows = rows.reshape(*(1,) * (most - lead), *rows.shape[:lead], num, size, -1)
-    rows = expect(log_q, rows.movedim(-1, 0)).movedim(0, -1)
+    inner = len(particles.inner)
+    most = max((term.ndim for term in log_q), default=2 + inner) - 2 - inner
+    if lead > most or (lead and inner):
+        return None, None  # p(z|y) with y summed out in the model, or in an inner plate
+    lead = (*(1,) * (most - lead), *rows.shape[:lead], *(1,) * inner)
+    rows = rows.reshape(*lead, num, size, -1)
+    rows = expect(log_q, rows.movedim(-1, 0), inner).movedim(0, -1)
     single = q.event_dim == 0 or each.ndim == 0
     return rows.sum(-1) if closed else None, rows if single else None
 

@@ -16,7 +16,7 @@ from pvae.evaluation.estimators.bounds import effective_sample_size, log_mean_ex
 from pvae.evaluation.finding import Estimate, Known
 from pvae.evaluation.numbers import finite
 from pvae.evaluation.work import in_blocks
-from pvae.importance import Sampler, log_terms, seed_unit, sum_out
+from pvae.importance import Sampler, log_terms, seed_unit
 from pvae.pair import latent_sites, observed_sites
 from pvae.runtime import is_out_of_memory, whole
 
@@ -203,7 +203,7 @@ class _Decoded:
         try:
             trace = particles.model(batch, 1, first)
             own, seen = particles.log_terms(trace, 1, size), observed_sites(trace)
-            expected = sum_out(term for name, term in own.items() if name in self._summed)
+            expected = particles.sum_out(term for name, term in own.items() if name in self._summed)
             parts = []
             for count, sites in self._pieces:
                 here = {
@@ -212,8 +212,9 @@ class _Decoded:
                     else site
                     for name, site in sites.items()
                 }
-                shape = {"dim": sampler.dim, "wide": particles.wide, "shape": (count, size)}
-                parts.append(sum_out(log_terms(here, **shape).values()).double())
+                plates = {"dim": sampler.dim, "wide": particles.wide, "inner": particles.inner}
+                terms = log_terms(here, shape=(count, size), **plates)
+                parts.append(particles.sum_out(terms.values()).double())
         except (PvaeError, RuntimeError, ValueError, IndexError) as error:
             if is_out_of_memory(error):
                 raise

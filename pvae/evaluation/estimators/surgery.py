@@ -13,7 +13,7 @@ from pvae.errors import PvaeError, first_line
 from pvae.evaluation.estimator import Estimator, Task
 from pvae.evaluation.estimators.aggregate_posterior import AggregatePosterior
 from pvae.evaluation.work import in_blocks
-from pvae.importance import Particles, Sampler, seed_unit, sum_out
+from pvae.importance import Particles, Sampler, seed_unit
 from pvae.pair import latent_sites, mask_of
 from pvae.runtime import is_out_of_memory
 
@@ -106,9 +106,9 @@ class Surgery(Estimator):
                 _refuse_other_sites(sampler, batch)
                 values = sampler.posterior(batch, 1)
                 terms = sampler.terms(batch, 1, values)
-                prior = sum_out(t for name, t in terms.items() if name not in observed)
+                prior = [t for name, t in terms.items() if name not in observed]
                 drawn.append({name: value[0] for name, value in values.items()})
-                log_prior.append(prior[0].double())
+                log_prior.append(sampler.particles.sum_out(prior)[0].double())
             values = {name: torch.cat([each[name] for each in drawn]) for name in drawn[0]}
             given, marginal = _against_all(log_q, values, task, block, rows)
             found = {

@@ -1,0 +1,168 @@
+"""Sites that are summed out in inner plates: at each index by itself, in guide, model and both."""
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from asking import evaluate
+from plates import SUM, Nested, Pixels
+from pyro.infer import TraceEnum_ELBO
+
+import pvae
+from pvae.importance.sampler import Sampler
+from pvae.pair import inspect
+
+SAID = r"Log p\(x\) .*'y'.* plate 'codes'.* 2\^4 terms.*sample"
+
+
+@pytest.fixture(autouse=True)
+def double():
+    torch.set_default_dtype(torch.float64)
+    torch.manual_seed(0)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def close(found, expected, tolerance=1e-9):
+    torch.testing.assert_close(
+        torch.as_tensor(found), torch.as_tensor(expected), rtol=0, atol=tolerance
+    )
+
+
+def drawn(pair, num=3, **options):
+    """Draws num samples, and their z, [num, B]."""
+    with Sampler(inspect(pair.model, pair.guide, *pair.batch, plate="data"), **options) as sampler:
+        torch.manual_seed(1)
+        draws = next(sampler.stream(pair.batch, num))
+        torch.manual_seed(1)
+        rows = sampler.particles.rows_of(sampler.particles.guide(pair.batch, num), num, 4)
+    return draws, rows["z"].reshape(num, 4)
+
+
+@pytest.mark.parametrize("strategy", ["plate", "tile", "loop"])
+@pytest.mark.parametrize("where", ["guide", "model"])
+@pytest.mark.parametrize("kind", [{}, {"one_hot": True}, {"right": True}, {"mask": True},
+                                  {"mask": True, "one_hot": True, "right": True}])  # fmt: skip
+def test_pixels_with_a_component_each(where, kind, strategy):
+    pair = Pixels(where, **kind)
+    draws, z = drawn(pair, 1 if strategy == "loop" else 3, strategy=strategy)
+    for k in range(len(z)):
+        log_w, elbo = pair.expected(z[k])
+        close(draws.log_w[k], log_w)
+        close(draws.elbo[k], elbo)
+
+
+@pytest.mark.parametrize("inside", ["", "s", "sy", "syr", "syrt"])
+def test_plates_in_plates_and_two_plates_of_one_dimension(inside):
+    pair = Nested(inside)
+    log_px, elbo, kl = pair.expected()
+    log_w = pvae.log_weights(pair.model, pair.guide, *pair.batch, num_samples=2)
+    close(log_w, log_px.expand(2, -1))
+    with Sampler(inspect(pair.model, pair.guide, *pair.batch)) as sampler:
+        draws = next(sampler.stream(pair.batch, 1))
+    close(draws.elbo[0], elbo)
+    for name in inside:
+        close(draws.kl[name][0], kl[name])
+    if inside in ("", "s", "syrt"):  # Pyro refuses the others, where t is not in the plate of y
+        theirs = TraceEnum_ELBO(max_plate_nesting=3).loss(pair.model, pair.guide, *pair.batch)
+        close(-theirs, elbo.sum())
+
+
+def test_the_expectation_of_a_log_of_a_product_of_sums_is_refused():
+    """E_q[log Σ_s p(s) Π_d f(s, y_d)] over y in a plate, with s of the model alone outside it."""
+    pair = Nested("y")
+    with pytest.raises(pvae.PvaeError, match="does not factorise"):
+        pvae.log_weights(pair.model, pair.guide, *pair.batch, num_samples=1)
+
+
+@pytest.mark.filterwarnings("ignore:The ELBO surgery was left out")
+@pytest.mark.parametrize("where", ["guide", "model"])
+@pytest.mark.parametrize("mask", [False, True])
+def test_every_estimator_agrees(where, mask):
+    pair = Pixels(where, mask=mask, size=8)
+    options = {"num_samples": 2000, "ais": 4, "num_temperatures": 40, "gap": 2, "quadrature": True}
+    found = evaluate(pair.model, pair.guide, pair.batch, progress=False, **options)
+    z = torch.linspace(-8, 8, 4001)
+    log_w = torch.stack([pair.expected(torch.full((8,), float(v)))[0] for v in z])
+    log_q = dist.Normal(pair.batch[0].mean(1), 0.9).log_prob(z[:, None])
+    exact = (log_w + log_q).logsumexp(0) + (z[1] - z[0]).log()
+    close(found.findings["quadrature"].log_px, exact, 1e-6)
+    assert (torch.as_tensor(found.log_px) - exact).abs().max() < 0.2
+    for name in ("prior", "ais_prior", "ais_guide", "gap"):
+        of = found.findings[name]
+        assert (torch.as_tensor(of.log_px) - exact[of.datum]).abs().max() < 0.4, name
+    assert (of.elbo_best < of.log_px + 0.2).all()
+    assert of.elbo == pytest.approx(found.elbo[of.datum], abs=0.5)
+    assert set(found.missing) == ({"surgery"} if mask and where == "guide" else set())
+
+
+def dependent(how):
+    """Codes in a plate, and data that depend on several of them, or on one each."""
+    x, w, marks = torch.randn(5, 4), torch.randn(4, 4), SUM | {"expand": True}
+
+    def model(x):
+        codes = pyro.plate("codes", 4, dim=-2)
+        with pyro.plate("data", len(x), dim=-1):
+            with codes:
+                y = pyro.sample("y", dist.Bernoulli(0.5), infer=marks)
+            if how == "outside":
+                loc = y.movedim(-2, -1) @ w
+                pyro.sample("x", dist.Normal(loc, 1.0).to_event(1), obs=x)
+                return
+            with codes:
+                loc = y + y.roll(1, -2) if how == "neighbours" else y
+                pyro.sample("x", dist.Normal(loc, 1.0), obs=x.T)
+
+    def guide(x):
+        with pyro.plate("data", len(x), dim=-1), pyro.plate("codes", 4, dim=-2):
+            pyro.sample("y", dist.Bernoulli(logits=x.T), infer=marks)
+
+    return model, guide, x
+
+
+@pytest.mark.parametrize("how", ["outside", "neighbours"])
+def test_codes_that_are_read_together_are_refused(how):
+    model, guide, x = dependent(how)
+    with pytest.raises(pvae.PvaeError, match=SAID):
+        pvae.log_weights(model, guide, x, num_samples=1)
+    model, guide, x = dependent("one each")
+    log_p = torch.stack([dist.Normal(v, 1.0).log_prob(x) for v in (0.0, 1.0)])
+    exact = (log_p.logsumexp(0) - torch.tensor(2.0).log()).sum(1)
+    close(pvae.log_weights(model, guide, x, num_samples=1)[0], exact)
+
+
+class Stubborn(Pixels):
+    """Its lookup does not broadcast."""
+
+    def model(self, x, given, known):
+        data, pixels = self.plates(len(x))
+        with data:
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            with pixels:
+                y = self.label(self.lay(self.logits[None]), given, known)
+                loc = self.means[y.expand(3, len(x))] + self.w[:, None] * z
+                pyro.sample("x", dist.Normal(loc, 0.7), obs=x.T)
+
+
+@pytest.mark.filterwarnings("ignore:log_weights uses a tile")
+@pytest.mark.parametrize("where", ["guide", "model"])
+def test_a_program_that_takes_one_value_at_a_time(where):
+    pair = Stubborn(where)
+    with pytest.warns(UserWarning, match="one value at a time"):
+        draws, z = drawn(pair, strategy="loop", num=1)
+    close(draws.log_w[0], pair.expected(z[0])[0])
+    close(draws.elbo[0], pair.expected(z[0])[1])
+
+
+def test_plates_that_are_written_as_loops():
+    x = torch.randn(4, 3)
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            for d in pyro.plate("pixels", 3):
+                y = pyro.sample(f"y_{d}", dist.Bernoulli(0.3), infer=SUM)
+                pyro.sample(f"x_{d}", dist.Normal(y, 1.0), obs=x[:, d])
+
+    log_p = torch.stack([dist.Normal(v, 1.0).log_prob(x) for v in (0.0, 1.0)])
+    exact = (log_p + torch.tensor([0.7, 0.3]).log()[:, None, None]).logsumexp(0).sum(1)
+    close(pvae.log_weights(model, lambda x: None, x, num_samples=1)[0], exact)
