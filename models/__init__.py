@@ -10,12 +10,14 @@ from pvae.models.hierarchical import HierarchicalVAE
 from pvae.models.linear import PPCA
 from pvae.models.mixture_prior import MixturePriorVAE
 from pvae.models.pixel_vae import PixelVAE
+from pvae.models.text_to_image import DALLE, TextImageTransformer
 from pvae.models.vae import VAE
 from pvae.models.vamp_prior import VampPriorVAE
 from pvae.models.vq_vae import VQVAE
 from pvae.nn import remember
 
 __all__ = [
+    "DALLE",
     "MADE",
     "PPCA",
     "VAE",
@@ -32,6 +34,7 @@ __all__ = [
     "PixelRNN",
     "PixelVAE",
     "SparseAutoencoder",
+    "TextImageTransformer",
     "VampPriorVAE",
 ]
 

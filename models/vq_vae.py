@@ -110,12 +110,14 @@ class VQVAE(PyroModule):
 
 
 class _CodePrior(nn.Module):
-    """p(z) by a density of maps of integers.
+    """p(z), or p(z) given something, by a density of maps of integers.
 
     It is no PyroModule, because Pyro lets no module in that has run by itself before.
     """
 
-    def __init__(self, density: nn.Module, shape: tuple[int, ...], num_codes: int) -> None:
+    def __init__(
+        self, density: nn.Module, shape: tuple[int, ...], num_codes: int, *given: Tensor
+    ) -> None:
         super().__init__()
         self.density, self.num_codes = density, num_codes
         name = type(density).__name__
@@ -125,11 +127,11 @@ class _CodePrior(nn.Module):
                 "density without latent variables, such as pvae.models.GatedPixelCNN("
                 f"{shape}, likelihood='categorical', levels={num_codes})."
             )
-        if (theirs := tuple(self().event_shape[:-1])) != shape:
+        if (theirs := tuple(self(*given).event_shape[:-1])) != shape:
             raise PvaeError(
                 f"The prior {name} is a model of codes of shape {theirs}; the codes of this model "
                 f"have shape {shape}, with {num_codes} values."
             )
 
-    def forward(self) -> dist.Distribution:
-        return OneHot(self.density.distribution(), self.num_codes)
+    def forward(self, *given: Tensor) -> dist.Distribution:
+        return OneHot(self.density.distribution(*given), self.num_codes)

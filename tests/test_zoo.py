@@ -5,16 +5,16 @@ import pyro
 import pytest
 import torch
 from asking import evaluate
-from zoo import EXPLICIT, GIVEN, ZOO, make
+from zoo import EXPLICIT, GIVEN, GIVEN_TEXT, ZOO, given, make
 
 import pvae
 from pvae import guides, models
 from pvae.objectives import choose_elbo
 from pvae.pair import bind
 
-ALL = [*ZOO, *GIVEN]
+ALL = [*ZOO, *GIVEN, *GIVEN_TEXT]
 POINTS = [name for name in ZOO if "autoencoder" in name]
-DENSITIES = [*EXPLICIT, "PixelCNN given labels"]  # without latent variables
+DENSITIES = [*EXPLICIT, "PixelCNN given labels", "captions and codes"]  # without latent variables
 EXACT = ["Gaussian mixture", *DENSITIES]  # nothing is left to draw
 QUANTISED = [name for name in ALL if "VQ" in name]  # one discrete code for each datum
 CATEGORICAL = ["categorical", "Gumbel-softmax", "straight-through"]
@@ -23,9 +23,10 @@ OPTIONS = {"batch_size": 32, "lr": 3e-3, "mode": "eager", "progress": False}
 
 
 def data(name, observation, size=96):
-    """Returns x, or x and y as fields."""
-    train = pvae.data.load("digits", observation=observation, labels=name in GIVEN).train
-    return pvae.data.as_data(dict(zip(train.names, train.observe(slice(0, size)), strict=True)))
+    """Returns x and what the model is given, as fields."""
+    train = pvae.data.load("digits", observation=observation, labels=True).train
+    x, y = train.observe(slice(0, size))
+    return pvae.data.as_data({"x": x} | given(name, y))
 
 
 def same_state(ours, theirs):
@@ -54,12 +55,12 @@ def test_generates_with_parameters_of_its_own(name):
         for parameter in other.parameters():
             parameter.add_(0.1)
     torch.manual_seed(0)
-    given = {"y": torch.arange(4)} if name in GIVEN else {}
-    expected = other(size=4, **given)
+    known = given(name, torch.arange(4))
+    expected = other(size=4, **known)
     pyro.clear_param_store()
-    model(size=4, **given)
+    model(size=4, **known)
     torch.manual_seed(0)
-    found = other(size=4, **given)
+    found = other(size=4, **known)
     assert found.shape == (4, *model.event_shape)
     assert torch.equal(found, expected)
 

@@ -49,6 +49,17 @@ def _of_labels(model, **options):
     return lambda: (m.Conditional(model(SHAPE, **density)), g.NoLatents())
 
 
+def _captioned(shape, num_codes):
+    sizes = {"num_words": 10, "length": 2, "channels": 4, "num_layers": 1, "num_heads": 2}
+    return m.TextImageTransformer(shape, num_codes, **sizes)
+
+
+def _drawn_from_text():
+    made = {"channels": [4], "num_blocks": 1}
+    model = m.DALLE(SHAPE, _captioned([4, 4], 5), num_codes=5, code_dim=3, **made)
+    return model, g.NearestCode(model, SHAPE, **made)
+
+
 def _categorical(gradient):
     sizes = {"num_latents": 3, "num_categories": 4, "hidden_dims": [16]}
     return lambda: (
@@ -191,12 +202,25 @@ GIVEN = {
     "PixelCNN given labels": (_of_labels(m.PixelCNN, num_blocks=1, kernel_size=3), "dynamic"),
 }
 
+# Given captions of two words out of ten.
+GIVEN_TEXT = {
+    "VQ-VAE from text": (_drawn_from_text, "dynamic"),
+    "captions and codes": (lambda: (_captioned(SHAPE, 2), g.NoLatents()), "threshold"),
+}
+
 # Without latent variables.
 EXPLICIT = ["MADE", "PixelCNN", "gated PixelCNN", "PixelRNN", "row LSTM"]
 
 
+def given(name, y):
+    """Returns what the model of a pair is given for data of labels y, by name."""
+    if name in GIVEN_TEXT:
+        return {"caption": torch.stack([y, 9 - y], -1)}
+    return {"y": y} if name in GIVEN else {}
+
+
 def make(name):
     """Returns the pair, and how its data are observed."""
-    pair, observation = (ZOO | GIVEN)[name]
+    pair, observation = (ZOO | GIVEN | GIVEN_TEXT)[name]
     torch.manual_seed(0)
     return *pair(), observation

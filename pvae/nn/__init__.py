@@ -14,6 +14,7 @@ from pvae.nn.autoregressive import (
     PixelCNNPlusPlus,
     PixelRNN,
     Steps,
+    TextTransformer,
     WaveNet,
     raster,
 )
@@ -47,6 +48,7 @@ __all__ = [
     "ScaleTril",
     "SplineCoupling",
     "Steps",
+    "TextTransformer",
     "WaveNet",
     "affine_autoregressive",
     "arguments",

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from pvae.data import Data, Split, as_data, drawn_once, load
+from pvae.data import Data, Split, as_data, drawn_once, load, names
 from pvae.distributions import is_discrete, support_of
 from pvae.errors import PvaeError
 from pvae.pair import Program, base_distribution, given, latent_sites, name_of
@@ -88,7 +88,9 @@ def codes(
             f"data={type(data).__name__} is not valid: give what pvae.data.load returns, or a name."
         )
     model, guide = pair
-    kept = [n for n in data.train.names if n != "x"] if labels else []
+    # Without labels, batches of a named dataset hold x alone, and those of others only lack y.
+    off = set() if labels else set(data.train.names) if data.name in names() else {"y"}
+    kept = [n for n in data.train.names if n not in off | {"x"}]
     parts = {part: getattr(data, part) for part in _PARTS if getattr(data, part) is not None}
     sites = _sites(model, guide, data.test)
     found = {}
@@ -98,8 +100,8 @@ def codes(
         draws = draw_codes(bound_guide, bound, data.seed, functools.partial(_integers, sites))
         fields = {"x" if len(sites) == 1 else site: torch.from_numpy(draws[site]) for site in sites}
         others = {n: column for n, column in part.fields.items() if n not in {"x", *fields}}
-        names = (*fields, *(n for n in kept if n in others))
-        found[purpose] = Split(fields | others, "as_given", None, names)
+        batch = (*fields, *(n for n in kept if n in others))
+        found[purpose] = Split(fields | others, "as_given", None, batch)
     first = found["train"].fields[found["train"].names[0]]
     return Data(
         name=f"{name or data.name}-codes",

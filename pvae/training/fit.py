@@ -191,7 +191,7 @@ def fit(
     clip_norm = None if clip_norm is None else number("clip_norm", clip_norm)
     factor = rate_factor(schedule)
     place = find_device(device)
-    data = as_data(data)
+    data, programs = as_data(data), (model, guide)
     train, (model, guide) = given(data, kwargs, place, model, guide, split="train")
     validation = data.validation if isinstance(data, Data) else None
     if validation is not None:
@@ -292,8 +292,8 @@ def fit(
             )  # fmt: skip
             if begun:
                 restore(run, read_checkpoint(checkpoint))
-            if checkpoint is not None and not (checkpoint.parent / "config.yaml").exists():
-                keep_config(checkpoint.parent, model, guide, data, options)
+            if not (kwargs or checkpoint is None or (checkpoint.parent / "config.yaml").exists()):
+                keep_config(checkpoint.parent, *programs, data, options)
             run.go(progress)
     return Fit(
         run.history,

@@ -9,6 +9,7 @@ from pvae.nn.autoregressive.ordered import Ordered, Steps, raster
 from pvae.nn.autoregressive.pixelcnn import PixelCNN
 from pvae.nn.autoregressive.plusplus import PixelCNNPlusPlus
 from pvae.nn.autoregressive.recurrent import PixelRNN
+from pvae.nn.autoregressive.text import TextTransformer
 from pvae.nn.autoregressive.transformer import CausalTransformer
 from pvae.nn.autoregressive.wavenet import WaveNet
 
@@ -21,6 +22,7 @@ __all__ = [
     "PixelCNNPlusPlus",
     "PixelRNN",
     "Steps",
+    "TextTransformer",
     "WaveNet",
     "raster",
 ]
