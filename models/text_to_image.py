@@ -197,7 +197,8 @@ class DALLE(VQVAE):
                 "TextImageTransformer. VQVAE takes priors without text."
             )
         super().__init__(event_shape, num_codes, **options)
-        no_words = torch.zeros(prior.length, dtype=torch.long)
+        place = prior.network.start.device
+        no_words = torch.zeros(prior.length, dtype=torch.long, device=place)
         self.code_prior = _CodePrior(prior, self.map_shape, num_codes, no_words)
 
     def forward(
