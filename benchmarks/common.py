@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import torch
@@ -22,13 +23,16 @@ import pvae
 from pvae.data import Data, Split
 from pvae.data.sources import root_folder
 from pvae.data.vision import SETS
+from pvae.evaluation import Evaluation
+from pvae.pair import Program
 
 __all__ = [
-    "SHAPE", "device_name", "each_row", "file_name", "rows_of_images", "slug", "spread",
-    "train_and_evaluate", "training_data", "write",
+    "SHAPE", "Pair", "again_for", "device_name", "each_row", "evaluated", "file_name",
+    "rows_of_images", "slug", "spread", "train_and_evaluate", "trained", "training_data", "write",
 ]  # fmt: skip
 
 SHAPE = (1, 28, 28)
+Pair = tuple[Program, Program]
 
 
 def training_data() -> tuple[Data, str]:
@@ -82,6 +86,33 @@ def train_and_evaluate(run: Path, train: list[str], evaluate: list[str]) -> dict
             seconds[step] = time.monotonic() - began
             timing.write_text(json.dumps(seconds))
     return seconds
+
+
+def trained(run: Path, pair: Pair, data: Data, **options: Any) -> Pair:
+    """Trains a pair in its run folder, or what remains of it, and returns it."""
+    pvae.fit(*pair, data, out=run, resume=True, **options)
+    return pair
+
+
+def evaluated(run: Path, pair: Pair, data: Data, **options: Any) -> Evaluation:
+    """Evaluates a pair into its run folder, or returns what is there."""
+    done = run.with_name(f"{run.name}.evaluated")  # the folder has what is finished so far
+    if done.exists():
+        return Evaluation.load(run)
+    found = pvae.evaluate(*pair, data, out=run, **options)
+    done.touch()
+    return found
+
+
+def again_for(row: str, log: Path) -> None:
+    """Runs this script again for one row, as a process of its own, with a log.
+
+    Raises:
+        subprocess.CalledProcessError: If it fails.
+    """
+    with log.open("a") as file:
+        command = [sys.executable, *sys.argv, "--row", row]
+        subprocess.run(command, check=True, stdout=file, stderr=file)
 
 
 def each_row(

@@ -20,13 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import rows_of_images, write
+from common import evaluated, rows_of_images, trained, write
 from torch import Tensor, nn
 
 import pvae
 from pvae import guides, models
-from pvae.data import Data
-from pvae.evaluation import Evaluation
 from pvae.nn import ResidualDecoder, ResidualEncoder
 
 _SHOWN = 16
@@ -56,23 +54,6 @@ class Decoder(nn.Module):
         return self.map(self.into(z).unflatten(-1, self.map.in_shape))
 
 
-def trained(run: Path, model: Any, guide: Any, data: Data, epochs: int, options: Any) -> Any:
-    """Trains a pair in its run folder, or what remains of it, and returns it."""
-    how = {"batch_size": options.batch_size, "lr": options.lr, "device": options.device}
-    pvae.fit(model, guide, data, epochs=epochs, out=run, resume=True, **how)
-    return model, guide
-
-
-def evaluated(run: Path, pair: Any, data: Data, num_samples: int, device: str) -> Evaluation:
-    """Evaluates a pair into its run folder, or returns what is there."""
-    done = run.with_name(f"{run.name}.evaluated")  # the folder has what is finished so far
-    if done.exists():
-        return Evaluation.load(run)
-    found = pvae.evaluate(*pair, data, num_samples=num_samples, device=device, out=run)
-    done.touch()
-    return found
-
-
 def cell(values: Any) -> str:
     """Returns a mean with its standard error, with the sign of −log p."""
     return f"{-values.mean():.2f} ± {values.std(ddof=1) / len(values) ** 0.5:.2f}"
@@ -98,7 +79,8 @@ def main() -> None:
     shape, codes = data.event_shape, options.num_codes
     narrow = {"channels": (32, 64), "num_blocks": 2}
     wide = {"channels": (64, 32), "num_blocks": 2}
-    fit = functools.partial(trained, options=options)
+    how = {"batch_size": options.batch_size, "lr": options.lr, "device": options.device}
+    fit = functools.partial(trained, **how)
     score = functools.partial(evaluated, num_samples=options.num_samples, device=options.device)
 
     def quantised(prior: nn.Module | None = None) -> Any:
@@ -107,14 +89,14 @@ def main() -> None:
         model = models.VQVAE(shape, **sizes, **wide)
         return model, guides.NearestCode(model, shape, **narrow)
 
-    vq = fit(folder / "vq", *quantised(), data, options.epochs)
+    vq = fit(folder / "vq", quantised(), data, epochs=options.epochs)
     uniform = score(folder / "vq", vq, data)
 
     maps = pvae.codes(folder / "vq")
     torch.manual_seed(0)
     density = models.GatedPixelCNN(maps.event_shape, likelihood="categorical", levels=codes)
-    fit(folder / "prior", density, guides.NoLatents(), maps, options.prior_epochs)
-    log_pz = score(folder / "prior", (density, guides.NoLatents()), maps)
+    prior = fit(folder / "prior", (density, guides.NoLatents()), maps, epochs=options.prior_epochs)
+    log_pz = score(folder / "prior", prior, maps)
 
     both = quantised(density)
     pvae.warm_start(*both, folder / "vq")
@@ -128,7 +110,7 @@ def main() -> None:
         models.VAE(shape, latent, decoder=decoder),
         guides.MeanField(shape, latent, encoder=encoder),
     )
-    vae = fit(folder / "vae", *vae, data, options.epochs)
+    vae = fit(folder / "vae", vae, data, epochs=options.epochs)
     gaussian = score(folder / "vae", vae, data)
 
     use = learned.findings["code_use"].summary({})["sites"]["z"]

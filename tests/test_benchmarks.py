@@ -5,6 +5,7 @@ import importlib
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import pvae
@@ -138,3 +139,20 @@ def test_the_pixel_vae_has_the_pixelcnn_that_it_is_compared_with(benchmark):
     pixels, alone = pairs[table.CODE][1][0].pixels, pairs[table.WITHOUT_CODE][1][0].network
     same = {name: p.shape for name, p in pixels.named_parameters() if "context" not in name}
     assert same == {name: p.shape for name, p in alone.named_parameters()}
+
+
+def test_a_vae_and_a_vqvae_of_colours_have_the_same_networks(benchmark):
+    table = benchmark("colour")
+    data = pvae.data.load(np.zeros((20, 3, 16, 16), np.uint8), observation="grey")
+    vae, vq = (table.PAIRS[name](data, 20) for name in ("VAE", "VQ-VAE, learned prior"))
+    shapes = [
+        [p.shape for p in side.parameters() if p.ndim == 4 and p.shape[2:] != (1, 1)]
+        for side in (vae[0].decoder.network, vq[0].decoder, vae[1].encoder.network, vq[1].encoder)
+    ]
+    assert shapes[0][1:] == shapes[1][1:]
+    assert shapes[2] == shapes[3]
+    assert vae[0].latent_dim == 4 * 4 * table.GROUPS
+    assert vq[0].map_shape == (table.GROUPS, 4, 4)
+    assert {name for row in table.ROWS for name in table.lines_of(row)} == {*table.PAIRS}
+    for model, guide in (vae, vq):
+        pvae.check(model, guide, data)
