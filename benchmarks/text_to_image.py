@@ -1,6 +1,6 @@
 """Images from captions, in stages: a VQ-VAE, and a transformer over captions and its codes.
 
-    python benchmarks/text_to_image.py --data glyphs [--epochs 30] [--prior-epochs 50]
+    python benchmarks/text_to_image.py --data glyphs [--epochs 40] [--prior-epochs 50]
     PVAE_DATA=… python benchmarks/text_to_image.py --data emoji --epochs 150 --prior-epochs 150
     python benchmarks/text_to_image.py --data glyphs --few 300 --epochs 2 --prior-epochs 2
 
@@ -21,10 +21,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from common import write
+from common import evaluated, rows_of_images, trained, write
 from torch import Tensor
 
 import pvae
@@ -38,7 +37,7 @@ _DRAWN = 8  # images for each
 def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--data", default="glyphs", choices=["glyphs", "emoji"])
-    parser.add_argument("--epochs", type=int, default=30, help="of the VQ-VAE")
+    parser.add_argument("--epochs", type=int, default=40, help="of the VQ-VAE")
     parser.add_argument("--prior-epochs", type=int, default=50, help="of a transformer, at most")
     parser.add_argument("--patience", type=int, default=20, help="of a transformer")
     parser.add_argument("--num-codes", type=int, default=128)
@@ -113,23 +112,20 @@ def mean(values: np.ndarray, unit: float = 1.0, digits: int = 2) -> str:
     return f"{values.mean() / unit:.{digits}f} ± {error / unit:.{digits}f}"
 
 
-def picture(path: Path, captions: list[str], images: list[Tensor]) -> None:
-    """Draws a row for each caption: a real image, then those drawn from it."""
-    figure, axes = plt.subplots(len(captions), 2, figsize=(10, 0.85 * len(captions)),
-                                width_ratios=[1, _DRAWN])  # fmt: skip
-    for (first, others), caption, row in zip(axes, captions, images, strict=True):
-        for axis, part in ((first, row[:1]), (others, row[1:])):
-            shown = torch.cat(list(part.cpu()), -1).clamp(0, 1).permute(1, 2, 0)
-            axis.imshow(shown if shown.shape[-1] == 3 else 1 - shown[..., 0], cmap="gray")
-            axis.set_xticks([], [])
-            axis.set_yticks([], [])
-            axis.spines[:].set_visible(False)
-        first.set_ylabel(caption, rotation=0, ha="right", va="center", fontsize=7, wrap=True)
-    axes[0, 0].set_title("real", fontsize=8)
-    axes[0, 1].set_title("drawn from the caption", fontsize=8)
-    figure.tight_layout(pad=0.3)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+def drawn(model: Any, data: Data, device: torch.device) -> dict[str, Tensor]:
+    """Returns a row for each of some captions: a test image, a gap, and images drawn from it."""
+    captions, rows = data.test.fields["caption"], {}
+    places = torch.arange(0, len(captions), max(1, len(captions) // (2 * _SHOWN))).tolist()
+    for seed, place in enumerate(places):
+        words = data.vocabulary.text(captions[place])
+        if words in rows or len(rows) == _SHOWN:
+            continue
+        given = captions[place].expand(_DRAWN, -1).to(device)
+        (real, *_) = data.test.observe([place])
+        gap = torch.full_like(real, 1.0 if real.shape[1] == 3 else 0.0)
+        images = pvae.generate(model, _DRAWN, caption=given, seed=seed).detach().cpu()
+        rows[words] = torch.cat([real.cpu(), gap.cpu(), images])
+    return rows
 
 
 def main() -> None:
@@ -138,23 +134,22 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     data = loaded(options)
     how = {name: getattr(options, name) for name in ("batch_size", "lr", "device", "precision")}
-    how |= {"resume": True}
 
-    vq = quantised(data, options)
-    pvae.fit(*vq, data, epochs=options.epochs, out=folder / "vq", patience=options.epochs, **how)
+    vq = trained(folder / "vq", quantised(data, options), data, epochs=options.epochs,
+                 patience=options.epochs, **how)  # fmt: skip
     codes = pvae.codes(vq, data)
 
     def composed(name: str, codes: Data) -> Any:
         density = transformer(codes, options)
         stop = {"epochs": options.prior_epochs, "patience": options.patience}
-        pvae.fit(density, guides.NoLatents(), codes, out=folder / name, **stop, **how)
+        trained(folder / name, (density, guides.NoLatents()), codes, **stop, **how)
         pair = quantised(data, options, density)
         pvae.warm_start(*pair, folder / "vq")
         return pair
 
-    def bounds(pair: Any, data: Data) -> np.ndarray:
-        how = {"num_samples": 1, "estimators": [], "device": options.device}
-        return pvae.evaluate(*pair, data, **how).elbo
+    def bounds(name: str, pair: Any, data: Data) -> np.ndarray:
+        only = {"num_samples": 1, "estimators": [], "device": options.device}
+        return evaluated(folder / name, pair, data, **only).elbo
 
     def no_words(captions: Tensor) -> Tensor:
         return torch.zeros_like(captions)
@@ -165,11 +160,12 @@ def main() -> None:
 
     text = composed("text", codes)
     without = composed("no_text", with_captions(codes, no_words))
+    swapped, empty = with_captions(data, others), with_captions(data, no_words)
     found = {
-        "its caption": bounds(text, data),
-        "the caption of another test image": bounds(text, with_captions(data, others)),
-        "no caption, trained so": bounds(without, with_captions(data, no_words)),
-        "uniform p(z)": bounds(vq, data),
+        "its caption": bounds("own", text, data),
+        "the caption of another test image": bounds("other", text, swapped),
+        "no caption, trained so": bounds("none", without, empty),
+        "uniform p(z)": bounds("uniform", vq, data),
     }
     dims = math.prod(data.event_shape)
     rows = "\n".join(
@@ -191,16 +187,7 @@ on −log p(x | caption) is that of the one code z(x) that the encoder gives, a 
 """  # noqa: E501
     device = pvae.runtime.device.find_device(options.device)
     path = write("text_to_image", body, device, data, ["torch", "pyro-ppl", "pvae"])
-    x, captions = data.test.fields["x"], data.test.fields["caption"]
-    places = torch.arange(0, len(x), max(1, len(x) // _SHOWN))[:_SHOWN]
-    images = []
-    for i, row in enumerate(places.tolist()):
-        given = captions[row].expand(_DRAWN, -1).to(device)
-        drawn = pvae.generate(text[0].to(device), _DRAWN, caption=given, seed=i)
-        (real, *_) = data.test.observe([row])
-        images.append(torch.cat([real, drawn.detach().cpu()]))
-    words = [codes.vocabulary.text(captions[row]) for row in places.tolist()]
-    picture(path.with_suffix(".png"), words, images)
+    rows_of_images(path.with_suffix(".png"), drawn(text[0].to(device), data, device))
 
 
 if __name__ == "__main__":
