@@ -156,3 +156,29 @@ def test_a_vae_and_a_vqvae_of_colours_have_the_same_networks(benchmark):
     assert {name for row in table.ROWS for name in table.lines_of(row)} == {*table.PAIRS}
     for model, guide in (vae, vq):
         pvae.check(model, guide, data)
+
+
+def test_images_from_captions_are_compared_with_the_same_decoder_and_data(benchmark, monkeypatch):
+    table = benchmark("text_to_image")
+    monkeypatch.setattr("sys.argv", ["", "--few", "6", "--features", "8", "--layers", "1"])
+    options = table.parsed()
+    data = table.loaded(options)
+    assert [len(part) for part in (data.train, data.validation, data.test)] == [6, 6, 6]
+    vq = table.quantised(data, options)
+    codes = pvae.codes(vq, data)
+    density = table.transformer(codes, options)
+    both = table.quantised(data, options, density)
+    for ours, theirs in zip(vq, both, strict=True):
+        state = {name: value.shape for name, value in theirs.state_dict().items()}
+        assert {name: value.shape for name, value in ours.state_dict().items()}.items() <= (
+            state.items()
+        )
+    swapped = table.with_captions(data, lambda captions: captions.flip(0))
+    fields, others = data.test.fields, swapped.test.fields
+    assert all((fields[name] == others[name]).all() for name in ("x", "y", "factors"))
+    assert (others["caption"] == fields["caption"].flip(0)).all()
+    assert swapped.test.names == data.test.names
+    rows = table.drawn(both[0], data, data.test.device)
+    place = [data.vocabulary.text(row) for row in fields["caption"]].index(next(iter(rows)))
+    assert (next(iter(rows.values()))[0] == data.test.x[place]).all()
+    assert {row.shape for row in rows.values()} == {(10, 1, 32, 32)}
