@@ -3,6 +3,7 @@
 Imports `compile`, `pair`, `distributions`, `runtime` and `errors`.
 """
 
+from pvae.importance.codes import sweep_size
 from pvae.importance.compared import few, rows_at
 from pvae.importance.density import AnnealingPath, Density, replaced, slopes
 from pvae.importance.jacobian import refuse_other_jacobian
@@ -33,4 +34,5 @@ __all__ = [
     "rows_at",
     "seed_unit",
     "slopes",
+    "sweep_size",
 ]

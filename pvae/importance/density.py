@@ -14,6 +14,7 @@ from torch.distributions.transforms import Transform
 
 from pvae.distributions import contains, is_discrete, is_image, peeled, pull_back, support_of
 from pvae.errors import PvaeError, first_line
+from pvae.importance.codes import Codes, codes_of
 from pvae.importance.sampler import Sampler
 from pvae.pair import base_distribution, kind_of, latent_sites
 from pvae.runtime import Chunks, is_out_of_memory
@@ -23,7 +24,8 @@ __all__ = ["AnnealingPath", "Density", "replaced", "slopes"]
 AnnealingPath = Callable[[Tensor], tuple[Tensor, Tensor]]
 """What is annealed: z [C, B, D] to (log f_0(z), log f_1(z)), each [C, B], nats.
 
-C chains, B data, D unconstrained coordinates. f_0 is a normalised density that can be drawn from,
+C chains, B data, D unconstrained coordinates; the last of them may be numbers of discrete values,
+0 … n − 1. f_0 is a normalised density that can be drawn from,
 f_1(z) = p(x, z); rows (c, b) do not influence each other. A log density of -inf, +inf or NaN
 counts as zero density.
 """
@@ -38,18 +40,25 @@ class Density:
 
     Args:
         sampler: Draws of the pair; its context must be entered.
+        batch: Some data.
+        discrete: Whether discrete sites have coordinates too, which come last: for each element the
+            number of its value.
 
     Attributes:
         dim: D, the number of coordinates of one datum.
+        counts: The number of values of each discrete coordinate.
         no_guide: Why q(z|x) cannot be evaluated at other values than its samples, else `None`.
 
     Raises:
-        PvaeError: If a site has no unconstrained coordinates, because it is discrete or a function
-            of other sites.
+        PvaeError: If a site has no unconstrained coordinates, because it is discrete (without
+            `discrete`, or without a finite list of its values) or a function of other sites.
     """
 
-    def __init__(self, sampler: Sampler, batch: tuple[Tensor, ...]) -> None:
+    def __init__(
+        self, sampler: Sampler, batch: tuple[Tensor, ...], *, discrete: bool = False
+    ) -> None:
         self.sampler = sampler
+        self._codes: dict[str, Codes] = {}
         self._sites: dict[str, tuple] = {}
         self._holds: dict[str, Callable[[Tensor], Tensor | None]] = {}
         with torch.random.fork_rng([batch[0].device] if batch[0].is_cuda else []):
@@ -57,6 +66,9 @@ class Density:
             sites = latent_sites(sampler.structure.model_trace)
             for name, value in rows.items():
                 fn = sites[name]["fn"]
+                if discrete and (codes := codes_of(name, sites[name], value.shape[2:])):
+                    self._codes[name] = codes
+                    continue
                 if is_discrete(fn) or not value.is_floating_point():
                     raise PvaeError(
                         f"Latent site {name!r} is discrete ({kind_of(fn)})"
@@ -76,7 +88,8 @@ class Density:
                 shape = transform.inverse_shape(value.shape)[2:]
                 self._sites[name] = (transform, tuple(shape), shape.numel())
                 self._holds[name] = holds
-            self.dim = sum(numel for *_, numel in self._sites.values())
+            self.counts = tuple(n for codes in self._codes.values() for n in codes.counts)
+            self.dim = sum(numel for *_, numel in self._sites.values()) + len(self.counts)
             self.no_guide = self._why_no_guide(batch)
 
     def flatten(self, values: Mapping[str, Tensor]) -> Tensor:
@@ -89,6 +102,7 @@ class Density:
             else transform.inv(values[name])[..., None]
             for name, (transform, shape, _) in self._sites.items()
         ]  # fmt: skip
+        parts += [codes.index(values[name]) for name, codes in self._codes.items()]
         u = torch.cat(parts, -1)
         for name, holds in self._holds.items():
             if (within := holds(values[name])) is not None:
@@ -101,9 +115,12 @@ class Density:
         values: dict[str, Tensor] = {}
         jacobian = u.new_zeros(u.shape[:2])
         sizes = [numel for *_, numel in self._sites.values()]
-        pieces = u.split(sizes, -1)
-        for (name, (transform, shape, _)), piece in zip(self._sites.items(), pieces, strict=True):
-            piece = piece.reshape(*u.shape[:2], *shape)
+        sizes += [len(codes.counts) for codes in self._codes.values()]
+        pieces = dict(zip([*self._sites, *self._codes], u.split(sizes, -1), strict=True))
+        for name, codes in self._codes.items():
+            values[name] = codes.value(pieces[name])
+        for name, (transform, shape, _) in self._sites.items():
+            piece = pieces[name].reshape(*u.shape[:2], *shape)
             values[name] = transform(piece)
             log_det = transform.log_abs_det_jacobian(piece, values[name])
             jacobian = jacobian + log_det.reshape(*u.shape[:2], -1).sum(-1)
@@ -151,12 +168,16 @@ class Density:
             log_prior, log_joint = self.log_joint(u, batch)
             return (log_prior if start == "prior" else self.log_guide(u, batch)), log_joint
 
-        chunks, size = self.sampler.gradient_chunks, len(batch[0])
+        size = len(batch[0])
 
         def path(u: Tensor) -> tuple[Tensor, Tensor]:
-            if not torch.is_grad_enabled() or len(u) * size <= chunks.rows:
-                return ends(u)
-            return _InChunks.apply(u, ends, chunks)
+            chunks = self.sampler.gradient_chunks
+            if torch.is_grad_enabled() and len(u) * size > chunks.rows:
+                return _InChunks.apply(u, ends, chunks)
+            if self.counts and not torch.is_grad_enabled():
+                run = lambda a, b: {"f": torch.stack(ends(u[a:b]))}  # noqa: E731
+                return tuple(self.sampler.chunks.run(len(u), size, run)["f"])
+            return ends(u)
 
         return path
 
@@ -165,6 +186,10 @@ class Density:
         extra = [n for n in structure.latent if n not in latent_sites(structure.model_trace)]
         if extra:
             return f"it samples {extra[0]!r}, which the model does not have"
+        drawn = latent_sites(structure.guide_trace).items()
+        points = [n for n, s in drawn if isinstance(base_distribution(s["fn"]), Delta)]
+        if any(name in self._codes for name in points):
+            return f"it gives one value of {points[0]!r}, and no probability to any other"
         try:
             # Values that the guide did not draw: a flow without an inverse fails on them.
             u = self.prior(batch, 2)

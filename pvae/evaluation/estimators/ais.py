@@ -31,8 +31,9 @@ class AIS(Annealing):
             point, `"both"` is the prior alone.
 
     Raises:
-        PvaeError: If a latent site is discrete and not enumerated, the model's density has no
-            gradient, or the guide's density cannot be evaluated away from its own samples.
+        PvaeError: If a discrete latent site has no finite list of values, or a Gibbs sweep takes
+            more than 4,096 evaluations; if the model's density has no gradient in the continuous
+            latents, or the guide's density cannot be evaluated away from its own samples.
 
     Source: Neal 2001, *Annealed importance sampling*, arXiv:physics/9803008; Wu, Burda,
     Salakhutdinov & Grosse 2017, arXiv:1611.04273.

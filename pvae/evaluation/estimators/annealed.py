@@ -90,6 +90,8 @@ class Annealed(Estimate, kind="Annealed"):
     def verdict(self, known: Known) -> str | None:
         if self.start != "prior":
             return None
+        if known.one_code:
+            return _beyond_one_code(self, known)
         if not known.code:
             return _missed_modes(self, known)
         some = "the {:,} data" if len(self) == len(known) else "{:,} of {:,} data"
@@ -120,9 +122,26 @@ def above_bound(
         return difference, noise, (difference > least) | np.isposinf(difference)
 
 
+def _above(ais: Annealed, known: Known) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    # log p(x, z(x)) of a single code has no Monte Carlo error.
+    error = np.zeros(len(known)) if known.one_code else known.log_px_se
+    return above_bound(ais, known.log_px, error)
+
+
+def _beyond_one_code(ais: Annealed, known: Known) -> str:
+    """Says how far log p(x), of all codes, is from log p(x, z(x))."""
+    difference = _above(ais, known)[0]
+    mean = float(difference.mean())
+    where = "above" if mean >= 0 else "below"
+    return (
+        f"{ais.run} on {text.plural(len(ais), 'datum', 'data')} sums over all codes, and its "
+        f"estimate of log p(x) is {abs(mean):.2f} nats {where} log p(x, z(x)) on average."
+    )
+
+
 def _missed_modes(ais: Annealed, known: Known) -> str:
     """Says whether AIS from the prior, which can reach every mode, finds more than the bound."""
-    difference, noise, above = above_bound(ais, known.log_px, known.log_px_se)
+    difference, noise, above = _above(ais, known)
     n, higher = len(difference), int(above.sum())
     finite = np.isfinite(difference)
     some, mean, error = difference[finite], math.nan, math.nan
@@ -182,7 +201,7 @@ def _why_higher(ais: Annealed, known: Known, above: np.ndarray) -> str:
 def _differences(found: list[Annealed], known: Known) -> Panel | None:
     """Draws AIS minus the bound for each datum, sorted."""
     first, *others = found
-    difference, noise, higher = above_bound(first, known.log_px, known.log_px_se)
+    difference, noise, higher = _above(first, known)
     order = np.argsort(np.where(np.isnan(difference), np.inf, difference), kind="stable")
     order = order[np.isfinite(difference[order])]
     if not len(order):
@@ -198,7 +217,7 @@ def _differences(found: list[Annealed], known: Known) -> Panel | None:
                 label=f"from the {first.start}" if colour == colours.ACCENT else None,
             )  # fmt: skip
         for other in others:
-            above, *_ = above_bound(other, known.log_px, known.log_px_se)
+            above, *_ = _above(other, known)
             ax.plot(at, above[order], "o", markersize=size - 0.5, markerfacecolor="none",
                     markeredgecolor=colours.SECOND, label=f"from the {other.start}")  # fmt: skip
             key(ax, 2)

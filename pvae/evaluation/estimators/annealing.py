@@ -13,13 +13,14 @@ from pvae.errors import PvaeError
 from pvae.evaluation.estimator import Estimator, Task
 from pvae.evaluation.estimators.hmc import anneal, schedule, tune
 from pvae.evaluation.work import in_blocks
-from pvae.importance import AnnealingPath, Density, Sampler, replaced
+from pvae.importance import AnnealingPath, Density, Sampler, replaced, sweep_size
 from pvae.runtime import whole
 
 __all__ = ["Annealing"]
 
 _PILOT = 16  # chains of the pilot run
 _ROWS = 1024  # chains × data that move together on a CPU: enough to keep it busy
+_MOST = 4096  # evaluations of one Gibbs sweep, for each chain
 _GRADIENT = 3.0  # cost of one decoder run with its gradient, in decoder runs
 
 
@@ -33,6 +34,9 @@ class Annealing(Estimator):
     Many chains for many data move together by Hamiltonian Monte Carlo, in unconstrained
     coordinates. A pilot run with separate chains tunes the step sizes. They are then fixed, so
     that the mean weight is an unbiased estimate of p(x).
+
+    Discrete latents move by Gibbs sampling: at each temperature, every element is drawn from its
+    distribution given all others, for which each of its values is evaluated.
 
     Attributes:
         num_data: Number of data, drawn at random; None for all.
@@ -56,12 +60,20 @@ class Annealing(Estimator):
         return found if num_data else None
 
     def cost(self, sampler: Sampler) -> float:
-        return _GRADIENT * self.num_chains * self.num_temperatures * (self.num_leapfrog + 1)
+        each = _GRADIENT * (self.num_leapfrog + 1) + sweep_size(sampler.structure, sampler.dim)
+        return self.num_chains * self.num_temperatures * each
 
     def _density(self, task: Task) -> Density:
         """The pair's density; raises a PvaeError if it cannot be annealed."""
         batch = task.batch(task.positions[:4])
-        density = Density(task.sampler, batch)
+        density = Density(task.sampler, batch, discrete=True)
+        if (most := sum(density.counts)) > _MOST:
+            raise PvaeError(
+                f"The latents have {len(density.counts):,} discrete elements, and one Gibbs sweep "
+                f"evaluates log p(x, z) {most:,} times for each chain, at each temperature. The "
+                f"limit is {_MOST:,}. Use the bounds from samples of the guide (num_samples), or "
+                "samples of the prior (prior_samples)."
+            )
         if not density.dim:
             raise PvaeError(
                 "There is nothing to anneal: every latent site is summed out, so log_px is already "
@@ -74,7 +86,7 @@ class Annealing(Estimator):
             )
         # One temperature is one evaluation, which raises if there is no gradient.
         z, _ = self._draw(density, batch, 1)
-        anneal(density.path(batch, self.start), z, schedule(1), None, 1)
+        anneal(density.path(batch, self.start), z, schedule(1), None, 1, counts=density.counts)
         return density
 
     def _blocks(self, task: Task) -> list[np.ndarray]:
@@ -89,9 +101,10 @@ class Annealing(Estimator):
         """Tunes and anneals. Returns log weights [C, B], acceptance, path and step sizes."""
         path, betas = density.path(batch, self.start), schedule(self.num_temperatures)
         pilot, _ = self._draw(density, batch, _PILOT)
-        steps = tune(path, pilot, betas, self.num_leapfrog, tick=tick)
+        options = {"counts": density.counts, "tick": tick}
+        steps = tune(path, pilot, betas, self.num_leapfrog, **options)
         z, outside = self._draw(density, batch, self.num_chains)
-        log_w, acceptance, _ = anneal(path, z, betas, steps, self.num_leapfrog, tick=tick)
+        log_w, acceptance, _ = anneal(path, z, betas, steps, self.num_leapfrog, **options)
         return log_w.masked_fill(outside, -math.inf), acceptance, path, steps
 
     def _draw(self, density: Density, batch: tuple[Tensor, ...], num: int) -> tuple[Tensor, Tensor]:

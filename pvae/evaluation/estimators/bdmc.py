@@ -123,7 +123,8 @@ class BDMC(Annealing):
             tick = task.work.ticks(3 * (self.num_temperatures - 1))
             forward, _, path, steps = self._forward(density, batch, tick)
             z = exact.expand(self.num_chains, *exact.shape[1:]).contiguous()
-            back = anneal_back(path, z, betas, steps, self.num_leapfrog, tick=tick)
+            options = {"counts": density.counts, "tick": tick}
+            back = anneal_back(path, z, betas, steps, self.num_leapfrog, **options)
             return {
                 "lower": log_mean_exp(forward.T.cpu().numpy()),
                 "upper": -log_mean_exp(-back.T.cpu().numpy()),

@@ -1,14 +1,13 @@
 """Annealed importance sampling in both directions: log p(x) between two bounds."""
 
 import math
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from pvae.errors import PvaeError
-from pvae.importance import AnnealingPath, slopes
+from pvae.evaluation.estimators.kernels import State, transition
+from pvae.importance import AnnealingPath
 
 __all__ = ["anneal", "anneal_back", "schedule", "tune"]
 
@@ -16,7 +15,6 @@ _TARGET = 0.65  # mean acceptance probability
 # A quarter of a period takes a Gaussian to an independent sample; half a period, to its mirror.
 _LONGEST = math.pi / 2
 _WARMUP = 25
-_JITTER = 0.2
 
 
 def schedule(num_temperatures: int) -> Tensor:
@@ -48,6 +46,7 @@ def tune(
     betas: Tensor,
     num_leapfrog: int,
     *,
+    counts: Sequence[int] = (),
     tick: Callable[[], object] = lambda: None,
 ) -> Tensor:
     r"""Tunes the step sizes for other chains, in a pilot run.
@@ -66,6 +65,7 @@ def tune(
         z: Samples from f_0 [C, B, D], used for nothing else; 16 chains are enough.
         betas: Inverse temperatures [T + 1].
         num_leapfrog: L, leapfrog steps in a trajectory.
+        counts: See `anneal`. A discrete coordinate has no step size (zero).
         tick: Called after each of the T - 1 inner temperatures.
 
     Returns:
@@ -88,7 +88,11 @@ def tune(
         (torch.Size([99, 3, 2]), True)
     """
     inner = betas[1:-1].tolist()
-    state = _State.at(path, z)
+    if z.shape[-1] == len(counts):
+        for _ in inner:
+            tick()
+        return z.new_zeros(len(inner), *z.shape[1:])
+    state = State.at(path, z)
     log_step, log_scale = z.new_zeros(z.shape[1], 1), z.new_zeros(z.shape[1:])
     steps = z.new_empty(len(inner), *z.shape[1:])
     # The warm-up keeps a poor first guess out of the first temperatures.
@@ -96,12 +100,12 @@ def tune(
         spread = state.z.var(0, correction=0) / state.gradient(beta).var(0, correction=0)
         fresh = spread.log() / 4
         log_scale = torch.where(fresh.isfinite(), log_scale.lerp(fresh, 0.3), log_scale)
-        step = (log_step + log_scale).exp()
-        state, acceptance = _transition(path, state, beta, step, num_leapfrog)
+        step = _smooth((log_step + log_scale).exp(), counts)
+        state, acceptance = transition(path, state, beta, step, num_leapfrog, counts)
         log_step = log_step + (acceptance.mean(0) - _TARGET)[:, None]
         log_step = log_step.clamp(max=math.log(_LONGEST / num_leapfrog))
         if t >= 0:
-            steps[t] = (log_step + log_scale).exp()
+            steps[t] = _smooth((log_step + log_scale).exp(), counts)
             tick()
     return steps
 
@@ -113,6 +117,7 @@ def anneal(
     step_sizes: Tensor,
     num_leapfrog: int,
     *,
+    counts: Sequence[int] = (),
     tick: Callable[[], object] = lambda: None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     r"""Annealed importance sampling: log weights with E[w] = p(x).
@@ -122,7 +127,8 @@ def anneal(
         z_0 \sim f_0, \quad z_t \sim K_t(\cdot | z_{t-1}), \quad E[w] = p(x)
 
     with :math:`K_t` one trajectory of Hamiltonian Monte Carlo that leaves
-    :math:`f_0^{1 - \beta_t} f_1^{\beta_t}` invariant. The log of the mean weight is a lower
+    :math:`f_0^{1 - \beta_t} f_1^{\beta_t}` invariant, and then one Gibbs `sweep` of the discrete
+    coordinates, if there are any. The log of the mean weight is a lower
     bound on log p(x) in expectation. Random numbers are from torch's global generator; their
     number depends on the shapes only.
 
@@ -133,6 +139,7 @@ def anneal(
         step_sizes: Leapfrog step sizes [T - 1, B, D], or anything that broadcasts to it from
             [T - 1, ...], chosen independently of these chains.
         num_leapfrog: L, leapfrog steps in a trajectory.
+        counts: Numbers of values of the last coordinates, which are discrete.
         tick: Called after each of the T - 1 inner temperatures.
 
     Returns:
@@ -156,11 +163,12 @@ def anneal(
         >>> round(log_w.logsumexp(0).item() - math.log(1000), 1)
         1.0
     """
-    state = _State.at(path, z)
+    state = State.at(path, z, counts)
     betas = betas.tolist()
     log_w, acceptance = state.log_ratio() * (betas[1] - betas[0]), []
     for t in range(1, len(betas) - 1):
-        state, accepted = _transition(path, state, betas[t], step_sizes[t - 1], num_leapfrog)
+        step = step_sizes[t - 1]
+        state, accepted = transition(path, state, betas[t], step, num_leapfrog, counts)
         log_w += state.log_ratio() * (betas[t + 1] - betas[t])
         acceptance.append(accepted.mean(0))
         tick()
@@ -175,6 +183,7 @@ def anneal_back(
     step_sizes: Tensor,
     num_leapfrog: int,
     *,
+    counts: Sequence[int] = (),
     tick: Callable[[], object] = lambda: None,
 ) -> Tensor:
     r"""The reverse of `anneal`: log weights with E[1/w] = 1 / p(x).
@@ -183,9 +192,10 @@ def anneal_back(
         \log \frac{f_1(z_{t-1})}{f_0(z_{t-1})}, \quad
         z_{T-1} \sim p(z|x), \quad z_{t-1} \sim K_t(\cdot | z_t), \quad E[1/w] = 1/p(x)
 
-    from :math:`z_{T-1}` down to :math:`z_0`; every :math:`K_t` is its own reversal. Minus the log
-    of the mean of 1/w is then an upper bound on log p(x) in expectation. An exact sample from
-    p(z|x) is known if x was drawn from the model together with z.
+    from :math:`z_{T-1}` down to :math:`z_0`, where :math:`K_t` leaves
+    :math:`f_0^{1 - \beta_t} f_1^{\beta_t}` invariant. Minus the log of the mean of 1/w is then an
+    upper bound on log p(x) in expectation. An exact sample from p(z|x) is known if x was drawn
+    from the model together with z.
 
     Args:
         path: The two ends. It is evaluated 1 + (T - 1) L times, with gradients.
@@ -193,6 +203,7 @@ def anneal_back(
         betas: Inverse temperatures [T + 1], increasing from 0 to 1, as in `anneal`.
         step_sizes: Step sizes [T - 1, B, D], in the order of `betas`, as in `anneal`.
         num_leapfrog: L, leapfrog steps in a trajectory.
+        counts: See `anneal`.
         tick: Called after each of the T - 1 inner temperatures.
 
     Returns:
@@ -215,72 +226,19 @@ def anneal_back(
         >>> round(math.log(1000) - (-log_w).logsumexp(0).item(), 1)
         1.0
     """
-    state = _State.at(path, z)
+    state = State.at(path, z, counts)
     betas = betas.tolist()
     log_w = state.log_ratio() * (betas[-1] - betas[-2])
     for t in range(len(betas) - 2, 0, -1):
-        state, _ = _transition(path, state, betas[t], step_sizes[t - 1], num_leapfrog)
+        step = step_sizes[t - 1]
+        state, _ = transition(path, state, betas[t], step, num_leapfrog, counts)
         log_w += state.log_ratio() * (betas[t] - betas[t - 1])
         tick()
     return log_w
 
 
-class _State(NamedTuple):
-    """Chains at z [C, B, D]: log densities [2, C, B] of both ends, and gradients [2, C, B, D]."""
-
-    z: Tensor
-    log_f: Tensor
-    gradients: Tensor
-
-    @classmethod
-    def at(cls, path: AnnealingPath, z: Tensor) -> "_State":
-        with torch.enable_grad():
-            z = z.detach().requires_grad_()
-            log_f = path(z)
-            gradients = slopes(log_f, z)
-        if gradients[1] is None:
-            raise PvaeError(
-                "Annealing needs the gradient of log p(x, z), but this model's density has no "
-                "gradient with respect to its latents: they are discrete, or a step cuts the "
-                "gradient (detach, no_grad, rounding, NumPy)."
-            )
-        if gradients[0] is None:
-            gradients[0] = torch.zeros_like(z)
-        both, force = torch.stack(log_f).detach(), torch.stack(gradients)
-        # Any force that depends on the position alone keeps the leapfrog reversible.
-        force = torch.where(force.isfinite(), force, 0)
-        return cls(z.detach(), torch.where(both < math.inf, both, -math.inf), force)
-
-    def log_density(self, beta: float) -> Tensor:
-        return (1 - beta) * self.log_f[0] + beta * self.log_f[1]
-
-    def gradient(self, beta: float) -> Tensor:
-        return (1 - beta) * self.gradients[0] + beta * self.gradients[1]
-
-    def log_ratio(self) -> Tensor:
-        return self.log_f[1].double() - self.log_f[0].double()
-
-
-def _transition(
-    path: AnnealingPath, old: _State, beta: float, step: Tensor, num_leapfrog: int
-) -> tuple[_State, Tensor]:
-    """One trajectory that leaves f_β invariant, and its acceptance probability [C, B]."""
-    momentum, uniform = torch.randn_like(old.z), torch.rand_like(old.log_f[0])
-    # With the same step for all chains, a trajectory can return to its start.
-    step = step * (1 + _JITTER * (2 * torch.rand_like(uniform) - 1))[..., None]
-    before = old.log_density(beta) - (momentum**2).sum(-1) / 2
-    z, momentum = old.z, momentum + step * old.gradient(beta) / 2
-    for i in range(num_leapfrog):
-        z = z + step * momentum
-        # A position that overflowed is rejected below; the path receives the start instead.
-        finite = z.isfinite().all(-1)
-        new = _State.at(path, torch.where(finite[..., None], z, old.z))
-        momentum = momentum + step * new.gradient(beta) / (1 if i < num_leapfrog - 1 else 2)
-    after = new.log_density(beta) - (momentum**2).sum(-1) / 2
-    probability = torch.where(finite, (after - before).exp().clamp(max=1).nan_to_num(0), 0)
-    accept = uniform < probability
-    mixed = [
-        torch.where(accept if a.shape == old.log_f.shape else accept[..., None], a, b)
-        for a, b in zip(new, old, strict=True)
-    ]
-    return _State(*mixed), probability
+def _smooth(step: Tensor, counts: Sequence[int]) -> Tensor:
+    """Step sizes without those of the discrete coordinates, which Hamiltonian dynamics leaves."""
+    if counts:
+        step[..., step.shape[-1] - len(counts) :] = 0
+    return step

@@ -22,7 +22,6 @@ from pvae.pair import inspect
 from pvae.pair.tensors import TensorSplit
 
 CPU = torch.device("cpu")
-CONTINUOUS = [name for name in ORACLES if name != "categorical_sampled"]
 
 
 def _estimate(kind, pair, num=30, **options):
@@ -36,7 +35,7 @@ def _estimate(kind, pair, num=30, **options):
 
 
 @pytest.mark.parametrize("start", ["prior", "guide"])
-@pytest.mark.parametrize("name", CONTINUOUS)
+@pytest.mark.parametrize("name", ORACLES)
 def test_ais_is_right_within_its_error(name, start):
     found, exact = _estimate(AIS, ORACLES[name](), start=start, num_temperatures=100)
     error = found.log_px - exact
@@ -50,7 +49,7 @@ def test_ais_is_right_within_its_error(name, start):
     assert len(found.acceptance) == 99
 
 
-@pytest.mark.parametrize("name", CONTINUOUS)
+@pytest.mark.parametrize("name", ORACLES)
 def test_bidirectional_monte_carlo_holds_the_exact_value(name):
     pair = ORACLES[name]()
     model, guide, batch, _ = pair
@@ -61,7 +60,7 @@ def test_bidirectional_monte_carlo_holds_the_exact_value(name):
         from pvae.evaluation.work import take
         from pvae.importance.seeds import seed_unit
 
-        density = Density(sampler, batch)
+        density = Density(sampler, batch, discrete=True)
         seed_unit(0, 0, 4)
         simulated, _ = _simulate(sampler, density, take(TensorSplit(batch), np.arange(40), CPU))
     again = pvae.log_weights(model, guide, *simulated, num_samples=20_000)
@@ -129,17 +128,6 @@ def test_the_standard_error_is_that_of_the_estimates():
     found, exact = _estimate(AIS, pair, num=100, num_temperatures=30)
     z = (found.log_px - exact) / found.log_px_se
     assert 0.6 < z.std() < 1.6
-
-
-def test_a_discrete_site_is_refused_in_words():
-    pair = ORACLES["categorical_sampled"]()
-    with pytest.raises(PvaeError, match=r"'y' is discrete \(Categorical\).*enumerate"):
-        _estimate(AIS, pair)
-    with pytest.warns(UserWarning, match="AIS from the prior was left out: Latent site 'y'"):
-        result = evaluate(*pair[:3], num_samples=20, ais=2, progress=False)
-    assert "discrete" in result.missing["ais_prior"]
-    assert "discrete" in result.summary()["missing"]["ais_guide"]
-    assert len(result.log_px) == len(pair[3])
 
 
 @pytest.mark.parametrize("name", SUMS)
@@ -246,10 +234,10 @@ def test_data_are_simulated_around_what_is_deterministic():
 
 
 def test_coordinates_go_round():
-    for name in CONTINUOUS:
+    for name in ORACLES:
         model, guide, batch, _ = ORACLES[name]()
         with Sampler(inspect(model, guide, *batch)) as sampler:
-            density = Density(sampler, batch)
+            density = Density(sampler, batch, discrete=True)
             u = density.posterior(batch, 3)
             values, _ = density.constrain(u)
             np.testing.assert_allclose(density.flatten(values), u, atol=1e-9, err_msg=name)
@@ -263,7 +251,7 @@ def test_gradients_in_chunks_are_the_whole_gradients():
     for rows in (10_000, 30):
         with Sampler(inspect(model, guide, *batch)) as sampler:
             sampler.gradient_chunks.rows = rows
-            density = Density(sampler, batch)
+            density = Density(sampler, batch, discrete=True)
             torch.manual_seed(0)
             u = density.posterior(batch, 8)
             with torch.enable_grad():
