@@ -1,7 +1,7 @@
 """Images from captions, in stages: a VQ-VAE, and a transformer over captions and its codes.
 
-    python benchmarks/text_to_image.py --data glyphs [--epochs 40] [--prior-epochs 50]
-    PVAE_DATA=… python benchmarks/text_to_image.py --data emoji --epochs 150 --prior-epochs 150
+    python benchmarks/text_to_image.py --data glyphs [--epochs 25] [--prior-epochs 40]
+    PVAE_DATA=… python benchmarks/text_to_image.py --data emoji --epochs 80 --prior-epochs 100
     python benchmarks/text_to_image.py --data glyphs --few 300 --epochs 2 --prior-epochs 2
 
 1. VQVAE and NearestCode on the images;
@@ -37,15 +37,15 @@ _DRAWN = 8  # images for each
 def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--data", default="glyphs", choices=["glyphs", "emoji"])
-    parser.add_argument("--epochs", type=int, default=40, help="of the VQ-VAE")
-    parser.add_argument("--prior-epochs", type=int, default=50, help="of a transformer, at most")
+    parser.add_argument("--epochs", type=int, default=25, help="of the VQ-VAE")
+    parser.add_argument("--prior-epochs", type=int, default=40, help="of a transformer, at most")
     parser.add_argument("--patience", type=int, default=20, help="of a transformer")
     parser.add_argument("--num-codes", type=int, default=128)
     parser.add_argument("--code-dim", type=int, default=16)
     parser.add_argument("--features", type=int, default=192, help="of the transformer")
     parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--dropout", type=float, default=0.2)
-    parser.add_argument("--batch-size", type=int, default=256)
+    parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--few", type=int, help="data of each part, to try it out")
     parser.add_argument("--precision", default="float32", choices=["float32", "bf16"])
