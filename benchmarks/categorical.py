@@ -48,6 +48,7 @@ def do_row(name: str, folder: Path, options: argparse.Namespace) -> None:
     start = ["--epochs", str(options.epochs), "--batch_size", str(options.batch_size)]
     start += ["--data", options.data, "--lr", str(options.lr), *shlex.split(ROWS[name])]
     end = ["--num_samples", str(options.num_samples), "--prior_samples", "0"]
+    end += [] if options.num_data is None else ["--num_data", str(options.num_data)]
     train_and_evaluate(folder / slug(name), start, [*end, "--surgery", "false"])
     exact = folder / f"{slug(name)}.npy"
     if (codes := few_codes(name)) is not None and not exact.exists():
@@ -117,6 +118,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--num-samples", type=int, default=5000)
+    parser.add_argument("--num-data", type=int, help="test data that are evaluated (default: all)")
     parser.add_argument("--rows", nargs="*", default=list(ROWS), choices=list(ROWS), metavar="ROW")
     parser.add_argument("--jobs", type=int, default=1, help="rows at a time, one thread each")
     parser.add_argument("--out", type=Path, default=Path("runs/categorical"))
@@ -136,7 +138,7 @@ def main() -> None:
 | --- | --- | --- | --- | --- | --- | --- | --- | --- |
 {rows}
 
-Test data, nats per datum; ± is the standard error over the data. N × C is a code of N categorical
+{"All" if options.num_data is None else f"The same {options.num_data:,}"} test data, nats per datum; ± is the standard error over the data. N × C is a code of N categorical
 variables of C values. All rows have the default networks, minibatches of {options.batch_size}, Adam at
 {options.lr:g} and {options.epochs} epochs, and are evaluated as the discrete pair, whatever the gradient in
 training. VIMCO draws 10 codes in each step, the others one. Differences are paired, datum by datum.

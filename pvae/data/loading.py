@@ -95,7 +95,7 @@ def load(
     batch = tuple(field for field in found.train if labels or field not in ("y", *aside))
     train = Split(found.train, observation, found.levels, batch)
     if found.test is None:
-        order = torch.randperm(len(train), generator=stream(seed, "test split"))
+        order = torch.randperm(len(train), generator=stream(seed, "test split"), device="cpu")
         tenth = max(1, len(train) // 10)
         train, test = train.take(order[tenth:]), train.take(order[:tenth])
     else:
@@ -110,7 +110,7 @@ def load(
         train = drawn_once(train, seed, "train", name)
     held_out = None
     if validation:
-        order = torch.randperm(len(train), generator=stream(seed, "validation split"))
+        order = torch.randperm(len(train), generator=stream(seed, "validation split"), device="cpu")
         held_out = train.take(order[-validation:])
         held_out = drawn_once(held_out, seed, "validation", name)
         train = train.take(order[:-validation])

@@ -260,7 +260,7 @@ def _refuse_leaks(p: Autoregressive) -> bool:
     network, head, num = p.network, p.head, 32
     steps, f = steps_of(network, head), zeros_of(network, head, p.context, num)
     devices = [f.device] if f.device.type == "cuda" else []
-    first = (torch.arange(num) * steps.num // num).view(num, *[1] * steps.order.ndim)
+    first = (torch.arange(num, device="cpu") * steps.num // num).view(num, *[1] * steps.order.ndim)
     args = ()
     if p.context is not None:
         shape = p.context.shape[p.context.ndim - p._context_dim :]

@@ -34,5 +34,6 @@ def digest(tensor: Tensor) -> Tensor:
 @functools.lru_cache(64)
 def _weights(size: int, device: torch.device) -> Tensor:
     generator = torch.Generator().manual_seed(0)
-    weights = torch.randint(2**62, (size,), dtype=torch.int64, generator=generator)
+    options = {"dtype": torch.int64, "device": "cpu", "generator": generator}
+    weights = torch.randint(2**62, (size,), **options)
     return weights.mul_(2).add_(1).to(device)

@@ -69,7 +69,8 @@ class MADE(Ordered):
         size, steps = math.prod(event_shape), raster(event_shape)
         if order == "random":
             generator = torch.Generator().manual_seed(seed)
-            steps = torch.randperm(size, generator=generator).view(tuple(event_shape))
+            drawn = torch.randperm(size, generator=generator, device="cpu")
+            steps = drawn.view(tuple(event_shape)).to(steps.device)
         super().__init__(event_shape, out_shape, context_shape, num_values, steps)
         self.values = Values(num_values)
         degree = steps.flatten() + 1

@@ -1,0 +1,74 @@
+"""Every pair on a device that is not the CPU: what is mixed there is an error on a GPU."""
+
+import sys
+
+import numpy as np
+import pytest
+import torch
+from asking import evaluate
+from second_device import There, second_device
+from test_zoo import POINTS
+from zoo import ZOO, make
+
+import pvae
+from pvae.cli import main
+
+
+@pytest.fixture(autouse=True)
+def device():
+    sys.modules["pvae.importance.bits"]._weights.cache_clear()
+    with second_device():
+        yield
+
+
+def test_refuses_what_a_gpu_refuses():
+    there, here = torch.zeros(3, device="cuda"), torch.ones(3)
+    assert (type(there), there.device.type) == (There, "cuda")
+    assert (there + here.to("cuda")).cpu().tolist() == [1, 1, 1]
+    with pytest.raises(RuntimeError, match="same device"):
+        there + here
+    with pytest.raises(RuntimeError, match="generator"):
+        torch.randn(3, device="cuda", generator=torch.Generator())
+    with pytest.raises(TypeError, match="numpy"):
+        there.numpy()
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_trains_draws_and_is_evaluated(name, tmp_path):
+    model, guide, observation = make(name)
+    digits = pvae.data.load("digits", observation=observation)
+    x = digits.train.observe(slice(0, 64))[0]
+    options = {"device": "cuda", "progress": False}
+    pvae.fit(model, guide, digits, epochs=1, batch_size=500, mode="eager", out=tmp_path, **options)
+    assert {type(p.data) for p in model.parameters()} <= {There}
+    assert pvae.generate(model, 3).device.type == "cuda"
+    assert len(pvae.reconstruct(model, guide, x[:3])) == 3
+    few = {"num_chains": 2, "num_temperatures": 4, "num_leapfrog": 1} | options
+    found = evaluate(
+        model, guide, x[:8], num_samples=6, prior_samples=4, ais=2, bdmc=2, gap=2, **few
+    )
+    again = evaluate(model, guide, x[:8], num_samples=6, **options)
+    if name not in POINTS:
+        assert np.isfinite(found.elbo).all()
+        assert np.allclose(again.elbo, found.elbo)
+        assert pvae.log_weights(model, guide, x[:3].cuda(), num_samples=4).device.type == "cuda"
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_is_made_where_new_tensors_are_on_the_device(name):
+    """As after torch.set_default_device("cuda") in a notebook."""
+    with torch.device("cuda"):
+        model, guide, observation = make(name)
+        x = pvae.data.load("digits", observation=observation).train.observe(slice(0, 6))[0]
+        assert pvae.generate(model, 2).device.type == "cuda"
+        if name not in POINTS:
+            log_w = pvae.log_weights(model, guide, x.cuda(), num_samples=2)
+            assert log_w.isfinite().all()
+
+
+def test_reports_in_the_shell(tmp_path, capsys):
+    run = str(tmp_path / "run")
+    options = ["--num_samples", "20", "--ais", "2", "--num_temperatures", "4", "--num_chains", "2"]
+    where = ["--epochs", "1", "--device", "cuda", "--progress", "false", "--out", run]
+    assert main(["run", "--model.hidden_dims", "[8]", *where, *options]) == 0
+    assert (tmp_path / "run" / "report.html").exists()
