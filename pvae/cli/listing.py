@@ -24,6 +24,9 @@ def list_names(argv: list[str]) -> None:
         "digits": "scikit-learn's digits, dynamic",
         "emoji": "emoji by two drawers with captions, dequantize",
         "glyphs": "letters with seven known factors, dynamic",
+        "moving_digits": "videos of two of scikit-learn's digits, 16×16, dynamic",
+        "moving_mnist": "videos of two of MNIST's digits, 64×64, dynamic",
+        "moving_mnist_32": "the same, 32×32, dynamic",
     }
     for name in names():
         known = SETS.get(name)

@@ -12,7 +12,7 @@ Example:
     (torch.Size([100, 1, 8, 8]), tensor([0., 1.]))
 """
 
-from pvae.data import glyphs
+from pvae.data import glyphs, moving
 from pvae.data.dataset import Data
 from pvae.data.loading import as_data, drawn_once, load
 from pvae.data.observation import BINARY
@@ -31,5 +31,6 @@ __all__ = [
     "drawn_once",
     "glyphs",
     "load",
+    "moving",
     "names",
 ]

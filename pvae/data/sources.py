@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pvae.data import emoji, jpeg, vision
+from pvae.data import emoji, jpeg, moving, vision
 from pvae.data.arrays import Source
 from pvae.data.glyphs import VOCABULARY, draw
 from pvae.data.values import Range
@@ -25,7 +25,7 @@ def names() -> list[str]:
         >>> names()  # doctest: +ELLIPSIS
         ['cifar10', 'cifar10_jpeg', 'digits', 'emnist', 'emoji', 'fashion_mnist', 'glyphs', ...]
     """
-    return sorted(["cifar10_jpeg", "digits", "emoji", "glyphs", *vision.SETS])
+    return sorted(["cifar10_jpeg", "digits", "emoji", "glyphs", *moving.SETS, *vision.SETS])
 
 
 def canonical(name: str) -> str:
@@ -61,6 +61,12 @@ def from_name(name: str, root: Path) -> Source:
         return Source(train, test, Range(True, 0, 255, False), 256, "dequantize", vocabulary)
     if name == "cifar10_jpeg":
         return Source(*jpeg.read(root), Range(True, 0, 255, False), 256, "dequantize")
+    if name in moving.SETS:
+        x = _digits()[0]
+        train, test = moving.read(name, root, (x[:_DIGITS_TRAIN], x[_DIGITS_TRAIN:]))
+        levels = 17 if name == "moving_digits" else 256
+        values = Range(True, 0, levels - 1, False)
+        return Source({"x": train}, {"x": test}, values, levels, "dynamic")
     if name == "digits":
         (x, y), levels = _digits(), 17
         parts = x[:_DIGITS_TRAIN], x[_DIGITS_TRAIN:], y[:_DIGITS_TRAIN], y[_DIGITS_TRAIN:]

@@ -15,6 +15,7 @@ from pvae.nn.autoregressive import (
     PixelRNN,
     Steps,
     TextTransformer,
+    VideoPixelCNN,
     WaveNet,
     raster,
 )
@@ -49,6 +50,7 @@ __all__ = [
     "SplineCoupling",
     "Steps",
     "TextTransformer",
+    "VideoPixelCNN",
     "WaveNet",
     "affine_autoregressive",
     "arguments",

@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 from pvae.nn.networks import batch_shape, pyramid
 
-__all__ = ["ResidualDecoder", "ResidualEncoder"]
+__all__ = ["ResidualBlock", "ResidualDecoder", "ResidualEncoder"]
 
 
-class _Block(nn.Module):
+class ResidualBlock(nn.Module):
     """x + conv1x1(relu(conv3x3(relu(x))))."""
 
     def __init__(self, channels: int) -> None:
@@ -67,7 +67,7 @@ class ResidualEncoder(nn.Module):
         for before, after in zip([in_shape[0], *channels], channels, strict=False):
             layers += [nn.Conv2d(before, after, 4, stride=2, padding=1), nn.ReLU()]
         layers[-1] = nn.Conv2d(channels[-1], channels[-1], 3, padding=1)
-        blocks = [_Block(channels[-1]) for _ in range(num_blocks)]
+        blocks = [ResidualBlock(channels[-1]) for _ in range(num_blocks)]
         out = nn.Conv2d(channels[-1], out_channels, 1)
         self.layers = nn.Sequential(*layers, *blocks, nn.ReLU(), out)
 
@@ -112,7 +112,7 @@ class ResidualDecoder(nn.Module):
         sizes = pyramid(flat, channels)[::-1]
         self.in_shape = (*sizes[0], in_channels)
         layers: list[nn.Module] = [nn.Conv2d(in_channels, channels[0], 3, padding=1)]
-        layers += [_Block(channels[0]) for _ in range(num_blocks)]
+        layers += [ResidualBlock(channels[0]) for _ in range(num_blocks)]
         for i, (before, after) in enumerate(itertools.pairwise([*channels, flat[0]])):
             padding = tuple(size % 2 for size in sizes[i + 1])
             layers += [

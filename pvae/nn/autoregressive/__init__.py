@@ -11,6 +11,7 @@ from pvae.nn.autoregressive.plusplus import PixelCNNPlusPlus
 from pvae.nn.autoregressive.recurrent import PixelRNN
 from pvae.nn.autoregressive.text import TextTransformer
 from pvae.nn.autoregressive.transformer import CausalTransformer
+from pvae.nn.autoregressive.video import VideoPixelCNN
 from pvae.nn.autoregressive.wavenet import WaveNet
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "PixelRNN",
     "Steps",
     "TextTransformer",
+    "VideoPixelCNN",
     "WaveNet",
     "raster",
 ]
