@@ -32,7 +32,7 @@ class NearestCode(PyroModule):
 
     Args:
         model: A model with a `codebook` (`pvae.nn.Codebook`), such as `pvae.models.VQVAE`.
-        event_shape: Shape of one image, (C, H, W).
+        event_shape: Shape of one image, (C, H, W), or of one video, (T, C, H, W).
         channels: Channels of the encoder, from the image to the codes. Each layer halves height
             and width.
         num_blocks: Number of residual blocks.

@@ -13,6 +13,7 @@ from pvae.models.pixel_vae import PixelVAE
 from pvae.models.text_to_image import DALLE, TextImageTransformer
 from pvae.models.vae import VAE
 from pvae.models.vamp_prior import VampPriorVAE
+from pvae.models.video import VideoPixelCNN
 from pvae.models.vq_vae import VQVAE
 from pvae.nn import remember
 
@@ -36,6 +37,7 @@ __all__ = [
     "SparseAutoencoder",
     "TextImageTransformer",
     "VampPriorVAE",
+    "VideoPixelCNN",
 ]
 
 remember(*(globals()[name] for name in __all__))

@@ -13,8 +13,13 @@ from pvae.distributions import Autoregressive, Head, Likelihood, heads, make_hea
 __all__ = ["MADE", "GatedPixelCNN", "PixelCNN", "PixelRNN"]
 
 
-class _Explicit(PyroModule):
-    """x ~ p(x), given by a network that respects an order and by a head."""
+class Explicit(PyroModule):
+    """x ~ p(x), given by a network that respects an order and by a head: base class of those here.
+
+    Args:
+        head: The head, for data of one shape.
+        network: The network.
+    """
 
     def __init__(self, head: Head, network: nn.Module) -> None:
         super().__init__()
@@ -33,7 +38,7 @@ class _Explicit(PyroModule):
         return self.distribution(context).log_prob(x)
 
 
-class MADE(_Explicit):
+class MADE(Explicit):
     r"""A dense network whose masks respect an order.
 
     .. math:: p(x) = \prod_i p(x_i \mid f_i(x_{<i}))
@@ -84,7 +89,7 @@ class MADE(_Explicit):
         head = make_head(likelihood, event_shape, **options)
         sizes = hidden_dims, order, direct
         network = networks.MADE(
-            event_shape, head.out_shape, *sizes, context_shape, _num_values(head)
+            event_shape, head.out_shape, *sizes, context_shape, num_values_of(head)
         )
         super().__init__(head, network)
 
@@ -95,7 +100,7 @@ class MADE(_Explicit):
             self.network.set_bias(bias)
 
 
-class PixelCNN(_Explicit):
+class PixelCNN(Explicit):
     r"""Masked convolutions over the pixels above and to the left.
 
     .. math:: p(x) = \prod_i p(x_i \mid f_i(x_{<i}))
@@ -146,12 +151,12 @@ class PixelCNN(_Explicit):
         head = make_head(likelihood, event_shape, **options)
         sizes = channels, num_blocks, kernel_size
         network = networks.PixelCNN(
-            event_shape, head.out_shape, *sizes, context_shape, _num_values(head)
+            event_shape, head.out_shape, *sizes, context_shape, num_values_of(head)
         )
         super().__init__(head, network)
 
 
-class GatedPixelCNN(_Explicit):
+class GatedPixelCNN(Explicit):
     r"""Gated convolutions in a vertical and a horizontal stack, without a blind spot.
 
     .. math:: p(x) = \prod_i p(x_i \mid f_i(x_{<i}))
@@ -204,12 +209,12 @@ class GatedPixelCNN(_Explicit):
         head = make_head(likelihood, event_shape, **options)
         sizes = channels, num_layers, kernel_size
         network = networks.GatedPixelCNN(
-            event_shape, head.out_shape, *sizes, context_shape, _num_values(head)
+            event_shape, head.out_shape, *sizes, context_shape, num_values_of(head)
         )
         super().__init__(head, network)
 
 
-class PixelRNN(_Explicit):
+class PixelRNN(Explicit):
     r"""LSTMs over the rows or the diagonals of an image.
 
     .. math:: p(x) = \prod_i p(x_i \mid f_i(x_{<i}))
@@ -262,11 +267,11 @@ class PixelRNN(_Explicit):
         head = make_head(likelihood, event_shape, **options)
         sizes = kind, channels, num_layers, kernel_size
         network = networks.PixelRNN(
-            event_shape, head.out_shape, *sizes, context_shape, _num_values(head)
+            event_shape, head.out_shape, *sizes, context_shape, num_values_of(head)
         )
         super().__init__(head, network)
 
 
-def _num_values(head: Head) -> int | None:
+def num_values_of(head: Head) -> int | None:
     """Returns V for integers 0 … V − 1, which enter the network through an embedding."""
     return head.levels if isinstance(head, heads.Categorical) else None

@@ -32,7 +32,8 @@ class VQVAE(PyroModule):
     with the same sizes that starts from the run: `VQVAE(..., prior=density)`, `pvae.warm_start`.
 
     Args:
-        event_shape: Shape of one image, (C, H, W).
+        event_shape: Shape of one image, (C, H, W); or of one video, (T, C, H, W), whose frames have
+            a map of codes each, so that (h, w) becomes (T, h, w).
         num_codes: K.
         code_dim: D, the size of a code's vector.
         channels: Channels of the decoder, from the codes to the image. Each layer doubles height
@@ -86,7 +87,9 @@ class VQVAE(PyroModule):
         self.event_shape = tuple(event_shape)
         self.head = make_head(likelihood, self.event_shape, **options)
         self.codebook = Codebook(num_codes, code_dim, decay)
-        built_in = ResidualDecoder(code_dim, self.head.out_shape, channels, num_blocks)
+        frames = self.event_shape[0] if len(self.event_shape) == 4 else None
+        sizes = code_dim, self.head.out_shape, channels, num_blocks
+        built_in = ResidualDecoder(*sizes, num_frames=frames)
         self.decoder = built_in if decoder is None else decoder
         self.map_shape = tuple(getattr(self.decoder, "in_shape", built_in.in_shape)[:-1])
         self.register_buffer("equal", torch.zeros(*self.map_shape, num_codes), persistent=False)

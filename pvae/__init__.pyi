@@ -21,6 +21,7 @@ from .evaluation import Evaluation, compare, evaluate
 from .importance import log_weights
 from .pair import Inspection, check, inspect
 from .predictive import (
+    complete,
     decode,
     encode,
     generate,
@@ -44,6 +45,7 @@ __all__ = [
     "check",
     "codes",
     "compare",
+    "complete",
     "data",
     "decode",
     "diagnose",

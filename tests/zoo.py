@@ -188,6 +188,10 @@ ZOO = {
         ),
         "grey",
     ),
+    "VideoPixelCNN": (
+        _explicit(m.VideoPixelCNN, memory=1, channels=4, num_layers=1, num_blocks=1),
+        "dynamic",
+    ),
     "categorical": (_categorical("score"), "dynamic"),
     "Gumbel-softmax": (_categorical("gumbel_softmax"), "dynamic"),
     "straight-through": (_categorical("straight_through"), "dynamic"),

@@ -15,6 +15,7 @@ from pvae.distributions.make_head import Likelihood, make_head
 from pvae.distributions.mixture import DiagonalMixture
 from pvae.distributions.one_hot import OneHot
 from pvae.distributions.softmax import CategoricalLevels
+from pvae.distributions.stepwise import known_values
 from pvae.distributions.support import (
     contains,
     inside,
@@ -45,6 +46,7 @@ __all__ = [
     "inside",
     "is_discrete",
     "is_image",
+    "known_values",
     "log_prob",
     "make_head",
     "peeled",

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode
 from pvae.distributions.head import Head
 from pvae.distributions.stepwise import (
     draw_steps,
-    known_of,
+    known_values,
     num_known,
     once,
     steps_of,
@@ -165,7 +165,7 @@ class Autoregressive(TorchDistribution):
             >>> p.complete(torch.ones(1, 8, 8).expand(5, 1, 8, 8), upper).mean((0, 1, 3))[:4]
             tensor([1., 1., 1., 1.])
         """
-        known = known_of(known, self.event_shape).to(x.device)
+        known = known_values(known, self.event_shape).to(x.device)
         self._check(x, known)
         first = num_known(steps_of(self.network, self.head), known)
         batch = x.shape[: x.ndim - len(self.event_shape)]

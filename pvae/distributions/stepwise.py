@@ -13,7 +13,7 @@ from pvae.distributions.head import Head
 from pvae.errors import PvaeError
 from pvae.nn import Steps
 
-__all__ = ["draw_steps", "known_of", "num_known", "once", "steps_of", "zeros_of"]
+__all__ = ["draw_steps", "known_values", "num_known", "once", "steps_of", "zeros_of"]
 
 _DONE: weakref.WeakKeyDictionary[Any, dict[Any, Any]] = weakref.WeakKeyDictionary()
 
@@ -56,7 +56,7 @@ def draw_steps(
             flat[:, places[t]] = whole[:, places[t]]
 
 
-def known_of(known: Tensor, event_shape: torch.Size) -> Tensor:
+def known_values(known: Tensor, event_shape: torch.Size) -> Tensor:
     """Returns which values of an event are known, booleans [*event_shape].
 
     Args:

@@ -22,7 +22,7 @@ from pvae.predictive.at_means import AtMeans, given_to, place_of, trace_at_means
 from pvae.predictive.without_data import drawn, one_label, run_without_data
 from pvae.runtime import own_random_state
 
-__all__ = ["decode", "generate", "prior_sites", "reconstruct"]
+__all__ = ["decode", "generate", "mean_of", "prior_sites", "reconstruct"]
 
 
 def prior_sites(model: Program, *batch: Any) -> list[str]:
@@ -64,7 +64,7 @@ def reconstruct(
             guide_trace = trace_at_means(guide, batch)
             with one_label(model, batch):
                 trace = trace_model(model, guide_trace, *batch)
-            return _mean_of(model, trace, site)
+            return mean_of(model, trace, site)
 
 
 @alone
@@ -107,7 +107,7 @@ def generate(
     if size < 1:
         raise PvaeError(f"size={size} is not valid: at least one sample is needed.")
     with own_random_state(seed), quiet(model, model):
-        return _mean_of(model, run_without_data(model, size, batch, kwargs), site, size)
+        return mean_of(model, run_without_data(model, size, batch, kwargs), site, size)
 
 
 @alone
@@ -150,10 +150,10 @@ def decode(
             f"The model {name_of(model)} has no site {unknown[0]!r}; its sites are "
             f"{', '.join([*drawn(trace), *observed_sites(trace)])}."
         )
-    return _mean_of(model, trace, site, size, given=set(latents))
+    return mean_of(model, trace, site, size, given=set(latents))
 
 
-def _mean_of(
+def mean_of(
     model: Program,
     trace: Trace,
     site: str | None,

@@ -24,7 +24,7 @@ from pvae.pair import (
 from pvae.predictive.at_means import given_to
 from pvae.runtime import is_out_of_memory
 
-__all__ = ["drawn", "one_label", "run_without_data"]
+__all__ = ["drawn", "one_label", "refuse_reading", "run_without_data"]
 
 
 @contextlib.contextmanager
@@ -69,7 +69,7 @@ def run_without_data(
     batch = tuple(tensor[rows.to(tensor.device)] for tensor in batch)
     with one_label(bound, batch):
         trace = trace_program("model", model, poutine.uncondition(bound), batch)
-    _refuse_reading(model, bound, trace, batch)
+    refuse_reading(model, bound, trace, batch)
     return trace
 
 
@@ -125,9 +125,7 @@ class _Sizes:
         return self._first
 
 
-def _refuse_reading(
-    model: Program, bound: Program, trace: Trace, batch: tuple[Tensor, ...]
-) -> None:
+def refuse_reading(model: Program, bound: Program, trace: Trace, batch: tuple[Tensor, ...]) -> None:
     """Raises a PvaeError if an observed site's density depends on the observed data.
 
     Such a model has to draw one value after the other. With its observations taken away it would
