@@ -188,7 +188,7 @@ ZOO = {
         ),
         "grey",
     ),
-    "VideoPixelCNN": (
+    "VideoPixelCNN": (  # of a video with one frame
         _explicit(m.VideoPixelCNN, memory=1, channels=4, num_layers=1, num_blocks=1),
         "dynamic",
     ),
@@ -213,7 +213,7 @@ GIVEN_TEXT = {
 }
 
 # Without latent variables.
-EXPLICIT = ["MADE", "PixelCNN", "gated PixelCNN", "PixelRNN", "row LSTM"]
+EXPLICIT = ["MADE", "PixelCNN", "gated PixelCNN", "PixelRNN", "row LSTM", "VideoPixelCNN"]
 
 
 def given(name, y):

@@ -10,7 +10,7 @@ from torch import Tensor
 from pvae.data import vision
 from pvae.errors import PvaeError
 
-__all__ = ["SETS", "bounce", "read"]
+__all__ = ["VIDEOS", "bounce", "read_videos"]
 
 _STEP = 0.1  # of the way from wall to wall, in each frame
 _SLAB = 500
@@ -23,7 +23,7 @@ class _Videos(NamedTuple):
     num_test: int
 
 
-SETS = {
+VIDEOS = {
     "moving_digits": _Videos(16, 10, 1000, 200),
     "moving_mnist": _Videos(64, 20, 10_000, 1000),
     "moving_mnist_32": _Videos(32, 20, 10_000, 1000),
@@ -113,18 +113,18 @@ def _path(p: np.ndarray, theta: np.ndarray, num_frames: int) -> np.ndarray:
     return np.stack(path)
 
 
-def read(name: str, root: Path, digits: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+def read_videos(name: str, root: Path, digits: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     """Returns the training videos, and the test videos, which are of other digits.
 
     Args:
-        name: One of `SETS`.
+        name: One of `VIDEOS`.
         root: The folder of data.
         digits: The training and the test images of the small set.
 
     Raises:
         PvaeError: If MNIST's files are damaged, or missing and cannot be downloaded.
     """
-    how = SETS[name]
+    how = VIDEOS[name]
     if name != "moving_digits":
         digits = vision.read("mnist", root)[:2]
     if name == "moving_mnist_32":

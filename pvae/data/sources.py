@@ -7,9 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pvae.data import emoji, jpeg, moving, vision
+from pvae.data import emoji, jpeg, vision
 from pvae.data.arrays import Source
 from pvae.data.glyphs import VOCABULARY, draw
+from pvae.data.moving import VIDEOS, read_videos
 from pvae.data.values import Range
 
 __all__ = ["canonical", "from_name", "names", "root_folder"]
@@ -25,7 +26,7 @@ def names() -> list[str]:
         >>> names()  # doctest: +ELLIPSIS
         ['cifar10', 'cifar10_jpeg', 'digits', 'emnist', 'emoji', 'fashion_mnist', 'glyphs', ...]
     """
-    return sorted(["cifar10_jpeg", "digits", "emoji", "glyphs", *moving.SETS, *vision.SETS])
+    return sorted(["cifar10_jpeg", "digits", "emoji", "glyphs", *VIDEOS, *vision.SETS])
 
 
 def canonical(name: str) -> str:
@@ -61,9 +62,9 @@ def from_name(name: str, root: Path) -> Source:
         return Source(train, test, Range(True, 0, 255, False), 256, "dequantize", vocabulary)
     if name == "cifar10_jpeg":
         return Source(*jpeg.read(root), Range(True, 0, 255, False), 256, "dequantize")
-    if name in moving.SETS:
+    if name in VIDEOS:
         x = _digits()[0]
-        train, test = moving.read(name, root, (x[:_DIGITS_TRAIN], x[_DIGITS_TRAIN:]))
+        train, test = read_videos(name, root, (x[:_DIGITS_TRAIN], x[_DIGITS_TRAIN:]))
         levels = 17 if name == "moving_digits" else 256
         values = Range(True, 0, levels - 1, False)
         return Source({"x": train}, {"x": test}, values, levels, "dynamic")

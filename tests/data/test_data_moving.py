@@ -79,8 +79,8 @@ def test_test_videos_are_of_test_digits_and_sizes_are_those_of_the_name(monkeypa
         return train, test, torch.zeros(3), torch.zeros(3)
 
     monkeypatch.setattr(vision, "read", parts)
-    for name, how in moving.SETS.items():
-        monkeypatch.setitem(moving.SETS, name, how._replace(num_train=20, num_test=10))
+    for name, how in moving.VIDEOS.items():
+        monkeypatch.setitem(moving.VIDEOS, name, how._replace(num_train=20, num_test=10))
     for name, side, values in [
         ("moving_mnist", 64, {0, 100, 103}),
         ("moving_mnist_32", 32, {0, 102}),

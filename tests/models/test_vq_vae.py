@@ -149,3 +149,32 @@ def test_a_prior_that_does_not_fit_is_one_message():
         pair(models.VAE(SHAPE))
     with pytest.raises(PvaeError, match="not a distribution over integers"):
         pair(models.GatedPixelCNN((2, 2), channels=4, num_layers=1))
+
+
+def test_a_video_has_a_map_of_codes_for_each_frame():
+    """Its log p is that of its frames under a VQVAE of images, and of its codes under the prior."""
+    torch.manual_seed(0)
+    sizes = {"memory": 1, "channels": 8, "num_layers": 1, "num_blocks": 1}
+    prior = models.VideoPixelCNN((3, 2, 2), likelihood="categorical", levels=K, **sizes)
+    made = {"num_codes": K, "code_dim": 2, "likelihood": "gaussian", "scale": "network", **NETWORK}
+    model = models.VQVAE((3, *SHAPE), prior=prior, **made).eval()
+    guide = guides.NearestCode(model, (3, *SHAPE), **NETWORK).eval()
+    frames = models.VQVAE(SHAPE, **made).eval()
+    frames.load_state_dict(model.state_dict(), strict=False)
+    x = 30 * torch.randn(6, 3, *SHAPE)
+    found = pvae.log_weights(model, guide, x, num_samples=2)
+    with torch.no_grad():
+        z = guide(x)
+        expected = frames.likelihood(z).log_prob(x).sum(1) + prior.log_px(z.argmax(-1))
+    assert z.shape == (6, 3, 2, 2, K)
+    assert len(z.argmax(-1).unique()) > 1
+    assert torch.allclose(found, expected.expand(2, 6), rtol=1e-4)
+    assert model(size=4).shape == (4, 3, *SHAPE)
+    codes = pvae.codes((model, guide), pvae.data.load(x.numpy(), observation="grey"))
+    assert codes.event_shape == (3, 2, 2)
+    with pytest.raises(PvaeError, match=r"codes of shape \(3, 3, 3\); .* shape \(3, 2, 2\)"):
+        models.VQVAE(
+            (3, *SHAPE),
+            prior=models.VideoPixelCNN((3, 3, 3), likelihood="categorical", levels=K, **sizes),
+            **made,
+        )
