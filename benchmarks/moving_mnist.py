@@ -27,6 +27,7 @@ import pvae
 from pvae import guides, models
 from pvae.data import Data
 from pvae.distributions import peeled
+from pvae.estimators import CodeUse
 
 _VIDEOS, _DRAWS = 3, 3  # in the picture
 
@@ -83,7 +84,7 @@ def main() -> None:
     where = {"device": options.device}
     how = {"batch_size": options.batch_size, "lr": options.lr, "precision": options.precision}
     fit = functools.partial(trained, **how, **where)
-    score = functools.partial(evaluated, num_samples=1, prior_samples=0, surgery=False, **where)
+    score = functools.partial(evaluated, num_samples=1, estimators=[CodeUse()], **where)
 
     def quantised(prior: nn.Module | None = None) -> Any:
         torch.manual_seed(0)
