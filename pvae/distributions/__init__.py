@@ -28,6 +28,7 @@ from pvae.distributions.support import (
     support_of,
     unvalidated,
 )
+from pvae.distributions.values import values_of
 
 __all__ = [
     "Autoregressive",
@@ -55,4 +56,5 @@ __all__ = [
     "same_support",
     "support_of",
     "unvalidated",
+    "values_of",
 ]

@@ -8,9 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import constraints
 
-from pvae.distributions import is_discrete, support_of
+from pvae.distributions import is_discrete, values_of
 from pvae.errors import PvaeError
 from pvae.pair import Structure, kind_of, latent_sites
 
@@ -61,32 +60,19 @@ def codes_of(name: str, site: dict[str, Any], shape: Sequence[int]) -> Codes | N
     Raises:
         PvaeError: If there are infinitely many values, or no list of them.
     """
-    fn, value = site["fn"], site["value"]
-    if not is_discrete(fn):
+    if not is_discrete(site["fn"]):
         return None
-    support = support_of(fn)
-    while hasattr(support, "base_constraint"):
-        support = support.base_constraint
-    if support is constraints.boolean:
-        values = torch.arange(2)
-    elif support is constraints.one_hot:
-        return Codes(torch.eye(shape[-1]).to(value), tuple(shape[:-1]))
-    elif isinstance(support, constraints.integer_interval):
-        low, high = (torch.as_tensor(b) for b in (support.lower_bound, support.upper_bound))
-        if (low != low.flatten()[0]).any() or (high != high.flatten()[0]).any():
-            raise PvaeError(
-                f"Latent site {name!r} ({kind_of(fn)}) has other values from element to element, "
-                "and Gibbs sampling needs one list of them. Give all its elements the same number "
-                "of values."
-            )
-        values = torch.arange(int(low.flatten()[0]), int(high.flatten()[0]) + 1)
-    else:
+    found = values_of(site["fn"])
+    if found is None:
         raise PvaeError(
             f"Latent site {name!r} is discrete, and there is no finite list of the values of its "
-            f"{kind_of(fn)}, which Gibbs sampling needs. Use a Categorical, OneHotCategorical, "
-            "Bernoulli or Binomial, or the bounds from samples of the guide (num_samples)."
+            f"{kind_of(site['fn'])}, which Gibbs sampling needs. Use a Categorical, "
+            "OneHotCategorical, Bernoulli or Binomial, or the bounds from samples of the guide "
+            "(num_samples)."
         )
-    return Codes(values.to(value), tuple(shape))
+    if found.one_hot:
+        return Codes(torch.eye(len(found.numbers)).to(site["value"]), tuple(shape[:-1]))
+    return Codes(torch.tensor(found.numbers).to(site["value"]), tuple(shape))
 
 
 def sweep_size(structure: Structure, dim: int) -> int:

@@ -12,7 +12,7 @@ from pvae.errors import PvaeError
 from pvae.importance.compared import agree, terms_of
 from pvae.importance.particles import Particles
 from pvae.importance.terms import plate_terms
-from pvae.pair import latent_sites, observed_sites, trace_of
+from pvae.pair import latent_sites, observed_sites, sample_instead, trace_of
 
 __all__ = ["numel_of_terms", "refuse_dependent"]
 
@@ -147,8 +147,7 @@ class _Summed:
         return (
             f"Log {letter}({name}) depends on the values of {other!r} at several of the {size:,} "
             f"indices of plate {plate!r}: their sum has {self._num[other]:,}^{size:,} terms, "
-            "because in a plate only the values of one index at a time can be summed out. Leave "
-            f'out infer={{"enumerate": "parallel"}} to sample {other!r} (trained by '
-            "pvae.objectives.IWAE_ELBO with VIMCO's signal, or by a relaxed guide as "
-            "pvae.guides.Categorical), or give few values their own sites in place of the plate."
+            "because in a plate only the values of one index at a time can be summed out. "
+            f"{sample_instead(repr(other))} Or give a few elements their own sites in place of the "
+            "plate."
         )

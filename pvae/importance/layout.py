@@ -19,7 +19,14 @@ from pvae.importance.mixing import refuse_mixing
 from pvae.importance.particles import Particles
 from pvae.importance.passed import pass_at_once
 from pvae.importance.relaxed import with_noise
-from pvae.pair import Inspection, Structure, latent_sites, listed, trace_of
+from pvae.pair import (
+    Inspection,
+    Structure,
+    latent_sites,
+    listed,
+    memory_for_the_sum,
+    trace_of,
+)
 from pvae.runtime import is_out_of_memory
 
 __all__ = ["Layout", "Strategy", "find_fault", "first_right", "lay_out"]
@@ -75,8 +82,9 @@ def lay_out(inspection: Inspection, wanted: Strategy = "auto") -> Layout:
     if wanted in ("auto", "plate") and (most := pass_at_once(inspection)) is not None:
         small = rows_at(inspection.batch, few(inspection.size))
         return Layout("plate", inspection.structure, small, most=most)
-    small, bound = _small(inspection)
-    structure = _choose_enumeration(inspection, small)
+    with memory_for_the_sum(inspection.structure):
+        small, bound = _small(inspection)
+        structure = _choose_enumeration(inspection, small)
     single = _particles(inspection, structure, "loop")
     refuse_mixing(single, small)
     refuse_other_jacobian(single, small)

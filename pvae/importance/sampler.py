@@ -22,6 +22,7 @@ from pvae.pair import (
     quiet,
     refuse_other_measure,
     refuse_unbounded,
+    refuse_unlisted,
 )
 from pvae.runtime import Chunks, check_memory, keep_freed_memory
 
@@ -63,6 +64,7 @@ class Sampler:
         self._checked, device = inspection.size, inspection.batch[0].device
         refuse_unbounded(inspection)
         refuse_other_measure(inspection.structure)
+        refuse_unlisted(inspection.structure)
         for remark in inspection.structure.remarks:
             warnings.warn(remark, stacklevel=3)
         with (

@@ -13,7 +13,7 @@ from pyro.infer import (
 
 from pvae.errors import PvaeError, nearest
 from pvae.objectives.importance_weighted import IWAE_ELBO, STL_ELBO, DReG_ELBO
-from pvae.pair import Structure, latent_sites
+from pvae.pair import Structure, latent_sites, refuse_unlisted
 from pvae.runtime import whole
 
 __all__ = ["LossName", "choose_elbo", "plain_elbo"]
@@ -51,8 +51,8 @@ def choose_elbo(
 
     Raises:
         PvaeError: If the name is unknown; if num_particles is below one, contradicts that of the
-            ELBO, or is 1 for an objective that weighs particles; or if TraceMeanField_ELBO cannot
-            take the guide.
+            ELBO, or is 1 for an objective that weighs particles; if TraceMeanField_ELBO cannot take
+            the guide; or if TraceEnum_ELBO cannot list the values of a site.
     """
     num_particles = whole("num_particles", num_particles, why="at least one sample of z is needed")
     if isinstance(loss, ELBO):
@@ -65,7 +65,8 @@ def choose_elbo(
         return _that_fits(loss, structure)
     if loss == "auto":
         if structure.enumerated:
-            return TraceEnum_ELBO(num_particles, max_plate_nesting=structure.max_plate_nesting)
+            nesting = structure.max_plate_nesting
+            return _that_fits(TraceEnum_ELBO(num_particles, max_plate_nesting=nesting), structure)
         loss = "TraceMeanField_ELBO" if _mean_field(structure) else "Trace_ELBO"
     if loss not in _ELBOS:
         raise PvaeError(f"loss={loss!r} is not known. {nearest(str(loss), ['auto', *_ELBOS])}")
@@ -97,6 +98,8 @@ def plain_elbo(loss: ELBO) -> ELBO:
 
 
 def _that_fits(loss: ELBO, structure: Structure) -> ELBO:
+    if isinstance(loss, TraceEnum_ELBO):
+        refuse_unlisted(structure)
     extra = _observed_in_guide(structure)
     if isinstance(loss, TraceMeanField_ELBO) and extra:
         raise PvaeError(

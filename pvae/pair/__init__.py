@@ -9,6 +9,7 @@ from pvae.pair.arguments import Arguments
 from pvae.pair.bounded import Bounded, in_free_memory
 from pvae.pair.check import check, look
 from pvae.pair.dense import check_tensor
+from pvae.pair.enumerable import memory_for_the_sum, refuse_unlisted, sample_instead
 from pvae.pair.fields import bind, given, opened
 from pvae.pair.glance import at_a_glance, plate_sizes
 from pvae.pair.inspect import inspect
@@ -95,6 +96,7 @@ __all__ = [
     "listed",
     "look",
     "mask_of",
+    "memory_for_the_sum",
     "modules",
     "move",
     "name_of",
@@ -109,9 +111,11 @@ __all__ = [
     "reach",
     "refuse_other_measure",
     "refuse_unbounded",
+    "refuse_unlisted",
     "relaxed_in_training",
     "runs_together",
     "same_buffers",
+    "sample_instead",
     "sample_sites",
     "slots",
     "trace_guide",

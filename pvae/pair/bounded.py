@@ -18,9 +18,13 @@ try:
 except ImportError:  # Windows
     resource = None
 
-__all__ = ["Bounded", "in_free_memory", "too_large"]
+__all__ = ["Bounded", "device_of", "in_free_memory", "too_large"]
 
 _LARGE = 1 << 28  # bytes; free memory is not looked up for less
+_CURE = (
+    "Give fewer data, and look for tensors of the program that grow with the square of their "
+    "number (shapes [B, B]), or with the product of the sites that are summed out."
+)
 _MOST_SITES = 100_000  # of one call: a trace of them takes about half a gigabyte
 
 
@@ -63,7 +67,7 @@ class Bounded(Messenger):
             with contextlib.suppress(RuntimeError):  # `check` reports a value that does not fit
                 shape = torch.broadcast_shapes(shape, value.shape)
         size = 4 * math.prod(shape)
-        if too_large(size, _device_of(fn)):
+        if too_large(size, device_of(fn)):
             verb = "would draw" if value is None else "has a log density of"
             raise PvaeError(
                 f"site {msg['name']!r} {verb} {list(shape)} values, {size / 1e9:,.0f} GB, more "
@@ -72,7 +76,8 @@ class Bounded(Messenger):
             )
 
 
-def _device_of(fn: Any) -> torch.device:
+def device_of(fn: Any) -> torch.device:
+    """Returns where the parameters of a distribution are."""
     while hasattr(fn, "base_dist"):
         fn = fn.base_dist
     found = (v.device for v in vars(fn).values() if isinstance(v, Tensor))
@@ -80,7 +85,7 @@ def _device_of(fn: Any) -> torch.device:
 
 
 @contextlib.contextmanager
-def in_free_memory(what: str) -> Iterator[None]:
+def in_free_memory(what: str, cure: str | None = None) -> Iterator[None]:
     """Raises a PvaeError when memory runs out, before the system kills the process.
 
     On Linux without a GPU, the process may use only the memory that is free now. Elsewhere an
@@ -88,6 +93,7 @@ def in_free_memory(what: str) -> Iterator[None]:
 
     Args:
         what: What needs the memory, for the message: "a diagnosis of the pair".
+        cure: What to do about it. The default names what usually grows.
 
     Raises:
         PvaeError: If memory ran out.
@@ -99,9 +105,7 @@ def in_free_memory(what: str) -> Iterator[None]:
         if isinstance(error, PvaeError) or not is_out_of_memory(error):
             raise
         raise PvaeError(
-            f"There is not enough memory for {what} ({first_line(error)[:200]}). Give fewer data, "
-            "and look for tensors of the program that grow with the square of their number "
-            "(shapes [B, B]), or with the product of the sites that are summed out."
+            f"There is not enough memory for {what} ({first_line(error)[:200]}). {cure or _CURE}"
         ) from error
 
 

@@ -49,7 +49,7 @@ from pvae.training.resume import restore
 from pvae.training.schedule import rate_factor
 from pvae.training.settings import of_data, of_loss, of_sites
 from pvae.training.stages import say_frozen
-from pvae.training.suitable import full_size, try_smallest, without_effect
+from pvae.training.suitable import full_size, try_smallest, try_the_sum, without_effect
 from pvae.training.svi import SVI, Mode
 from pvae.training.warn import warn
 
@@ -243,6 +243,7 @@ def fit(
         if isinstance(elbo, ParticleELBO) and elbo.plate in (None, plate):
             elbo.take(pair)
         try_smallest(model, guide, first, len(train))
+        try_the_sum(elbo, pair)
         caveat, size = structure.caveat, len(first[0])
         for part, seen in ((train, size), (validation, 0)):
             if part is not None:

@@ -1,11 +1,15 @@
 """Whether a pair, its data and the arguments of `fit` go together."""
 
+import warnings
+
+from pyro.infer import ELBO, TraceEnum_ELBO
 from torch import Tensor
 
 from pvae.errors import PvaeError
-from pvae.pair import Inspection, Program, check
+from pvae.pair import Inspection, Program, check, memory_for_the_sum, quiet
+from pvae.runtime import is_out_of_memory, own_random_state
 
-__all__ = ["full_size", "try_smallest", "without_effect"]
+__all__ = ["full_size", "try_smallest", "try_the_sum", "without_effect"]
 
 
 def without_effect(
@@ -57,6 +61,24 @@ def try_smallest(model: Program, guide: Program, batch: tuple[Tensor, ...], num_
             f"The pair cannot train on the last minibatch of an epoch: with {num_data} data and "
             f"batch_size={size} it has {rest}. {error} Choose another batch_size."
         ) from error
+
+
+def try_the_sum(elbo: ELBO, pair: Inspection) -> None:
+    """Computes one loss if it sums discrete sites out, to see whether memory allows it.
+
+    Raises:
+        PvaeError: If memory runs out. Other failures are left to the first step.
+    """
+    if not isinstance(elbo, TraceEnum_ELBO) or not pair.structure.enumerated:
+        return
+    with quiet(pair.model, pair.guide), own_random_state(0), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the first step says the same
+        try:
+            with memory_for_the_sum(pair.structure):
+                elbo.loss(pair.model, pair.guide, *pair.batch)
+        except Exception as error:
+            if error.__cause__ is not None and is_out_of_memory(error.__cause__):
+                raise
 
 
 def full_size(inspection: Inspection) -> int | None:
