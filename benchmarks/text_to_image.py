@@ -1,7 +1,7 @@
 """Images from captions, in stages: a VQ-VAE, and a transformer over captions and its codes.
 
     python benchmarks/text_to_image.py --data glyphs [--epochs 25] [--prior-epochs 40]
-    PVAE_DATA=… python benchmarks/text_to_image.py --data emoji --epochs 80 --prior-epochs 100
+    PVAE_DATA=… python benchmarks/text_to_image.py --data emoji --epochs 80 --prior-epochs 50
     python benchmarks/text_to_image.py --data glyphs --few 300 --epochs 2 --prior-epochs 2
 
 1. VQVAE and NearestCode on the images;
