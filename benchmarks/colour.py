@@ -1,11 +1,11 @@
-"""Bits per dimension of colour images: a VAE, a VQ-VAE with two priors, and a PixelCNN.
+"""Bits per dimension of colour images: a VAE, VQ-VAEs with two priors, and a PixelCNN.
 
     python benchmarks/colour.py [--rows VAE "VQ-VAE" ...] [--jobs 1] [--budget 1]
     python benchmarks/colour.py --data small.npz --budget 0.1 --channels 20
 
 The data are CIFAR-10 as JPEG images (`cifar10_jpeg`). Each row is a process of its own, and its
 pairs are run folders under --out. A finished one is not trained or evaluated again, and a killed
-one continues. The VQ-VAE is trained in stages: with a uniform prior; then a PixelCNN on its codes;
+one continues. A VQ-VAE is trained in stages: with a uniform prior; then a PixelCNN on its codes;
 then both together, without training. The table, and a picture of test data, reconstructions and
 samples, are written to benchmarks/results.
 """
@@ -37,7 +37,7 @@ CODES, CODE_DIM, GROUPS = 512, 16, 10
 The paper has 512 and 8 × 8 × 10 codes for CIFAR-10.
 """
 
-EPOCHS = {"VAE": 60, "VQ-VAE": 60, "prior": 60, "Gated PixelCNN": 25}
+EPOCHS = {"VAE": 60, "VQ-VAE": 60, "VQ-VAE-2": 60, "prior": 60, "Gated PixelCNN": 25}
 
 PUBLISHED = {"VAE": "4.51", "VQ-VAE, uniform prior": "4.67", "Gated PixelCNN": "3.03"}
 """Bits/dim of CIFAR-10 itself in the papers, by other networks."""
@@ -111,6 +111,20 @@ def prior_of_codes(data: Data, channels: int) -> Pair:
     return model, guides.NoLatents()
 
 
+def vq_vae_2(data: Data, channels: int, prior: nn.Module | None = None) -> Pair:
+    """Maps of a half and a quarter of x's size, with a code at each place."""
+    sizes = {"num_codes": CODES, "code_dim": 4 * CODE_DIM, "likelihood": _head(data)}
+    down = {"channels": ((channels,), (channels,))}
+    model = models.VQVAE2(data.event_shape, prior=prior, **sizes, **down)
+    return model, guides.NearestCodes(model, data.event_shape, **down)
+
+
+def prior_of_two_maps(data: Data, channels: int) -> Pair:
+    sizes = {"channels": max(4, channels // 4), "num_layers": 10}
+    maps = [[size // n for size in data.event_shape[1:]] for n in (2, 4)]
+    return models.HierarchicalCodes(maps, CODES, **sizes), guides.NoLatents()
+
+
 def pixel_cnn(data: Data, channels: int) -> Pair:
     sizes = {"channels": max(4, channels // 4), "num_layers": 10}
     model = models.GatedPixelCNN(data.event_shape, likelihood=_head(data, 10), **sizes)
@@ -125,20 +139,28 @@ def with_prior(data: Data, channels: int) -> Pair:
     return vq_vae(data, channels, prior_of_codes(data, channels)[0])
 
 
+def two_maps_with_prior(data: Data, channels: int) -> Pair:
+    return vq_vae_2(data, channels, prior_of_two_maps(data, channels)[0])
+
+
 PAIRS: dict[str, Callable[[Data, int], Pair]] = {
     "VAE": vae,
     "VQ-VAE, uniform prior": vq_vae,
     "VQ-VAE, learned prior": with_prior,
+    "VQ-VAE-2, uniform prior": vq_vae_2,
+    "VQ-VAE-2, learned prior": two_maps_with_prior,
     "Gated PixelCNN": pixel_cnn,
 }
-"""The pairs of the table. The VQ-VAE with both priors is one row to run."""
+"""The pairs of the table. A VQ-VAE with both priors is one row to run."""
 
-ROWS = ["VAE", "VQ-VAE", "Gated PixelCNN"]
+STAGES = {"VQ-VAE": (vq_vae, prior_of_codes), "VQ-VAE-2": (vq_vae_2, prior_of_two_maps)}
+
+ROWS = ["VAE", *STAGES, "Gated PixelCNN"]
 
 
 def lines_of(row: str) -> list[str]:
     """Returns the pairs of a row."""
-    return [name for name in PAIRS if name.startswith(row)]
+    return [name for name in PAIRS if name.partition(",")[0] == row]
 
 
 def do_row(row: str, folder: Path, data: Data, options: argparse.Namespace) -> None:
@@ -157,19 +179,19 @@ def do_row(row: str, folder: Path, data: Data, options: argparse.Namespace) -> N
     run = folder / slug(first)
     pair = trained(run, new(PAIRS[first]), data, **epochs(row), **train)
     score = functools.partial(evaluated, num_samples=options.num_samples, **how)
-    score(run, pair, data, estimators=[CodeUse()] if row == "VQ-VAE" else [])
-    if row != "VQ-VAE":
+    score(run, pair, data, estimators=[CodeUse()] if row in STAGES else [])
+    if row not in STAGES:
         return
+    quantised, prior = STAGES[row]
     device = pvae.runtime.device.find_device(options.device)
     model, guide = (program.to(device) for program in pair)
     codes = pvae.codes((model, guide), data)
-    density, nothing = trained(
-        folder / "prior", new(prior_of_codes), codes, **epochs("prior"), **train
-    )
-    score(folder / "prior", (density, nothing), codes, estimators=[])
-    both = new(functools.partial(vq_vae, prior=density))
+    run_of_prior = folder / f"{slug(row)}-prior"
+    density, nothing = trained(run_of_prior, new(prior), codes, **epochs("prior"), **train)
+    score(run_of_prior, (density, nothing), codes, estimators=[])
+    both = new(functools.partial(quantised, prior=density))
     pvae.warm_start(*both, run)
-    run = folder / slug("VQ-VAE, learned prior")
+    run = folder / slug(lines_of(row)[1])
     score(run, both, data, estimators=[CodeUse()])
     torch.save([program.state_dict() for program in both], run / "pair.pt")
 
@@ -225,18 +247,22 @@ def table(done: list[str], folder: Path, data: Data, options: argparse.Namespace
 From few bits to many: {", ".join(sorted(bits, key=bits.__getitem__))}.
 
 """  # noqa: E501
-    if "VQ-VAE" in done:
-        ours, theirs = (Evaluation.load(folder / slug(n)) for n in lines_of("VQ-VAE")[::-1])
+    for row in (row for row in done if row in STAGES):
+        ours, theirs = (Evaluation.load(folder / slug(n)) for n in lines_of(row)[::-1])
         gain = _per_dim(ours.elbo - theirs.elbo, data)
-        use = ours.findings["code_use"].summary({})["sites"]["z"]
-        text += f"""The learned prior gains {gain.mean():.3f} ± {gain.std(ddof=1) / len(gain) ** 0.5:.3f} bits/dim, datum by datum.
-Of {CODES} codes, {use["used"]} occur ({100 * use["used"] / CODES:.0f} %), with perplexity {use["perplexity"]:.1f}.
+        uses = ours.findings["code_use"].summary({})["sites"].items()
+        said = "; ".join(
+            f"{site} uses {use['used']}, with perplexity {use['perplexity']:.1f}"
+            for site, use in uses
+        )
+        text += f"""The learned prior of the {row} gains {gain.mean():.3f} ± {gain.std(ddof=1) / len(gain) ** 0.5:.3f} bits/dim, datum by datum.
+Of {CODES} codes, {said}.
 
 """  # noqa: E501
     return f"""{text}Test data, {len(data.test)}; ± is the standard error over the data. The bound is the ELBO of the VAE,
-log p(x, z(x)) of the VQ-VAE, and log p(x) itself of the PixelCNN. The VAE and the VQ-VAE have the
+log p(x, z(x)) of a VQ-VAE, and log p(x) itself of the PixelCNN. The VAE and the VQ-VAE have the
 same residual networks, with {options.channels} channels, and 8 × 8 × {GROUPS} latents for images of
-32 × 32: Gaussians, or codes of {CODES} values. Every likelihood is a mixture of discretised
+32 × 32: Gaussians, or codes of {CODES} values. The VQ-VAE-2 has maps of 16 × 16 and 8 × 8 codes. Every likelihood is a mixture of discretised
 logistics for each pixel. Epochs: {", ".join(f"{n} {max(1, round(options.budget * e))}" for n, e in EPOCHS.items())}.
 JPEG images of quality 75 have fewer details than CIFAR-10 itself, and this is a part of it: these
 numbers compare only among themselves. Published: van den Oord et al. 2017 (VAE, VQ-VAE) and 2016.
@@ -277,7 +303,7 @@ def main() -> None:
     for name in (name for row in done for name in lines_of(row)):
         pair = loaded(name, folder, data, options.channels)
         model, guide = (program.to(device).eval() for program in pair)
-        if name in ("VAE", "VQ-VAE, learned prior"):
+        if not name.endswith(("uniform prior", "PixelCNN")):
             shown[f"{name.partition(',')[0]}, reconstructed"] = pvae.reconstruct(model, guide, x)
         torch.manual_seed(0)
         mean = pvae.generate if hasattr(model, "decoder") else lambda model, n: model(size=n)

@@ -58,6 +58,7 @@ ROWS = {
     "Categorical, VIMCO": "--model CategoricalVAE --guide Categorical --guide.gradient score"
     " --loss IWAE_ELBO --num_particles 10",
     "VQ-VAE": "--model VQVAE --guide NearestCode",
+    "VQ-VAE-2": "--model VQVAE2 --guide NearestCodes",
     "Autoencoder": "--model Autoencoder --guide Code",
     "Sparse autoencoder": "--model SparseAutoencoder --guide Code",
     "Denoising autoencoder": "--model Autoencoder --guide DenoisingCode",

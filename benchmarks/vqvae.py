@@ -6,7 +6,9 @@
 1. VQVAE and NearestCode with a uniform prior;
 2. GatedPixelCNN on the codes of 1, whose log p(z) is exact;
 3. the pair of 1 with the prior of 2, which is not trained any more;
-4. VAE and MeanField with the same residual networks.
+4. VAE and MeanField with the same residual networks;
+5. VQVAE2 and NearestCodes, HierarchicalCodes on its codes, and the pair of both; all of it again
+   with a prior of codes given the label.
 
 Each is a run folder under --out. A finished one is not trained or evaluated again, and a killed one
 continues. The table, and a picture of test data, reconstructions and samples, are written to
@@ -75,7 +77,7 @@ def main() -> None:
     options = parser.parse_args()
     folder = options.out / options.data
     folder.mkdir(parents=True, exist_ok=True)
-    data = pvae.data.load(options.data)
+    data, labelled = pvae.data.load(options.data), pvae.data.load(options.data, labels=True)
     shape, codes = data.event_shape, options.num_codes
     narrow = {"channels": (32, 64), "num_blocks": 2}
     wide = {"channels": (64, 32), "num_blocks": 2}
@@ -113,6 +115,32 @@ def main() -> None:
     vae = fit(folder / "vae", vae, data, epochs=options.epochs)
     gaussian = score(folder / "vae", vae, data)
 
+    def two_maps(kind: Any, prior: nn.Module | None = None) -> Any:
+        torch.manual_seed(0)
+        sizes = {"num_codes": codes, "code_dim": options.code_dim, "prior": prior}
+        model = kind(shape, channels=((64, 32), (64,)), **sizes)
+        return model, guides.NearestCodes(model, shape, channels=((32, 64), (64,)))
+
+    vq2 = fit(folder / "vq2", two_maps(models.VQVAE2), data, epochs=options.epochs)
+    two = {"VQ-VAE-2, uniform prior": score(folder / "vq2", vq2, data)}
+    device = pvae.runtime.device.find_device(options.device)
+    maps2 = pvae.codes(tuple(program.to(device) for program in vq2), labelled)
+    drawn = {}
+    for name, kind, classes in (
+        ("VQ-VAE-2, learned prior", models.VQVAE2, None),
+        ("VQ-VAE-2, learned prior, given the label", models.ConditionalVQVAE2, 10),
+    ):
+        torch.manual_seed(0)
+        density2 = models.HierarchicalCodes(vq2[0].map_shapes, codes, num_classes=classes)
+        run = folder / f"vq2-{kind.__name__.lower()}"
+        fit(
+            run.with_name(f"{run.name}-prior"), (density2, guides.NoLatents()), maps2,
+            epochs=options.prior_epochs,
+        )  # fmt: skip
+        drawn[name] = two_maps(kind, density2)
+        pvae.warm_start(*drawn[name], folder / "vq2")
+        two[name] = score(run, drawn[name], labelled if classes else data)
+
     use = learned.findings["code_use"].summary({})["sites"]["z"]
     gain = learned.elbo - uniform.elbo
     bound = gaussian.bounds[options.num_samples]
@@ -122,6 +150,7 @@ def main() -> None:
 | --- | --- | --- |
 | VQ-VAE, uniform prior | {cell(uniform.elbo)} | {math.prod(maps.event_shape) * math.log(codes):.2f} |
 | VQ-VAE, {type(density).__name__} prior | {cell(learned.elbo)} | {cell(log_pz.elbo)} |
+{chr(10).join(f"| {name} | {cell(each.elbo)} | {cell(-each.kl)} |" for name, each in two.items())}
 
 The learned prior gains {gain.mean():.2f} ± {gain.std(ddof=1) / len(gain) ** 0.5:.2f} nats, datum by datum.
 Of {codes} codes, {use["used"]} occur ({100 * use["used"] / codes:.0f} %), with perplexity {use["perplexity"]:.1f}.
@@ -131,11 +160,11 @@ Of {codes} codes, {use["used"]} occur ({100 * use["used"] / codes:.0f} %), with 
 | VAE with the same networks, {latent} Gaussian latents | {cell(gaussian.elbo)} | {cell(bound)} |
 
 Test data, {len(data.test)}; ± is the standard error over the data. log p(x, z(x)) is a lower bound
-on log p(x) for the one code that the encoder gives. Codes are maps of
-{" × ".join(map(str, maps.event_shape))}.
+on log p(x) for the one code that the encoder gives, or on log p(x|y) for a prior given the label y.
+Codes are maps of {" × ".join(map(str, maps.event_shape))}; those of the VQ-VAE-2 of
+{" and ".join(" × ".join(map(str, shape)) for shape in vq2[0].map_shapes)}.
 
 """  # noqa: E501
-    device = pvae.runtime.device.find_device(options.device)
     path = write("vqvae", text, device, data, ["torch", "pyro-ppl", "pvae"])
     x = data.test.x[:_SHOWN].to(device)
     rows = {
@@ -147,6 +176,14 @@ on log p(x) for the one code that the encoder gives. Codes are maps of
         "… 16 more": pvae.generate(both[0], _SHOWN, seed=1),
         "VAE": pvae.generate(vae[0], _SHOWN),
     }
+    for name, (model, _) in drawn.items():
+        model.to(device)
+        if "label" not in name:
+            rows[name] = pvae.generate(model, _SHOWN)
+            continue
+        for y in range(10):
+            labels = torch.full((_SHOWN,), y, device=device)
+            rows[f"VQ-VAE-2, given {y}"] = pvae.generate(model, _SHOWN, y=labels)
     rows_of_images(path.with_suffix(".png"), rows)
 
 

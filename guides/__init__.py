@@ -10,6 +10,7 @@ from pvae.guides.linear import LinearGaussian
 from pvae.guides.mean_field import MeanField
 from pvae.guides.mixture import MixtureOfGaussians
 from pvae.guides.nearest_code import NearestCode
+from pvae.guides.nearest_codes import NearestCodes
 from pvae.guides.no_latents import NoLatents
 from pvae.guides.responsibilities import Responsibilities
 from pvae.guides.semi_amortised import SemiAmortised
@@ -30,6 +31,7 @@ __all__ = [
     "MeanField",
     "MixtureOfGaussians",
     "NearestCode",
+    "NearestCodes",
     "NoLatents",
     "Responsibilities",
     "SemiAmortised",

@@ -8,9 +8,9 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from pvae.errors import PvaeError
-from pvae.nn import ResidualEncoder
+from pvae.nn import Codebook, ResidualEncoder
 
-__all__ = ["NearestCode"]
+__all__ = ["NearestCode", "draw_together", "frozen", "not_negative", "point_mass"]
 
 
 class NearestCode(PyroModule):
@@ -71,28 +71,22 @@ class NearestCode(PyroModule):
                 f"{type(model).__name__} has no codebook. NearestCode is the guide of models with "
                 "one, such as VQVAE."
             )
-        if not commitment >= 0:
-            raise PvaeError(f"commitment={commitment} is not valid: give 0 or a positive number.")
         # Not a submodule, whose parameters would be saved twice.
         self.__dict__["model"] = model
-        self.event_shape, self.commitment = tuple(event_shape), commitment
+        self.event_shape, self.commitment = tuple(event_shape), not_negative(commitment)
         if encoder is None:
             code_dim = model.codebook.code_dim
             encoder = ResidualEncoder(event_shape, code_dim, channels, num_blocks)
         self.encoder = encoder
 
     def forward(self, x: Tensor) -> Tensor:
-        codebook = self.model.codebook
         with pyro.plate("data", len(x)):
             h = self.encode(x)
-            still = _frozen(self.encoder) or _frozen(self.model)
-            z = codebook(h, learn=self.training and not still)
+            learn = self.training and not (frozen(self.encoder) or frozen(self.model))
+            z = self.model.codebook(h, learn=learn)
             if self.training:
-                # A guide's factor is subtracted from the bound.
-                places = list(range(1, h.ndim - 1))
-                penalty = codebook.penalty(h, z, self.commitment).sum(places)
-                pyro.factor("quantisation", penalty, has_rsample=True)
-            return pyro.sample("z", dist.Delta(z, event_dim=len(self.model.map_shape) + 1))
+                draw_together("quantisation", self.model.codebook, h, z, self.commitment)
+            return pyro.sample("z", point_mass(z))
 
     def encode(self, x: Tensor) -> Tensor:
         """Returns the encodings h before they are quantised, [..., h, w, D]."""
@@ -106,6 +100,25 @@ class NearestCode(PyroModule):
         return h
 
 
-def _frozen(module: nn.Module) -> bool:
+def draw_together(name: str, codebook: Codebook, h: Tensor, z: Tensor, commitment: float) -> None:
+    """Adds the factor that draws encodings h [B, ..., D] and their vectors to each other."""
+    penalty = codebook.penalty(h, z, commitment).sum(list(range(1, h.ndim - 1)))
+    pyro.factor(name, penalty, has_rsample=True)  # a guide's factor is subtracted from the bound
+
+
+def point_mass(z: Tensor) -> dist.Delta:
+    """Returns the distribution of codes z [B, ..., K] that are known."""
+    return dist.Delta(z, event_dim=z.ndim - 1)
+
+
+def not_negative(commitment: float) -> float:
+    """Returns β, if it is valid."""
+    if not commitment >= 0:
+        raise PvaeError(f"commitment={commitment} is not valid: give 0 or a positive number.")
+    return commitment
+
+
+def frozen(module: nn.Module) -> bool:
+    """Whether no parameter of a module is trained."""
     parameters = list(module.parameters())
     return bool(parameters) and not any(p.requires_grad for p in parameters)

@@ -15,6 +15,7 @@ from pvae.models.vae import VAE
 from pvae.models.vamp_prior import VampPriorVAE
 from pvae.models.video import VideoPixelCNN
 from pvae.models.vq_vae import VQVAE
+from pvae.models.vq_vae_2 import VQVAE2, ConditionalVQVAE2, HierarchicalCodes
 from pvae.nn import remember
 
 __all__ = [
@@ -23,12 +24,15 @@ __all__ = [
     "PPCA",
     "VAE",
     "VQVAE",
+    "VQVAE2",
     "Autoencoder",
     "CategoricalVAE",
     "Conditional",
+    "ConditionalVQVAE2",
     "FlowPriorVAE",
     "GatedPixelCNN",
     "GaussianMixture",
+    "HierarchicalCodes",
     "HierarchicalVAE",
     "MixturePriorVAE",
     "PixelCNN",

@@ -14,7 +14,12 @@ from pvae.pair import bind
 
 ALL = [*ZOO, *GIVEN, *GIVEN_TEXT]
 POINTS = [name for name in ZOO if "autoencoder" in name]
-DENSITIES = [*EXPLICIT, "PixelCNN given labels", "captions and codes"]  # without latent variables
+DENSITIES = [
+    *EXPLICIT,
+    "PixelCNN given labels",
+    "captions and codes",
+    "two maps of codes",
+]  # without latent variables
 EXACT = ["Gaussian mixture", *DENSITIES]  # nothing is left to draw
 QUANTISED = [name for name in ALL if "VQ" in name]  # one discrete code for each datum
 CATEGORICAL = ["categorical", "Gumbel-softmax", "straight-through"]

@@ -40,6 +40,25 @@ def _quantised(prior=lambda: None, **options):
     )
 
 
+def _two_maps(**options):
+    made = {"channels": [[4], [4]], "num_blocks": 1}
+    return _given_its_model(
+        lambda: m.VQVAE2(SHAPE, num_codes=5, code_dim=3, **made, **options),
+        lambda model: g.NearestCodes(model, SHAPE, **made),
+    )
+
+
+def _two_maps_given_labels():
+    made = {"channels": [[4], [4]], "num_blocks": 1}
+    model = m.ConditionalVQVAE2(SHAPE, _codes(10), num_codes=5, code_dim=3, **made)
+    return model, g.NearestCodes(model, SHAPE, **made)
+
+
+def _codes(num_classes=None):
+    sizes = {"num_codes": 5, "channels": 4, "num_layers": 1, "num_classes": num_classes}
+    return m.HierarchicalCodes(((4, 4), (2, 2)), **sizes)
+
+
 def _explicit(model, **options):
     return lambda: (model(SHAPE, **options), g.NoLatents())
 
@@ -169,6 +188,7 @@ ZOO = {
         ),
         "dynamic",
     ),
+    "VQ-VAE-2": (_two_maps(), "dynamic"),
     "MADE": (_explicit(m.MADE, hidden_dims=[16], order="random"), "dynamic"),
     "PixelCNN": (_explicit(m.PixelCNN, channels=4, num_blocks=2, kernel_size=3), "dynamic"),
     "gated PixelCNN": (
@@ -204,6 +224,8 @@ ZOO = {
 # Given labels y of ten classes.
 GIVEN = {
     "PixelCNN given labels": (_of_labels(m.PixelCNN, num_blocks=1, kernel_size=3), "dynamic"),
+    "VQ-VAE-2 given labels": (_two_maps_given_labels, "dynamic"),
+    "two maps of codes": (lambda: (_codes(10), g.NoLatents()), "dynamic"),
 }
 
 # Given captions of two words out of ten.
@@ -220,7 +242,11 @@ def given(name, y):
     """Returns what the model of a pair is given for data of labels y, by name."""
     if name in GIVEN_TEXT:
         return {"caption": torch.stack([y, 9 - y], -1)}
-    return {"y": y} if name in GIVEN else {}
+    codes = {}
+    if name == "two maps of codes":  # the larger one is told by the smaller one and the label
+        z_2 = (y[:, None, None] + torch.arange(4).view(2, 2)) % 5
+        codes = {"z_1": z_2.repeat_interleave(2, 1).repeat_interleave(2, 2), "z_2": z_2}
+    return codes | ({"y": y} if name in GIVEN else {})
 
 
 def make(name):
