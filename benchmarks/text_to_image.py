@@ -17,6 +17,7 @@ test data, are written to benchmarks/results.
 
 import argparse
 import math
+import textwrap
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -117,7 +118,7 @@ def drawn(model: Any, data: Data, device: torch.device) -> dict[str, Tensor]:
     captions, rows = data.test.fields["caption"], {}
     places = torch.arange(0, len(captions), max(1, len(captions) // (2 * _SHOWN))).tolist()
     for seed, place in enumerate(places):
-        words = data.vocabulary.text(captions[place])
+        words = textwrap.fill(data.vocabulary.text(captions[place]), 26)
         if words in rows or len(rows) == _SHOWN:
             continue
         given = captions[place].expand(_DRAWN, -1).to(device)
