@@ -6,6 +6,7 @@ Imports `compile`, `pair`, `distributions`, `runtime` and `errors`.
 from pvae.importance.codes import sweep_size
 from pvae.importance.compared import few, rows_at
 from pvae.importance.density import AnnealingPath, Density, replaced, slopes
+from pvae.importance.inner import find_dependent
 from pvae.importance.jacobian import refuse_other_jacobian
 from pvae.importance.layout import Strategy, first_right
 from pvae.importance.log_weights import log_weights
@@ -25,6 +26,7 @@ __all__ = [
     "elbo_of",
     "expect",
     "few",
+    "find_dependent",
     "first_right",
     "log_terms",
     "log_weights",

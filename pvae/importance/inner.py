@@ -14,13 +14,19 @@ from pvae.importance.particles import Particles
 from pvae.importance.terms import plate_terms
 from pvae.pair import latent_sites, observed_sites, sample_instead, trace_of
 
-__all__ = ["numel_of_terms", "refuse_dependent"]
+__all__ = ["find_dependent", "numel_of_terms", "refuse_dependent"]
 
 Sites = dict[str, dict[str, dict[str, Any]]]  # of guide and model
 
 
 def refuse_dependent(particles: Particles, batch: tuple[Tensor, ...]) -> None:
-    """Raises a PvaeError if a density depends on a site's values at several indices of a plate.
+    """Raises a PvaeError if `find_dependent` finds a fault."""
+    if (fault := find_dependent(particles, batch)) is not None:
+        raise PvaeError(fault)
+
+
+def find_dependent(particles: Particles, batch: tuple[Tensor, ...]) -> str | None:
+    """Says which density depends on a site's values at several indices of a plate, if one does.
 
     The sum over the values at all indices is then no product of sums over the values at each. All
     densities are compared with those of calls in which the values differ from index to index.
@@ -30,7 +36,7 @@ def refuse_dependent(particles: Particles, batch: tuple[Tensor, ...]) -> None:
         batch: B data.
     """
     if not particles.inner:
-        return
+        return None
     draws = particles.guide(batch, 1)
     sites = _sites(draws, particles.model(batch, 1, draws))
     terms = {role: plate_terms(found, wide=particles.wide) for role, found in sites.items()}
@@ -40,7 +46,7 @@ def refuse_dependent(particles: Particles, batch: tuple[Tensor, ...]) -> None:
             dims = {f.dim for f in sites[role][name]["cond_indep_stack"] if f.vectorized}
             for other, plates in summed.plates.items():
                 if summed.depends(term, other) and not plates.keys() <= dims:
-                    raise PvaeError(summed.fault(role, name, other))
+                    return summed.fault(role, name, other)
     for random in () if particles.structure.together_only else (False, True):
         values = summed.values(sites, random)
         found, again = (_given(particles, batch, values, sites) for _ in range(2))
@@ -51,7 +57,8 @@ def refuse_dependent(particles: Particles, batch: tuple[Tensor, ...]) -> None:
                     continue
                 for other in summed.inner:
                     if summed.depends(expected, other):
-                        raise PvaeError(summed.fault(role, name, other))
+                        return summed.fault(role, name, other)
+    return None
 
 
 def numel_of_terms(particles: Particles, batch: tuple[Tensor, ...]) -> int:

@@ -6,6 +6,7 @@ from pyro.infer import ELBO, TraceEnum_ELBO
 from torch import Tensor
 
 from pvae.errors import PvaeError
+from pvae.importance import Particles, few, find_dependent, rows_at
 from pvae.pair import Inspection, Program, check, memory_for_the_sum, quiet
 from pvae.runtime import is_out_of_memory, own_random_state
 
@@ -64,21 +65,35 @@ def try_smallest(model: Program, guide: Program, batch: tuple[Tensor, ...], num_
 
 
 def try_the_sum(elbo: ELBO, pair: Inspection) -> None:
-    """Computes one loss if it sums discrete sites out, to see whether memory allows it.
+    """Tries the sum over discrete sites of TraceEnum_ELBO, if the objective is one.
 
     Raises:
-        PvaeError: If memory runs out. Other failures are left to the first step.
+        PvaeError: If memory runs out, or if a density depends on a site's values at several indices
+            of an inner plate, which Pyro's sum ignores. Other failures are left to the first step.
     """
-    if not isinstance(elbo, TraceEnum_ELBO) or not pair.structure.enumerated:
+    structure = pair.structure
+    if not isinstance(elbo, TraceEnum_ELBO) or not structure.enumerated:
         return
+
+    def dependent() -> str | None:
+        single = Particles(pair.model, pair.guide, structure, pair.dim, "loop")
+        return find_dependent(single, rows_at(pair.batch, few(pair.size)))
+
+    def loss() -> None:
+        elbo.loss(pair.model, pair.guide, *pair.batch)
+
     with quiet(pair.model, pair.guide), own_random_state(0), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the first step says the same
-        try:
-            with memory_for_the_sum(pair.structure):
-                elbo.loss(pair.model, pair.guide, *pair.batch)
-        except Exception as error:
-            if error.__cause__ is not None and is_out_of_memory(error.__cause__):
-                raise
+        for attempt in (dependent, loss):
+            fault = None
+            try:
+                with memory_for_the_sum(structure):
+                    fault = attempt()
+            except Exception as error:
+                if error.__cause__ is not None and is_out_of_memory(error.__cause__):
+                    raise
+            if fault is not None:
+                raise PvaeError(fault)
 
 
 def full_size(inspection: Inspection) -> int | None:

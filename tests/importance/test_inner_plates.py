@@ -125,6 +125,10 @@ def test_codes_that_are_read_together_are_refused(how):
     model, guide, x = dependent(how)
     with pytest.raises(pvae.PvaeError, match=SAID):
         pvae.log_weights(model, guide, x, num_samples=1)
+    # Pyro sees a density outside of the plate, and adds up the neighbours' without a word.
+    said = SAID if how == "neighbours" else "TraceEnum_ELBO failed: .*site 'x'"
+    with pytest.raises(pvae.PvaeError, match=said):
+        pvae.fit(model, guide, x, epochs=1, progress=False)
     model, guide, x = dependent("one each")
     log_p = torch.stack([dist.Normal(v, 1.0).log_prob(x) for v in (0.0, 1.0)])
     exact = (log_p.logsumexp(0) - torch.tensor(2.0).log()).sum(1)

@@ -24,7 +24,8 @@ class Annealed(Estimate, kind="Annealed"):
         log_px: Log of the mean weight over the chains, [n]: below log p(x) in expectation.
         log_px_se: Its Monte Carlo standard error (delta method), [n].
         ess: Effective number of chains, [n].
-        acceptance: Mean acceptance probability at each temperature, [T - 1].
+        acceptance: Mean acceptance probability of the Hamiltonian moves at each temperature,
+            [T - 1]; empty if every latent is discrete.
         start: `"prior"` or `"guide"`: where the chains begin.
         num_chains: C, chains for each datum.
         num_temperatures: T.

@@ -105,6 +105,8 @@ class Annealing(Estimator):
         steps = tune(path, pilot, betas, self.num_leapfrog, **options)
         z, outside = self._draw(density, batch, self.num_chains)
         log_w, acceptance, _ = anneal(path, z, betas, steps, self.num_leapfrog, **options)
+        if density.dim == len(density.counts):  # Gibbs sampling accepts everything
+            acceptance = acceptance[:0]
         return log_w.masked_fill(outside, -math.inf), acceptance, path, steps
 
     def _draw(self, density: Density, batch: tuple[Tensor, ...], num: int) -> tuple[Tensor, Tensor]:

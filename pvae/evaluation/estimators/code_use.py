@@ -13,6 +13,7 @@ from torch.distributions import Categorical, OneHotCategorical
 
 from pvae.distributions import OneHot
 from pvae.drawing import Panel, attempt, axes, chart, colours, responsive, text
+from pvae.errors import PvaeError
 from pvae.evaluation.estimator import Estimator, Task
 from pvae.evaluation.finding import Finding, Known
 from pvae.evaluation.work import in_blocks
@@ -117,7 +118,9 @@ class CodeUse(Estimator):
             }
 
         counts = task.map("code_use", in_blocks(task.positions, _ROWS), compute)
-        shares = {name: found.sum(0) / found.sum() for name, found in counts.items()}
+        shares = {n: found.sum(0) / found.sum() for n, found in counts.items() if found.any()}
+        if not shares:
+            raise PvaeError("There are no codes to count: masks leave them out for all data.")
         return CodeUsage(task.positions, {name: p.tolist() for name, p in shares.items()})
 
 

@@ -95,6 +95,23 @@ def test_samples_of_a_guide_are_counted_and_masked_places_are_not():
     assert shares[0] == pytest.approx(0.5, abs=4 * 0.5 / 20)
 
 
+@pytest.mark.filterwarnings("error:invalid value")
+def test_a_site_that_is_masked_for_all_data_has_no_codes():
+    def program(x):
+        with pyro.plate("data", len(x)), pyro.poutine.mask(mask=torch.zeros(len(x)) > 0):
+            return pyro.sample("z", dist.Categorical(torch.ones(4)))
+
+    def model(x):
+        program(x)
+        with pyro.plate("values", len(x)):
+            pyro.sample("x", dist.Normal(torch.zeros(len(x)), 1.0), obs=x)
+
+    options = {"num_samples": 2, "estimators": [CodeUse()], "progress": False}
+    with pytest.warns(UserWarning, match="Use of the discrete codes was left out: There are no"):
+        found = pvae.evaluate(model, program, X, **options)
+    assert set(found.missing) == {"code_use"}
+
+
 def test_pairs_without_categories_have_none():
     from pvae import guides, models
 
