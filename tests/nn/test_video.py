@@ -69,6 +69,18 @@ def test_it_is_a_density_and_draws_are_its_own(which, memory):
     assert torch.equal(Autoregressive(p.network, p.head, cached=False).sample((9,)), cached)
 
 
+@pytest.mark.parametrize("memory", [0, 1, 2, 3])
+@pytest.mark.parametrize("shape", [(5, 2, 2), (4, 2, 2, 2)])
+def test_a_stepper_gives_the_outputs_of_a_full_pass(memory, shape):
+    network, _ = made(shape, memory=memory)
+    x = torch.randn(3, *shape).double()
+    f, filled = network(x), torch.zeros_like(x)
+    step = network.stepper(filled)
+    for t in range(network.num_steps):
+        torch.testing.assert_close(step(t), network.steps.of(f, t))
+        filled[:, network.order == t] = x[:, network.order == t]
+
+
 def test_the_next_frames_are_drawn_given_the_first():
     head, every, options = VIDEOS["codes"]
     p = Autoregressive(*made(every.shape[1:], head.double(), memory=1, **options))
