@@ -128,7 +128,8 @@ def _over(term: Tensor, axes: set[int]) -> Tensor:
 
 def _plates_of(axis: int, terms: list[Tensor], inner: int) -> set[int]:
     """The plates of a site: those of all the terms that depend on it."""
-    return set.intersection(*(_plates(term, inner) for term in terms if _has(term, axis)))
+    found = [_plates(term, inner) for term in terms if _has(term, axis)]
+    return set.intersection(*found) if found else set()
 
 
 def _plates(term: Tensor, inner: int) -> set[int]:

@@ -96,6 +96,57 @@ def test_every_estimator_agrees(where, mask):
     assert set(found.missing) == ({"surgery"} if mask and where == "guide" else set())
 
 
+def components(inside):
+    r"""s ~ Bernoulli, y_d ~ Cat, z_d ~ N(μ_y + s / 2, 1), x_d ~ N(z_d, 0.7), and log p(x), [B].
+
+    The guide has z, and those of s and y that are `inside`.
+    """
+    x, p = torch.randn(4, 3), torch.tensor([0.4, 0.6])
+    mu, lam = torch.tensor([-1.0, 1.5]), torch.tensor([-0.6, 0.9])
+
+    def model(x):
+        with pyro.plate("data", len(x), dim=-1):
+            s = pyro.sample("s", dist.Bernoulli(0.3), infer=SUM)
+            with pyro.plate("pixels", 3, dim=-2):
+                y = pyro.sample("y", dist.Categorical(p), infer=SUM)
+                z = pyro.sample("z", dist.Normal(mu[y] + 0.5 * s, 1.0))
+                pyro.sample("x", dist.Normal(z, 0.7), obs=x.T)
+
+    def guide(x):
+        with pyro.plate("data", len(x), dim=-1):
+            s = torch.zeros(())
+            if "s" in inside:
+                s = pyro.sample("s", dist.Bernoulli(logits=x.sum(1)), infer=SUM)
+            with pyro.plate("pixels", 3, dim=-2):
+                shift = torch.tensor(0.1)
+                if "y" in inside:
+                    fn = dist.Categorical(logits=torch.stack([-x.T, x.T], -1))
+                    shift = lam[pyro.sample("y", fn, infer=SUM)]
+                pyro.sample("z", dist.Normal(0.6 * x.T + shift + 0.2 * s, 0.8))
+
+    seen = dist.Normal(mu + torch.tensor([[0.0], [0.5]]), 1.49**0.5).log_prob(x[..., None, None])
+    given_s = (seen + p.log()).logsumexp(-1).sum(1)  # [B, s]
+    return model, guide, x, (given_s + torch.tensor([0.7, 0.3]).log()).logsumexp(-1)
+
+
+@pytest.mark.parametrize("inside", ["", "s", "sy"])
+def test_latents_that_follow_a_site_of_the_plate(inside):
+    """Of z_d there is a sample for each value of s and y_d."""
+    model, guide, x, exact = components(inside)
+    with Sampler(inspect(model, guide, x, plate="data")) as sampler:
+        draws = next(sampler.stream((x,), 8000))
+    weight, num = (draws.log_w - exact).exp(), len(draws.log_w)
+    assert ((weight.mean(0) - 1).abs() < 5 * weight.std(0) / num**0.5).all()
+    assert weight.std(0).max() < 2
+    close(draws.rate, sum(draws.kl.values()))
+    theirs = TraceEnum_ELBO(num_particles=4000, vectorize_particles=True, max_plate_nesting=3)
+    error = (draws.elbo.var(0).sum() * (1 / num + 1 / 4000)).sqrt()
+    assert abs(draws.elbo.mean(0).sum() + theirs.loss(model, guide, x)) < 5 * error
+    found = evaluate(model, guide, x, num_samples=500, prior_samples=500, progress=False)
+    assert found.missing == {}
+    assert abs(found.findings["prior"].log_px - exact.numpy()).max() < 0.3
+
+
 def dependent(how):
     """Codes in a plate, and data that depend on several of them, or on one each."""
     x, w, marks = torch.randn(5, 4), torch.randn(4, 4), SUM | {"expand": True}

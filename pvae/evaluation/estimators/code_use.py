@@ -7,7 +7,6 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from pyro.poutine import Trace
 from torch import Tensor
 from torch.distributions import Categorical, OneHotCategorical
 
@@ -18,7 +17,7 @@ from pvae.evaluation.estimator import Estimator, Task
 from pvae.evaluation.finding import Finding, Known
 from pvae.evaluation.work import in_blocks
 from pvae.importance import seed_unit
-from pvae.pair import base_distribution, latent_sites, mask_of
+from pvae.pair import Structure, base_distribution, latent_sites, mask_of
 
 __all__ = ["CodeUsage", "CodeUse"]
 
@@ -98,10 +97,10 @@ class CodeUse(Estimator):
         return cls()
 
     def plan(self, asked: Sequence[Estimator], task: Task) -> list[Estimator]:
-        return [self] if _categorical(task.sampler.structure.model_trace) else []
+        return [self] if _categorical(task.sampler.structure) else []
 
     def estimate(self, task: Task) -> CodeUsage:
-        sites = _categorical(task.sampler.structure.model_trace)
+        sites = _categorical(task.sampler.structure)
         nodes = task.sampler.structure.model_trace.nodes
         one_hot = {
             name: isinstance(base_distribution(nodes[name]["fn"]), OneHotCategorical | OneHot)
@@ -114,7 +113,6 @@ class CodeUse(Estimator):
             return {
                 name: _counts(trace.nodes[name], num, one_hot[name]).cpu().numpy()[None]
                 for name, num in sites.items()
-                if name in trace.nodes
             }
 
         counts = task.map("code_use", in_blocks(task.positions, _ROWS), compute)
@@ -124,10 +122,12 @@ class CodeUse(Estimator):
         return CodeUsage(task.positions, {name: p.tolist() for name, p in shares.items()})
 
 
-def _categorical(trace: Trace) -> dict[str, int]:
-    """Returns K for each categorical latent site of the model with three categories or more."""
+def _categorical(structure: Structure) -> dict[str, int]:
+    """Returns K for each categorical latent site of the guide with three categories or more."""
     found = {}
-    for name, site in latent_sites(trace).items():
+    for name, site in latent_sites(structure.model_trace).items():
+        if name not in structure.latent:
+            continue
         fn = base_distribution(site["fn"])
         if isinstance(fn, OneHotCategorical | OneHot):
             found[name] = fn.event_shape[-1]
