@@ -56,6 +56,9 @@ class There(torch.Tensor):
     def data_ptr(self):
         return self.here.data_ptr()
 
+    def tolist(self):
+        return self.here.tolist()
+
     def numpy(self, **_):
         raise TypeError("can't convert cuda:0 device type tensor to numpy")
 
