@@ -30,6 +30,7 @@ from pvae.distributions import heads
 from pvae.estimators import CodeUse
 from pvae.evaluation import Evaluation
 from pvae.nn import ResidualDecoder, ResidualEncoder
+from pvae.runtime import find_device
 
 CODES, CODE_DIM, GROUPS = 512, 16, 10
 """Values of a code, size of its vector, and codes at each place of a map of a quarter of x's size.
@@ -50,10 +51,8 @@ class Encoder(nn.Module):
 
     def __init__(self, event_shape: tuple[int, ...], n: int, d: int, channels: int) -> None:
         super().__init__()
-        self.map, self.sizes = (
-            ResidualEncoder(event_shape, n * d, (channels // 2, channels)),
-            (n, d),
-        )
+        self.map = ResidualEncoder(event_shape, n * d, (channels // 2, channels))
+        self.sizes = n, d
 
     def forward(self, x: Tensor) -> Tensor:
         return self.map(x).unflatten(-1, self.sizes).movedim(-2, -4)
@@ -135,20 +134,12 @@ def _head(data: Data, num_mixtures: int = 5) -> heads.LogisticMixture:
     return heads.LogisticMixture(data.levels, num_mixtures).sized(data.event_shape)
 
 
-def with_prior(data: Data, channels: int) -> Pair:
-    return vq_vae(data, channels, prior_of_codes(data, channels)[0])
-
-
-def two_maps_with_prior(data: Data, channels: int) -> Pair:
-    return vq_vae_2(data, channels, prior_of_two_maps(data, channels)[0])
-
-
 PAIRS: dict[str, Callable[[Data, int], Pair]] = {
     "VAE": vae,
     "VQ-VAE, uniform prior": vq_vae,
-    "VQ-VAE, learned prior": with_prior,
+    "VQ-VAE, learned prior": lambda d, c: vq_vae(d, c, prior_of_codes(d, c)[0]),
     "VQ-VAE-2, uniform prior": vq_vae_2,
-    "VQ-VAE-2, learned prior": two_maps_with_prior,
+    "VQ-VAE-2, learned prior": lambda d, c: vq_vae_2(d, c, prior_of_two_maps(d, c)[0]),
     "Gated PixelCNN": pixel_cnn,
 }
 """The pairs of the table. A VQ-VAE with both priors is one row to run."""
@@ -165,8 +156,7 @@ def lines_of(row: str) -> list[str]:
 
 def do_row(row: str, folder: Path, data: Data, options: argparse.Namespace) -> None:
     """Trains and evaluates the pairs of a row, or what remains of them."""
-    how = {"device": options.device}
-    train = {"batch_size": options.batch_size, "lr": options.lr, **how}
+    train = {"batch_size": options.batch_size, "device": options.device}
 
     def new(make: Callable[[Data, int], Pair]) -> Pair:
         torch.manual_seed(0)
@@ -178,14 +168,13 @@ def do_row(row: str, folder: Path, data: Data, options: argparse.Namespace) -> N
     first = lines_of(row)[0]
     run = folder / slug(first)
     pair = trained(run, new(PAIRS[first]), data, **epochs(row), **train)
-    score = functools.partial(evaluated, num_samples=options.num_samples, **how)
+    score = functools.partial(evaluated, num_samples=options.num_samples, device=options.device)
     score(run, pair, data, estimators=[CodeUse()] if row in STAGES else [])
     if row not in STAGES:
         return
     quantised, prior = STAGES[row]
-    device = pvae.runtime.device.find_device(options.device)
-    model, guide = (program.to(device) for program in pair)
-    codes = pvae.codes((model, guide), data)
+    device = find_device(options.device)
+    codes = pvae.codes(tuple(program.to(device) for program in pair), data)
     run_of_prior = folder / f"{slug(row)}-prior"
     density, nothing = trained(run_of_prior, new(prior), codes, **epochs("prior"), **train)
     score(run_of_prior, (density, nothing), codes, estimators=[])
@@ -193,30 +182,27 @@ def do_row(row: str, folder: Path, data: Data, options: argparse.Namespace) -> N
     pvae.warm_start(*both, run)
     run = folder / slug(lines_of(row)[1])
     score(run, both, data, estimators=[CodeUse()])
-    torch.save([program.state_dict() for program in both], run / "pair.pt")
+    torch.save(nn.ModuleList(both).state_dict(), run / "pair.pt")
 
 
 def loaded(name: str, folder: Path, data: Data, channels: int) -> Pair:
     """Returns a trained pair."""
-    run = folder / slug(name)
-    model, guide = PAIRS[name](data, channels)
+    run, pair = folder / slug(name), PAIRS[name](data, channels)
     if not (run / "pair.pt").exists():
-        return pvae.load(run, model=model, guide=guide)
-    for program, state in zip((model, guide), torch.load(run / "pair.pt"), strict=True):
-        program.load_state_dict(state)
-    return model, guide
+        return pvae.load(run, model=pair[0], guide=pair[1])
+    nn.ModuleList(pair).load_state_dict(torch.load(run / "pair.pt", map_location="cpu"))
+    return pair
 
 
 def line(name: str, folder: Path, data: Data, channels: int) -> str:
     """Returns a row of the table."""
     found = Evaluation.load(folder / slug(name))
-    pair = PAIRS[name](data, channels)
-    parameters = {id(p): p.numel() for side in pair for p in side.parameters()}
-    many = "—" if found.exact or found.one_code else _bits(found.log_px, data)
+    sides = PAIRS[name](data, channels)
+    parameters = {id(p): p.numel() for side in sides for p in side.parameters()}
     cells = [
         name,
         _bits(found.elbo, data),
-        many,
+        "—" if found.exact or found.one_code else _bits(found.log_px, data),
         "—" if found.exact else f"{_per_dim(found.kl, data).mean():.3f}",
         PUBLISHED.get(name, "—"),
         f"{sum(parameters.values()) / 1e6:.2f} M",
@@ -259,11 +245,12 @@ From few bits to many: {", ".join(sorted(bits, key=bits.__getitem__))}.
 Of {CODES} codes, {said}.
 
 """  # noqa: E501
+    epochs = ", ".join(f"{n} {max(1, round(options.budget * e))}" for n, e in EPOCHS.items())
     return f"""{text}Test data, {len(data.test)}; ± is the standard error over the data. The bound is the ELBO of the VAE,
 log p(x, z(x)) of a VQ-VAE, and log p(x) itself of the PixelCNN. The VAE and the VQ-VAE have the
 same residual networks, with {options.channels} channels, and 8 × 8 × {GROUPS} latents for images of
-32 × 32: Gaussians, or codes of {CODES} values. The VQ-VAE-2 has maps of 16 × 16 and 8 × 8 codes. Every likelihood is a mixture of discretised
-logistics for each pixel. Epochs: {", ".join(f"{n} {max(1, round(options.budget * e))}" for n, e in EPOCHS.items())}.
+32 × 32: Gaussians, or codes of {CODES} values. The VQ-VAE-2 has maps of 16 × 16 and 8 × 8 codes.
+Every likelihood is a mixture of discretised logistics for each pixel. Epochs: {epochs}.
 JPEG images of quality 75 have fewer details than CIFAR-10 itself, and this is a part of it: these
 numbers compare only among themselves. Published: van den Oord et al. 2017 (VAE, VQ-VAE) and 2016.
 
@@ -276,7 +263,6 @@ def main() -> None:
     parser.add_argument("--budget", type=float, default=1.0, help="share of each row's epochs")
     parser.add_argument("--channels", type=int, default=256, help="of the residual networks")
     parser.add_argument("--batch-size", type=int, default=256)
-    parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--num-samples", type=int, default=100, help="of the VAE's bound")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--rows", nargs="*", default=ROWS, choices=ROWS, metavar="ROW")
@@ -296,7 +282,7 @@ def main() -> None:
         lambda row: "\n".join(line(n, folder, data, options.channels) for n in lines_of(row)),
         options.jobs,
     )
-    device = pvae.runtime.device.find_device(options.device)
+    device = find_device(options.device)
     path = write("colour", table(done, folder, data, options), device, data, ["torch", "pvae"])
     x = data.test.observe(slice(0, _SHOWN))[0].to(device)
     shown, drawn = {"test data": x}, {}
@@ -306,8 +292,8 @@ def main() -> None:
         if not name.endswith(("uniform prior", "PixelCNN")):
             shown[f"{name.partition(',')[0]}, reconstructed"] = pvae.reconstruct(model, guide, x)
         torch.manual_seed(0)
-        mean = pvae.generate if hasattr(model, "decoder") else lambda model, n: model(size=n)
-        drawn[name] = mean(model, _SHOWN)
+        draw = pvae.generate if hasattr(model, "decoder") else lambda model, n: model(size=n)
+        drawn[name] = draw(model, _SHOWN)
     rows_of_images(path.with_suffix(".png"), shown | drawn)
     sys.exit(len(done) < len(options.rows))
 
