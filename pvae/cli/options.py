@@ -78,7 +78,9 @@ def parser_of_pair(command: str, targets: dict[str, Any]) -> ArgumentParser:
         parser.add_argument("--overwrite", action="store_true", help=HELP_OF["overwrite"])
         parser.add_argument("--resume", metavar="RUN", help=HELP_OF["resume"])
         parser.add_argument("--init", type=Literal["glorot"] | None, help=HELP_OF["init"])
-        parser.add_argument("--from", metavar="RUN", help=HELP_OF["from"])
+        parser.add_argument(
+            "--from", metavar="RUN", type=list[str] | str | None, help=HELP_OF["from"]
+        )
         parser.add_argument("--freeze", type=list[str] | str | None, help=HELP_OF["freeze"])
     for side, target in targets.items():
         if isinstance(target, type):

@@ -116,9 +116,9 @@ def _initialise(model: Program, guide: Program, data: Data, config: dict[str, An
     if hasattr(model, "start_from"):
         part, (start_from,) = bind(data.train, model.start_from)
         start_from(*part.tensors())
-    if config.get("from"):
-        taken = warm_start(model, guide, config["from"])
-        print(f"from {config['from']}: {len(taken)} parameters and buffers", flush=True)
+    for run in _listed(config.get("from")):
+        taken = warm_start(model, guide, run)
+        print(f"from {run}: {len(taken)} parameters and buffers", flush=True)
 
 
 def _listed(names: str | list[str] | None) -> list[str]:

@@ -125,7 +125,7 @@ def fit(
             a dict of arrays, a data frame, a Dataset or a DataLoader, used whole and as given; or
             the pair's arguments: a tensor of leading size N, or a tuple of such tensors and what
             else the programs take, as for `pvae.check`.
-        epochs: Passes through the training data.
+        epochs: Passes through the training data; with 0 the pair is only written to `out`.
         batch_size: B, data in a minibatch (the last one of an epoch may be smaller); all data,
             if there are fewer.
         loss: An ELBO of `pyro.infer`, an objective of `pvae.objectives`, or a name. `"auto"`
@@ -184,7 +184,8 @@ def fit(
     """
     apart = {"model", "guide", "data", "out", "resume", "kwargs"}
     options = {name: value for name, value in locals().items() if name not in apart}
-    epochs, batch_size = whole("epochs", epochs), whole("batch_size", batch_size)
+    epochs = whole("epochs", epochs, least=1 if out is None else 0)
+    batch_size = whole("batch_size", batch_size)
     num_particles = whole("num_particles", num_particles, why="at least one sample of z is needed")
     patience, seed = whole("patience", patience), check_seed(seed)
     lr, kl_warmup = number("lr", lr), number("kl_warmup", kl_warmup, zero=True)

@@ -71,7 +71,7 @@ def _lengthen(run: Run, before: int) -> None:
     else:
         run.finished = False
         text = f"It continues to {run.epochs}"
-        was, now = (float(run.factor(run.done / n)) for n in (before, run.epochs))
+        was, now = (float(run.factor(run.done / n)) for n in (before or 1, run.epochs))
         if not run.svi.optim.scheduled and was != now:
             rate = run.svi.optim.groups[0]["initial_lr"]
             text += (

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pyro
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from pvae.errors import PvaeError, nearest
@@ -27,8 +27,10 @@ def warm_start(model: Program, guide: Program, run: str | os.PathLike[str]) -> l
     What the run does not have keeps its values, and what the pair does not have is left out. So a
     pair can have more parts than the run's: a prior, a deeper decoder's new layers. The pair's
     parts have the run's names, `model.decoder.layers.0.weight` in a model's attribute `decoder`.
+    If the model has one part of the class of the run's model, as a prior of codes that was trained
+    on codes, it is this part that starts from the run.
 
-    In the shell: `pvae run --model … --from RUN`.
+    In the shell: `pvae run --model … --from RUN`, or `--from [RUN,RUN]`.
 
     Args:
         model: The model that is to start there.
@@ -58,6 +60,12 @@ def warm_start(model: Program, guide: Program, run: str | os.PathLike[str]) -> l
     for path, values in state["modules"].items():
         here = found[path].state_dict() if path in found else {}
         theirs |= {f"{path}.{name}": v for name, v in of_today(values, here).items()}
+    if inside := _part(model, saved["pair"][0]):
+        theirs = {
+            f"{inside}.{n.removeprefix('model.')}": v
+            for n, v in theirs.items()
+            if n.startswith("model.")
+        }
     for path, module in found.items():
         ours |= {f"{path}.{name}": value for name, value in module.state_dict().items()}
     store = pyro.get_param_store()._params
@@ -148,6 +156,17 @@ def parts(every: Iterable[str], chosen: Container[str]) -> list[str]:
 def _starts(name: str) -> list[str]:
     pieces = name.split(".")
     return [".".join(pieces[: i + 1]) for i in range(len(pieces))]
+
+
+def _part(model: Program, name: str) -> str | None:
+    """Returns where in a model of another class its one part of a class is."""
+    if not isinstance(model, nn.Module) or type(model).__name__ == name:
+        return None
+    found = [path for path, part in model.named_modules() if type(part).__name__ == name]
+    alone = all(
+        path.startswith(f"{found[0]}.") for path in found[1:]
+    )  # its network's name is its own
+    return f"model.{found[0]}" if found and alone else None
 
 
 def _fits(ours: Any, theirs: Any) -> bool:

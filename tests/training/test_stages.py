@@ -145,3 +145,34 @@ def test_freeze_by_name():
     assert not any(p.requires_grad for p in guide.parameters())
     with pytest.raises(PvaeError, match=r"freeze='model.decodr': no parameter .* model.decoder"):
         freeze(model, guide, ["model.decodr"])
+
+
+def test_a_prior_starts_from_a_run_of_its_own(tmp_path):
+    pair = quantised()
+    digits = pvae.data.load("digits")
+    pvae.fit(*pair, digits, epochs=1, out=tmp_path / "vq", progress=False)
+    codes = pvae.codes(tmp_path / "vq")
+    sizes = {"channels": 8, "num_layers": 2, "likelihood": "categorical", "levels": 5}
+
+    def density():
+        return models.GatedPixelCNN(codes.event_shape, **sizes), guides.NoLatents()
+
+    alone = density()
+    pvae.fit(*alone, codes, epochs=1, out=tmp_path / "prior", progress=False)
+    model = models.VQVAE(SHAPE, num_codes=5, code_dim=2, prior=density()[0], **NETWORK)
+    guide = guides.NearestCode(model, SHAPE, **NETWORK)
+    for run in ("vq", "prior"):
+        pvae.warm_start(model, guide, tmp_path / run)
+    assert same(state(alone[0]), model.code_prior.density)
+    assert same(state(pair[0].codebook, pair[0].decoder), model.codebook, model.decoder)
+    with pytest.raises(PvaeError, match="no name is in both"):
+        pvae.warm_start(*vae(), tmp_path / "prior")
+
+
+def test_no_epoch_only_writes_the_pair(tmp_path):
+    pair = vae()
+    before = state(*pair)
+    assert pvae.fit(*pair, pvae.data.load("digits"), epochs=0, out=tmp_path).history == []
+    assert same(before, *pvae.load(tmp_path))
+    longer = {"epochs": 1, "out": tmp_path, "resume": True, "progress": False}
+    assert len(pvae.fit(*vae(), pvae.data.load("digits"), **longer).history) == 1
