@@ -119,10 +119,13 @@ def check_observed(
             "number of levels of the data (256 in 8-bit images, 17 in digits), and load the data "
             "unchanged, with observation='grey'."
         )
+    advice = "Rescale or binarise the data, or choose a likelihood whose support contains them."
+    counts = each.is_discrete and getattr(each, "lower_bound", None) == 0 and low >= 0
+    if counts and (flat == flat.round()).all():
+        advice = f"Give it {high + 1:g} values or more (levels={high + 1:g} of a head of pvae)."
     raise PvaeError(
         f"Site {name!r}: observed values between {low:g} and {high:g} lie outside the support "
-        f"({in_words(support)}) of {kind_of(fn)}{at}. Rescale or binarise the data, or choose a "
-        "likelihood whose support contains them."
+        f"({in_words(support)}) of {kind_of(fn)}{at}. {advice}"
     )
 
 

@@ -68,6 +68,12 @@ def codes(
         run = os.fspath(pair)
         name = os.path.basename(os.path.abspath(run))
         if data is None:
+            held = [os.path.exists(f"{run}/{file}") for file in ("checkpoint.pt", "config.yaml")]
+            if held == [True, False]:
+                raise PvaeError(
+                    f"{run} was trained on data without a name, which it does not hold: give the "
+                    "pair and its data, codes((model, guide), data)."
+                )
             how = read_config(run, trust=trust)["data"]
             own = how.get("labels", False)
             labels, source = options.get("labels", own), f"{_CODES}{run}"

@@ -82,3 +82,10 @@ def test_from_the_shell(name, tmp_path):
     assert written["log_px"][-1]["mean"] == written["elbo"]["mean"]
     assert written["kl"] == 0
     assert (tmp_path / "r" / "report.html").exists()
+
+
+def test_integers_beyond_the_levels_are_told_how_many_are_needed():
+    model = GatedPixelCNN((2, 2), 4, 1, likelihood="categorical", levels=4)
+    k = torch.arange(8).view(2, 2, 2)
+    with pytest.raises(PvaeError, match=r"Give it 8 values or more \(levels=8"):
+        pvae.log_weights(model, NoLatents(), k, num_samples=2)

@@ -101,3 +101,11 @@ def test_bad_input_is_one_message(run):
         pvae.codes(run, "digits", labels=True)
     with pytest.raises(PvaeError, match="There is no nowhere"):
         read_codes("codes:nowhere")
+
+
+def test_a_run_on_data_without_a_name_is_one_message(tmp_path):
+    model = models.VQVAE(SHAPE, num_codes=K, code_dim=2, **NETWORK)
+    guide, x = guides.NearestCode(model, SHAPE, **NETWORK), torch.zeros(8, *SHAPE)
+    pvae.fit(model, guide, x, epochs=1, out=tmp_path, progress=False)
+    with pytest.raises(PvaeError, match=r"data without a name.*codes\(\(model, guide\), data\)"):
+        pvae.codes(tmp_path)
