@@ -137,12 +137,15 @@ class Codebook(nn.Module):
         """Starts unused vectors again, and before the first use all of them."""
         unused = (self.uses < self.restart) | (self.uses.sum() == 0)
         some = h[torch.randint(len(h), (self.num_codes,), device=h.device)]
+        unused &= some.isfinite().all(-1)  # a NaN would stay in the averages
         self.uses.masked_fill_(unused, 1.0)
         for vectors in (self.weight, self.sums):
             vectors.copy_(torch.where(unused[:, None], some, vectors))
 
     @torch.no_grad()
     def _average(self, h: Tensor, z: Tensor) -> None:
+        finite = h.isfinite().all(-1, keepdim=True)
+        h, z = torch.where(finite, h, 0), z * finite
         self.uses.mul_(self.decay).add_((1 - self.decay) * z.sum(0))
         self.sums.mul_(self.decay).add_((1 - self.decay) * (z.T @ h))
         used = self.uses[:, None] > 1e-5

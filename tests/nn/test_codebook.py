@@ -138,3 +138,21 @@ def test_sizes_that_make_no_codebook_are_refused(options, what):
 def test_encodings_of_another_size_are_refused():
     with pytest.raises(PvaeError, match=r"vectors of 3 values.*\(2, 4\)"):
         Codebook(5, 3)(torch.zeros(2, 4))
+
+
+def test_encodings_that_are_not_finite_stay_out_of_the_averages():
+    torch.manual_seed(0)
+    ours, theirs = (Codebook(4, 2, decay=0.9) for _ in range(2))
+    theirs.load_state_dict(ours.state_dict())
+    ours(torch.full((6, 2), torch.nan))
+    assert torch.equal(ours.weight, theirs.weight)
+    for codebook in (ours, theirs):
+        torch.manual_seed(1)
+        codebook(torch.arange(16.0).view(8, 2))
+    h = torch.randn(5, 2)
+    for codebook, some in ((ours, torch.cat([h, torch.tensor([[torch.nan, 1.0]])])), (theirs, h)):
+        codebook.restart = 0.0
+        codebook(some)
+    assert torch.equal(ours.uses, theirs.uses)
+    assert torch.allclose(ours.weight, theirs.weight)
+    assert ours.weight.isfinite().all()
