@@ -1,7 +1,5 @@
 """Every pair on a device that is not the CPU: what is mixed there is an error on a GPU."""
 
-import sys
-
 import numpy as np
 import pytest
 import torch
@@ -12,11 +10,12 @@ from zoo import ZOO, make
 
 import pvae
 from pvae.cli import main
+from pvae.importance.bits import _weights, digest
 
 
 @pytest.fixture(autouse=True)
 def device():
-    sys.modules["pvae.importance.bits"]._weights.cache_clear()
+    _weights.cache_clear()
     with second_device():
         yield
 
@@ -31,6 +30,14 @@ def test_refuses_what_a_gpu_refuses():
         torch.randn(3, device="cuda", generator=torch.Generator())
     with pytest.raises(TypeError, match="numpy"):
         there.numpy()
+
+
+def test_a_digest_is_that_of_the_cpu():
+    """Evaluations take it of all parameters, but those of a pretended device are left out."""
+    x = torch.randn(5)
+    with torch.device("cuda"):
+        found = digest(x.cuda())
+    assert int(found) == int(digest(x))
 
 
 @pytest.mark.parametrize("name", ZOO)
