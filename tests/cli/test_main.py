@@ -49,7 +49,8 @@ def test_list_has_a_line_for_each_name(capsys):
     for known in (pvae.models.__all__, pvae.guides.__all__, pvae.data.names()):
         assert set(known) <= listed
     assert [line[1] for line in lines if "scikit-learn" in line[-1]] == [
-        "scikit-learn's digits, dynamic"
+        "scikit-learn's digits, dynamic",
+        "videos of two of scikit-learn's digits, 16×16, dynamic",
     ]
 
 

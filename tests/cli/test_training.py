@@ -105,7 +105,7 @@ def test_an_empty_value_in_a_config_is_refused(here, capsys, part):
         ["--kl_warmup", "-1"],
         ["--patience", "-1"],
         ["--patience", "0"],
-        ["--epochs", "0"],
+        ["--epochs", "-1"],
         ["--batch_size", "-128"],
         ["--lr", "-0.001"],
         ["--lr", "nan"],
