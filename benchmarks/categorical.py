@@ -143,7 +143,8 @@ variables of C values. All rows have the default networks, minibatches of {optio
 {options.lr:g} and {options.epochs} epochs, and are evaluated as the discrete pair, whatever the gradient in
 training. VIMCO draws 10 codes in each step, the others one. Differences are paired, datum by datum.
 The code of 3 × 8 has 512 values, over which the exact log p(x) sums; L is a lower bound on it.
-Seconds are wall time with compiling, of one thread on a machine that did other work too.
+Seconds are wall time with compiling, of one thread on a machine that did other work too; of a row
+that was killed, those of its last start.
 
 """  # noqa: E501
     device = pvae.runtime.device.find_device("auto")

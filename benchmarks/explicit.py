@@ -139,7 +139,7 @@ Test data, nats per datum; ± is the standard error over the data. log p(x) is e
 the {CODE}, which is the bound of {options.num_samples} samples. Minibatches of 128 and Adam at 1e-3
 are the defaults. Published figures are of other people's networks and binarisations; "fixed" is one
 draw of ours, not the file that the papers share. Seconds are wall time with compiling, on a machine
-that did other work too.
+that did other work too; of a row that was killed, those of its last start.
 
 """
     device = pvae.runtime.device.find_device("auto")
