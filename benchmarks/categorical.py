@@ -84,12 +84,13 @@ def line(name: str, folder: Path) -> str:
     found = json.loads((folder / slug(name) / "evaluation.json").read_text())
     seconds = json.loads((folder / f"{slug(name)}.json").read_text())
     bound, exact = found["log_px"][-1], folder / f"{slug(name)}.npy"
+    rows = pvae.Evaluation.load(folder / slug(name)).rows  # the data that were evaluated
     cells = [
         name,
         _number(found["elbo"]["mean"]),
         f"{_number(bound['mean'])} ± {_number(bound['se'])}",
         _against(name, folder),
-        f"{_number(float(np.load(exact).mean()))}" if exact.exists() else "—",
+        _number(float(np.load(exact)[rows].mean())) if exact.exists() else "—",
         _number(found["kl"]),
         f"{100 * found['khat']['above_threshold']:.0f} %" if found["khat"] else "—",
         f"{seconds['train']:.0f}",
