@@ -14,8 +14,8 @@ __all__ = ["EagerStep", "differ", "same"]
 
 # Relative errors of the loss, and of a gradient in norm, that rounding explains.
 _TOLERANCE = {"bf16": (1e-3, 0.1), torch.float64: (1e-9, 1e-7), torch.float32: (1e-5, 2e-3)}
-# TF32 has three bits more than bf16. On an H200 a bias, whose gradient is a sum that nearly
-# cancels, differed by 1.4e-2 of its size.
+# TF32 has three bits more than bf16. On an H200 the bias of a convolution differed by 1.4e-2; see
+# benchmarks/results/README.md.
 _TOLERANCE["tf32"] = (1.25e-4, 2.5e-2)
 
 
