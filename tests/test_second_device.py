@@ -76,6 +76,15 @@ def test_is_made_where_new_tensors_are_on_the_device(name):
             assert log_w.isfinite().all()
 
 
+def test_a_random_order_is_that_of_the_cpu():
+    def order():
+        return pvae.models.MADE((1, 4, 4), hidden_dims=[8], order="random").network.order
+
+    expected = order()
+    with torch.device("cuda"):
+        assert torch.equal(order().cpu(), expected)
+
+
 def test_reports_in_the_shell(tmp_path, capsys, recwarn):
     run = str(tmp_path / "run")
     options = ["--num_samples", "20", "--ais", "2", "--num_temperatures", "4", "--num_chains", "2"]

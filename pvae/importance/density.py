@@ -175,7 +175,10 @@ class Density:
             if torch.is_grad_enabled() and len(u) * size > chunks.rows:
                 return _InChunks.apply(u, ends, chunks)
             if self.counts and not torch.is_grad_enabled():
-                run = lambda a, b: {"f": torch.stack(ends(u[a:b]))}  # noqa: E731
+
+                def run(start: int, end: int) -> dict[str, Tensor]:
+                    return {"f": torch.stack(ends(u[start:end]))}
+
                 return tuple(self.sampler.chunks.run(len(u), size, run)["f"])
             return ends(u)
 
