@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import re
 import sys
+import sysconfig
 from collections.abc import Iterator
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
@@ -20,6 +21,7 @@ from pvae.training import FOLDER, beside
 __all__ = ["FILE", "find", "from_file", "full_name", "in_file", "in_one_line", "resolve", "shared"]
 
 FILE = "pvae_file_"
+_FOLDERS: set[str] = set()  # that were put on the path here
 _PATHS: dict[str, str] = {}  # from the module of a file to its path as the user typed it
 Home = Literal["models", "guides"]
 
@@ -149,7 +151,6 @@ def _load_file(path: Path) -> ModuleType:
     if not real.is_file():
         raise PvaeError(f"There is no file {path}. A relative path starts at {Path.cwd()}.")
     _importable(Path.cwd())
-    _importable(real.parent)
     loader = SourceFileLoader(name, str(real))
     module = importlib.util.module_from_spec(importlib.util.spec_from_loader(name, loader))
     sys.modules[name] = module
@@ -157,7 +158,7 @@ def _load_file(path: Path) -> ModuleType:
     try:
         with (
             in_one_line(f"The file {path} cannot be run"),
-            beside(real.parent) if copied else contextlib.nullcontext(),
+            beside(real.parent) if copied else _with_its_neighbours(real),
         ):
             loader.exec_module(module)
     except BaseException:
@@ -167,9 +168,47 @@ def _load_file(path: Path) -> ModuleType:
 
 
 def _importable(folder: Path) -> None:
-    # Last on the path: a user's random.py must not replace the standard library's.
-    if str(folder) not in sys.path:
-        sys.path.append(str(folder))
+    # After the standard library and packages: a user's random.py must not replace Python's. But
+    # before the folders of other programs: each has its own nets.py.
+    ours = [path for path in sys.path if path in _FOLDERS]
+    if str(folder) in sys.path and str(folder) not in ours:
+        return
+    others = [path for path in ours if path != str(folder)]
+    sys.path[:] = [path for path in sys.path if path not in ours] + [str(folder), *others]
+    _FOLDERS.add(str(folder))
+
+
+@contextlib.contextmanager
+def _with_its_neighbours(file: Path) -> Iterator[None]:
+    """Lets a file import those beside it, not files of the same names that ran before it.
+
+    Raises:
+        PvaeError: If it imports another file where one of that name lies beside it.
+    """
+    _importable(file.parent)
+    names = {path.stem for path in file.parent.glob("*.py")}
+    names |= {path.parent.name for path in file.parent.glob("*/__init__.py")}
+    for module in [m for m in sys.modules if m.partition(".")[0] in names]:
+        if _is_a_strangers(module.partition(".")[0], file.parent):
+            sys.modules.pop(module)
+    importlib.invalidate_caches()
+    yield
+    for name in sorted(names & sys.modules.keys()):
+        if _is_a_strangers(name, file.parent):
+            raise PvaeError(
+                f"{file} imports {name} from {sys.modules[name].__file__}, and there is another "
+                f"{name} beside it. Rename one of them."
+            )
+
+
+def _is_a_strangers(name: str, folder: Path) -> bool:
+    """Whether a loaded module is a file outside of a folder, of no package that is installed."""
+    file = getattr(sys.modules.get(name), "__file__", None)
+    if file is None or name in ("__main__", "pvae"):
+        return False
+    path = Path(file).resolve()
+    installed = {Path(p).resolve() for p in sysconfig.get_paths().values()}
+    return not any(path.is_relative_to(p) for p in (folder, *installed))
 
 
 @contextlib.contextmanager

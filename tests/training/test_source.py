@@ -284,3 +284,30 @@ def test_a_folder_is_made_when_the_objects_are(options, said, tmp_path, monkeypa
         warnings.simplefilter("ignore")
         small = ["--model.hidden_dims", "[4]", "--guide.hidden_dims", "[4]"]
         assert main(["train", *small, "--epochs", "1", "--out", "run", *QUICK]) == 0
+
+
+def test_two_folders_have_a_file_of_the_same_name(tmp_path, monkeypatch):
+    for name, width in (("first", 5), ("second", 6)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "own.py").write_text(MODEL)
+        (tmp_path / name / "nets.py").write_text(f"WIDTH = {width}\n")
+    for name, width in (("first", 5), ("second", 6)):
+        monkeypatch.chdir(tmp_path / name)
+        assert main(["train", *PAIR, "--epochs", "1", "--out", "run", *QUICK]) == 0
+        kept = sorted(path.name for path in (tmp_path / name / "run" / "source").glob("*.py"))
+        assert kept == ["nets.py", "own.py"]
+        assert f"WIDTH = {width}" in (tmp_path / name / "run" / "source" / "nets.py").read_text()
+        assert pvae.load("run", trust=True)[0].decoder[0].out_features == width
+
+
+def test_a_file_of_ones_own_that_hides_the_one_beside_is_refused(tmp_path, monkeypatch, capsys):
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "own.py").write_text(MODEL)
+    (tmp_path / "theirs" / "nets.py").write_text("WIDTH = 5\n")
+    (tmp_path / "nets.py").write_text("WIDTH = 6\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    pair = ["--model", "theirs/own.py:Model", "--guide", "theirs/own.py:Guide"]
+    assert main(["train", *pair, "--epochs", "1", *QUICK]) == 1
+    said = capsys.readouterr().err
+    assert re.search(r"theirs/own\.py imports nets from .*another nets beside it\. Rename", said)
