@@ -1,4 +1,4 @@
-"""The VQ-VAE-2: two maps of codes, a small one above a larger one, and their densities."""
+"""The VQ-VAE-2: a stack of maps of codes, smaller ones above larger ones, and their densities."""
 
 import itertools
 from collections.abc import Sequence
@@ -27,20 +27,22 @@ class VQVAE2(PyroModule):
         x \mid z_1, z_2 &\sim p(x \mid f_\theta(e_1(z_1), u_\theta(e_2(z_2))))
 
     Each place of a map holds one of K codes in one-hot form, with a vector e of its level's
-    codebook; u is a decoder from the small map to the size of the large one. Its guide is
-    `pvae.guides.NearestCodes`, a point mass on one z_2 and one z_1, so that the ELBO is
-    log p(x, z_1(x), z_2(x)), a lower bound on log p(x).
+    codebook; u is a decoder from the small map to the size of the large one. With more levels,
+    z_L, …, z_1, each u takes what comes from above together with the vectors of its own map.
 
-    While vectors and networks are trained, both densities are uniform. Then `HierarchicalCodes` is
-    trained on `pvae.codes(run)`, whose fields are z_1 and z_2, and becomes the prior of a model
+    Its guide is `pvae.guides.NearestCodes`, a point mass on one code of each level, so that the
+    ELBO is log p(x, z_1(x), z_2(x)), a lower bound on log p(x).
+
+    While vectors and networks are trained, the densities are uniform. Then `HierarchicalCodes` is
+    trained on `pvae.codes(run)`, whose fields are z_1, z_2, …, and becomes the prior of a model
     with the same sizes that starts from the run: `VQVAE2(..., prior=density)`, `pvae.warm_start`.
 
     Args:
         event_shape: Shape of one image, (C, H, W).
         num_codes: K of each level.
         code_dim: D, the size of a code's vector.
-        channels: For z_1 and z_2, channels of the decoder below: from z_1 to the image, and from
-            z_2 to z_1. Each layer doubles height and width.
+        channels: For z_1, z_2, … (two levels or more), channels of the decoder below: from z_1 to
+            the image, from z_2 to z_1, … Each layer doubles height and width.
         num_blocks: Number of residual blocks of each decoder.
         decay: Of the codebooks' moving averages; None to learn them by gradients.
         likelihood: The name of a head, or a head, as in `VAE`.
@@ -48,8 +50,8 @@ class VQVAE2(PyroModule):
         **options: Of a head that is given by name.
 
     Attributes:
-        codebooks: e_1 and e_2, each a `pvae.nn.Codebook`.
-        map_shapes: Height and width of z_1, and of z_2.
+        codebooks: e_1, e_2, …, each a `pvae.nn.Codebook`.
+        map_shapes: Height and width of z_1, of z_2, …
 
     Shape:
         `model(x)` takes x [B, *event_shape] and returns it; `model(size=n)` draws
@@ -83,15 +85,20 @@ class VQVAE2(PyroModule):
         **options: Any,
     ) -> None:
         super().__init__()
-        if len(channels) != 2:
-            raise PvaeError(f"channels={channels}: give the channels of two decoders, [[…], […]].")
+        if len(channels) < 2:
+            raise PvaeError(
+                f"channels={channels}: give the channels of two decoders or more, [[…], […]]."
+            )
         self.event_shape, self.num_codes = tuple(event_shape), num_codes
         self.head = make_head(likelihood, self.event_shape, **options)
-        self.codebooks = nn.ModuleList(Codebook(num_codes, code_dim, decay) for _ in range(2))
+        self.codebooks = nn.ModuleList(Codebook(num_codes, code_dim, decay) for _ in channels)
         self.decoder = ResidualDecoder(2 * code_dim, self.head.out_shape, channels[0], num_blocks)
-        large = self.decoder.in_shape[:-1]
-        self.up = ResidualDecoder(code_dim, (code_dim, *large), channels[1], num_blocks)
-        self.map_shapes = large, self.up.in_shape[:-1]
+        shapes, self.up = [self.decoder.in_shape[:-1]], nn.ModuleList()
+        for level, widths in enumerate(channels[1:], 2):
+            into = code_dim if level == len(channels) else 2 * code_dim
+            self.up.append(ResidualDecoder(into, (code_dim, *shapes[-1]), widths, num_blocks))
+            shapes.append(self.up[-1].in_shape[:-1])
+        self.map_shapes = tuple(shapes)
         for level, shape in enumerate(self.map_shapes, 1):
             equal = torch.zeros(*shape, num_codes)
             self.register_buffer(f"equal_{level}", equal, persistent=False)
@@ -103,38 +110,53 @@ class VQVAE2(PyroModule):
 
     def _draw(self, x: Tensor | None, y: Tensor | None, size: int) -> Tensor:
         with pyro.plate("data", size if x is None else len(x)):
-            z_2 = pyro.sample("z_2", self.prior(y))
-            z_1 = pyro.sample("z_1", self.conditional(z_2, y))
-            return pyro.sample("x", self.likelihood(z_1, z_2), obs=x)
+            z = (pyro.sample(f"z_{len(self.map_shapes)}", self.prior(y)),)
+            for level in range(len(self.map_shapes) - 1, 0, -1):
+                z = (pyro.sample(f"z_{level}", self.conditional(*z, y=y)), *z)
+            return pyro.sample("x", self.likelihood(*z), obs=x)
 
     def prior(self, y: Tensor | None = None) -> dist.Distribution:
-        """Returns p(z_2), event shape [h_2, w_2, K]."""
+        """Returns p(z_L) of the smallest map, event shape [h_L, w_L, K]."""
         if self.code_prior is None:
-            return dist.OneHotCategorical(logits=self.equal_2).to_event(2)
+            return self._uniform(len(self.map_shapes))
         return OneHot(self.code_prior["density"].prior(y), self.num_codes)
 
-    def conditional(self, z_2: Tensor, y: Tensor | None = None) -> dist.Distribution:
-        """Returns p(z_1|z_2), event shape [h_1, w_1, K], for z_2 [..., h_2, w_2, K]."""
+    def conditional(self, *above: Tensor, y: Tensor | None = None) -> dist.Distribution:
+        """Returns p(z_l | z_{l+1}, …, z_L), event shape [h_l, w_l, K].
+
+        Args:
+            *above: z_{l+1}, …, z_L, each [..., h, w, K].
+            y: Labels [...] of a `ConditionalVQVAE2`.
+        """
         if self.code_prior is None:
-            return dist.OneHotCategorical(logits=self.equal_1).to_event(2)
-        density = self.code_prior["density"].conditional(z_2.argmax(-1), y)
+            return self._uniform(len(self.map_shapes) - len(above))
+        density = self.code_prior["density"].conditional(*(z.argmax(-1) for z in above), y=y)
         return OneHot(density, self.num_codes)
 
-    def from_above(self, z_2: Tensor) -> Tensor:
-        """Returns u(e_2(z_2)), [..., h_1, w_1, D], for z_2 [..., h_2, w_2, K]."""
-        return self.up(self.codebooks[1].embed(z_2)).movedim(-3, -1)
+    def from_above(self, *above: Tensor) -> Tensor:
+        """Returns what z_{l+1}, …, z_L, each [..., h, w, K], say at level l: [..., h_l, w_l, D]."""
+        level = len(self.map_shapes) - len(above)
+        e = self._vectors(level, *above)
+        return self.up[level - 1](e).movedim(-3, -1)
 
-    def likelihood(self, z_1: Tensor, z_2: Tensor) -> dist.Distribution:
-        """Returns p(x|z_1, z_2), batch shape [...] and event shape `event_shape`."""
-        e = torch.cat(
-            [*torch.broadcast_tensors(self.codebooks[0].embed(z_1), self.from_above(z_2))], -1
-        )
+    def likelihood(self, *z: Tensor) -> dist.Distribution:
+        """Returns p(x | z_1, …, z_L), batch shape [...] and event shape `event_shape`."""
+        e = self._vectors(0, *z)
         return self.head(self.head.shaped(self.decoder(e), e.shape[:-3]))
+
+    def _vectors(self, level: int, z: Tensor, *above: Tensor) -> Tensor:
+        e = self.codebooks[level].embed(z)
+        if above:
+            e = torch.cat(torch.broadcast_tensors(e, self.from_above(*above)), -1)
+        return e
+
+    def _uniform(self, level: int) -> dist.Distribution:
+        return dist.OneHotCategorical(logits=getattr(self, f"equal_{level}")).to_event(2)
 
     def _fits(self, prior: nn.Module) -> nn.Module:
         if not isinstance(prior, HierarchicalCodes):
             raise PvaeError(
-                f"prior={type(prior).__name__} is not a model of two maps of codes: give a "
+                f"prior={type(prior).__name__} is not a model of maps of codes: give a "
                 f"HierarchicalCodes({self.map_shapes}, num_codes={self.num_codes})."
             )
         theirs = prior.map_shapes, prior.num_codes
@@ -195,14 +217,17 @@ class HierarchicalCodes(PyroModule):
 
     .. math:: p(z_1, z_2 \mid y) = p(z_2 \mid y) \, p(z_1 \mid c(z_2), y)
 
-    Both are Gated PixelCNNs over integers 0 … K − 1; c is an embedding of z_2, decoded to a map of
-    z_1's size, and y is a label, or nothing. It has no latent variables: its guide is
-    `pvae.guides.NoLatents`, and its ELBO is log p(z_1, z_2 | y). Its data are
-    `pvae.codes(run)` of a trained `VQVAE2`, whose prior it becomes.
+    All are Gated PixelCNNs over integers 0 … K − 1; c is an embedding of z_2, decoded to a map of
+    z_1's size, and y is a label, or nothing. With more maps, z_L, …, z_1, each is given all that
+    are smaller: their embeddings are added on the way down.
+
+    It has no latent variables: its guide is `pvae.guides.NoLatents`, and its ELBO is
+    log p(z_1, z_2 | y). Its data are `pvae.codes(run)` of a trained `VQVAE2`, whose prior it
+    becomes.
 
     Args:
-        map_shapes: Height and width of z_1, and of z_2, `VQVAE2.map_shapes`. Halved some times,
-            those of z_1 are those of z_2.
+        map_shapes: Height and width of z_1, of z_2, …, `VQVAE2.map_shapes`. Halved some times,
+            those of a map are those of the next one.
         num_codes: K.
         channels: Features of the networks.
         num_layers: Gated layers of each PixelCNN.
@@ -211,10 +236,11 @@ class HierarchicalCodes(PyroModule):
 
     Shape:
         `model(z_1, z_2)` or `model(z_1, z_2, y)` takes integers [B, h_1, w_1] and [B, h_2, w_2] and
-        labels [B], and returns z_1. `model(size=n)` or `model(y=y, size=n)` draws both.
+        labels [B], and returns z_1; further maps have names, `model(z_1, z_2, z_3=z_3)`.
+        `model(size=n)` or `model(y=y, size=n)` draws all.
 
     Raises:
-        PvaeError: If a size does not fit, or y is missing or no label.
+        PvaeError: If a size does not fit, a map is missing, or y is missing or no label.
 
     Source: Razavi, van den Oord & Vinyals 2019, *Generating Diverse High-Fidelity Images with
     VQ-VAE-2* (arXiv:1906.00446), without attention.
@@ -236,20 +262,24 @@ class HierarchicalCodes(PyroModule):
     ) -> None:
         super().__init__()
         at_least_one(num_classes=1 if num_classes is None else num_classes, channels=channels)
-        large, small = self.map_shapes = tuple(tuple(shape) for shape in map_shapes)
-        self.event_shape, self.num_codes, self.num_classes = large, num_codes, num_classes
+        if len(map_shapes) < 2:
+            raise PvaeError(f"map_shapes={map_shapes}: give two or more, from large to small.")
+        shapes = self.map_shapes = tuple(tuple(shape) for shape in map_shapes)
+        self.event_shape, self.num_codes, self.num_classes = shapes[0], num_codes, num_classes
         sizes = channels, num_layers, kernel_size, "categorical"
         if num_classes is None:
-            self.top = GatedPixelCNN(small, *sizes, levels=num_codes)
+            self.top = GatedPixelCNN(shapes[-1], *sizes, levels=num_codes)
         else:
-            density = GatedPixelCNN(small, *sizes, (num_classes,), levels=num_codes)
+            density = GatedPixelCNN(shapes[-1], *sizes, (num_classes,), levels=num_codes)
             self.top = Conditional(density)
-            self.label = nn.Linear(num_classes, channels, bias=False)
-        self.embedding = nn.Embedding(num_codes, channels)
-        self.up = ResidualDecoder(
-            channels, (channels, *large), [channels] * _halvings(large, small)
-        )
-        self.bottom = GatedPixelCNN(large, *sizes, (channels, *large), levels=num_codes)
+        self.embedding, self.up, self.below, self.label = (nn.ModuleList() for _ in range(4))
+        for large, small in itertools.pairwise(shapes):
+            self.embedding.append(nn.Embedding(num_codes, channels))
+            halvings = _halvings(large, small)
+            self.up.append(ResidualDecoder(channels, (channels, *large), [channels] * halvings))
+            self.below.append(GatedPixelCNN(large, *sizes, (channels, *large), levels=num_codes))
+            if num_classes is not None:
+                self.label.append(nn.Linear(num_classes, channels, bias=False))
 
     def forward(
         self,
@@ -258,26 +288,58 @@ class HierarchicalCodes(PyroModule):
         y: Tensor | None = None,
         *,
         size: int = 1,
+        **others: Tensor,
     ) -> Tensor:
-        with pyro.plate("data", size if z_2 is None else len(z_2)):
-            z_2 = pyro.sample("z_2", self.prior(y), obs=z_2)
-            return pyro.sample("z_1", self.conditional(z_2, y), obs=z_1)
+        levels = len(self.map_shapes)
+        given = self._maps(z_1, z_2, others) if z_1 is not None or others else (None,) * levels
+        with pyro.plate("data", size if z_1 is None else len(z_1)):
+            z = (pyro.sample(f"z_{levels}", self.prior(y), obs=given[-1]),)
+            for level in range(levels - 1, 0, -1):
+                p = self.conditional(*z, y=y)
+                z = (pyro.sample(f"z_{level}", p, obs=given[level - 1]), *z)
+        return z[0]
 
     def prior(self, y: Tensor | None = None) -> Autoregressive:
-        """Returns p(z_2|y), event shape [h_2, w_2]."""
+        """Returns p(z_L|y) of the smallest map, event shape [h_L, w_L]."""
         return self.top.distribution() if self.num_classes is None else self.top.distribution(y)
 
-    def conditional(self, z_2: Tensor, y: Tensor | None = None) -> Autoregressive:
-        """Returns p(z_1|z_2, y), event shape [h_1, w_1], for z_2 [..., h_2, w_2]."""
-        # Values outside are refused by p(z_2); here they must not crash a device.
-        c = self.up(self.embedding(z_2.long().clamp(0, self.num_codes - 1)))
-        if self.num_classes is not None:
-            c = c + self.label(one_hot_labels(y, self.num_classes).to(c))[..., None, None]
-        return self.bottom.distribution(c)
+    def conditional(self, *above: Tensor, y: Tensor | None = None) -> Autoregressive:
+        """Returns p(z_l | z_{l+1}, …, z_L, y), event shape [h_l, w_l].
 
-    def log_px(self, z_1: Tensor, z_2: Tensor, y: Tensor | None = None) -> Tensor:
-        """Returns log p(z_1, z_2 | y), [...], exactly, in nats."""
-        return self.prior(y).log_prob(z_2) + self.conditional(z_2, y).log_prob(z_1)
+        Args:
+            *above: z_{l+1}, …, z_L, integers [..., h, w].
+            y: Labels [...].
+        """
+        index = len(self.map_shapes) - len(above) - 1
+        c = self._from_above(index, *above)
+        if self.num_classes is not None:
+            y = one_hot_labels(y, self.num_classes).to(c)
+            c = c + self.label[index](y)[..., None, None]
+        return self.below[index].distribution(c)
+
+    def log_px(self, z_1: Tensor, z_2: Tensor, y: Tensor | None = None, **others: Tensor) -> Tensor:
+        """Returns log p(z_1, z_2, … | y), [...], exactly, in nats."""
+        z = self._maps(z_1, z_2, others)
+        log_p = self.prior(y).log_prob(z[-1])
+        for index, each in enumerate(z[:-1]):
+            log_p = log_p + self.conditional(*z[index + 1 :], y=y).log_prob(each)
+        return log_p
+
+    def _from_above(self, index: int, z: Tensor, *above: Tensor) -> Tensor:
+        # Values outside are refused by p(z_l); here they must not crash a device.
+        e = self.embedding[index](z.long().clamp(0, self.num_codes - 1))
+        if above:
+            e = e + self._from_above(index + 1, *above).movedim(-3, -1)
+        return self.up[index](e)
+
+    def _maps(self, z_1: Any, z_2: Any, others: dict[str, Tensor]) -> tuple[Tensor, ...]:
+        given = {"z_1": z_1, "z_2": z_2} | others
+        names = [f"z_{level}" for level in range(1, len(self.map_shapes) + 1)]
+        if missing := [name for name in names if given.get(name) is None]:
+            raise PvaeError(f"This is a density of {', '.join(names)}; give {missing[0]} too.")
+        if more := [name for name in given if name not in names]:
+            raise PvaeError(f"This is a density of {', '.join(names)}, without {more[0]}.")
+        return tuple(given[name] for name in names)
 
 
 def _halvings(large: tuple[int, ...], small: tuple[int, ...]) -> int:

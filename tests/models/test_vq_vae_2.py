@@ -82,12 +82,12 @@ def test_codes_are_the_nearest_vectors_from_the_top_down(trained):
     assert torch.equal(codes.test.y, data.test.y)
     model, guide = pvae.load(run)
     with torch.no_grad():
-        h = guide.encoder(data.test.x)
+        h = guide.encoders[0](data.test.x)
         e_2 = model.codebooks[1].weight
-        h_2 = guide.top(h.movedim(-1, 1))
+        h_2 = guide.encoders[1](h.movedim(-1, 1))
         k_2 = torch.cdist(h_2.flatten(1, 2), e_2).argmin(-1).view(-1, 1, 1)
-        u = model.up(e_2[k_2]).movedim(1, -1)
-        h_1 = guide.bottom(torch.cat([h, u], -1)).flatten(1, 2)
+        u = model.up[0](e_2[k_2]).movedim(1, -1)
+        h_1 = guide.out[0](torch.cat([h, u], -1)).flatten(1, 2)
         k_1 = torch.cdist(h_1, model.codebooks[0].weight).argmin(-1).view(-1, 2, 2)
         f = model.decoder(torch.cat([model.codebooks[0].weight[k_1], u], -1))
         expected = torch.distributions.Bernoulli(logits=f).log_prob(data.test.x).sum((1, 2, 3))
@@ -147,7 +147,7 @@ def test_samples_follow_the_labels_and_the_codes_above():
 
 
 def test_bad_input_is_one_message():
-    with pytest.raises(PvaeError, match=r"VAE is not a model of two maps of codes: give a Hier"):
+    with pytest.raises(PvaeError, match=r"VAE is not a model of maps of codes: give a Hier"):
         pair(prior=models.VAE(SHAPE))
     with pytest.raises(PvaeError, match=r"maps of codes .* with 5 values; this model has .* 3"):
         pair(prior=density(num_codes=5))
@@ -165,10 +165,84 @@ def test_bad_input_is_one_message():
         pvae.check(density(), guides.NoLatents(), Z_1, Z_2 + 1)
     with pytest.raises(PvaeError, match="the second one must be the first one, halved once or"):
         models.HierarchicalCodes(((4, 4), (3, 3)))
-    with pytest.raises(PvaeError, match="give the channels of two decoders"):
+    with pytest.raises(PvaeError, match="give the channels of two decoders or more"):
         pair(channels=((4,),))
     large = models.VQVAE2((1, 8, 8), num_codes=K, **NETWORK)
     with pytest.raises(PvaeError, match=r"give maps of \(\(2, 2\), .* the model has \(\(4, 4\)"):
         guides.NearestCodes(large, (1, 8, 8), channels=((4, 4), (4,)))
-    with pytest.raises(PvaeError, match="VQVAE has not two codebooks"):
+    with pytest.raises(PvaeError, match="VQVAE has not 2 codebooks"):
         guides.NearestCodes(models.VQVAE((1, 8, 8)), (1, 8, 8))
+    with pytest.raises(PvaeError, match=r"VQVAE2 has not 3 codebooks.*of as many levels"):
+        guides.NearestCodes(large, (1, 8, 8), channels=((4,), (4,), (4,)))
+    with pytest.raises(PvaeError, match="give two or more, from large to small"):
+        models.HierarchicalCodes(((4, 4),))
+    three = models.HierarchicalCodes(THREE, 2, channels=4, num_layers=2)
+    with pytest.raises(PvaeError, match="a density of z_1, z_2, z_3; give z_3 too"):
+        three(torch.zeros(2, 4, 4), torch.zeros(2, 2, 2))
+    with pytest.raises(PvaeError, match="a density of z_1, z_2, without z_3"):
+        density()(Z_1, Z_2, z_3=Z_2)
+
+
+THREE = (4, 4), (2, 2), (1, 1)
+
+
+def test_a_stack_of_three_maps_from_training_to_samples(tmp_path):
+    torch.manual_seed(0)
+    network = {"channels": ((4,), (4,), (4,)), "num_blocks": 1}
+    x = (torch.rand(200, 1, 1, 1) < 0.5).float().expand(200, 1, 8, 8)
+    x = (x - (torch.rand(200, 1, 8, 8) < 0.1).float()).abs()
+    np.savez(tmp_path / "data.npz", x=x, y=torch.arange(200) % 2)
+    data = pvae.data.load(tmp_path / "data.npz", labels=True)
+
+    def stack(kind=models.VQVAE2, prior=None):
+        torch.manual_seed(0)
+        model = kind((1, 8, 8), prior=prior, num_codes=4, code_dim=3, **network)
+        return model, guides.NearestCodes(model, (1, 8, 8), **network)
+
+    run, both = tmp_path / "vq", {"lr": 1e-2, "batch_size": 40, "progress": False}
+    pvae.fit(*stack(), data, epochs=10, out=run, **both)
+    model, guide = pvae.load(run)
+    assert model.map_shapes == THREE
+    codes = pvae.codes(run, labels=True)
+    z = [codes.test.fields[f"z_{level}"] for level in (1, 2, 3)]
+    hot = [torch.nn.functional.one_hot(k, 4).float() for k in z]
+    with torch.no_grad():
+        vectors = [book.weight[k] for book, k in zip(model.codebooks, z, strict=True)]
+        u = model.up[1](vectors[2]).movedim(1, -1)
+        u = model.up[0](torch.cat([vectors[1], u], -1)).movedim(1, -1)
+        f = model.decoder(torch.cat([vectors[0], u], -1))
+        log_px = torch.distributions.Bernoulli(logits=f).log_prob(data.test.x).sum((1, 2, 3))
+        torch.testing.assert_close(model.likelihood(*hot).log_prob(data.test.x), log_px)
+    found = pvae.evaluate(model, guide, data, num_samples=1, estimators=[], progress=False)
+    uniform = log_px - 21 * torch.tensor(4.0).log()
+    torch.testing.assert_close(torch.as_tensor(found.elbo), uniform.double(), rtol=0, atol=1e-3)
+
+    for kind, classes in ((models.VQVAE2, None), (models.ConditionalVQVAE2, 2)):
+        prior = models.HierarchicalCodes(THREE, 4, 4, 2, num_classes=classes)
+        pvae.fit(prior, guides.NoLatents(), codes, epochs=2, **both)
+        labels = () if classes is None else (codes.test.y,)
+        log_pz = prior.log_px(*z[:2], *labels, z_3=z[2]).detach()
+        alone = pvae.evaluate(
+            prior, guides.NoLatents(), codes, num_samples=1, estimators=[], progress=False
+        )
+        torch.testing.assert_close(torch.as_tensor(alone.elbo), log_pz.double(), rtol=0, atol=1e-3)
+        pair = stack(kind, prior)
+        pvae.warm_start(*pair, run)
+        found = pvae.evaluate(*pair, data, num_samples=1, estimators=[], progress=False)
+        torch.testing.assert_close(
+            torch.as_tensor(found.elbo), (log_px + log_pz).double(), rtol=0, atol=1e-3
+        )
+        drawn = pvae.generate(pair[0], 3, **({} if classes is None else {"y": codes.test.y[:3]}))
+        assert drawn.shape == (3, 1, 8, 8)
+
+
+def test_each_map_is_given_all_that_are_smaller():
+    torch.manual_seed(0)
+    prior = models.HierarchicalCodes(THREE, 4, channels=4, num_layers=2).double()
+    z = [torch.zeros(2, *shape, dtype=torch.long) for shape in THREE]
+    z[2][1] = 1  # the smallest map of the second datum
+    with torch.no_grad():
+        for above in (z[2:], z[1:]):
+            p = prior.conditional(*above)
+            logits = p.network(torch.zeros(2, *p.event_shape), p.context)
+            assert (logits[0] - logits[1]).abs().max() > 1e-8  # far above double's rounding
