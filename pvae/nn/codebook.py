@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+import torch.distributed
 from torch import Tensor, nn
 
 from pvae.errors import PvaeError
@@ -41,6 +42,10 @@ class Codebook(nn.Module):
 
     Attributes:
         weight: e, [K, D].
+        process_group: None, or a group of `torch.distributed` whose processes each train on a part
+            of a minibatch, such as `torch.distributed.group.WORLD`. The moving averages are then
+            those of all parts, and restarts take the vectors of the group's first process, so that
+            all processes keep the same codebook. All of them must call it together.
 
     Shape:
         `codebook(h)` takes h [..., D] and returns z [..., K], zeros and a one. With `learn=False`
@@ -60,6 +65,8 @@ class Codebook(nn.Module):
         >>> z.shape, codebook.embed(z).shape
         (torch.Size([5, 4]), torch.Size([5, 2]))
     """
+
+    process_group: torch.distributed.ProcessGroup | None = None
 
     def __init__(
         self,
@@ -137,6 +144,8 @@ class Codebook(nn.Module):
         """Starts unused vectors again, and before the first use all of them."""
         unused = (self.uses < self.restart) | (self.uses.sum() == 0)
         some = h[torch.randint(len(h), (self.num_codes,), device=h.device)]
+        if (group := self.process_group) is not None:
+            torch.distributed.broadcast(some, torch.distributed.get_global_rank(group, 0), group)
         unused &= some.isfinite().all(-1)  # a NaN would stay in the averages
         self.uses.masked_fill_(unused, 1.0)
         for vectors in (self.weight, self.sums):
@@ -146,8 +155,12 @@ class Codebook(nn.Module):
     def _average(self, h: Tensor, z: Tensor) -> None:
         finite = h.isfinite().all(-1, keepdim=True)
         h, z = torch.where(finite, h, 0), z * finite
-        self.uses.mul_(self.decay).add_((1 - self.decay) * z.sum(0))
-        self.sums.mul_(self.decay).add_((1 - self.decay) * (z.T @ h))
+        counts, sums = z.sum(0), z.T @ h
+        if (group := self.process_group) is not None:
+            for total in (counts, sums):
+                torch.distributed.all_reduce(total, group=group)
+        self.uses.mul_(self.decay).add_((1 - self.decay) * counts)
+        self.sums.mul_(self.decay).add_((1 - self.decay) * sums)
         used = self.uses[:, None] > 1e-5
         self.weight.copy_(torch.where(used, self.sums / self.uses[:, None], self.weight))
 
