@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -77,7 +78,7 @@ class GatedPixelCNN(Images):
             self.vertical.append(Masked(rows((both, into), k, k, strict=strict), k))
             mask = pixels((both, into), (0, k, 0), groups, strict=strict, halves=2)
             self.horizontal.append(Masked(mask, k))
-            self.link.append(nn.Conv2d(both, both, 1))
+            self.link.append(Masked(torch.ones(both, both, 1, 1, dtype=torch.bool), 0))
             self.mix.append(_point(channels, channels, groups))
         self.last = nn.ModuleList(
             [_point(channels, channels, groups), _point(channels, self.out_channels, groups)]

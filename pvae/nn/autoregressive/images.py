@@ -140,7 +140,10 @@ class Masked(nn.Module):
         rows, columns = mask.shape[2:]
         self.padding = (left, columns - 1 - left, rows - 1, 0)
         bound = 1 / math.sqrt(max(1.0, mask.flatten(1).sum(1).double().mean().item()))
-        self.weight = nn.Parameter(torch.empty(mask.shape).uniform_(-bound, bound))
+        # Outputs as large as inputs (LeCun 1998): with PyTorch's own, gates shrink them layer by
+        # layer, and a Gated PixelCNN of four layers on MNIST was 3.5 nats behind after 450 steps.
+        unit = math.sqrt(3) * bound
+        self.weight = nn.Parameter(torch.empty(mask.shape).uniform_(-unit, unit))
         self.bias = nn.Parameter(torch.empty(len(mask)).uniform_(-bound, bound)) if bias else None
         self.register_buffer("mask", None if mask.all() else mask.float(), persistent=False)
 
