@@ -38,6 +38,7 @@ ROWS = {
     "Mixture prior": "--model MixturePriorVAE --guide MeanField",
     "VampPrior": "--model VampPriorVAE --guide SharedEncoder",
     "Flow prior": "--model FlowPriorVAE --guide MeanField",
+    "Given labels": "--model ConditionalVAE --guide ConditionalMeanField --data.labels true",
     "Full covariance": "--model VAE --guide FullCovariance",
     "Low rank": "--model VAE --guide LowRank",
     "Mixture of Gaussians": "--model VAE --guide MixtureOfGaussians",

@@ -3,6 +3,7 @@
 from pvae.guides.bottom_up import BottomUp
 from pvae.guides.categorical import Categorical
 from pvae.guides.code import Code, ContractiveCode, DenoisingCode
+from pvae.guides.conditional import ConditionalMeanField
 from pvae.guides.flows import IAF, SplineFlow
 from pvae.guides.gaussian import FullCovariance, LowRank
 from pvae.guides.ladder import Ladder
@@ -22,6 +23,7 @@ __all__ = [
     "BottomUp",
     "Categorical",
     "Code",
+    "ConditionalMeanField",
     "ContractiveCode",
     "DenoisingCode",
     "FullCovariance",

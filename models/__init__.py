@@ -3,6 +3,7 @@
 from pvae.models.autoencoder import Autoencoder, SparseAutoencoder
 from pvae.models.categorical import CategoricalVAE
 from pvae.models.conditional import Conditional
+from pvae.models.conditional_vae import ConditionalVAE
 from pvae.models.explicit import MADE, GatedPixelCNN, PixelCNN, PixelRNN
 from pvae.models.flow_prior import FlowPriorVAE
 from pvae.models.gaussian_mixture import GaussianMixture
@@ -28,6 +29,7 @@ __all__ = [
     "Autoencoder",
     "CategoricalVAE",
     "Conditional",
+    "ConditionalVAE",
     "ConditionalVQVAE2",
     "FlowPriorVAE",
     "GatedPixelCNN",

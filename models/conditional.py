@@ -87,7 +87,7 @@ def one_hot_labels(y: Tensor, num_classes: int) -> Tensor:
     if reads_values() and not (known := z.any(-1)).all():
         wrong = y[~known][0].item()
         raise PvaeError(
-            f"y holds {wrong}, but the labels of this model are 0 to {num_classes - 1}: give the "
-            "density context_shape=(C,) for labels 0 … C − 1, and leave unknown labels out."
+            f"y holds {wrong}, but the labels of this model are 0 to {num_classes - 1}. Make "
+            "it for as many labels as the data have, and leave data of unknown labels out."
         )
     return z

@@ -48,6 +48,12 @@ def _two_maps(**options):
     )
 
 
+def _given_labels(**options):
+    model = m.ConditionalVAE(SHAPE, 10, **{**DENSE, **options})
+    channels = {"channels": [4, 4]} if options else {"hidden_dims": [16]}
+    return model, g.ConditionalMeanField(model, SHAPE, options.get("network", "dense"), **channels)
+
+
 def _two_maps_given_labels():
     made = {"channels": [[4], [4]], "num_blocks": 1}
     model = m.ConditionalVQVAE2(SHAPE, _codes(10), num_codes=5, code_dim=3, **made)
@@ -223,6 +229,11 @@ ZOO = {
 
 # Given labels y of ten classes.
 GIVEN = {
+    "conditional VAE": (_given_labels, "dynamic"),
+    "convolutional conditional VAE": (
+        lambda: _given_labels(network="conv", channels=[4, 4]),
+        "dynamic",
+    ),
     "PixelCNN given labels": (_of_labels(m.PixelCNN, num_blocks=1, kernel_size=3), "dynamic"),
     "VQ-VAE-2 given labels": (_two_maps_given_labels, "dynamic"),
     "two maps of codes": (lambda: (_codes(10), g.NoLatents()), "dynamic"),

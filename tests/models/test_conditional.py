@@ -82,7 +82,7 @@ def test_bad_input_is_one_message():
     assert "cannot generate" not in str(found.value)
     for wrong in (2, -1, 0.5, float("nan")):
         y = torch.full((81,), wrong)
-        with pytest.raises(PvaeError, match=rf"y holds {wrong}, but the labels .* 0 to 1:"):
+        with pytest.raises(PvaeError, match=rf"y holds {wrong}, but the labels .* 0 to 1\."):
             model(EVERY, y)
     with pytest.raises(PvaeError, match="PixelCNN has context_shape=None"):
         models.Conditional(DENSITIES["PixelCNN"]())
