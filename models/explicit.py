@@ -175,6 +175,8 @@ class GatedPixelCNN(Explicit):
             `"logistic_mixture"` draws whole pixels.
         context_shape: Shape of what x is given, a vector (D,) or a map (D, H, W), for `Conditional`
             and `distribution(context)`; None for p(x).
+        first_kernel_size: Size of the first convolution, odd. It is cheap where x has few channels;
+            with twice the image's width less one it sees all that came before.
         **options: `scale`, `levels` and `num_mixtures` of a head that is given by name.
 
     Attributes:
@@ -204,12 +206,14 @@ class GatedPixelCNN(Explicit):
         kernel_size: int = 3,
         likelihood: Likelihood | Head = "bernoulli",
         context_shape: Sequence[int] | None = None,
+        first_kernel_size: int = 7,
         **options: Any,
     ) -> None:
         head = make_head(likelihood, event_shape, **options)
         sizes = channels, num_layers, kernel_size
+        values = num_values_of(head)
         network = networks.GatedPixelCNN(
-            event_shape, head.out_shape, *sizes, context_shape, num_values_of(head)
+            event_shape, head.out_shape, *sizes, context_shape, values, first_kernel_size
         )
         super().__init__(head, network)
 

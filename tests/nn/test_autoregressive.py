@@ -67,6 +67,16 @@ def test_the_blind_spot():
     assert torch.equal(sees[GatedPixelCNN], before)
 
 
+def test_a_first_kernel_as_wide_as_the_image_sees_all_that_came_before():
+    torch.manual_seed(0)
+    for wide, seen in ((3, False), (11, True)):
+        network = GatedPixelCNN((6, 6), channels=4, num_layers=1, first_kernel_size=wide)
+        found = dependence(network.double()).view(36, 36)
+        before = torch.ones(36, 36, dtype=torch.bool).tril(-1)
+        assert torch.equal(found, before) == seen
+        assert not (found & ~before).any()
+
+
 def test_what_the_lstms_see():
     torch.manual_seed(0)
     rows, diagonals = (

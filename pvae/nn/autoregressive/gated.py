@@ -40,9 +40,11 @@ class GatedPixelCNN(Images):
         channels: Features of each stack; a multiple of the number of x's channels that are
             drawn in order.
         num_layers: Number of gated layers.
-        kernel_size: Size of the convolutions, odd; of the first one 7, or more.
+        kernel_size: Size of the convolutions, odd.
         context_shape: A vector (D,) or a map (D, H, W). None for no context.
         num_values: V, if x holds integers 0 … V − 1, which enter through an embedding.
+        first_kernel_size: Size of the first one, odd. It is cheap where x has few channels, and
+            with twice the image's width less one it sees all that came before.
 
     Raises:
         PvaeError: If x is no image, or a size does not fit.
@@ -66,15 +68,16 @@ class GatedPixelCNN(Images):
         kernel_size: int = 3,
         context_shape: Sequence[int] | None = None,
         num_values: int | None = None,
+        first_kernel_size: int = 7,
     ) -> None:
         super().__init__(event_shape, out_shape, context_shape, num_values)
         at_least_one(num_layers=num_layers)
         self._multiple_of(channels)
-        side, groups, both = self._odd(kernel_size), self.groups, 2 * channels
+        sides = [self._odd(first_kernel_size)] + [self._odd(kernel_size)] * (num_layers - 1)
+        groups, both = self.groups, 2 * channels
         self.vertical, self.horizontal, self.link, self.mix = (nn.ModuleList() for _ in range(4))
-        for layer in range(num_layers):
+        for layer, k in enumerate(sides):
             strict, into = not layer, channels if layer else self.in_channels
-            k = max(3, side) if strict else side
             self.vertical.append(Masked(rows((both, into), k, k, strict=strict), k))
             mask = pixels((both, into), (0, k, 0), groups, strict=strict, halves=2)
             self.horizontal.append(Masked(mask, k))
