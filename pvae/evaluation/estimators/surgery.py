@@ -14,7 +14,7 @@ from pvae.evaluation.estimator import Estimator, Task
 from pvae.evaluation.estimators.aggregate_posterior import AggregatePosterior
 from pvae.evaluation.work import in_blocks
 from pvae.importance import Particles, Sampler, seed_unit
-from pvae.pair import latent_sites, mask_of
+from pvae.pair import gives_one_code, latent_sites, mask_of
 from pvae.runtime import is_out_of_memory
 
 __all__ = ["Surgery"]
@@ -39,8 +39,11 @@ class Surgery(Estimator):
     (a label among the pair's arguments), log p(z) is that of datum n, and the marginal KL is a
     difference of expectations, not a divergence.
 
-    The cost is n·N densities of the guide, n samples and, for each 2048 samples, N encodings. A
-    guide that cannot run in a particle plate needs n·N encodings: n is then reduced, at random,
+    Where the guide gives one discrete code z(x), q(z) is the share of the data with this code, and
+    the cost is N encodings.
+
+    Else the cost is n·N densities of the guide, n samples and, for each 2048 samples, N encodings.
+    A guide that cannot run in a particle plate needs n·N encodings: n is then reduced, at random,
     so that they are at most two million. With several latent sites, whose networks see each
     sample, n·N is at most twenty million. Memory grows with N only by the data themselves.
 
@@ -88,8 +91,11 @@ class Surgery(Estimator):
             )
         seed_unit(task.seed, 0, purpose=_TAG)
         log_q, layout = _log_q(sampler, task.batch(np.arange(min(6, num_data))))
+        shares = _log_shares(sampler, task) if gives_one_code(sampler.structure) else None
         chained = len(latent_sites(sampler.structure.guide_trace)) > 1
-        if layout != "plate" or chained:  # networks see each datum again for each sample
+        if shares is None and (
+            layout != "plate" or chained
+        ):  # networks see each datum again for each sample
             most = max(_FEWEST, (_ENCODINGS if layout != "plate" else 10 * _ENCODINGS) // num_data)
             some = np.random.default_rng(task.seed).permutation(len(positions))[:most]
             positions = positions[np.sort(some)]
@@ -110,7 +116,11 @@ class Surgery(Estimator):
                 drawn.append({name: value[0] for name, value in values.items()})
                 log_prior.append(sampler.particles.sum_out(prior)[0].double())
             values = {name: torch.cat([each[name] for each in drawn]) for name in drawn[0]}
-            given, marginal = _against_all(log_q, values, task, block, rows)
+            if shares is None:
+                given, marginal = _against_all(log_q, values, task, block, rows)
+            else:
+                marginal = shares[torch.from_numpy(np.asarray(block)).to(shares.device)]
+                given = torch.zeros_like(marginal)
             found = {
                 "log_q_given_x": given,
                 "log_q_marginal": marginal,
@@ -147,6 +157,23 @@ def _refuse_other_sites(sampler: Sampler, batch: tuple[Tensor, ...]) -> None:
                 f"Site {name!r} of the guide is masked for some data and not for others: their "
                 "codes have different sites, so there is no q(z) of all data."
             )
+
+
+def _log_shares(sampler: Sampler, task: Task) -> Tensor:
+    """Returns the log of the share of all data that have the code of each datum, [N]."""
+    draw, keys = torch.Generator().manual_seed(0), []
+    weights: dict[str, Tensor] = {}
+    for piece in in_blocks(np.arange(len(task.data)), _PIECE):
+        key = torch.zeros(len(piece), dtype=torch.long, device=task.device)
+        for name, value in sampler.posterior(task.batch(piece), 1).items():
+            code = value[0].reshape(len(piece), -1).long()
+            if name not in weights:  # of all 64-bit sums, hardly two are equal for other codes
+                weight = torch.randint(-(2**62), 2**62, code.shape[1:], generator=draw)
+                weights[name] = weight.to(task.device)
+            key += (code * weights[name]).sum(-1)
+        keys.append(key)
+    _, which, count = torch.cat(keys).unique(return_inverse=True, return_counts=True)
+    return (count[which].double() / len(task.data)).log()
 
 
 def _against_all(

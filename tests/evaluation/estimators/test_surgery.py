@@ -189,6 +189,40 @@ def test_a_discrete_code():
     assert found.marginal_kl == pytest.approx((0.25 * (0.25 / probs).log()).sum().item(), 1e-6)
 
 
+@pytest.mark.parametrize("two", [False, True])
+def test_one_code_of_each_datum_is_counted(two, monkeypatch):
+    """As by the densities of all data at all codes, in N encodings."""
+    torch.manual_seed(0)
+    k = torch.randint(3, (70, 2)) * torch.tensor([1, int(two)])
+    x = torch.nn.functional.one_hot(k, 3).float()[:, : 1 + two]
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            p = dist.OneHotCategorical(torch.tensor([0.5, 0.2, 0.3]))
+            z = [pyro.sample(f"z_{i}", p) for i in range(1 + two)]
+            loc = torch.stack(z, -1).sum(-1)
+            pyro.sample("x", dist.Normal(loc, 1.0).to_event(1), obs=x[..., 0, :])
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            for i in range(1 + two):
+                pyro.sample(f"z_{i}", dist.Delta(x[..., i, :], event_dim=1))
+
+    found = run(model, guide, x)
+    calls = []
+    original = module._against_all
+    monkeypatch.setattr(module, "_against_all", lambda *a: calls.append(1) or original(*a))
+    monkeypatch.setattr(module, "gives_one_code", lambda structure: False)
+    slow = run(model, guide, x)
+    assert calls
+    np.testing.assert_array_equal(found.log_q_given_x, 0)
+    share = [(k == row).all(1).float().mean().log().item() for row in k[slow.datum]]
+    np.testing.assert_allclose(slow.log_q_marginal, share, rtol=1e-5)
+    np.testing.assert_allclose(found.log_q_marginal[slow.datum], share, rtol=1e-5)
+    np.testing.assert_allclose(found.log_prior[slow.datum], slow.log_prior)
+    assert len(found) == len(x)
+
+
 def test_the_second_site_depends_on_the_first():
     model, guide, (x,), _ = oracles.hierarchy()
     x, drawn = x[:30], []
