@@ -35,11 +35,15 @@ ROWS = {
         " --data.validation 5000",
     ),
     "PixelCNN": (40, f"{DENSITY} PixelCNN --model.channels 128 --precision bf16"),
-    "Gated PixelCNN": (40, f"{DENSITY} GatedPixelCNN --model.num_layers 10 --precision bf16"),
+    "Gated PixelCNN": (
+        20,
+        f"{DENSITY} GatedPixelCNN --model.channels 32 --model.num_layers 4 --model.kernel_size 5"
+        " --model.first_kernel_size 27 --batch_size 64 --lr 2e-3 --precision bf16",
+    ),
     "PixelRNN, row LSTM": (
-        40,
-        f"{DENSITY} PixelRNN --model.kind row --model.channels 32 --model.num_layers 3"
-        " --batch_size 256 --lr 2e-3 --clip_norm 5",
+        16,
+        f"{DENSITY} PixelRNN --model.kind row --model.channels 64 --model.num_layers 3"
+        " --batch_size 64 --lr 2e-3 --clip_norm 5 --precision bf16",
     ),
     "PixelRNN, diagonal BiLSTM": (
         40,

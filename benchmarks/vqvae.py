@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 import pvae
 from pvae import guides, models
+from pvae.estimators import CodeUse
 from pvae.nn import ResidualDecoder, ResidualEncoder
 
 _SHOWN = 16
@@ -66,12 +67,14 @@ def main() -> None:
     parser.add_argument("--data", default="mnist")
     parser.add_argument("--epochs", type=int, default=50, help="of the VQ-VAE and the VAE")
     parser.add_argument("--prior-epochs", type=int, default=50)
-    parser.add_argument("--num-codes", type=int, default=128)
+    parser.add_argument("--prior-channels", type=int, default=64)
+    parser.add_argument("--num-codes", type=int, default=32)
     parser.add_argument("--code-dim", type=int, default=16)
     parser.add_argument("--latent-dim", type=int, default=20, help="of the VAE")
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--num-samples", type=int, default=500, help="of the VAE's bound")
+    parser.add_argument("--precision", default="float32", help="of training; or bf16")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--out", type=Path, default=Path("runs/vqvae"))
     options = parser.parse_args()
@@ -79,11 +82,15 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     data, labelled = pvae.data.load(options.data), pvae.data.load(options.data, labels=True)
     shape, codes = data.event_shape, options.num_codes
-    narrow = {"channels": (32, 64), "num_blocks": 2}
+    # With more blocks a code sees far beyond its place: all places hold a part of the whole image,
+    # also the empty corners, and a prior of the codes learns little.
+    narrow = {"channels": (32, 64), "num_blocks": 1}
     wide = {"channels": (64, 32), "num_blocks": 2}
-    how = {"batch_size": options.batch_size, "lr": options.lr, "device": options.device}
-    fit = functools.partial(trained, **how)
-    score = functools.partial(evaluated, num_samples=options.num_samples, device=options.device)
+    how = {"batch_size": options.batch_size, "lr": options.lr, "precision": options.precision}
+    fit = functools.partial(trained, **how, device=options.device)
+    score = functools.partial(
+        evaluated, num_samples=options.num_samples, estimators=[CodeUse()], device=options.device
+    )
 
     def quantised(prior: nn.Module | None = None) -> Any:
         torch.manual_seed(0)
@@ -96,7 +103,10 @@ def main() -> None:
 
     maps = pvae.codes(folder / "vq")
     torch.manual_seed(0)
-    density = models.GatedPixelCNN(maps.event_shape, likelihood="categorical", levels=codes)
+    wide_prior = options.prior_channels
+    density = models.GatedPixelCNN(
+        maps.event_shape, wide_prior, likelihood="categorical", levels=codes
+    )
     prior = fit(folder / "prior", (density, guides.NoLatents()), maps, epochs=options.prior_epochs)
     log_pz = score(folder / "prior", prior, maps)
 
@@ -119,7 +129,7 @@ def main() -> None:
         torch.manual_seed(0)
         sizes = {"num_codes": codes, "code_dim": options.code_dim, "prior": prior}
         model = kind(shape, channels=((64, 32), (64,)), **sizes)
-        return model, guides.NearestCodes(model, shape, channels=((32, 64), (64,)))
+        return model, guides.NearestCodes(model, shape, ((32, 64), (64,)), num_blocks=1)
 
     vq2 = fit(folder / "vq2", two_maps(models.VQVAE2), data, epochs=options.epochs)
     two = {"VQ-VAE-2, uniform prior": score(folder / "vq2", vq2, data)}
@@ -131,7 +141,9 @@ def main() -> None:
         ("VQ-VAE-2, learned prior, given the label", models.ConditionalVQVAE2, 10),
     ):
         torch.manual_seed(0)
-        density2 = models.HierarchicalCodes(vq2[0].map_shapes, codes, num_classes=classes)
+        density2 = models.HierarchicalCodes(
+            vq2[0].map_shapes, codes, wide_prior, num_classes=classes
+        )
         run = folder / f"vq2-{kind.__name__.lower()}"
         fit(
             run.with_name(f"{run.name}-prior"), (density2, guides.NoLatents()), maps2,
