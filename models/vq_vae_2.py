@@ -337,7 +337,8 @@ class HierarchicalCodes(PyroModule):
         names = [f"z_{level}" for level in range(1, len(self.map_shapes) + 1)]
         if missing := [name for name in names if given.get(name) is None]:
             raise PvaeError(f"This is a density of {', '.join(names)}; give {missing[0]} too.")
-        if more := [name for name in given if name not in names]:
+        # Other fields of the data are none of its business.
+        if more := [name for name in given if name.startswith("z_") and name not in names]:
             raise PvaeError(f"This is a density of {', '.join(names)}, without {more[0]}.")
         return tuple(given[name] for name in names)
 

@@ -176,6 +176,8 @@ torch.manual_seed(rank)
 for each in h:
     codebook(each.chunk(2)[rank])
 torch.save(codebook.state_dict(), f"{place}/{rank}.pt")
+dist.barrier()
+dist.destroy_process_group()
 """
 
 

@@ -25,9 +25,9 @@ def pair(latent_dim=3):
     )
 
 
-# The means of a PixelVAE are at pixels that are drawn; the untrained codes of the pair with a prior
+# The means of a PixelVAE are at pixels that are drawn; the untrained codes of two VQ-VAEs
 # are all the same.
-LEFT_OUT = "Gaussian mixture", "PixelVAE", "VQ-VAE with a prior", *EXPLICIT
+LEFT_OUT = "Gaussian mixture", "PixelVAE", "VQ-VAE with a prior", "VQ-VAE-2", *EXPLICIT
 CODED = [name for name in ZOO if name not in LEFT_OUT]
 
 

@@ -161,14 +161,15 @@ def _refuse_other_sites(sampler: Sampler, batch: tuple[Tensor, ...]) -> None:
 
 def _log_shares(sampler: Sampler, task: Task) -> Tensor:
     """Returns the log of the share of all data that have the code of each datum, [N]."""
-    draw, keys = torch.Generator().manual_seed(0), []
+    draw, keys = torch.Generator("cpu").manual_seed(0), []
     weights: dict[str, Tensor] = {}
     for piece in in_blocks(np.arange(len(task.data)), _PIECE):
         key = torch.zeros(len(piece), dtype=torch.long, device=task.device)
         for name, value in sampler.posterior(task.batch(piece), 1).items():
             code = value[0].reshape(len(piece), -1).long()
             if name not in weights:  # of all 64-bit sums, hardly two are equal for other codes
-                weight = torch.randint(-(2**62), 2**62, code.shape[1:], generator=draw)
+                size = code.shape[1:]
+                weight = torch.randint(-(2**62), 2**62, size, generator=draw, device="cpu")
                 weights[name] = weight.to(task.device)
             key += (code * weights[name]).sum(-1)
         keys.append(key)
