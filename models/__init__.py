@@ -8,6 +8,7 @@ from pvae.models.explicit import MADE, GatedPixelCNN, PixelCNN, PixelRNN
 from pvae.models.flow_prior import FlowPriorVAE
 from pvae.models.gaussian_mixture import GaussianMixture
 from pvae.models.hierarchical import HierarchicalVAE
+from pvae.models.hierarchical_codes import HierarchicalCodes
 from pvae.models.linear import PPCA
 from pvae.models.mixture_prior import MixturePriorVAE
 from pvae.models.pixel_vae import PixelVAE
@@ -16,7 +17,7 @@ from pvae.models.vae import VAE
 from pvae.models.vamp_prior import VampPriorVAE
 from pvae.models.video import VideoPixelCNN
 from pvae.models.vq_vae import VQVAE
-from pvae.models.vq_vae_2 import VQVAE2, ConditionalVQVAE2, HierarchicalCodes
+from pvae.models.vq_vae_2 import VQVAE2, ConditionalVQVAE2
 from pvae.nn import remember
 
 __all__ = [

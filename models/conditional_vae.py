@@ -6,18 +6,18 @@ from typing import Any, Literal
 import pyro
 import pyro.distributions as dist
 import torch
-from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from pvae.distributions import Head, Likelihood, make_head
 from pvae.errors import PvaeError
 from pvae.models.conditional import one_hot_labels
+from pvae.models.vae import VAE
 from pvae.nn import at_least_one, make_decoder
 
 __all__ = ["ConditionalVAE"]
 
 
-class ConditionalVAE(PyroModule):
+class ConditionalVAE(VAE):
     r"""A VAE of x given y, such as a label: the decoder takes the code and y.
 
     .. math::
@@ -73,16 +73,13 @@ class ConditionalVAE(PyroModule):
         decoder: nn.Module | None = None,
         **options: Any,
     ) -> None:
-        super().__init__()
         at_least_one(num_classes=num_classes, latent_dim=latent_dim)
-        self.event_shape, self.num_classes = tuple(event_shape), num_classes
-        self.latent_dim, self.context = latent_dim, context
-        self.head = make_head(likelihood, self.event_shape, **options)
+        head = make_head(likelihood, event_shape, **options)
         if decoder is None:
             sizes = network, hidden_dims, channels, activation
-            decoder = make_decoder((latent_dim + num_classes,), self.head.out_shape, *sizes)
-        self.decoder = decoder
-        self.register_buffer("zeros", torch.zeros(latent_dim), persistent=False)
+            decoder = make_decoder((latent_dim + num_classes,), head.out_shape, *sizes)
+        super().__init__(event_shape, latent_dim, likelihood=head, decoder=decoder)
+        self.num_classes, self.context = num_classes, context
 
     def forward(self, x: Tensor | None = None, y: Tensor | None = None, *, size: int = 1) -> Tensor:
         c = self.condition(y)
@@ -99,23 +96,8 @@ class ConditionalVAE(PyroModule):
             )
         return one_hot_labels(y, self.num_classes) if self.context is None else self.context(y)
 
-    def prior(self) -> dist.Distribution:
-        """Returns p(z), batch shape [] and event shape [Z]."""
-        return dist.Normal(self.zeros, 1.0).to_event(1)
-
     def likelihood(self, z: Tensor, c: Tensor) -> dist.Distribution:
         """Returns p(x|z, y), batch shape [...], for z [..., Z] and c(y) [..., num_classes]."""
-        both = joined(z, c)
-        return self.head(self.head.shaped(self.decoder(both), both.shape[:-1]))
-
-    def set_output_bias(self, x: Tensor) -> None:
-        """Makes p(x|z, y) start at the mean of data x [N, *event_shape], as in `VAE`."""
-        bias = self.head.bias(x)
-        if bias is not None and hasattr(self.decoder, "set_bias"):
-            self.decoder.set_bias(bias)
-
-
-def joined(a: Tensor, b: Tensor) -> Tensor:
-    """Returns a [..., A] and b [..., B] side by side, [..., A + B]."""
-    batch = torch.broadcast_shapes(a.shape[:-1], b.shape[:-1])
-    return torch.cat([each.to(a.dtype).expand(*batch, -1) for each in (a, b)], -1)
+        batch = torch.broadcast_shapes(z.shape[:-1], c.shape[:-1])
+        both = [each.to(z.dtype).expand(*batch, -1) for each in (z, c)]
+        return super().likelihood(torch.cat(both, -1))

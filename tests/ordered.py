@@ -13,10 +13,10 @@ NETWORKS = {
     "MADE, random order": lambda *a, **k: nn.MADE(*a, hidden_dims=[40], order="random", **k),
     "MADE, no direct": lambda *a, **k: nn.MADE(*a, hidden_dims=[200], direct=False, **k),
     "PixelCNN": lambda *a, **k: nn.PixelCNN(*a, channels=24, num_blocks=3, kernel_size=3, **k),
-    "GatedPixelCNN": lambda *a, **k: nn.GatedPixelCNN(*a, channels=12, num_layers=3, **k),
+    "GatedPixelCNN": lambda *a, **k: nn.GatedPixelCNN(*a, channels=24, num_layers=3, **k),
     "PixelCNN++": lambda *a, **k: nn.PixelCNNPlusPlus(*a, channels=8, num_blocks=2, **k),
-    "Row LSTM": lambda *a, **k: nn.PixelRNN(*a, "row", channels=12, num_layers=2, **k),
-    "Diagonal BiLSTM": lambda *a, **k: nn.PixelRNN(*a, "diagonal", channels=12, num_layers=2, **k),
+    "Row LSTM": lambda *a, **k: nn.PixelRNN(*a, "row", channels=24, num_layers=2, **k),
+    "Diagonal BiLSTM": lambda *a, **k: nn.PixelRNN(*a, "diagonal", channels=24, num_layers=2, **k),
     "CausalTransformer": lambda *a, **k: nn.CausalTransformer(*a, channels=8, num_layers=2, **k),
     "WaveNet": lambda *a, **k: nn.WaveNet(*a, channels=6, num_layers=6, num_cycles=1, **k),
 }

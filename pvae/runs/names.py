@@ -188,11 +188,15 @@ def _with_its_neighbours(file: Path) -> Iterator[None]:
     _importable(file.parent)
     names = {path.stem for path in file.parent.glob("*.py")}
     names |= {path.parent.name for path in file.parent.glob("*/__init__.py")}
-    for module in [m for m in sys.modules if m.partition(".")[0] in names]:
-        if _is_a_strangers(module.partition(".")[0], file.parent):
-            sys.modules.pop(module)
+    theirs = {name for name in names & sys.modules.keys() if _is_a_strangers(name, file.parent)}
+    old = {m: sys.modules.pop(m) for m in [*sys.modules] if m.partition(".")[0] in theirs}
     importlib.invalidate_caches()
-    yield
+    try:
+        yield
+    finally:  # what this file did not import still belongs to those that did
+        unused = theirs - sys.modules.keys()
+        sys.modules.update({m: old[m] for m in old if m.partition(".")[0] in unused})
+        names -= unused
     for name in sorted(names & sys.modules.keys()):
         if _is_a_strangers(name, file.parent):
             raise PvaeError(

@@ -123,9 +123,8 @@ def test_steps_are_the_full_pass(name, integers, context_shape, shape):
             torch.testing.assert_close(step(t), steps.of(f, t))
             so_far.view(4, -1)[:, steps.x_index[t]] = x.view(4, -1)[:, steps.x_index[t]]
     if context is not None:
-        others = [network(x, context + torch.randn_like(context)) for _ in range(5)]
-        changed = (torch.stack(others) != f).flatten(0, 2).any(0)
-        assert changed.all()  # at once, the few units of a colour's first pixel may be all off
+        changed = (network(x, context + 1) != f).any(0).any(0)
+        assert changed.all()
 
 
 @pytest.mark.parametrize("kind", [GatedPixelCNN, PixelCNN, PixelRNN])
@@ -206,6 +205,7 @@ def test_what_networks_of_images_do_not_take():
         (lambda: PixelCNN((1, 4, 4), kernel_size=4), "kernel_size=4: it must be an odd"),
         (lambda: PixelCNN((1, 4, 4), num_blocks=0), "num_blocks=0"),
         (lambda: GatedPixelCNN((4, 4), context_shape=(2, 3, 4)), r"height and width \(4, 4\)"),
+        (lambda: GatedPixelCNN((4, 4), first_kernel_size=4), "first_kernel_size=4: it must be an"),
         (lambda: GatedPixelCNN((4, 4), context_shape=(2, 3)), r"a vector \(D,\) or a map"),
         (lambda: PixelRNN((4, 4), kind="column"), "kind='column' is not valid"),
         (lambda: PixelCNNPlusPlus((3, 4, 4)), "Choose a likelihood of whole pixels"),

@@ -1,7 +1,9 @@
 """A run of one's own file can be read from anywhere; one that Python trained, from the shell."""
 
 import re
+import sys
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -298,6 +300,20 @@ def test_two_folders_have_a_file_of_the_same_name(tmp_path, monkeypatch):
         assert kept == ["nets.py", "own.py"]
         assert f"WIDTH = {width}" in (tmp_path / name / "run" / "source" / "nets.py").read_text()
         assert pvae.load("run", trust=True)[0].decoder[0].out_features == width
+
+
+def test_a_module_of_another_folder_stays_where_it_is_not_replaced(tmp_path, monkeypatch):
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "nets.py").write_text("WIDTH = 5\n")
+    (tmp_path / "first" / "own.py").write_text(MODEL)
+    (tmp_path / "second" / "own.py").write_text(
+        MODEL.replace("from nets import WIDTH", "WIDTH = 6")
+    )
+    for name in ("first", "second"):
+        monkeypatch.chdir(tmp_path / name)
+        assert main(["train", *PAIR, "--epochs", "1", "--out", "run", *QUICK]) == 0
+    assert Path(sys.modules["nets"].__file__).parent.name == "first"
 
 
 def test_a_file_of_ones_own_that_hides_the_one_beside_is_refused(tmp_path, monkeypatch, capsys):

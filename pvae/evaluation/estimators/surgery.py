@@ -76,6 +76,8 @@ class Surgery(Estimator):
         return [self] if applies else []
 
     def cost(self, sampler: Sampler) -> float:
+        if gives_one_code(sampler.structure):
+            return 1.0
         # A density of the guide, or a call of the guide, for each other datum.
         count = self.num_data or 0
         plate = sampler.strategy == "plate"
@@ -90,12 +92,13 @@ class Surgery(Estimator):
                 "take their shapes from their arguments."
             )
         seed_unit(task.seed, 0, purpose=_TAG)
-        log_q, layout = _log_q(sampler, task.batch(np.arange(min(6, num_data))))
-        shares = _log_shares(sampler, task) if gives_one_code(sampler.structure) else None
-        chained = len(latent_sites(sampler.structure.guide_trace)) > 1
-        if shares is None and (
-            layout != "plate" or chained
-        ):  # networks see each datum again for each sample
+        shares, log_q, layout, chained = None, None, "plate", False
+        if gives_one_code(sampler.structure):
+            shares = _log_shares(sampler, task)
+        else:
+            log_q, layout = _log_q(sampler, task.batch(np.arange(min(6, num_data))))
+            chained = len(latent_sites(sampler.structure.guide_trace)) > 1
+        if layout != "plate" or chained:  # networks see each datum again for each sample
             most = max(_FEWEST, (_ENCODINGS if layout != "plate" else 10 * _ENCODINGS) // num_data)
             some = np.random.default_rng(task.seed).permutation(len(positions))[:most]
             positions = positions[np.sort(some)]

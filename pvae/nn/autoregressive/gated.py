@@ -73,7 +73,8 @@ class GatedPixelCNN(Images):
         super().__init__(event_shape, out_shape, context_shape, num_values)
         at_least_one(num_layers=num_layers)
         self._multiple_of(channels)
-        sides = [self._odd(first_kernel_size)] + [self._odd(kernel_size)] * (num_layers - 1)
+        first = self._odd(first_kernel_size, "first_kernel_size")
+        sides = [first] + [self._odd(kernel_size)] * (num_layers - 1)
         groups, both = self.groups, 2 * channels
         self.vertical, self.horizontal, self.link, self.mix = (nn.ModuleList() for _ in range(4))
         for layer, k in enumerate(sides):

@@ -110,11 +110,11 @@ class Images(Ordered):
         layers = (context_layer(self.context_shape, features) for _ in range(num_layers))
         return nn.ModuleList(layer for layer in layers if layer is not None)
 
-    def _odd(self, kernel_size: int) -> int:
+    def _odd(self, size: int, name: str = "kernel_size") -> int:
         """Returns how far a kernel reaches to each side."""
-        if kernel_size < 1 or kernel_size % 2 == 0:
-            raise PvaeError(f"kernel_size={kernel_size}: it must be an odd number, 3, 5 or 7.")
-        return kernel_size // 2
+        if size < 1 or size % 2 == 0:
+            raise PvaeError(f"{name}={size}: it must be an odd number, such as 3, 5 or 7.")
+        return size // 2
 
     def _multiple_of(self, channels: int, halves: int = 1) -> None:
         if channels < 1 or channels % (halves * self.groups):
