@@ -42,10 +42,10 @@ class Codebook(nn.Module):
 
     Attributes:
         weight: e, [K, D].
-        process_group: None, or a group of `torch.distributed` whose processes each train on a part
-            of a minibatch, such as `torch.distributed.group.WORLD`. The moving averages are then
-            those of all parts, and restarts take the vectors of the group's first process, so that
-            all processes keep the same codebook. All of them must call it together.
+        synchronised: False; set it to True in processes of `torch.distributed` that each train on a
+            part of a minibatch. The moving averages are then those of all parts, and restarts take
+            the vectors of the first process, so that all keep the same codebook. All of them must
+            call it together.
 
     Shape:
         `codebook(h)` takes h [..., D] and returns z [..., K], zeros and a one. With `learn=False`
@@ -66,7 +66,7 @@ class Codebook(nn.Module):
         (torch.Size([5, 4]), torch.Size([5, 2]))
     """
 
-    process_group: torch.distributed.ProcessGroup | None = None
+    synchronised = False
 
     def __init__(
         self,
@@ -144,8 +144,8 @@ class Codebook(nn.Module):
         """Starts unused vectors again, and before the first use all of them."""
         unused = (self.uses < self.restart) | (self.uses.sum() == 0)
         some = h[torch.randint(len(h), (self.num_codes,), device=h.device)]
-        if (group := self.process_group) is not None:
-            torch.distributed.broadcast(some, torch.distributed.get_global_rank(group, 0), group)
+        if self.synchronised:
+            torch.distributed.broadcast(some, 0)
         unused &= some.isfinite().all(-1)  # a NaN would stay in the averages
         self.uses.masked_fill_(unused, 1.0)
         for vectors in (self.weight, self.sums):
@@ -156,9 +156,9 @@ class Codebook(nn.Module):
         finite = h.isfinite().all(-1, keepdim=True)
         h, z = torch.where(finite, h, 0), z * finite
         counts, sums = z.sum(0), z.T @ h
-        if (group := self.process_group) is not None:
+        if self.synchronised:
             for total in (counts, sums):
-                torch.distributed.all_reduce(total, group=group)
+                torch.distributed.all_reduce(total)
         self.uses.mul_(self.decay).add_((1 - self.decay) * counts)
         self.sums.mul_(self.decay).add_((1 - self.decay) * sums)
         used = self.uses[:, None] > 1e-5

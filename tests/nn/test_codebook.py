@@ -171,7 +171,7 @@ dist.init_process_group("gloo", init_method=f"file://{place}/store", rank=rank, 
 h = torch.load(f"{place}/h.pt")
 torch.manual_seed(0)
 codebook = Codebook(9, 3, decay=0.9, restart=restart)
-codebook.process_group = dist.group.WORLD
+codebook.synchronised = True
 torch.manual_seed(rank)
 for each in h:
     codebook(each.chunk(2)[rank])
