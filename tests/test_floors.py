@@ -25,8 +25,8 @@ FLOORS = {
     "models": 2,
     "guides": 2,
     "compile": 3,
-    "predictive": 3,
     "importance": 4,
+    "predictive": 5,
     "objectives": 5,
     "evaluation": 5,
     "estimators": 6,  # pvae/estimators.py, a short name

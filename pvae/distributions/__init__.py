@@ -7,6 +7,7 @@ Imports `errors` and `nn`.
 
 from pvae.distributions import heads
 from pvae.distributions.autoregressive import Autoregressive, reads_values
+from pvae.distributions.completed import Completed, only
 from pvae.distributions.gumbel_softmax import GumbelSoftmax
 from pvae.distributions.head import Head
 from pvae.distributions.levels import BinomialProportion, Levels
@@ -34,6 +35,7 @@ __all__ = [
     "Autoregressive",
     "BinomialProportion",
     "CategoricalLevels",
+    "Completed",
     "DiagonalMixture",
     "DiscretizedLogistic",
     "GumbelSoftmax",
@@ -50,6 +52,7 @@ __all__ = [
     "known_values",
     "log_prob",
     "make_head",
+    "only",
     "peeled",
     "pull_back",
     "reads_values",

@@ -1,25 +1,31 @@
-"""What a trained pair is for: encode, reconstruct, generate, complete, decode, traverse, probe.
+"""What a trained pair is for: encode, reconstruct, generate, complete, inpaint, traverse, probe.
 
-Imports `pair`, `data`, `distributions`, `runtime` and `errors`.
+Imports `importance`, `pair`, `data`, `distributions`, `runtime` and `errors`.
 """
 
 from pvae.predictive.at_means import place_of
 from pvae.predictive.complete import complete
 from pvae.predictive.encode import draw_codes, encode
 from pvae.predictive.generate import decode, generate, reconstruct
+from pvae.predictive.inpaint import inpaint
+from pvae.predictive.known import KnownPart, blank, known_of
 from pvae.predictive.probe import Probes, probe
 from pvae.predictive.traverse import ACTIVE, Traversal, interpolate, traverse
 
 __all__ = [
     "ACTIVE",
+    "KnownPart",
     "Probes",
     "Traversal",
+    "blank",
     "complete",
     "decode",
     "draw_codes",
     "encode",
     "generate",
+    "inpaint",
     "interpolate",
+    "known_of",
     "place_of",
     "probe",
     "reconstruct",

@@ -43,6 +43,8 @@ def complete(
         z_{1:k} &\sim q(z_{1:k} \mid x_{1:k}), \qquad z_{k+1:T} \sim p(z_{k+1:T} \mid z_{1:k}) \\
         \hat x_{k+1:T} &= E[x_{k+1:T} \mid z]
 
+    A pair whose values of x are independent given z is completed by `pvae.inpaint`.
+
     Args:
         model: Pyro program p(z) p(x|z), or p(x).
         guide: Pyro program q(z|x); `pvae.guides.NoLatents` without latent variables.
@@ -151,7 +153,8 @@ def _codes(
                 f"Site {name!r} of the guide {name_of(guide)} has codes of shape "
                 f"{tuple(z.shape[1:])} for x of shape {tuple(known.shape)}: only a pair with codes "
                 "for each frame of a video can be completed, such as a VQVAE of videos, or a model "
-                "without latent variables."
+                "without latent variables. If the values of x are independent given z, use "
+                "pvae.inpaint."
             )
     if codes and (known.flatten(1).any(-1) != known.flatten(1).all(-1)).any():
         raise PvaeError(
