@@ -6,6 +6,7 @@ A short name for classes of `pvae.evaluation`.
 from pvae.evaluation import (
     AIS,
     BDMC,
+    Classifier,
     CodeUse,
     Estimate,
     Estimator,
@@ -20,6 +21,7 @@ from pvae.evaluation import (
 __all__ = [
     "AIS",
     "BDMC",
+    "Classifier",
     "CodeUse",
     "Estimate",
     "Estimator",

@@ -10,6 +10,7 @@ from pvae.evaluation.estimator import Estimator, Task
 from pvae.evaluation.estimators import (
     AIS,
     BDMC,
+    Classifier,
     CodeUse,
     Gap,
     NaiveMonteCarlo,
@@ -30,6 +31,7 @@ __all__ = [
     "BDMC",
     "CUBO_KHAT",
     "Bound",
+    "Classifier",
     "CodeUse",
     "Compared",
     "Comparison",

@@ -47,8 +47,13 @@ class Comparison:
         label = "not a likelihood, nats per datum" if self.caveat else "nats per datum"
         what = f"{self.data['name']} ({self.data['observation']}, {count_data(len(self))})"
         lines = [f"{what}: differences from {runs[0].name}, {label}"]
-        for title, kind in ((f"L_{self.num_samples}", "log_px"), ("ELBO", "elbo")):
-            bounds: list[Bound] = [getattr(run, kind) for run in runs]
+        columns = {
+            f"L_{self.num_samples}": [r.log_px for r in runs],
+            "ELBO": [r.elbo for r in runs],
+        }
+        columns |= {name: [run.scores[name] for run in runs] for name in runs[0].scores}
+        width = max(width, *(len(title) + 2 for title in columns))
+        for title, bounds in columns.items():
             differences = [bound.difference for bound in bounds]
             lines.append(
                 f"{title:<{width}}{'mean':>9}{'± se':>8}{'difference':>12}{'± se':>8}"
@@ -118,6 +123,7 @@ def compare(evaluations: Mapping[str, Evaluation]) -> Comparison:
             "num_samples."
         )
     runs: list[Compared] = []
+    scores = _scores(evaluations)
     for name, evaluation in evaluations.items():
         known = evaluation.khat[~np.isnan(evaluation.khat)]
         above = float((known > evaluation.khat_threshold).mean()) if len(known) else math.nan
@@ -131,6 +137,10 @@ def compare(evaluations: Mapping[str, Evaluation]) -> Comparison:
             constant=evaluation.constant,
             log_px=_bound(evaluation.bounds[shared[-1]], runs[0].log_px if runs else None),
             elbo=_bound(evaluation.elbo, runs[0].elbo if runs else None),
+            scores={
+                title: _bound(values[name], runs[0].scores[title] if runs else None)
+                for title, values in scores.items()
+            },
         )
         if d := run.log_px.difference:
             said = words(run, runs[0], d, f"L_{shared[-1]}") + caution(run, runs[0], d.verdict)
@@ -229,6 +239,20 @@ def _bound(values: np.ndarray, reference: Bound | None = None) -> Bound:
         higher=float((values > reference.values).mean()),
     )
     return Bound(values, mean, se, difference)
+
+
+def _scores(evaluations: Mapping[str, Evaluation]) -> dict[str, dict[str, np.ndarray]]:
+    """Returns the scores of findings that all runs have on the same data, by title and run."""
+    found: dict[str, dict[str, np.ndarray]] = {}
+    first = next(iter(evaluations.values()))
+    for key, finding in first.findings.items():
+        others = {name: e.findings.get(key) for name, e in evaluations.items()}
+        if all(o is not None and np.array_equal(o.datum, finding.datum) for o in others.values()):
+            scores = {name: other.scores() for name, other in others.items()}
+            for title in finding.scores():
+                if all(title in each for each in scores.values()):
+                    found[title] = {name: each[title] for name, each in scores.items()}
+    return found
 
 
 def _mean_and_se(values: np.ndarray) -> list[float]:

@@ -1,7 +1,7 @@
 """Two runs on the same data: their bounds, and the differences between these."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -49,7 +49,7 @@ class Difference:
 
 @dataclass(frozen=True, eq=False)
 class Bound:
-    """A bound in nats, [N], its mean, and the standard error of the mean over the data.
+    """A bound in nats, or a score, [N], its mean, and the mean's standard error over the data.
 
     `difference` is that to the reference's bound; None for the reference itself.
     """
@@ -70,6 +70,7 @@ class Compared:
         log_px: L_K at the comparison's K.
         words: What the difference of L_K says, and whether the bounds may be loose.
         constant: Whether log w is the same for every sample, and so L_K for every K.
+        scores: The `Finding.scores` that all runs have on the same data, by name.
     """
 
     name: str
@@ -82,3 +83,4 @@ class Compared:
     elbo: Bound
     words: str = ""
     constant: bool = False
+    scores: dict[str, Bound] = field(default_factory=dict)

@@ -121,6 +121,10 @@ class Finding:
         """Returns a sentence on how far the bounds can be trusted; None for no sentence."""
         return None
 
+    def scores(self) -> dict[str, np.ndarray]:
+        """Returns numbers by name, [n], that `compare` compares between runs; smaller is better."""
+        return {}
+
     def panels(self, known: Known) -> list[Panel]:
         """Returns its figures in the report, each made by `pvae.drawing.attempt`."""
         return []

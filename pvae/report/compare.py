@@ -47,6 +47,9 @@ def _context(comparison: Comparison) -> dict[str, Any]:
             _block("L", comparison.num_samples, runs, [run.log_px for run in runs]),
             _block("ELBO", None, runs, [run.elbo for run in runs]),
         ],
+        "scores": [
+            _block(name, None, runs, [run.scores[name] for run in runs]) for name in runs[0].scores
+        ],
         "gain": _gain([run.log_px.difference for run in runs[1:]]),
         "forest": attempt(
             "forest", "Differences and their 95% intervals", _forest_panel, comparison

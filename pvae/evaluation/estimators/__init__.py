@@ -7,6 +7,7 @@ import pkgutil
 from pvae.evaluation.estimator import Estimator
 from pvae.evaluation.estimators.ais import AIS
 from pvae.evaluation.estimators.bdmc import BDMC
+from pvae.evaluation.estimators.classifier import Classifier
 from pvae.evaluation.estimators.code_use import CodeUse
 from pvae.evaluation.estimators.gap import Gap
 from pvae.evaluation.estimators.prior import NaiveMonteCarlo
@@ -16,6 +17,7 @@ from pvae.evaluation.estimators.surgery import Surgery
 __all__ = [
     "AIS",
     "BDMC",
+    "Classifier",
     "CodeUse",
     "Gap",
     "NaiveMonteCarlo",
