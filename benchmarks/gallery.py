@@ -38,7 +38,7 @@ ROWS = {
     "Mixture prior": "--model MixturePriorVAE --guide MeanField",
     "VampPrior": "--model VampPriorVAE --guide SharedEncoder",
     "Flow prior": "--model FlowPriorVAE --guide MeanField",
-    "Given labels": "--model ConditionalVAE --guide ConditionalMeanField --data.labels true",
+    "Given labels": "--model ConditionalVAE --guide ConditionalMeanField --given y",
     "Full covariance": "--model VAE --guide FullCovariance",
     "Low rank": "--model VAE --guide LowRank",
     "Mixture of Gaussians": "--model VAE --guide MixtureOfGaussians",
@@ -80,7 +80,7 @@ ROWS = {
     "PixelCNN": "--model PixelCNN --model.channels 32 --model.num_blocks 4 --guide NoLatents",
     "Gated PixelCNN": "--model GatedPixelCNN --model.channels 32 --model.num_layers 5"
     " --guide NoLatents",
-    "Gated PixelCNN given labels": "--model Conditional --guide NoLatents --data.labels true"
+    "Gated PixelCNN given labels": "--model Conditional --guide NoLatents --given y"
     " --model.density pvae.models.GatedPixelCNN --model.density.event_shape SHAPE"
     " --model.density.channels 32 --model.density.num_layers 5 --model.density.context_shape [10]",
     "PixelRNN": "--model PixelRNN --model.kind row --model.channels 32 --model.num_layers 2"

@@ -63,7 +63,7 @@ class Conditional(PyroModule):
         if y is None:
             raise PvaeError(
                 "This is a model of x given y, and no y was given: call model(x, y), with "
-                "labels=True for data by name, or model(y=y, size=n)."
+                "labels=True for data by name (in the shell --given y), or model(y=y, size=n)."
             )
         if self.context is not None:
             return self.density.distribution(self.context(y))

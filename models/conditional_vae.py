@@ -92,7 +92,7 @@ class ConditionalVAE(VAE):
         if y is None:
             raise PvaeError(
                 "This is a model of x given y, and no y was given: call model(x, y), with "
-                "labels=True for data by name, or model(y=y, size=n)."
+                "labels=True for data by name (in the shell --given y), or model(y=y, size=n)."
             )
         return one_hot_labels(y, self.num_classes) if self.context is None else self.context(y)
 

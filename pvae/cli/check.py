@@ -3,7 +3,7 @@
 import itertools
 
 from pvae.cli.command_line import PLACES, parse
-from pvae.cli.options import load_data, options_of
+from pvae.cli.options import check_given, load_data, options_of, take_given
 from pvae.cli.usage import UsageError
 from pvae.diagnosis import diagnose
 from pvae.runs import build_pair
@@ -28,9 +28,11 @@ def check(argv: list[str]) -> int:
             )
     sides = [f"--{side}={name}" for side, name in zip(("model", "guide"), named, strict=False)]
     config, early = parse("check", [*sides, *options])
+    names = take_given(config)
     data = load_data(config, trust=early.trust)
     print(f"data: {data.in_words}")
     model, guide = build_pair(config, data.event_shape)
+    check_given(names, data, model)
     found = diagnose(model, guide, data, **options_of(diagnose, config))
     print(found)
     return 1 if found.faults else 0

@@ -15,6 +15,7 @@ from pvae.data import Data, load
 from pvae.diagnosis import diagnose
 from pvae.errors import PvaeError, nearest
 from pvae.evaluation import check_counts, evaluate, find_estimators
+from pvae.pair import Program, name_of, signature_of
 from pvae.runs import GIVEN, one_line, read_codes, typed
 from pvae.runtime import check_memory, check_seed
 from pvae.training import fit
@@ -22,13 +23,16 @@ from pvae.training import fit
 __all__ = [
     "PROGRAMS",
     "add_evaluation",
+    "check_given",
     "check_numbers",
     "estimators_of",
+    "listed",
     "load_data",
     "names_of_evaluation",
     "new_parser",
     "options_of",
     "parser_of_pair",
+    "take_given",
     "underscored",
     "values",
 ]
@@ -73,6 +77,7 @@ def parser_of_pair(command: str, targets: dict[str, Any]) -> ArgumentParser:
     parser = new_parser(command, "[MODEL GUIDE]" if check else "")
     parser.add_argument("--config", action="config", metavar="FILE", help=HELP_OF["config"])
     parser.add_argument("--trust", action="store_true", help=HELP_OF["trust"])
+    parser.add_argument("--given", type=list[str] | str | None, help=HELP_OF["given"])
     if not check:
         parser.add_argument("--out", metavar="DIR", help=HELP_OF["out"])
         parser.add_argument("--overwrite", action="store_true", help=HELP_OF["overwrite"])
@@ -172,6 +177,35 @@ def check_numbers(config: dict[str, Any]) -> None:
         check_seed(config.get("seed", 0))
     except PvaeError as error:
         raise UsageError(f"--{error}") from None
+
+
+def listed(names: str | list[str] | None) -> list[str]:
+    """Returns the value of an option that takes one name or several."""
+    return [names] if isinstance(names, str) else names or []
+
+
+def take_given(config: dict[str, Any]) -> list[str]:
+    """Takes --given out of a config, and asks for the labels of the data if there are any names."""
+    if names := listed(config.pop("given", None)):
+        config["data"]["labels"] = True
+    return names
+
+
+def check_given(names: list[str], data: Data, model: Program) -> None:
+    """Raises a UsageError if the data or the model's arguments have no field of such a name."""
+    signature = signature_of(model)
+    taken = [] if signature is None else [n for n in signature.parameters if n not in ("x", "size")]
+    for name in names:
+        if name not in data.train.names:
+            raise UsageError(
+                f"--given {name}: the data {data.name} have no such field; they have "
+                f"{', '.join(data.train.names)}."
+            )
+        if signature is not None and name not in taken:
+            raise UsageError(
+                f"--given {name}: {name_of(model)} takes "
+                f"{f'no {name}, but ' + ', '.join(taken) if taken else 'nothing beside x'}."
+            )
 
 
 def load_data(config: dict[str, Any], *, trust: bool = False) -> Data:

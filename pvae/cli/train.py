@@ -8,7 +8,7 @@ from typing import Any
 from pvae.cli.command_line import parse
 from pvae.cli.evaluate import save_evaluation
 from pvae.cli.folder import check_folder, empty_folder, make_folder, remove_folder, run_argument
-from pvae.cli.options import check_numbers, load_data, options_of
+from pvae.cli.options import check_given, check_numbers, listed, load_data, options_of, take_given
 from pvae.cli.report import save_report
 from pvae.cli.usage import UsageError
 from pvae.data import Data
@@ -45,16 +45,18 @@ def _train(command: str, argv: list[str]) -> None:
             lock.enter_context(locked(early.resume))
         if early.out:
             check_folder(Path(early.out), early.overwrite)
+        names = take_given(config)
         data = load_data(config, trust=early.trust)
         print(f"data: {data.in_words}", flush=True)
         _set_event_shape(config, data)
         model, guide = build_pair(config)
+        check_given(names, data, model)
         options = options_of(fit, config) | {"progress": progress}
         if early.resume:
             _set_epochs(Path(early.resume), config["epochs"])
         if not (early.resume and (Path(early.resume) / "checkpoint.pt").exists()):
             _initialise(model, guide, data, config)
-        freeze(model, guide, _listed(config.get("freeze")))
+        freeze(model, guide, listed(config.get("freeze")))
         if early.resume:
             out = Path(early.resume)
         else:  # now that nothing in the options can fail any more
@@ -116,10 +118,6 @@ def _initialise(model: Program, guide: Program, data: Data, config: dict[str, An
     if hasattr(model, "start_from"):
         part, (start_from,) = bind(data.train, model.start_from)
         start_from(*part.tensors())
-    for run in _listed(config.get("from")):
+    for run in listed(config.get("from")):
         taken = warm_start(model, guide, run)
         print(f"from {run}: {len(taken)} parameters and buffers", flush=True)
-
-
-def _listed(names: str | list[str] | None) -> list[str]:
-    return [names] if isinstance(names, str) else names or []

@@ -40,6 +40,8 @@ HELP_OF = {
     "overwrite": "Replace the run in --out.",
     "init": "The initial parameters: 'glorot' draws the weights as Glorot & Bengio do and sets "
     "the output to the mean of the data (default: as the classes make them).",
+    "given": "What the model is given beside x: a field of the data, such as y, the labels, or a "
+    "list, [y,caption]. The bounds are then on log p(x|y).",
     "from": "Start from the parameters of another run, by name and shape, or of several, "
     "[RUN,RUN]: the pair's and its prior's. What no run has starts as usual.",
     "freeze": "Parts that are not trained: a name such as guide or model.decoder, or a list, "

@@ -208,6 +208,13 @@ def _check(evaluations: Mapping[str, Evaluation]) -> None:
             f"{in_words(others)} are, so they cannot be compared. Train all on the same kind of "
             "data (--data.observation)."
         )
+    densities = {name: e.data.get("density", "p(x)") for name, e in evaluations.items()}
+    if len(set(densities.values())) > 1:
+        each = ", ".join(f"{name} of {density}" for name, density in densities.items())
+        raise PvaeError(
+            f"The runs are not of the same density: {each}. What is given costs nothing to "
+            "explain, so their numbers cannot be compared."
+        )
     if len({(e.data["hash"], len(e)) for e in evaluations.values()}) > 1:
         parts = ", ".join(
             f"{name} on {e.data['name']} ({e.data['observation']}, {count_data(len(e))}, hash "

@@ -33,7 +33,17 @@ from pvae.evaluation.plan import (
 from pvae.evaluation.result import Evaluation
 from pvae.evaluation.work import Whole, Work, take
 from pvae.importance import Sampler, Strategy
-from pvae.pair import Program, alone, check_data, given, gives_one_code, inspect, move, name_of
+from pvae.pair import (
+    Program,
+    alone,
+    check_data,
+    density_of,
+    given,
+    gives_one_code,
+    inspect,
+    move,
+    name_of,
+)
 from pvae.runtime import check_seed, default_device, find_device, own_random_state
 
 __all__ = ["evaluate"]
@@ -150,6 +160,9 @@ def evaluate(
         if code:
             drawn_by = prior_of(model, guide)
             found = inspect(model, drawn_by, *batch, plate=plate)
+        if len(batch) > 1:
+            density = density_of(found, part.names if isinstance(part, Split) else None)
+            described |= {} if density == "p(x)" else {"density": density}
         one_code, asked_ks = gives_one_code(found.structure), ks
         ks = [1] if one_code else ks  # log w is the same for every sample
         sampler = Sampler(found, strategy=strategy, memory=memory)

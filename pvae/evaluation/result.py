@@ -62,7 +62,7 @@ class Evaluation(Known):
         model: Name of the model.
         guide: Name of the guide.
         data: `name`, `observation` and `hash` of the data; `dims` and `levels` if x is discrete
-            or dequantised.
+            or dequantised; `density` if it is not `p(x)`, such as `p(x | y)`.
         strategy: How the samples were computed: `"plate"`, `"tile"` or `"loop"`.
         caveat: Why these numbers are not likelihoods; None if they are.
         exact: Whether nothing was sampled, which makes `log_px` exact.

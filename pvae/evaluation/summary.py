@@ -142,6 +142,8 @@ def tabulate(e: Known, summary: dict[str, Any]) -> str:
         f"{name:<{width}}{show(row['mean']):>12}{show(row['se']):>10}   {note}".rstrip()
         for name, row, note in rows
     ]
+    if "density" in e.data:
+        lines.append(f"log p(x) stands for log {e.data['density']}.")
     lines += _details(e, summary)
     return "\n".join(lines + ([e.caveat] if e.caveat else []))
 

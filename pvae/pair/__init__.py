@@ -9,8 +9,9 @@ from pvae.pair.arguments import Arguments
 from pvae.pair.bounded import Bounded, in_free_memory
 from pvae.pair.check import check, look
 from pvae.pair.dense import check_tensor
+from pvae.pair.density import density_of
 from pvae.pair.enumerable import memory_for_the_sum, refuse_unlisted, sample_instead
-from pvae.pair.fields import bind, given, opened
+from pvae.pair.fields import bind, given, opened, signature_of
 from pvae.pair.glance import at_a_glance, plate_sizes
 from pvae.pair.inspect import inspect
 from pvae.pair.measures import (
@@ -81,6 +82,7 @@ __all__ = [
     "check",
     "check_data",
     "check_tensor",
+    "density_of",
     "evaluating",
     "from_library",
     "given",
@@ -117,6 +119,7 @@ __all__ = [
     "same_buffers",
     "sample_instead",
     "sample_sites",
+    "signature_of",
     "slots",
     "trace_guide",
     "trace_model",

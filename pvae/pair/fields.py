@@ -19,7 +19,7 @@ from pvae.errors import PvaeError
 from pvae.pair.program import Program, name_of, without_handlers
 from pvae.pair.tensors import TensorSplit
 
-__all__ = ["bind", "given", "opened"]
+__all__ = ["bind", "given", "opened", "signature_of"]
 
 _LABELS = re.compile("^(y.*|[ct])$|label|target|class|cond|digit|categor|attr|context")
 
@@ -134,9 +134,16 @@ def bind(
     return part.only(names), tuple(
         program
         if call.by_position and call.names == names
-        else functools.partial(_call, names, call.names, program)
+        else _by_name(names, call.names, program)
         for program, call in zip(programs, calls, strict=True)
     )
+
+
+def _by_name(names: tuple[str, ...], taken: tuple[str, ...], program: Program) -> Program:
+    found = functools.partial(_call, names, taken, program)
+    parameters = [Parameter(name, Parameter.POSITIONAL_OR_KEYWORD) for name in names]
+    found.__signature__ = inspect.Signature(parameters)
+    return found
 
 
 def _call(
@@ -166,7 +173,7 @@ class _Call(NamedTuple):
     @classmethod
     def of(cls, program: Program, part: Split) -> "_Call":
         """Reads the call from the program's signature."""
-        names, signature = part.names, _signature(program)
+        names, signature = part.names, signature_of(program)
         if signature is None:
             return cls(names, True)
         parameters = signature.parameters.values()
@@ -218,12 +225,13 @@ def _may_be_labels(argument: str, part: Split) -> bool:
     return bool(_LABELS.search(argument)) or len(y.shape) > 1 or y.dtype == torch.bool
 
 
-def _signature(program: Program) -> inspect.Signature | None:
+def signature_of(program: Program) -> inspect.Signature | None:
+    """Returns the signature of a program, without handlers around it; None of a builtin."""
     program = without_handlers(program)
     if isinstance(program, functools.partial) and isinstance(program.func, nn.Module):
         program = functools.partial(program.func.forward, *program.args, **program.keywords)
     elif isinstance(program, AutoGuide):
-        return _signature(program.model)
+        return signature_of(program.model)
     elif isinstance(program, nn.Module):
         program = program.forward
     try:
@@ -233,5 +241,5 @@ def _signature(program: Program) -> inspect.Signature | None:
 
 
 def _shown(program: Program) -> str:
-    parameters = str(_signature(program) or "(…)")
+    parameters = str(signature_of(program) or "(…)")
     return f"{name_of(program)}{re.sub(r' -> .*$', '', parameters)}"

@@ -16,12 +16,14 @@ from pvae.pair import (
     Program,
     latent_sites,
     name_of,
+    opened,
     runs_together,
+    signature_of,
     trace_of,
     trace_program,
     with_densities,
 )
-from pvae.predictive.at_means import given_to
+from pvae.predictive.at_means import given_to, place_of
 from pvae.runtime import is_out_of_memory
 
 __all__ = ["drawn", "one_label", "refuse_reading", "run_without_data"]
@@ -54,23 +56,43 @@ def _runs(model: Program, batch: tuple[Tensor, ...]) -> bool:
 def run_without_data(
     model: Program, size: int, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
 ) -> Trace:
-    """Runs a model on n data that it draws itself."""
+    """Runs a model on n data that it draws itself, given the other fields of a batch."""
+    args, kwargs, (model,) = opened(args, kwargs or {}, model)
     try:
         bounded = Bounded()(model)
-        return with_densities(poutine.trace(bounded).get_trace(size=size, **(kwargs or {})))
+        given = _given(model, size, args) | kwargs
+        return with_densities(poutine.trace(bounded).get_trace(size=size, **given))
     except Exception as error:
         if is_out_of_memory(error):
             raise
         without = error
     if not args and not kwargs:
         return _run_on_stand_ins(model, size, without)
-    (bound,), batch = given_to(args, kwargs or {}, model)
-    rows = torch.arange(size, device=batch[0].device) % len(batch[0])
-    batch = tuple(tensor[rows.to(tensor.device)] for tensor in batch)
+    (bound,), batch = given_to(args, kwargs, model)
+    batch = tuple(_repeated(tensor, size) for tensor in batch)
     with one_label(bound, batch):
         trace = trace_program("model", model, poutine.uncondition(bound), batch)
     refuse_reading(model, bound, trace, batch)
     return trace
+
+
+def _given(model: Program, size: int, args: tuple[Any, ...]) -> dict[str, Any]:
+    """Returns the fields of a batch after the first, n rows, by the names of the arguments."""
+    signature, place = signature_of(model), place_of(model)
+    if signature is None or not args:
+        return {}
+    given = dict(zip([*signature.parameters][1 : len(args)], args[1:], strict=False))
+    num = len(args[0]) if isinstance(args[0], Tensor) and args[0].ndim else 0
+    return {
+        name: _repeated(value if place is None else value.to(place), size)
+        if isinstance(value, Tensor) and value.ndim and len(value) == num
+        else value
+        for name, value in given.items()
+    }
+
+
+def _repeated(tensor: Tensor, size: int) -> Tensor:
+    return tensor[torch.arange(size, device=tensor.device) % len(tensor)]
 
 
 def _run_on_stand_ins(model: Program, size: int, without: Exception) -> Trace:

@@ -1,6 +1,7 @@
 """The pictures of a report: data, reconstructions, samples and the latent plane."""
 
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ from pvae.report.subject import Subject
 __all__ = ["latent", "least_likely", "reconstructions", "samples"]
 
 _MEANS = 2000
+_ROWS = 20  # of labels
 _COLOURS = ("Grey", "blue", "orange")
 
 
@@ -61,12 +63,26 @@ def reconstructions(subject: Subject) -> Panel | None:
     )  # fmt: skip
 
 
-def samples(subject: Subject) -> Panel | None:
-    """Draws the means of x for z from the prior."""
+def samples(subject: Subject, density: str) -> Panel | None:
+    """Draws the means of x for z from the prior; if labels are given, a row for each label."""
     _needs(subject, "model")
+    given = re.search(r"\| (.*)\)", density)
+    classes = subject.classes() if given and "y" in given[1].split(", ") else None
+    if classes is not None and 1 < len(classes) <= _ROWS and is_image(subject.event):
+        across = min(columns(subject.event[-1]), 10)
+        drawn = subject.generate(across * len(classes), classes.repeat(across))
+        look = Pictures.of(subject.x(slice(0, 1000)))
+        alt = f"{across} images of each of {len(classes)} labels"
+        note = (
+            "The mean of p(x|z, y) for each z drawn from the prior, without selection. Each row is "
+            f"given one label, from the top: {', '.join(map(str, classes))}."
+        )
+        return Panel((grid(look.pixels(drawn), across, alt),), note + look.note)
     drawn = subject.generate(40)
     event = drawn.shape[1:]
     note = "The mean of p(x|z) for each z drawn from the prior, without selection."
+    if given:
+        note += f" Given {given[1]} of test data."
     if is_image(event):
         across = columns(event[-1])
         drawn = drawn if across == 10 else subject.generate(4 * across)

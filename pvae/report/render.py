@@ -122,7 +122,7 @@ def _panels(
     add("kl_dims", "KL of each latent dimension", weights.kl_dims, e)
     add("training", f"{objective} over epochs", _training, history, objective, subject)
     add("reconstructions", "Reconstructions", panels.reconstructions, subject)
-    add("samples", "Samples", panels.samples, subject)
+    add("samples", "Samples", panels.samples, subject, e.data.get("density", ""))
     add("latent", "Latent space", panels.latent, subject)
     add("probes", "Classes read from the codes", codes.probes, subject)
     add("interpolation", "Interpolation", codes.interpolation, subject)
@@ -168,6 +168,7 @@ def _facts(
         "model arguments": _arguments(config.get("model")),
         "guide arguments": _arguments(config.get("guide")),
         "observation": evaluation.data.get("observation"),
+        "density": evaluation.data.get("density"),
         "one x": text.shape(subject.event) if subject.size else None,
         "training data": text.count(len(parts.train)) if parts else None,
         "validation data": text.count(len(held)) if held is not None else None,

@@ -103,9 +103,21 @@ class Subject:
         batch = self._where_the_pair_is(index)
         return self._shaped(predictive.reconstruct(*self._pair, *batch, site=self.site))
 
-    def generate(self, size: int) -> Array:
-        """Returns the means of x for z from the prior [size, *event]."""
+    def classes(self) -> Array | None:
+        """Returns the labels of the first 1,000 test data that the pair receives, each once."""
+        if "y" not in getattr(self._part, "names", ()):
+            return None
+        y = self.labels(slice(0, 1000))
+        return None if y is None else np.unique(y[y >= 0])
+
+    def generate(self, size: int, y: Array | None = None) -> Array:
+        """Returns the means of x for z from the prior [size, *event], given labels y [size]."""
         model, batch = self._drawing(slice(0, size))
+        if y is not None:
+            batch = tuple(each[np.arange(size) % len(each)] for each in batch)
+            place = self._part.names.index("y")
+            labels = torch.as_tensor(y).to(batch[place])
+            batch = *batch[:place], labels, *batch[place + 1 :]
         return self._shaped(predictive.generate(model, size, *batch, site=self.site))
 
     def decode(self, site: str, z: Array) -> Array:

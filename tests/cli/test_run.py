@@ -181,3 +181,30 @@ def test_training_under_torchrun_is_refused(here, capsys, monkeypatch):
     assert main(["run", *SMALL, *QUICK, "--out", "a"]) == 2
     assert "trains in one process" in capsys.readouterr().err
     assert not (here / "a").exists()
+
+
+def test_given_labels_reach_the_pair_and_the_report_has_a_row_for_each(here, capsys):
+    pair = ["--model", "ConditionalVAE", "--guide", "ConditionalMeanField", "--given", "y"]
+    assert main(["run", *pair, *QUICK, "--out", "run"]) == 0
+    assert numbers(here / "run")["data"]["density"] == "p(x | y)"
+    assert stored(here / "run")["data"]["labels"] is True
+    page = (here / "run" / "report.html").read_text()
+    assert "Each row is given one label, from the top: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9." in page
+    assert "On this page, log p(x) stands for log p(x | y)." in page
+    assert main(["check", *pair[1::2][:2], "--given", "y"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--given", "y"], "--given y: VAE takes nothing beside x."),
+        (["--given", "c"], "--given c: the data digits have no such field; they have x, y."),
+        (
+            ["--model", "ConditionalVAE", "--guide", "ConditionalMeanField"],
+            "the shell --given y",
+        ),
+    ],
+)
+def test_what_cannot_be_given_is_named(here, capsys, options, said):
+    assert main(["train", *options, *QUICK]) != 0
+    assert said in capsys.readouterr().err

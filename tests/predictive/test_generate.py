@@ -147,3 +147,19 @@ def test_a_likelihood_without_a_sampler_is_not_called_a_model_of_all_labels():
     with pytest.raises(PvaeError, match="no sampler") as told:
         pvae.generate(model, 4, torch.zeros(4))
     assert "enumeration" not in str(told.value)
+
+
+@pytest.mark.parametrize("how", ["by position", "by name", "as data"])
+def test_a_model_of_its_size_is_given_the_other_fields(how):
+    def model(x=None, y=None, *, size=1):
+        with pyro.plate("data", size if x is None else len(x)):
+            loc = torch.zeros(size, 2) if y is None else y[:, None].float().expand(-1, 2)
+            return pyro.sample("x", dist.Normal(loc, 1).to_event(1), obs=x)
+
+    x, y = torch.zeros(3, 2), torch.tensor([5, 6, 7])
+    if how == "by name":
+        drawn = pvae.generate(model, 4, y=y[[0, 1, 2, 0]])
+    else:
+        batch = (x, y) if how == "by position" else (torch.utils.data.TensorDataset(x, y),)
+        drawn = pvae.generate(model, 4, *batch)
+    assert drawn[:, 0].tolist() == [5, 6, 7, 5]
