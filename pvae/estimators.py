@@ -14,6 +14,7 @@ from pvae.evaluation import (
     Gap,
     NaiveMonteCarlo,
     Quadrature,
+    Rejection,
     Surgery,
     Task,
 )
@@ -29,6 +30,7 @@ __all__ = [
     "Gap",
     "NaiveMonteCarlo",
     "Quadrature",
+    "Rejection",
     "Surgery",
     "Task",
 ]

@@ -16,7 +16,7 @@ from pvae.data import glyphs, moving
 from pvae.data.dataset import Data
 from pvae.data.loading import as_data, drawn_once, load
 from pvae.data.observation import BINARY
-from pvae.data.sources import names
+from pvae.data.sources import canonical, names
 from pvae.data.split import Split
 from pvae.data.vision import SETS
 from pvae.data.vocabulary import Vocabulary
@@ -28,6 +28,7 @@ __all__ = [
     "Split",
     "Vocabulary",
     "as_data",
+    "canonical",
     "drawn_once",
     "glyphs",
     "load",

@@ -15,6 +15,7 @@ from pvae.evaluation.estimators import (
     Gap,
     NaiveMonteCarlo,
     Quadrature,
+    Rejection,
     Surgery,
     find_estimators,
 )
@@ -44,6 +45,7 @@ __all__ = [
     "Known",
     "NaiveMonteCarlo",
     "Quadrature",
+    "Rejection",
     "Surgery",
     "Task",
     "check_counts",

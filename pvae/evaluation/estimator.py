@@ -36,6 +36,7 @@ class Task:
         seed: Seed of the samples. Give each block its own, as with `pvae.importance.seed_unit`.
         code: Whether the guide gives a point and no density.
         num_samples: K, the samples of the bounds for each datum; 0 if there are no bounds.
+        source: What the data were taken from, such as a `pvae.data.Data` with its training part.
     """
 
     sampler: Sampler
@@ -47,6 +48,7 @@ class Task:
     seed: int
     code: bool = False
     num_samples: int = 0
+    source: Any = None
 
     def batch(self, positions: np.ndarray) -> tuple[Tensor, ...]:
         """Returns the arguments of the pair for the data at these positions, on the device."""

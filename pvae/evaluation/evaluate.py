@@ -191,8 +191,9 @@ def evaluate(
         work.whole = sampler.bound
         with work, sampler:
             result = former(folder, work)
+            most = ks[-1] if ks else 0
             task = Task(
-                sampler, part, everything, result, work, place, seed, code, ks[-1] if ks else 0
+                sampler, part, everything, result, work, place, seed, code, most, source=data
             )
             plan = make_plan(asked, task)
             if progress and work.rank == 0 and not sampler.bound:

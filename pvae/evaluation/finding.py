@@ -81,7 +81,7 @@ class Finding:
         datum: Positions of the data in the evaluated part, [n]; arrays of leading size n are
             over these data.
         title: What was found, as a heading.
-        section: Where the report shows it: `"estimates"`, `"trust"` or `"parts"`.
+        section: Where the report shows it: `"estimates"`, `"trust"`, `"parts"` or `"uses"`.
         order: Its place in the order of computing and in the report.
     """
 

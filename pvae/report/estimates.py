@@ -146,7 +146,7 @@ def absent(evaluation: Evaluation) -> dict[str, list[str]]:
     return {
         section: [f"Left out: {', '.join(t)}. {r}" for r, t in reasons.get(section, {}).items()]
         + hints.get(section, [])
-        for section in ("estimates", "trust", "parts")
+        for section in ("estimates", "trust", "parts", "uses")
     }
 
 

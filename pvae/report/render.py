@@ -132,7 +132,7 @@ def _panels(
 
 def _found(e: Evaluation) -> dict[str, list[list[Panel]]]:
     """Returns for each section the figures of each finding."""
-    found: dict[str, list[list[Panel]]] = {"estimates": [], "trust": [], "parts": []}
+    found: dict[str, list[list[Panel]]] = {n: [] for n in ("estimates", "trust", "parts", "uses")}
     for name, each in e.in_order():
         try:
             own = each.panels(e)

@@ -12,6 +12,7 @@ from pvae.evaluation.estimators.code_use import CodeUse
 from pvae.evaluation.estimators.gap import Gap
 from pvae.evaluation.estimators.prior import NaiveMonteCarlo
 from pvae.evaluation.estimators.quadrature import Quadrature
+from pvae.evaluation.estimators.rejection import Rejection
 from pvae.evaluation.estimators.surgery import Surgery
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "Gap",
     "NaiveMonteCarlo",
     "Quadrature",
+    "Rejection",
     "Surgery",
     "find_estimators",
 ]
