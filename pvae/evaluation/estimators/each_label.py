@@ -13,7 +13,7 @@ from pvae.evaluation.estimator import Task
 from pvae.evaluation.estimators.bounds import log_mean_exp, log_px_se
 from pvae.evaluation.estimators.foreign import fields_of
 from pvae.importance import Sampler
-from pvae.pair import gives_one_code, observed_sites
+from pvae.pair import density_of, gives_one_code, inspect
 
 __all__ = ["Labels", "in_seed", "labels_of", "log_px_each", "place_of_labels"]
 
@@ -48,14 +48,15 @@ class Labels:
 
 
 def place_of_labels(task: Task) -> int | None:
-    """Returns which tensor of the pair's data is labels y; None if there are none."""
+    """Returns which tensor of the pair's data is labels y that it uses; None if none is."""
     fields = fields_of(task.data)
     if "y" not in fields:
         return None
     y = task.batch(np.arange(min(len(task.data), 2)))[fields.index("y")]
     integers = y.ndim == 1 and not y.is_floating_point() and y.dtype != torch.bool
     one_hot = y.ndim == 2 and y.shape[1] > 1 and bool(((y == 0) | (y == 1)).all())
-    return fields.index("y") if integers or one_hot else None
+    used = (integers or one_hot) and _role(task) is not None
+    return fields.index("y") if used else None
 
 
 def labels_of(task: Task, prior: Sequence[float] | None = None) -> Labels | None:
@@ -101,7 +102,7 @@ def labels_of(task: Task, prior: Sequence[float] | None = None) -> Labels | None
                 "its share there, p(y), is zero. Give prior=…, a probability for each label."
             )
         shares = counts / counts.sum()
-    return Labels(place, values, np.log(shares), _draws_labels(task, place))
+    return Labels(place, values, np.log(shares), _role(task) == "observed")
 
 
 def _known(y: Tensor) -> Tensor:
@@ -110,14 +111,18 @@ def _known(y: Tensor) -> Tensor:
     return y[(rows >= 0) if y.ndim == 1 else rows == 1]
 
 
-def _draws_labels(task: Task, place: int) -> bool:
-    """Whether y is the value of one of the model's observed sites."""
-    trace = task.sampler.structure.model_trace
-    size = min(64, len(task.data))
-    y = task.batch(np.arange(size))[place]
-    found = (site["value"] for site in observed_sites(trace).values())
-    same = (v.reshape(y.shape) for v in found if isinstance(v, Tensor) and v.numel() == y.numel())
-    return any(torch.equal(v.to(y.dtype), y) for v in same)
+def _role(task: Task) -> str | None:
+    """Returns whether y is `"observed"` or `"given"`; None if the pair makes nothing of it."""
+    fields = fields_of(task.data)
+    found = inspect(task.sampler.model, task.sampler.guide, *task.batch(_few(task)))
+    observed, _, given = density_of(found, fields)[2:-1].partition(" | ")
+    if "y" in observed.split(", "):
+        return "observed"
+    return "given" if "y" in given.split(", ") else None
+
+
+def _few(task: Task) -> np.ndarray:
+    return np.arange(min(64, len(task.data)))
 
 
 def log_px_each(

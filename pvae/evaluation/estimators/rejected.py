@@ -26,7 +26,7 @@ class Rejected(Finding, kind="Rejection"):
         test: Scores of the test data, [n, S].
         foreign: Scores of all foreign data, [m, S].
         set_of: Which foreign set each is of, [m].
-        scores: The names of the scores, S.
+        kinds: The names of the scores, S.
         sets: The names of the foreign sets.
         share: The share of test data that the threshold rejects, at most.
         num_samples: K of the bounds on log p(x).
@@ -40,7 +40,7 @@ class Rejected(Finding, kind="Rejection"):
     test: np.ndarray = field(metadata={"dims": ("datum", "score")})
     foreign: np.ndarray = field(metadata={"dims": ("row", "score")})
     set_of: np.ndarray = field(metadata={"dims": ("row",)})
-    scores: list[str]
+    kinds: list[str]
     sets: list[str]
     share: float
     num_samples: int
@@ -53,7 +53,7 @@ class Rejected(Finding, kind="Rejection"):
 
     def thresholds(self) -> dict[str, float]:
         """Returns for each score the value below which data are rejected."""
-        return {n: threshold(self.test[:, i], self.share) for i, n in enumerate(self.scores)}
+        return {n: threshold(self.test[:, i], self.share) for i, n in enumerate(self.kinds)}
 
     def summary(self, known: Known) -> dict[str, Any]:
         at = self.thresholds()
@@ -65,14 +65,14 @@ class Rejected(Finding, kind="Rejection"):
             "typical": self.reference or None,
             "thresholds": {name: finite(value) for name, value in at.items()},
             "test_rejected": {
-                name: rejected(self.test[:, i], at[name])[0] for i, name in enumerate(self.scores)
+                name: rejected(self.test[:, i], at[name])[0] for i, name in enumerate(self.kinds)
             },
             "sets": {name: self._set(name, at) for name in self.sets},
         }
 
     def _set(self, name: str, at: dict[str, float]) -> dict[str, Any]:
         found, scores = self.of(name), {}
-        for i, score in enumerate(self.scores):
+        for i, score in enumerate(self.kinds):
             area, se = auroc(self.test[:, i], found[:, i])
             share, share_se = rejected(found[:, i], at[score])
             scores[score] = {
@@ -110,7 +110,7 @@ class Rejected(Finding, kind="Rejection"):
         at = self.thresholds()
         charts = tuple(
             responsive(lambda width, i=i, name=name: self._histogram(i, name, at[name], width))
-            for i, name in enumerate(self.scores)
+            for i, name in enumerate(self.kinds)
         )
         body = Markup("").join([_table(summary), *charts])
         return Panel((body,), self._note(summary))
@@ -136,12 +136,12 @@ class Rejected(Finding, kind="Rejection"):
                 f"{text.number(self.reference['mean'], 1)} (Nalisnick et al. 2019, "
                 "arXiv:1906.02994)."
             )
-        if "complexity" in self.scores:
+        if "complexity" in self.kinds:
             said.append(
                 "Complexity adds the length of x under a general compressor to log p(x) (Serrà et "
                 "al. 2020, arXiv:1909.11480)."
             )
-        if "likelihood ratio" in self.scores:
+        if "likelihood ratio" in self.kinds:
             said.append(
                 "The likelihood ratio subtracts log p(x) of a background model (Ren et al. 2019, "
                 "arXiv:1906.02845)."

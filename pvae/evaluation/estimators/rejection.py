@@ -86,7 +86,7 @@ class Rejection(Estimator):
         ...     model, guide, torch.zeros(60, 1, 8, 8), num_samples=10, progress=False,
         ...     estimators=[Rejection(foreign={"noise": noise})],
         ... ).findings["rejection"]
-        >>> found.scores, found.sets, found.of("noise").shape
+        >>> found.kinds, found.sets, found.of("noise").shape
         (['log p(x)', 'complexity'], ['noise'], (50, 2))
     """
 

@@ -152,7 +152,28 @@ def test_labels_are_summed_out(where, prior):
     np.testing.assert_allclose(found.of("far")[:, 0], p.log_prob(far), rtol=1e-5)
     np.testing.assert_allclose(found.test[:, 0], p.log_prob(x[found.datum]), rtol=1e-5)
     assert found.num_labels == 3
-    assert ("typicality" in found.scores) == (where == "data")
+    assert ("typicality" in found.kinds) == (where == "data")
+
+
+@pytest.mark.parametrize("form", ["labels", "one-hot"])
+def test_a_label_that_the_model_draws_has_its_own_prior(form):
+    probs, loc = torch.tensor([0.7, 0.2, 0.1]), Mixture().loc
+    classes = dist.Categorical(probs) if form == "labels" else dist.OneHotCategorical(probs)
+
+    def model(x, y):
+        with pyro.plate("data", len(x)):
+            y = pyro.sample("class", classes, obs=y)
+            index = y if form == "labels" else y.argmax(-1)
+            pyro.sample("x", dist.Normal(loc[index], 1.0).to_event(1), obs=x)
+
+    y = torch.tensor([0, 1, 2, 2] * 5)
+    x = loc[y] + draws(20, seed=6)
+    given = y if form == "labels" else torch.eye(3)[y]
+    found = score((x, given), {"far": draws(20, 9, 7)}, model, lambda x, y: None)
+    p = dist.MixtureSameFamily(dist.Categorical(probs), dist.Normal(loc, 1.0).to_event(1))
+    found = found.findings["rejection"]
+    np.testing.assert_allclose(found.of("far")[:, 0], p.log_prob(draws(20, 9, 7)), rtol=1e-5)
+    np.testing.assert_allclose(found.test[:, 0], p.log_prob(x)[found.datum], rtol=1e-5)
 
 
 def test_the_ratio_is_that_of_two_densities():
@@ -162,7 +183,7 @@ def test_the_ratio_is_that_of_two_densities():
 
     x = draws(40)
     found = score(x, {"a": draws(30, 2, 4)}, background=(wide, nothing)).findings["rejection"]
-    assert found.scores == ["log p(x)", "likelihood ratio"]
+    assert found.kinds == ["log p(x)", "likelihood ratio"]
     ratio = dist.Normal(0.0, 1.0).log_prob(x) - dist.Normal(0.0, 3.0).log_prob(x)
     np.testing.assert_allclose(found.test[:, 1], ratio.sum(1)[found.datum], rtol=1e-4, atol=1e-4)
 
@@ -196,7 +217,7 @@ def test_names_are_loaded_as_the_pairs_own_data_and_the_page_shows_them(tmp_path
     rejection = found.findings["rejection"]
     assert rejection.sets == ["shuffled", "bits.npz"]
     assert [len(rejection.of(name)) for name in rejection.sets] == [50, 3]  # its test part
-    assert rejection.scores == ["log p(x)", "typicality", "complexity"]
+    assert rejection.kinds == ["log p(x)", "typicality", "complexity"]
     assert rejection.reference["part"] == "validation"
     found.save(tmp_path)
     again = pvae.Evaluation.load(tmp_path)
