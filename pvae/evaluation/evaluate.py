@@ -31,16 +31,19 @@ from pvae.evaluation.plan import (
     usual,
 )
 from pvae.evaluation.result import Evaluation
-from pvae.evaluation.work import Whole, Work, take
+from pvae.evaluation.work import Whole, Work, in_blocks, take
 from pvae.importance import Sampler, Strategy
 from pvae.pair import (
+    Inspection,
     Program,
+    TensorSplit,
     alone,
     check_data,
     density_of,
     given,
     gives_one_code,
     inspect,
+    latent_sites,
     move,
     name_of,
 )
@@ -154,8 +157,7 @@ def evaluate(
         part = part if rows is None else part.take(rows)
         described = describe(data, part)
         everything = np.arange(len(part))
-        batch = take(part, everything[:64], place)
-        found = inspect(model, guide, *batch, plate=plate)
+        first, batch, found = _inspected(model, guide, part, place, plate)
         code, drawn_by = is_code(found), guide
         if code:
             drawn_by = prior_of(model, guide)
@@ -172,7 +174,8 @@ def evaluate(
         few = len(batch[0])
         bits, no_bits = discretised(data, structure, few)
         described |= bits
-        caveat, fault = check_data(model, drawn_by, part, place, size=few, seen=few)
+        seen = few if first else 0
+        caveat, fault = check_data(model, drawn_by, part, place, size=few, seen=seen)
         if fault:
             raise PvaeError(fault)
         names = name_of(model), name_of(guide)
@@ -229,6 +232,31 @@ def evaluate(
                     result = save(_add(result, estimator, own), folder, work)
         work.close()
     return result
+
+
+def _inspected(
+    model: Program,
+    guide: Program,
+    part: Split | TensorSplit,
+    place: torch.device,
+    plate: str | None,
+) -> tuple[bool, tuple[Tensor, ...], Inspection]:
+    """Inspects a pair on 64 data that show all sites: the first, if they do.
+
+    A guide may have no site for unknown labels while it sees only known ones.
+
+    Returns:
+        Whether these are the first data, the data, and the inspection.
+    """
+    for block in in_blocks(np.arange(len(part)), 64):
+        batch = take(part, block, place)
+        found = inspect(model, guide, *batch, plate=plate)
+        if block[0] == 0:
+            at_first = batch, found
+        absent = latent_sites(found.structure.model_trace).keys() - found.structure.latent
+        if absent <= set(found.structure.enumerated):
+            return bool(block[0] == 0), batch, found
+    return True, *at_first
 
 
 def _say_time(

@@ -157,8 +157,8 @@ class Particles:
         """
         masked = {}
         for name in self._inside:
-            site = draws.nodes[name]
-            mask = mask_of(site)
+            site = draws.nodes.get(name)  # none if the guide leaves out what all data mask
+            mask = site and mask_of(site)
             if mask is not None:
                 fn = unmasked(site["fn"])
                 left_out = ~mask[(...,) + (0,) * fn.event_dim]

@@ -10,7 +10,13 @@ from pyro.poutine import Trace
 from pvae.distributions import log_prob
 from pvae.errors import PvaeError, first_line
 from pvae.pair.program import Program, name_of
-from pvae.pair.structure import base_distribution, kind_of, listed, plates_in_words
+from pvae.pair.structure import (
+    base_distribution,
+    kind_of,
+    listed,
+    mask_of,
+    plates_in_words,
+)
 from pvae.pair.traces import latent_sites, observed_sites
 from pvae.runtime import is_out_of_memory
 
@@ -43,7 +49,10 @@ def check_match(model: Program, guide: Program, guide_trace: Trace, model_trace:
     only_guide = [
         n for n, s in in_guide.items() if n not in in_model and not s["infer"].get("is_auxiliary")
     ]
-    only_model = [n for n, s in in_model.items() if n not in in_guide and not is_enumerated(s)]
+    only_model = [
+        n for n, s in in_model.items()
+        if n not in in_guide and not is_enumerated(s) and not _is_masked(s)
+    ]  # fmt: skip
     if only_guide or only_model:
         parts = []
         if only_guide:
@@ -66,6 +75,12 @@ def check_match(model: Program, guide: Program, guide_trace: Trace, model_trace:
                 f"{tuple(value)}, but the model's {kind_of(site['fn'])} has event shape "
                 f"{tuple(event)}. Reshape the data, or the parameters of the distribution."
             )
+
+
+def _is_masked(site: dict[str, Any]) -> bool:
+    """Whether a mask leaves a site out for all data, as if every label were known."""
+    mask = mask_of(site)
+    return mask is not None and not mask.any()
 
 
 def check_event(name: str, in_guide: dict[str, Any], in_model: dict[str, Any]) -> None:

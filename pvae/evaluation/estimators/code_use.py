@@ -110,8 +110,10 @@ class CodeUse(Estimator):
         def compute(block: np.ndarray) -> dict[str, np.ndarray]:
             seed_unit(task.seed, int(block[0]), purpose=6)
             trace = task.sampler.particles.guide(task.batch(block), 1, enumerate=False)
-            return {
+            return {  # a guide may leave out the site of labels that are all known
                 name: _counts(trace.nodes[name], num, one_hot[name]).cpu().numpy()[None]
+                if name in trace.nodes
+                else np.zeros((1, num), dtype=np.int64)
                 for name, num in sites.items()
             }
 
@@ -126,7 +128,7 @@ def _categorical(structure: Structure) -> dict[str, int]:
     """Returns K for each categorical latent site of the guide with three categories or more."""
     found = {}
     for name, site in latent_sites(structure.model_trace).items():
-        if name not in structure.latent:
+        if name not in structure.latent or _are_known(name, structure):
             continue
         fn = base_distribution(site["fn"])
         if isinstance(fn, OneHotCategorical | OneHot):
@@ -134,6 +136,13 @@ def _categorical(structure: Structure) -> dict[str, int]:
         elif isinstance(fn, Categorical):
             found[name] = fn.probs.shape[-1]
     return {name: num for name, num in found.items() if num > 2}
+
+
+def _are_known(name: str, structure: Structure) -> bool:
+    """Whether a site is that of unknown labels, and all labels are known."""
+    nodes, label = structure.model_trace.nodes, name.removesuffix("_unobserved")
+    mask = mask_of(nodes[name]) if f"{label}_observed" in nodes else None
+    return mask is not None and not mask.any()
 
 
 def _counts(site: dict[str, Any], num: int, one_hot: bool) -> Tensor:

@@ -152,10 +152,11 @@ def _refuse_other_sites(sampler: Sampler, batch: tuple[Tensor, ...]) -> None:
     for name, expected in first.items():
         if expected is None:
             continue
-        axis = sampler.dim - trace.nodes[name]["fn"].event_dim
+        own = trace.nodes.get(name)
+        axis = sampler.dim - sampler.structure.guide_trace.nodes[name]["fn"].event_dim
         if expected.ndim >= -axis:
             expected = expected.narrow(axis, 0, 1)
-        if (mask_of(trace.nodes[name]) != expected).any():
+        if own is None or (mask_of(own) != expected).any():
             raise PvaeError(
                 f"Site {name!r} of the guide is masked for some data and not for others: their "
                 "codes have different sites, so there is no q(z) of all data."
