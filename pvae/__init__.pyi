@@ -17,7 +17,7 @@ from . import (
 )
 from .diagnosis import Diagnosis, diagnose
 from .errors import PvaeError
-from .evaluation import Evaluation, compare, evaluate
+from .evaluation import Evaluation, classify, compare, evaluate
 from .importance import log_weights
 from .pair import Inspection, check, inspect
 from .predictive import (
@@ -44,6 +44,7 @@ __all__ = [
     "PvaeError",
     "__version__",
     "check",
+    "classify",
     "codes",
     "compare",
     "complete",

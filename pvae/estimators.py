@@ -6,6 +6,7 @@ A short name for classes of `pvae.evaluation`.
 from pvae.evaluation import (
     AIS,
     BDMC,
+    BayesRule,
     Classifier,
     CodeUse,
     Estimate,
@@ -22,6 +23,7 @@ from pvae.evaluation import (
 __all__ = [
     "AIS",
     "BDMC",
+    "BayesRule",
     "Classifier",
     "CodeUse",
     "Estimate",

@@ -4,12 +4,14 @@ Imports `importance`, `predictive`, `pair`, `data`, `distributions`, `drawing`, 
 `errors`.
 """
 
+from pvae.evaluation.classify import Classes, classify
 from pvae.evaluation.compare import Comparison, compare, read_runs
 from pvae.evaluation.compared import Bound, Compared, Difference
 from pvae.evaluation.estimator import Estimator, Task
 from pvae.evaluation.estimators import (
     AIS,
     BDMC,
+    BayesRule,
     Classifier,
     CodeUse,
     Gap,
@@ -31,7 +33,9 @@ __all__ = [
     "AIS",
     "BDMC",
     "CUBO_KHAT",
+    "BayesRule",
     "Bound",
+    "Classes",
     "Classifier",
     "CodeUse",
     "Compared",
@@ -49,6 +53,7 @@ __all__ = [
     "Surgery",
     "Task",
     "check_counts",
+    "classify",
     "compare",
     "evaluate",
     "find_estimators",

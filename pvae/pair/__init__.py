@@ -11,7 +11,7 @@ from pvae.pair.check import check, look
 from pvae.pair.dense import check_tensor
 from pvae.pair.density import density_of
 from pvae.pair.enumerable import memory_for_the_sum, refuse_unlisted, sample_instead
-from pvae.pair.fields import bind, given, opened, signature_of
+from pvae.pair.fields import bind, given, names_labels, opened, signature_of
 from pvae.pair.glance import at_a_glance, plate_sizes
 from pvae.pair.inspect import inspect
 from pvae.pair.measures import (
@@ -102,6 +102,7 @@ __all__ = [
     "modules",
     "move",
     "name_of",
+    "names_labels",
     "objective_name",
     "observed_sites",
     "opened",

@@ -19,7 +19,7 @@ from pvae.errors import PvaeError
 from pvae.pair.program import Program, name_of, without_handlers
 from pvae.pair.tensors import TensorSplit
 
-__all__ = ["bind", "given", "opened", "signature_of"]
+__all__ = ["bind", "given", "names_labels", "opened", "signature_of"]
 
 _LABELS = re.compile("^(y.*|[ct])$|label|target|class|cond|digit|categor|attr|context")
 
@@ -219,10 +219,20 @@ def _is_open(parameter: Parameter) -> bool:
     return (needed or parameter.default is None) and parameter.name != "size"
 
 
+def names_labels(argument: str) -> bool:
+    """Returns whether an argument has a name for labels, such as y or class.
+
+    Example:
+        >>> names_labels("y"), names_labels("digit"), names_labels("lengths")
+        (True, True, False)
+    """
+    return bool(_LABELS.search(argument))
+
+
 def _may_be_labels(argument: str, part: Split) -> bool:
     """Whether an argument has a name for labels, or y has not one number for each datum."""
     y = part.fields["y"]
-    return bool(_LABELS.search(argument)) or len(y.shape) > 1 or y.dtype == torch.bool
+    return names_labels(argument) or len(y.shape) > 1 or y.dtype == torch.bool
 
 
 def signature_of(program: Program) -> inspect.Signature | None:

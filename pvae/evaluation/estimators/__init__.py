@@ -6,6 +6,7 @@ import pkgutil
 
 from pvae.evaluation.estimator import Estimator
 from pvae.evaluation.estimators.ais import AIS
+from pvae.evaluation.estimators.bayes_rule import BayesRule
 from pvae.evaluation.estimators.bdmc import BDMC
 from pvae.evaluation.estimators.classifier import Classifier
 from pvae.evaluation.estimators.code_use import CodeUse
@@ -18,6 +19,7 @@ from pvae.evaluation.estimators.surgery import Surgery
 __all__ = [
     "AIS",
     "BDMC",
+    "BayesRule",
     "Classifier",
     "CodeUse",
     "Gap",

@@ -7,13 +7,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pvae.data import Data
+from pvae.data import Data, Split
 from pvae.errors import PvaeError
 from pvae.evaluation.estimator import Task
 from pvae.evaluation.estimators.bounds import log_mean_exp, log_px_se
 from pvae.evaluation.estimators.foreign import fields_of
 from pvae.importance import Sampler
-from pvae.pair import density_of, gives_one_code, inspect
+from pvae.pair import density_of, gives_one_code, inspect, names_labels, signature_of
 
 __all__ = ["Labels", "in_seed", "labels_of", "log_px_each", "place_of_labels"]
 
@@ -50,7 +50,11 @@ class Labels:
 def place_of_labels(task: Task) -> int | None:
     """Returns which tensor of the pair's data is labels y that it uses; None if none is."""
     fields = fields_of(task.data)
-    if "y" not in fields:
+    signature = signature_of(task.sampler.model)
+    second = [*signature.parameters.values()][1:2] if signature else []
+    if "y" not in fields or not (
+        isinstance(task.data, Split) or all(names_labels(each.name) for each in second)
+    ):
         return None
     y = task.batch(np.arange(min(len(task.data), 2)))[fields.index("y")]
     integers = y.ndim == 1 and not y.is_floating_point() and y.dtype != torch.bool
@@ -59,7 +63,9 @@ def place_of_labels(task: Task) -> int | None:
     return fields.index("y") if used else None
 
 
-def labels_of(task: Task, prior: Sequence[float] | None = None) -> Labels | None:
+def labels_of(
+    task: Task, prior: Sequence[float] | None = None, num_classes: int | None = None
+) -> Labels | None:
     """Returns the labels of a pair whose data have labels y; None if there are none.
 
     The labels are those that occur in the data, and in the training part if there is one.
@@ -68,6 +74,7 @@ def labels_of(task: Task, prior: Sequence[float] | None = None) -> Labels | None
         task: That of the estimator.
         prior: p(y) of each label in rising order; None is the shares in the training part, or
             equal shares without one.
+        num_classes: C, if the labels are 0 … C − 1 and those of the data mean nothing.
 
     Raises:
         PvaeError: If `prior` does not fit, or a label has the probability zero.
@@ -76,7 +83,9 @@ def labels_of(task: Task, prior: Sequence[float] | None = None) -> Labels | None
     if place is None:
         return None
     y = task.batch(np.arange(len(task.data)))[place].cpu()
+    y = y if num_classes is None else torch.arange(num_classes)
     train = task.source.train.y if isinstance(task.source, Data) else None
+    train = None if num_classes is not None else train
     train = None if train is None else train.cpu()
     known = [_known(each) for each in (y, train) if each is not None]
     values, index = torch.unique(torch.cat(known), dim=0, return_inverse=True)

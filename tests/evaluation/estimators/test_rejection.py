@@ -176,6 +176,21 @@ def test_a_label_that_the_model_draws_has_its_own_prior(form):
     np.testing.assert_allclose(found.test[:, 0], p.log_prob(x)[found.datum], rtol=1e-5)
 
 
+def test_lengths_are_no_labels():
+    def model(x, lengths):
+        with pyro.plate("data", len(x)):
+            shown = (torch.arange(D) < lengths[:, None]).float()
+            pyro.sample("x", dist.Normal(torch.zeros(D), 1.0).mask(shown).to_event(1), obs=x)
+
+    x, lengths = draws(20), torch.arange(20) % D
+    found = score((x, lengths), {"far": (2 * x, lengths)}, model, lambda x, lengths: None)
+    found = found.findings["rejection"]
+    exact = (dist.Normal(0.0, 1.0).log_prob(2 * x) * (torch.arange(D) < lengths[:, None])).sum(1)
+    np.testing.assert_allclose(found.of("far")[:, 0], exact, rtol=1e-5)
+    with pytest.raises(PvaeError, match="have 1 tensors, but the pair takes x, y"):
+        score((x, lengths), {"far": x}, model, lambda x, lengths: None)
+
+
 def test_the_ratio_is_that_of_two_densities():
     def wide(x):
         with pyro.plate("data", len(x)):
