@@ -2,6 +2,7 @@
 
 from pvae.models.autoencoder import Autoencoder, SparseAutoencoder
 from pvae.models.categorical import CategoricalVAE
+from pvae.models.classifier import Classifier
 from pvae.models.conditional import Conditional
 from pvae.models.conditional_vae import ConditionalVAE
 from pvae.models.explicit import MADE, GatedPixelCNN, PixelCNN, PixelRNN
@@ -29,6 +30,7 @@ __all__ = [
     "VQVAE2",
     "Autoencoder",
     "CategoricalVAE",
+    "Classifier",
     "Conditional",
     "ConditionalVAE",
     "ConditionalVQVAE2",

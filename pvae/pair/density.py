@@ -19,9 +19,9 @@ __all__ = ["density_of"]
 def density_of(inspection: Inspection, names: Sequence[str] | None = None) -> str:
     """Returns the density whose logarithm the weights bound, such as `p(x)` or `p(x | y)`.
 
-    The first field is observed. To find out about another one, its rows are moved by one datum. It
-    is observed if a site has its name, or if an observed value changes with it and not with the
-    first field; it is left out if nothing in the model changes; otherwise it is given.
+    To find out about a field, its rows are moved by one datum. It is observed if a site has its
+    name, or if an observed value changes with it and with no field before it; it is left out if
+    nothing in the model changes; otherwise it is given.
 
     Args:
         inspection: An inspection of the pair.
@@ -37,18 +37,17 @@ def density_of(inspection: Inspection, names: Sequence[str] | None = None) -> st
         'p(x | y)'
     """
     names = _positional(inspection) if names is None else names
-    observed, given = list(names[:1]), []
-    sites = observed_sites(inspection.structure.model_trace)
-    x_alone = _changed(inspection, 0) if len(names) > 1 else ()
-    for i, name in enumerate(names[1:], 1):
+    sites, seen = observed_sites(inspection.structure.model_trace), set()
+    observed, given = [], []
+    for i, name in enumerate(names):
         changed = _changed(inspection, i)
         values = {site for what, site in changed if what == "value"}
-        if not {name, f"{name}_observed"}.isdisjoint(sites) or any(
-            ("value", site) not in x_alone for site in values
-        ):
+        if not {name, f"{name}_observed"}.isdisjoint(sites) or values - seen:
             observed.append(name)
         elif changed:
             given.append(name)
+        seen |= values
+    observed = observed or [name for name in names[:1] if name not in given] or [*sites]
     return f"p({' | '.join(', '.join(each) for each in (observed, given) if each)})"
 
 

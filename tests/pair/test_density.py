@@ -85,3 +85,13 @@ def test_an_evaluation_says_its_density_and_is_compared_with_its_like():
     both = {"a": found["p(x | y)"], "b": found["p(x, y)"]}
     with pytest.raises(pvae.PvaeError, match=r"a of p\(x \| y\), b of p\(x, y\)"):
         pvae.compare(both)
+
+
+def test_a_classifier_is_given_x():
+    def model(x, y):
+        with pyro.plate("data", len(x)):
+            pyro.sample("label", dist.Categorical(logits=x), obs=y)
+
+    found = inspect(model, pvae.guides.NoLatents(), X, Y)
+    assert density_of(found) == "p(y | x)"
+    assert density_of(inspect(model, pvae.guides.NoLatents(), X[:1], Y[:1])) == "p(y | x)"
