@@ -21,7 +21,7 @@ class Classifier(PyroModule):
 
     log p(y|x) is exact; its guide is `pvae.guides.NoLatents`, and its data are (x, y), with
     `labels=True`. The encoder of a guide that was trained without labels makes a self-taught
-    classifier: freeze it (`pvae.freeze(classifier, guide, ["model.encoder"])`), or train it on.
+    classifier: freeze it (`encoder.requires_grad_(False)`), or train it on.
 
     Args:
         event_shape: Shape of one datum, (C, H, W) or (D,).
@@ -35,7 +35,7 @@ class Classifier(PyroModule):
             one.
 
     Shape:
-        `model(x, y)` takes x [B, *event_shape] and labels y [B], and returns y; `model(x)` draws y [B].
+        `model(x, y)` takes x [B, *event_shape] and labels y [B] and returns y; `model(x)` draws y.
 
     Raises:
         PvaeError: If a size or the network is not valid.

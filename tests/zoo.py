@@ -236,6 +236,7 @@ GIVEN = {
     ),
     "PixelCNN given labels": (_of_labels(m.PixelCNN, num_blocks=1, kernel_size=3), "dynamic"),
     "VQ-VAE-2 given labels": (_two_maps_given_labels, "dynamic"),
+    "classifier": (lambda: (m.Classifier(SHAPE, hidden_dims=[16]), g.NoLatents()), "dynamic"),
     "two maps of codes": (lambda: (_codes(10), g.NoLatents()), "dynamic"),
 }
 

@@ -162,6 +162,7 @@ def evaluate(
         if code:
             drawn_by = prior_of(model, guide)
             found = inspect(model, drawn_by, *batch, plate=plate)
+        density = "p(x)"
         if len(batch) > 1:
             density = density_of(found, part.names if isinstance(part, Split) else None)
             described |= {} if density == "p(x)" else {"density": density}
@@ -172,7 +173,9 @@ def evaluate(
             part = Whole(part, len(batch[0]), guide)
         structure = sampler.structure
         few = len(batch[0])
-        bits, no_bits = discretised(data, structure, few)
+        bits, no_bits = {}, None
+        if density.startswith("p(x"):
+            bits, no_bits = discretised(data, structure, few)
         described |= bits
         seen = few if first else 0
         caveat, fault = check_data(model, drawn_by, part, place, size=few, seen=seen)

@@ -108,7 +108,7 @@ def bind(
     """
     if isinstance(part, TensorSplit):
         return part, part.bind(*programs)
-    if part.names == ("x",):  # one argument, whatever it is called
+    if part.names == ("x",) or not programs:  # one argument, whatever it is called
         return part, programs
     calls = [_Call.of(program, part) for program in programs]
     used = {name for call in calls for name in call.names}

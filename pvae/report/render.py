@@ -1,5 +1,6 @@
 """write_report(): the page of an evaluation, with its figures."""
 
+import dataclasses
 import importlib.metadata
 import os
 import pathlib
@@ -11,7 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from pvae.data import Data
-from pvae.drawing import Missing, Panel, attempt, text
+from pvae.drawing import HIDDEN, Missing, Panel, attempt, text
 from pvae.errors import PvaeError
 from pvae.evaluation import Evaluation
 from pvae.pair import alone
@@ -110,6 +111,8 @@ def _panels(
     """Returns the figures that are not those of findings."""
     objective = "log p(x, z) at the code" if e.code else "ELBO"
     figures: list[Panel] = []
+    density = e.data.get("density", "p(x)")
+    of_x = density.startswith("p(x")  # not p(y | x)
 
     def add(name: str, title: str, draw: Callable[..., Panel | None], *args: Any) -> None:
         figures.append(attempt(name, title, draw, *args, flagged=name in _FLAGGED))
@@ -118,15 +121,19 @@ def _panels(
         add("bounds", "Bound against K", estimates.against_k, e, summary)
         add("khat", "Pareto k̂, datum by datum", weights.khat, e)
         add("log_px", "log p(x), datum by datum", weights.log_px, e, places)
-        add("least_likely", "Least likely", panels.least_likely, subject, e, places)
+        shown = subject if of_x else dataclasses.replace(subject, model=None, guide=None)
+        add("least_likely", "Least likely", panels.least_likely, shown, e, places)
     add("kl_dims", "KL of each latent dimension", weights.kl_dims, e)
     add("training", f"{objective} over epochs", _training, history, objective, subject)
-    add("reconstructions", "Reconstructions", panels.reconstructions, subject)
-    add("samples", "Samples", panels.samples, subject, e.data.get("density", ""))
-    add("latent", "Latent space", panels.latent, subject)
-    add("probes", "Classes read from the codes", codes.probes, subject)
-    add("interpolation", "Interpolation", codes.interpolation, subject)
-    add("traversal", "Traversal", codes.traversal, subject)
+    for name, title, draw, *args in (
+        ("reconstructions", "Reconstructions", panels.reconstructions, subject),
+        ("samples", "Samples", panels.samples, subject, density),
+        ("latent", "Latent space", panels.latent, subject),
+        ("probes", "Classes read from the codes", codes.probes, subject),
+        ("interpolation", "Interpolation", codes.interpolation, subject),
+        ("traversal", "Traversal", codes.traversal, subject),
+    ):
+        add(name, title, draw if of_x else lambda *_: HIDDEN, *args)
     return figures
 
 

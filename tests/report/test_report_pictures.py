@@ -172,3 +172,18 @@ def test_matplotlib_stays_as_the_user_left_it():
         "assert '<svg' in svg and 'ffc0cb' not in svg\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
+
+
+def test_a_classifier_has_no_pictures_of_x(tmp_path):
+    digits = pvae.data.load("digits", labels=True)
+    pair = pvae.models.Classifier((1, 8, 8)), pvae.guides.NoLatents()
+    found = pvae.evaluate(*pair, digits, num_samples=1, estimators=[], progress=False)
+    assert "bits_per_dim" not in found.missing
+    path = pvae.write_report(
+        tmp_path / "page.html", found, model=pair[0], guide=pair[1], data=digits
+    )
+    page = path.read_text()
+    assert "could not be drawn" not in page
+    assert '<figure id="least_likely">' in page
+    assert '<figure id="samples">' not in page
+    assert "On this page, log p(x) stands for log p(y | x)." in page
