@@ -39,6 +39,7 @@ ROWS = {
     "VampPrior": "--model VampPriorVAE --guide SharedEncoder",
     "Flow prior": "--model FlowPriorVAE --guide MeanField",
     "Given labels": "--model ConditionalVAE --guide ConditionalMeanField --given y",
+    "Any mask": "--model VAEAC --guide MaskedMeanField --data.mask any",
     "Full covariance": "--model VAE --guide FullCovariance",
     "Low rank": "--model VAE --guide LowRank",
     "Mixture of Gaussians": "--model VAE --guide MixtureOfGaussians",

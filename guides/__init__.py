@@ -8,6 +8,7 @@ from pvae.guides.flows import IAF, SplineFlow
 from pvae.guides.gaussian import FullCovariance, LowRank
 from pvae.guides.ladder import Ladder
 from pvae.guides.linear import LinearGaussian
+from pvae.guides.masked import MaskedMeanField
 from pvae.guides.mean_field import MeanField
 from pvae.guides.mixture import MixtureOfGaussians
 from pvae.guides.nearest_code import NearestCode
@@ -30,6 +31,7 @@ __all__ = [
     "Ladder",
     "LinearGaussian",
     "LowRank",
+    "MaskedMeanField",
     "MeanField",
     "MixtureOfGaussians",
     "NearestCode",

@@ -15,6 +15,7 @@ from pvae.models.mixture_prior import MixturePriorVAE
 from pvae.models.pixel_vae import PixelVAE
 from pvae.models.text_to_image import DALLE, TextImageTransformer
 from pvae.models.vae import VAE
+from pvae.models.vaeac import VAEAC
 from pvae.models.vamp_prior import VampPriorVAE
 from pvae.models.video import VideoPixelCNN
 from pvae.models.vq_vae import VQVAE
@@ -26,6 +27,7 @@ __all__ = [
     "MADE",
     "PPCA",
     "VAE",
+    "VAEAC",
     "VQVAE",
     "VQVAE2",
     "Autoencoder",

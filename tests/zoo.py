@@ -54,6 +54,11 @@ def _given_labels(**options):
     return model, g.ConditionalMeanField(model, SHAPE, options.get("network", "dense"), **channels)
 
 
+def _given_masks(**options):
+    sizes = {**DENSE, **options}
+    return m.VAEAC(SHAPE, **sizes), g.MaskedMeanField(SHAPE, **sizes)
+
+
 def _two_maps_given_labels():
     made = {"channels": [[4], [4]], "num_blocks": 1}
     model = m.ConditionalVQVAE2(SHAPE, _codes(10), num_codes=5, code_dim=3, **made)
@@ -246,12 +251,24 @@ GIVEN_TEXT = {
     "captions and codes": (lambda: (_captioned(SHAPE, 2), g.NoLatents()), "threshold"),
 }
 
+# Given masks.
+GIVEN_MASKS = {
+    "any mask": (_given_masks, "dynamic"),
+    "any mask, convolutional": (
+        lambda: _given_masks(network="conv", channels=[4, 4]),
+        "dynamic",
+    ),
+}
+
 # Without latent variables.
 EXPLICIT = ["MADE", "PixelCNN", "gated PixelCNN", "PixelRNN", "row LSTM", "VideoPixelCNN"]
 
 
 def given(name, y):
     """Returns what the model of a pair is given for data of labels y, by name."""
+    if name in GIVEN_MASKS:
+        draw = torch.Generator().manual_seed(0)
+        return {"mask": torch.rand(len(y), *SHAPE, generator=draw) < 0.5}
     if name in GIVEN_TEXT:
         return {"caption": torch.stack([y, 9 - y], -1)}
     codes = {}
@@ -263,6 +280,6 @@ def given(name, y):
 
 def make(name):
     """Returns the pair, and how its data are observed."""
-    pair, observation = (ZOO | GIVEN | GIVEN_TEXT)[name]
+    pair, observation = (ZOO | GIVEN | GIVEN_TEXT | GIVEN_MASKS)[name]
     torch.manual_seed(0)
     return *pair(), observation

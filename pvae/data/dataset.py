@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from pvae.data.masks import Mask
 from pvae.data.split import Split
 from pvae.data.vocabulary import Vocabulary
 
@@ -27,6 +28,7 @@ class Data:
         source: The name or path that the data were loaded from, or None for arrays.
         asked_levels: The argument `levels` of `load`.
         vocabulary: The words of the field caption, or None if there are no captions.
+        mask: The argument `mask` of `load`.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Data:
     source: str | None = None
     asked_levels: int | None = None
     vocabulary: Vocabulary | None = None
+    mask: Mask | None = None
 
     @property
     def in_words(self) -> str:
@@ -63,5 +66,6 @@ class Data:
             "as_given": "",
         }[self.observation]
         held_out = f", {len(self.validation)} validation" if self.validation else ""
+        masked = f"; masks {self.mask!r}" if self.mask else ""
         sizes = f"{len(self.train)} training{held_out} and {len(self.test)} test data"
-        return f"{self.name}, {sizes} {self.train.shape_in_words}{how}"
+        return f"{self.name}, {sizes} {self.train.shape_in_words}{how}{masked}"

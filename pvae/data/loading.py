@@ -11,6 +11,7 @@ import torch
 from pvae.data import files, storage
 from pvae.data.arrays import Source, from_arrays, given_fields, is_frame
 from pvae.data.dataset import Data
+from pvae.data.masks import Mask, Masks, draw_masks
 from pvae.data.observation import BINARY, OBSERVATIONS, Observation, draw, stream
 from pvae.data.sources import canonical, from_name, names, root_folder
 from pvae.data.split import Split
@@ -28,6 +29,7 @@ def load(
     levels: int | None = None,
     validation: int = 0,
     labels: bool = False,
+    mask: Mask | None = None,
     seed: int = 0,
 ) -> Data:
     """Loads data, and observes the field x.
@@ -66,6 +68,9 @@ def load(
         validation: Number of data held out of training, from the end of a permutation by `seed`.
         labels: Whether batches hold the field y; of `"glyphs"` and `"emoji"` also `caption`,
             and of `"glyphs"` `factors`.
+        mask: Which kind of masks batches hold in the field mask, True where x is known: "center",
+            "block", "region", "quadrants", "pixels" or "any", as drawn by `pvae.data.draw_masks`;
+            again for each training minibatch. By default there are none.
         seed: Seed of the data: of splits, and of what is drawn once.
 
     Raises:
@@ -108,10 +113,17 @@ def load(
     if observation == "fixed":
         # Before the split, so that the draw of a datum does not depend on `validation`.
         train = drawn_once(train, seed, "train", name)
+    if mask is not None:
+        if "mask" in found.train:
+            raise PvaeError(f"mask={mask!r} is not valid: {name} has a field mask. Leave mask out.")
+        train = _masked(train, mask, None)
+        test = _masked(test, mask, stream(seed, "test mask"))
     held_out = None
     if validation:
         order = torch.randperm(len(train), generator=stream(seed, "validation split"), device="cpu")
         held_out = train.take(order[-validation:])
+        if mask is not None:
+            held_out = _masked(held_out, mask, stream(seed, "validation mask"))
         held_out = drawn_once(held_out, seed, "validation", name)
         train = train.take(order[:-validation])
     return Data(
@@ -127,7 +139,16 @@ def load(
         source=os.fspath(source) if isinstance(source, str | os.PathLike) else None,
         asked_levels=levels,
         vocabulary=found.vocabulary,
+        mask=mask,
     )
+
+
+def _masked(part: Split, kind: Mask, generator: torch.Generator | None) -> Split:
+    """Returns a part with masks, drawn once by a generator, or without one for each minibatch."""
+    shape, size, fresh = part.raw.shape[1:], len(part), generator is None
+    masks = Masks(kind, shape, size) if fresh else draw_masks(kind, shape, size, generator)
+    names = (*(name for name in part.names if name != "mask"), "mask")
+    return Split({**part.fields, "mask": masks}, part.observation, part.levels, names)
 
 
 def as_data(source: Any) -> Any:

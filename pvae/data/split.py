@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pvae.data import storage
+from pvae.data.masks import Masks
 from pvae.data.observation import observe
 from pvae.data.storage import Column
 from pvae.errors import PvaeError
@@ -168,6 +169,9 @@ class Split:
             if observed:
                 how = f"{self.observation} of {self.levels}" if self.fresh else "observed"
                 digest.update(f"{list(column.shape)} {how}".encode())
+            elif isinstance(column, Masks):
+                digest.update(f"{list(column.shape)} {column.kind} for each minibatch".encode())
+                continue
             elif not (name == "y" and column.dtype == torch.int64 and len(column.shape) == 1):
                 digest.update(f"{list(column.shape)} {column.dtype}".encode())
             for piece in storage.slabs(len(self), 4 * math.prod(column.shape[1:])):
@@ -194,7 +198,8 @@ class Split:
         """
         device, moved = torch.device(device), {}
         for name, column in self.fields.items():
-            there = storage.resident(column, device)
+            fresh = isinstance(column, Masks)  # drawn on the CPU, and copied by `batches`
+            there = column if fresh else storage.resident(column, device)
             if there is None:
                 return self
             moved[name] = there

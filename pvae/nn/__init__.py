@@ -31,6 +31,7 @@ from pvae.nn.networks import MLP, ConvDecoder, ConvEncoder, make_decoder, make_e
 from pvae.nn.residual import ResidualDecoder, ResidualEncoder
 from pvae.nn.scale_tril import ScaleTril
 from pvae.nn.sizes import at_least_one, check_layers, positive
+from pvae.nn.skips import SkipNetwork
 
 __all__ = [
     "MADE",
@@ -47,6 +48,7 @@ __all__ = [
     "ResidualDecoder",
     "ResidualEncoder",
     "ScaleTril",
+    "SkipNetwork",
     "SplineCoupling",
     "Steps",
     "TextTransformer",

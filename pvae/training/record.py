@@ -61,6 +61,7 @@ def _config(
         "levels": data.asked_levels,
         "validation": 0 if data.validation is None else len(data.validation),
         "labels": data.train.labels,
+        "mask": data.mask,
         "seed": data.seed,
     }
     kept = {name: v for name, value in options.items() if (v := _plain(value)) is not None}
