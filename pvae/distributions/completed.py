@@ -82,8 +82,8 @@ class Completed(TorchDistribution):
         self, base: Any, x: Tensor, known: Tensor, *, validate_args: bool | None = None
     ) -> None:
         self.base, self.x, self.known = base, x, known
-        self.missing = only(base, ~known)
-        super().__init__(self.missing.batch_shape, base.event_shape, validate_args=validate_args)
+        self.base_dist = only(base, ~known)  # where Pyro's distributions show their mask
+        super().__init__(self.base_dist.batch_shape, base.event_shape, validate_args=validate_args)
 
     @property
     def support(self) -> constraints.Constraint:
@@ -100,17 +100,17 @@ class Completed(TorchDistribution):
         new = self._get_checked_instance(Completed, _instance)
         batch_shape = torch.Size(batch_shape)
         new.base, new.x, new.known = self.base.expand(batch_shape), self.x, self.known
-        new.missing = self.missing.expand(batch_shape)
+        new.base_dist = self.base_dist.expand(batch_shape)
         TorchDistribution.__init__(new, batch_shape, self.event_shape, validate_args=False)
         new._validate_args = self._validate_args
         return new
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Returns the log density of the missing values, [...]."""
-        return self.missing.log_prob(value)
+        return self.base_dist.log_prob(value)
 
     def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
         """Draws the missing values; the known ones are those of x."""
         with torch.no_grad():
-            drawn = self.missing.sample(torch.Size(sample_shape))
+            drawn = self.base_dist.sample(torch.Size(sample_shape))
             return torch.where(self.known, self.x, drawn.to(self.x.dtype))

@@ -74,6 +74,16 @@ def test_generate_completes_and_keeps_the_known_values():
     assert model(x, mask).equal(x)
 
 
+def test_bits_per_dimension_are_left_out():
+    """x has 64 dimensions, of which only the missing ones are observed."""
+    sizes = {"latent_dim": 1, "hidden_dims": [6]}
+    programs = models.VAEAC((1, 8, 8), **sizes), guides.MaskedMeanField((1, 8, 8), **sizes)
+    data = pvae.data.load("digits", mask="center")
+    found = pvae.evaluate(*programs, data, num_data=5, num_samples=5, progress=False)
+    assert found.summary()["bits_per_dim"] is None
+    assert "has a mask" in found.missing["bits_per_dim"]
+
+
 def test_several_heads_and_images():
     for likelihood in ("gaussian", "discretized_logistic"):
         model = models.VAEAC((3, 9, 10), 2, "conv", channels=[4, 4], likelihood=likelihood)
