@@ -1,5 +1,7 @@
 """Classifier: p(y|x) of a linear network, and a self-taught one on the encoder of a VAE."""
 
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from torch import nn
@@ -22,6 +24,19 @@ def test_log_p_is_that_of_a_softmax_and_its_density_is_p_of_y_given_x():
     assert found.data["density"] == "p(y | x)"
 
 
+def test_a_model_of_one_binary_number_is_no_classifier():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Bernoulli(0.3), obs=x)
+
+    x = torch.arange(8).remainder(2).float()
+    found = pvae.evaluate(
+        model, guides.NoLatents(), x, num_samples=1, progress=False,
+        estimators=[pvae.estimators.Classifier()],
+    )  # fmt: skip
+    assert "classifier" not in found.findings
+
+
 @pytest.mark.parametrize("network", ["dense", "conv"])
 def test_it_learns_the_digits(network):
     torch.manual_seed(0)
@@ -30,7 +45,16 @@ def test_it_learns_the_digits(network):
     pvae.fit(model, guides.NoLatents(), digits, epochs=30, lr=3e-3, progress=False)
     x, y = digits.test.tensors()
     with torch.no_grad():
-        assert (model.distribution(x).logits.argmax(-1) == y).double().mean() > 0.93
+        right = (model.distribution(x).logits.argmax(-1) == y).double().mean()
+    assert right > 0.93
+    found = pvae.evaluate(
+        model, guides.NoLatents(), digits, num_samples=1, progress=False,
+        estimators=[pvae.estimators.Classifier()],
+    )  # fmt: skip
+    summary = found.summary()["classifier"]
+    assert summary["error"]["mean"] == pytest.approx(1 - float(right))
+    assert summary["nll"]["mean"] == pytest.approx(-found.log_px.mean())
+    assert "labels by p(y|x): error" in found.table()
 
 
 def test_a_frozen_encoder_stays_that_of_its_guide():

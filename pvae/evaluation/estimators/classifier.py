@@ -1,9 +1,9 @@
-"""The guide as a classifier: q(y|x) of labelled data with their labels hidden."""
+"""The pair as a classifier: q(y|x) of labelled data with their labels hidden, or p(y|x) itself."""
 
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -41,7 +41,8 @@ class Classifier(Estimator):
 
     .. math:: q(y|x) = E_{q(z|x)}[q(y|x, z)]
 
-    is a mean over samples of z.
+    is a mean over samples of z. A model that observes only the label and has no latent sites is a
+    classifier itself; its p(y|x) is scored.
 
     Attributes:
         num_samples: Samples of these latents; 1 is enough if there are none.
@@ -65,7 +66,7 @@ class Classifier(Estimator):
             if label is None:
                 return []
             if label.known.any():  # else all labels so far are unknown
-                return [self] if label.hidden is not None else []
+                return [self] if label.hidden is not None or label.log_p is not None else []
         return []
 
     def estimate(self, task: Task) -> Classification:
@@ -73,12 +74,14 @@ class Classifier(Estimator):
             seed_unit(task.seed, int(block[0]), purpose=_TAG)
             batch = task.batch(block)
             label = _label(task, batch)
-            if label is None or (label.hidden is None and label.known.any()):
+            if label is not None and label.log_p is not None:
+                log_probs = label.log_p
+            elif label is None or (label.hidden is None and label.known.any()):
                 raise PvaeError(
                     f"The labels of data {int(block[0])} to {int(block[-1])} could not be hidden "
                     "from the pair: let −1 (or NaN) mean an unknown label."
                 )
-            if label.hidden is None:
+            elif label.hidden is None:
                 log_probs = torch.zeros(len(block), len(label.values))
             else:
                 log_probs = self._log_q(task, label, len(block))
@@ -92,7 +95,8 @@ class Classifier(Estimator):
         if not known.any():
             raise PvaeError(f"None of these {len(known)} data has a known label.")
         columns = {name: values[known] for name, values in found.items()}
-        return Classification(task.positions[known], **columns)
+        kind = Prediction if _predicts(task) else Classification
+        return kind(task.positions[known], **columns)
 
     def _log_q(self, task: Task, label: "_Label", size: int) -> Tensor:
         """Returns log q(y|x), [B, C]."""
@@ -108,6 +112,20 @@ class Classifier(Estimator):
         return (torch.stack(found).logsumexp(0) - math.log(len(found))).T
 
 
+@dataclass(frozen=True)
+class Prediction(Classification, kind="Prediction"):
+    """How well the p(y|x) of a model of labels predicts the known labels of n data."""
+
+    title: ClassVar[str] = "Classification by p(y|x)"
+    by: ClassVar[str] = "p(y|x)"
+
+
+def _predicts(task: Task) -> bool:
+    """Whether the model observes one site and has no latent ones."""
+    structure = task.sampler.structure
+    return len(structure.observed) == 1 and not latent_sites(structure.model_trace)
+
+
 class _Label(NamedTuple):
     """The labels of a batch.
 
@@ -117,13 +135,15 @@ class _Label(NamedTuple):
         known: Whether it is known, [B].
         target: The guide's site for unknown labels.
         hidden: The batch without its labels; None if they cannot be hidden.
+        log_p: log p(y|x) of a model of nothing else, [B, C].
     """
 
     values: Tensor
     classes: Tensor
     known: Tensor
     target: str
-    hidden: tuple[Any, ...] | None
+    hidden: tuple[Any, ...] | None = None
+    log_p: Tensor | None = None
 
 
 def _label(task: Task, batch: tuple[Tensor, ...]) -> _Label | None:
@@ -151,7 +171,9 @@ def _label(task: Task, batch: tuple[Tensor, ...]) -> _Label | None:
         if mask is not None:
             mask = mask.expand(*fn.batch_shape, *(mask.shape[mask.ndim - fn.event_dim :]))
             known = mask.reshape(size, -1).all(1)
-        label = _Label(values, same.int().argmax(0), known & same.any(0), _unknown(name), None)
+        label = _Label(values, same.int().argmax(0), known & same.any(0), _unknown(name))
+        if _predicts(task) and len(batch) > 1:
+            return label._replace(log_p=_log_prob(fn, label.values).reshape(-1, size).T)
         for hidden in _without(batch, label):
             if _is_hidden(task, name, label.target, hidden):
                 return label._replace(hidden=hidden)
