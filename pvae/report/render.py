@@ -17,6 +17,7 @@ from pvae.errors import PvaeError
 from pvae.evaluation import Evaluation
 from pvae.pair import alone
 from pvae.report import charts, codes, estimates, panels, weights
+from pvae.report.competition import competition
 from pvae.report.page import write_page
 from pvae.report.subject import Subject
 from pvae.runtime import own_random_state
@@ -123,6 +124,7 @@ def _panels(
         add("log_px", "log p(x), datum by datum", weights.log_px, e, places)
         shown = subject if of_x else dataclasses.replace(subject, model=None, guide=None)
         add("least_likely", "Least likely", panels.least_likely, shown, e, places)
+    add("competition", "The competition between labels", competition, subject, e)
     add("kl_dims", "KL of each latent dimension", weights.kl_dims, e)
     add("training", f"{objective} over epochs", _training, history, objective, subject)
     for name, title, draw, *args in (

@@ -103,6 +103,17 @@ class Subject:
         batch = self._where_the_pair_is(index)
         return self._shaped(predictive.reconstruct(*self._pair, *batch, site=self.site))
 
+    def reconstruct_given(self, row: int, labels: Sequence[str]) -> Array:
+        """Returns the reconstructions of one datum given each of C labels y, [C, *event]."""
+        batch = list(self._where_the_pair_is([row] * len(labels)))
+        names = getattr(self._part, "names", ("x", "y"))
+        y = batch[names.index("y")]
+        values = torch.tensor([int(label) for label in labels], device=y.device)
+        if y.ndim > 1:
+            values = torch.eye(y.shape[1], device=y.device)[values]
+        batch[names.index("y")] = values.to(y.dtype)
+        return self._shaped(predictive.reconstruct(*self._pair, *batch, site=self.site))
+
     def classes(self) -> Array | None:
         """Returns the labels of the first 1,000 test data that the pair receives, each once."""
         if "y" not in getattr(self._part, "names", ()):

@@ -101,21 +101,25 @@ class Rejected(Finding, kind="Rejection"):
     def panels(self, known: Known) -> list[Panel]:
         return [
             attempt(
-                "rejection", "Scores of test data and of foreign data", self._draw, flagged=True
+                "rejection",
+                "Scores of test data and of foreign data",
+                self._draw,
+                known,
+                flagged=True,
             )
         ]
 
-    def _draw(self) -> Panel:
-        summary = self.summary(None)
+    def _draw(self, known: Known) -> Panel:
+        summary = self.summary(known)
         at = self.thresholds()
         charts = tuple(
             responsive(lambda width, i=i, name=name: self._histogram(i, name, at[name], width))
             for i, name in enumerate(self.kinds)
         )
         body = Markup("").join([_table(summary), *charts])
-        return Panel((body,), self._note(summary))
+        return Panel((body,), self._note(summary, known.constant))
 
-    def _note(self, summary: dict[str, Any]) -> str:
+    def _note(self, summary: dict[str, Any], constant: bool) -> str:
         labels = (
             f" log p(x) is the log of Σ p(x|y) p(y) over {self.num_labels} labels."
             if self.num_labels
@@ -126,9 +130,14 @@ class Rejected(Finding, kind="Rejection"):
             "AUROC is the probability that a test datum scores higher than a foreign one: ½ is "
             "chance, 1 separates the sets, below ½ the foreign data look more likely. Its standard "
             "error is DeLong's, and zero where the sets do not overlap. The threshold (the "
-            f"vertical line) rejects at most {text.percent(self.share)} of the test data. log p(x) "
-            f"is bounded with {text.plural(self.num_samples, 'sample')} for each datum.{labels}",
+            f"vertical line) rejects at most {text.percent(self.share)} of the test data.{labels}",
         ]
+        if not constant:
+            said.append(
+                f"log p(x) is the bound from {text.plural(self.num_samples, 'sample')}. It is "
+                "looser where the guide has not been trained, so foreign data look less likely "
+                "than they are."
+            )
         if self.reference:
             said.append(
                 "Typicality is minus the distance of log p(x) from its mean on "

@@ -53,7 +53,8 @@ class Rejection(Estimator):
     L̄ is the mean over validation data, or over training data if there are none; C(x) is the length
     of x under a general compressor. Typicality needs data from `pvae.data.load`, complexity
     discrete values, and the ratio a background pair; a score that cannot be computed is left out.
-    All sets have the same K, whose bias is then alike. If the pair takes labels y, x is scored by
+    All sets have the same K. The bound is looser where the guide has not been trained, so foreign
+    data look less likely than they are. If the pair takes labels y, x is scored by
     the log of Σ p(x|y) p(y), from K samples for each label.
 
     Plain log p(x) can be higher on simpler foreign data. The report says where it is.
@@ -215,6 +216,9 @@ def _refuse(task: Task) -> None:
             "The guide gives a point and has no density, so there is no bound on log p(x) to score "
             "data by. Rejection needs a guide with a density."
         )
+    density = task.known.data.get("density", "p(x)")
+    if not density.startswith("p(x"):
+        raise PvaeError(f"The pair bounds log {density}, which is no density of x to reject by.")
     if task.sampler.bound:
         raise PvaeError(
             "The pair runs only with all its data together, so it cannot score other data. Let the "

@@ -13,8 +13,9 @@ import pvae
 from pvae import guides, models
 from pvae.cli import main
 from pvae.errors import PvaeError
-from pvae.estimators import BayesRule
+from pvae.estimators import BayesRule, Rejection
 from pvae.evaluation.estimators.bayes_rule import BayesClassification, posterior
+from pvae.report.subject import Subject
 
 D, Z, C, SCALE = 5, 2, 3, 0.7
 
@@ -227,6 +228,41 @@ def test_what_cannot_be_classified_is_refused():
             pvae.classify(model, model.guide, (model.draw(Y), Y), prior=prior, progress=False)
     with pytest.raises(PvaeError, match="num_classes=0"):
         pvae.classify(model, model.guide, model.draw(Y), num_classes=0, progress=False)
+
+
+@pytest.mark.parametrize("labels", ["integers", "one-hot"])
+def test_the_page_shows_the_competition_between_labels(tmp_path, labels):
+    torch.manual_seed(0)
+    model = models.ConditionalVAE((1, 8, 8), 4, 2, hidden_dims=[8])
+    guide = guides.ConditionalMeanField(model, (1, 8, 8), hidden_dims=[8])
+    if labels == "one-hot":
+        model.context = nn.Identity()
+    x, y = (torch.rand(30, 1, 8, 8) < 0.5).float(), torch.arange(30) % 4
+    data = (x, torch.eye(4)[y] if labels == "one-hot" else y)
+    asked = [BayesRule(20, 30), Rejection(foreign="shuffled", share=0.3)]
+    result = pvae.evaluate(model, guide, data, num_samples=5, estimators=asked, progress=False)
+    found = result.findings["bayes_rule"]
+    parts = {"model": model, "guide": guide, "data": data}
+    page = pvae.write_report(tmp_path / "a.html", result, **parts).read_text()
+    shown = page.split('id="competition"')[1].split("</figure>")[0]
+    right, wrong = (np.flatnonzero(found.wrong == v)[:n] for v, n in ((0, 4), (1, 3)))
+    assert len(right) > 1 < len(wrong)
+    for i in (*right, *wrong):
+        row = found.datum[i]
+        assert f"y = {found.label[i]}, index {row}<" in shown
+        assert f'alt="Test image {row} given label 3"' in shown
+        best = f"{found.log_px[i].max():.1f}".replace("-", "−")
+        assert f"<strong>{best}</strong>" in shown
+    rows = shown.count("<tr>") - 1
+    assert shown.count("<img") == 5 * rows
+    assert rows >= len(right) + len(wrong)
+    assert shown.count("<br>rejected") > 0
+    subject = Subject(model, guide, data)
+    given = subject.reconstruct_given(7, found.labels)
+    each = torch.eye(4) if labels == "one-hot" else torch.arange(4)
+    same = pvae.reconstruct(model, guide, x[7].expand(4, 1, 8, 8), each)
+    np.testing.assert_allclose(given, same.detach().numpy(), rtol=1e-5)
+    assert 'id="competition"' not in pvae.write_report(tmp_path / "b.html", result).read_text()
 
 
 def test_the_shell_classifies(tmp_path, capsys):

@@ -293,6 +293,17 @@ def test_other_values_are_refused():
         Rejection(foreign="shuffled", share=1.5)
 
 
+def test_a_density_of_labels_rejects_nothing():
+    def model(x, y):
+        with pyro.plate("data", len(x)):
+            pyro.sample("y", dist.Categorical(logits=x[:, :3]), obs=y)
+
+    data = (draws(20), torch.arange(20) % 3)
+    with pytest.warns(UserWarning, match=r"log p\(y \| x\), which is no density of x"):
+        found = score(data, draws(20, 2, 1), model, lambda x, y: None)
+    assert "rejection" in found.missing
+
+
 def test_a_guide_that_gives_a_point_has_no_scores():
     model = models.PPCA((D,), 2, scale=0.1)
     with pytest.warns(UserWarning, match="Rejection of foreign data was left out: The guide gives"):
