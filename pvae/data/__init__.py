@@ -15,7 +15,7 @@ Example:
 from pvae.data import glyphs, moving
 from pvae.data.dataset import Data
 from pvae.data.loading import as_data, drawn_once, load
-from pvae.data.masks import draw_masks
+from pvae.data.masks import Mask, draw_masks
 from pvae.data.observation import BINARY
 from pvae.data.sources import canonical, names
 from pvae.data.split import Split
@@ -26,6 +26,7 @@ __all__ = [
     "BINARY",
     "SETS",
     "Data",
+    "Mask",
     "Split",
     "Vocabulary",
     "as_data",

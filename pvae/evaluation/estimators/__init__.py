@@ -11,6 +11,7 @@ from pvae.evaluation.estimators.bdmc import BDMC
 from pvae.evaluation.estimators.classifier import Classifier
 from pvae.evaluation.estimators.code_use import CodeUse
 from pvae.evaluation.estimators.gap import Gap
+from pvae.evaluation.estimators.inpainting import Inpainting
 from pvae.evaluation.estimators.prior import NaiveMonteCarlo
 from pvae.evaluation.estimators.quadrature import Quadrature
 from pvae.evaluation.estimators.rejection import Rejection
@@ -23,6 +24,7 @@ __all__ = [
     "Classifier",
     "CodeUse",
     "Gap",
+    "Inpainting",
     "NaiveMonteCarlo",
     "Quadrature",
     "Rejection",
