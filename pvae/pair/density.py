@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pvae.distributions import Completed
 from pvae.errors import PvaeError
 from pvae.pair.fields import signature_of
 from pvae.pair.parameters import quiet
@@ -21,7 +22,8 @@ def density_of(inspection: Inspection, names: Sequence[str] | None = None) -> st
 
     To find out about a field, its rows are moved by one datum. It is observed if a site has its
     name, or if an observed value changes with it and with no field before it; it is left out if
-    nothing in the model changes; otherwise it is given.
+    nothing in the model changes; otherwise it is given. Of a field in a `Completed` density, the
+    missing values are observed and the known ones are given.
 
     Args:
         inspection: An inspection of the pair.
@@ -47,6 +49,9 @@ def density_of(inspection: Inspection, names: Sequence[str] | None = None) -> st
         elif changed:
             given.append(name)
         seen |= values
+    if observed and any(isinstance(site["fn"], Completed) for site in sites.values()):
+        given = [f"{observed[0]}_known", *given]
+        observed[0] = f"{observed[0]}_missing"
     observed = observed or [name for name in names[:1] if name not in given] or [*sites]
     return f"p({' | '.join(', '.join(each) for each in (observed, given) if each)})"
 

@@ -95,3 +95,14 @@ def test_a_classifier_is_given_x():
     found = inspect(model, pvae.guides.NoLatents(), X, Y)
     assert density_of(found) == "p(y | x)"
     assert density_of(inspect(model, pvae.guides.NoLatents(), X[:1], Y[:1])) == "p(y | x)"
+
+
+def test_missing_values_are_observed_and_known_ones_given():
+    sizes = {"latent_dim": 2, "hidden_dims": [4]}
+    programs = pvae.models.VAEAC((4,), **sizes), pvae.guides.MaskedMeanField((4,), **sizes)
+    x, mask = torch.rand(6, 4).round(), torch.rand(6, 4) < 0.5
+    expected = "p(x_missing | x_known, mask)"
+    assert density_of(inspect(*programs, x, mask)) == expected
+    data = {"x": x, "mask": mask}
+    found = pvae.evaluate(*programs, data, num_samples=5, estimators=[], progress=False)
+    assert f"log p(x) stands for log {expected}." in found.table()
