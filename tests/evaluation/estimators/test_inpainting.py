@@ -193,8 +193,8 @@ def test_psnr_is_that_of_the_pooled_error():
     found = psnr(error, num, 2.0)
     assert found["mean"] == pytest.approx(10 * math.log10(4 / 0.0325))
     rng = np.random.default_rng(0)
-    num = rng.integers(1, 14, (400, 100))
-    error = rng.exponential(0.02, (400, 100)) * num  # larger where more is missing
+    num = rng.integers(1, 14, (400, 1000))
+    error = rng.exponential(0.02, (400, 1000)) * num  # larger where more is missing
     each = [psnr(e, n, 1.0) for e, n in zip(error, num, strict=True)]
     spread = np.std([f["mean"] for f in each])
     assert np.mean([f["se"] for f in each]) == pytest.approx(spread, rel=0.1)
