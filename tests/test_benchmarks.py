@@ -185,3 +185,15 @@ def test_images_from_captions_are_compared_with_the_same_decoder_and_data(benchm
     place = [data.vocabulary.text(row) for row in fields["caption"]].index(shown)
     assert (next(iter(rows.values()))[0] == data.test.x[place]).all()
     assert {row.shape for row in rows.values()} == {(10, 1, 32, 32)}
+
+
+def test_the_known_quadrants_are_those_of_the_tutorial(benchmark):
+    table = benchmark("quadrants")
+    for num in (1, 2, 3):
+        known = table.known_part(num, 28)
+        assert int(known.sum()) == num * 14 * 14
+        assert known[27, 0]
+        assert not known[27, 27]
+        assert known[0, 0] == (num > 1)
+        assert known[0, 27] == (num == 3)
+    assert table.PUBLISHED == {1: (100.4, 71.8), 2: (61.9, 51.0), 3: (25.4, 24.2)}
