@@ -40,6 +40,8 @@ ROWS = {
     "Flow prior": "--model FlowPriorVAE --guide MeanField",
     "Given labels": "--model ConditionalVAE --guide ConditionalMeanField --given y",
     "Any mask": "--model VAEAC --guide MaskedMeanField --data.mask any",
+    "Some labels (M2)": "--model M2 --guide LabelThenCode --data.labelled 100"
+    " --data.labelled_share 0.25 --loss SemiSupervised_ELBO --loss.alpha 10",
     "Full covariance": "--model VAE --guide FullCovariance",
     "Low rank": "--model VAE --guide LowRank",
     "Mixture of Gaussians": "--model VAE --guide MixtureOfGaussians",

@@ -6,6 +6,7 @@ from pvae.guides.code import Code, ContractiveCode, DenoisingCode
 from pvae.guides.conditional import ConditionalMeanField
 from pvae.guides.flows import IAF, SplineFlow
 from pvae.guides.gaussian import FullCovariance, LowRank
+from pvae.guides.label_then_code import LabelThenCode
 from pvae.guides.ladder import Ladder
 from pvae.guides.linear import LinearGaussian
 from pvae.guides.masked import MaskedMeanField
@@ -28,6 +29,7 @@ __all__ = [
     "ContractiveCode",
     "DenoisingCode",
     "FullCovariance",
+    "LabelThenCode",
     "Ladder",
     "LinearGaussian",
     "LowRank",

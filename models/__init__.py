@@ -11,6 +11,7 @@ from pvae.models.gaussian_mixture import GaussianMixture
 from pvae.models.hierarchical import HierarchicalVAE
 from pvae.models.hierarchical_codes import HierarchicalCodes
 from pvae.models.linear import PPCA
+from pvae.models.m2 import M2
 from pvae.models.mixture_prior import MixturePriorVAE
 from pvae.models.pixel_vae import PixelVAE
 from pvae.models.text_to_image import DALLE, TextImageTransformer
@@ -24,6 +25,7 @@ from pvae.nn import remember
 
 __all__ = [
     "DALLE",
+    "M2",
     "MADE",
     "PPCA",
     "VAE",

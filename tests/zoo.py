@@ -59,6 +59,12 @@ def _given_masks(**options):
     return m.VAEAC(SHAPE, **sizes), g.MaskedMeanField(SHAPE, **sizes)
 
 
+def _partly_labelled(label="enumerated", network="dense", **options):
+    sizes = {"network": network, "hidden_dims": [16], "channels": [4, 4]}
+    model = m.M2(SHAPE, 10, 3, **sizes, **options)
+    return model, g.LabelThenCode(model, SHAPE, label, **sizes)
+
+
 def _two_maps_given_labels():
     made = {"channels": [[4], [4]], "num_blocks": 1}
     model = m.ConditionalVQVAE2(SHAPE, _codes(10), num_codes=5, code_dim=3, **made)
@@ -245,6 +251,15 @@ GIVEN = {
     "two maps of codes": (lambda: (_codes(10), g.NoLatents()), "dynamic"),
 }
 
+# Labels of which some are unknown.
+PARTLY_LABELLED = {
+    "M2": (_partly_labelled, "dynamic"),
+    "M2, sampled": (lambda: _partly_labelled("sampled"), "dynamic"),
+    "convolutional M2": (lambda: _partly_labelled(network="conv"), "dynamic"),
+    "M2 of codes": (lambda: _partly_labelled(likelihood="gaussian", scale="learned"), "grey"),
+}
+GIVEN |= PARTLY_LABELLED
+
 # Given captions of two words out of ten.
 GIVEN_TEXT = {
     "VQ-VAE from text": (_drawn_from_text, "dynamic"),
@@ -271,6 +286,8 @@ def given(name, y):
         return {"mask": torch.rand(len(y), *SHAPE, generator=draw) < 0.5}
     if name in GIVEN_TEXT:
         return {"caption": torch.stack([y, 9 - y], -1)}
+    if name in PARTLY_LABELLED:
+        return {"y": torch.where(torch.arange(len(y)) % 3 == 1, y, -1)}
     codes = {}
     if name == "two maps of codes":  # the larger one is told by the smaller one and the label
         z_2 = (y[:, None, None] + torch.arange(4).view(2, 2)) % 5

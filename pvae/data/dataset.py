@@ -29,6 +29,8 @@ class Data:
         asked_levels: The argument `levels` of `load`.
         vocabulary: The words of the field caption, or None if there are no captions.
         mask: The argument `mask` of `load`.
+        labelled: How many training data have kept their labels; None for all.
+        balanced: Whether every class has kept as many.
     """
 
     name: str
@@ -44,6 +46,8 @@ class Data:
     asked_levels: int | None = None
     vocabulary: Vocabulary | None = None
     mask: Mask | None = None
+    labelled: int | None = None
+    balanced: bool = True
 
     @property
     def in_words(self) -> str:
@@ -67,5 +71,6 @@ class Data:
         }[self.observation]
         held_out = f", {len(self.validation)} validation" if self.validation else ""
         masked = f"; masks {self.mask!r}" if self.mask else ""
-        sizes = f"{len(self.train)} training{held_out} and {len(self.test)} test data"
+        kept = f" ({self.labelled} labelled)" if self.labelled else ""
+        sizes = f"{len(self.train)} training{kept}{held_out} and {len(self.test)} test data"
         return f"{self.name}, {sizes} {self.train.shape_in_words}{how}{masked}"

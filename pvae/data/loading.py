@@ -13,6 +13,7 @@ from pvae.data.arrays import Source, from_arrays, given_fields, is_frame
 from pvae.data.dataset import Data
 from pvae.data.masks import Mask, Masks, draw_masks
 from pvae.data.observation import BINARY, OBSERVATIONS, Observation, draw, stream
+from pvae.data.partly_labelled import keep_labels, mix
 from pvae.data.sources import canonical, from_name, names, root_folder
 from pvae.data.split import Split
 from pvae.data.torch_data import is_dataset
@@ -30,6 +31,9 @@ def load(
     validation: int = 0,
     labels: bool = False,
     mask: Mask | None = None,
+    labelled: int | None = None,
+    balanced: bool = True,
+    labelled_share: float | None = None,
     seed: int = 0,
 ) -> Data:
     """Loads data, and observes the field x.
@@ -71,6 +75,14 @@ def load(
         mask: Which kind of masks batches hold in the field mask, True where x is known: "center",
             "block", "region", "quadrants", "pixels" or "any", as drawn by `pvae.data.draw_masks`;
             again for each training minibatch. By default there are none.
+        labelled: How many training data keep their labels, drawn by `seed`; batches hold y then,
+            and the labels of the other training data are −1. Validation and test keep all labels.
+            By default all are kept.
+        balanced: Whether every class keeps as many labels, or one more where the number does not
+            divide.
+        labelled_share: The share of labelled data in a training minibatch; by default that of the
+            data. Train on such minibatches with `pvae.objectives.SemiSupervised_ELBO`, which weighs
+            both kinds so that the bound is that of the data.
         seed: Seed of the data: of splits, and of what is drawn once.
 
     Raises:
@@ -94,10 +106,13 @@ def load(
     name, found = _find(source, root, levels, observation)
     observation = observation or found.observation
     _check(name, found, observation, labels)
+    if labelled is not None and not labels:
+        _check(name, found, observation, True, f"labelled={labelled}")
     # Batches of a named dataset hold its other fields only together with the labels.
     aside = found.train.keys() - {"x"} if name in names() else ()
 
-    batch = tuple(field for field in found.train if labels or field not in ("y", *aside))
+    off = () if labels else {"y", *aside} - ({"y"} if labelled is not None else set())
+    batch = tuple(field for field in found.train if field not in off)
     train = Split(found.train, observation, found.levels, batch)
     if found.test is None:
         order = torch.randperm(len(train), generator=stream(seed, "test split"), device="cpu")
@@ -126,6 +141,10 @@ def load(
             held_out = _masked(held_out, mask, stream(seed, "validation mask"))
         held_out = drawn_once(held_out, seed, "validation", name)
         train = train.take(order[:-validation])
+    if labelled is not None:
+        train = keep_labels(train, labelled, balanced, stream(seed, "labels"), name)
+    if labelled_share is not None:
+        train = mix(train, labelled_share, name)
     return Data(
         name=name,
         observation=observation,
@@ -140,6 +159,8 @@ def load(
         asked_levels=levels,
         vocabulary=found.vocabulary,
         mask=mask,
+        labelled=labelled,
+        balanced=balanced,
     )
 
 
@@ -204,13 +225,15 @@ def _find(
     return "array", from_arrays(source, where, levels, observation)
 
 
-def _check(name: str, found: Source, observation: str, labels: bool) -> None:
+def _check(
+    name: str, found: Source, observation: str, labels: bool, asked: str = "labels=True"
+) -> None:
     parts = {"training": found.train, "test": found.test}
     lacks = [part for part, fields in parts.items() if fields is not None and "y" not in fields]
     if labels and lacks:
         raise PvaeError(
-            f"labels=True is not valid: the {lacks[0]} part of {name} has no labels. Give (x, y), "
-            "or arrays named y_train and y_test, or leave labels out."
+            f"{asked} is not valid: the {lacks[0]} part of {name} has no labels. Give (x, y), "
+            f"or arrays named y_train and y_test, or leave {asked.partition('=')[0]} out."
         )
     if found.values is None or found.levels is not None or observation in ("counts", "as_given"):
         return

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pvae.data import storage
 from pvae.data.masks import Masks
+from pvae.data.mixed_order import mixed_order
 from pvae.data.observation import observe
 from pvae.data.storage import Column
 from pvae.errors import PvaeError
@@ -38,6 +39,9 @@ class Split:
         observation: How x is made from its field; "grey" if it was drawn already.
         levels: The number of integer levels of x, or None.
         names: The fields of a batch, in order.
+        labelled_share: The share of labelled data in a shuffled minibatch; None for that of the
+            data. An epoch has N draws then: labelled data are drawn again, and unlabelled ones
+            wait for another epoch.
 
     Example:
         >>> import pvae
@@ -52,6 +56,7 @@ class Split:
     observation: str
     levels: int | None = None
     names: tuple[str, ...] = ("x",)
+    labelled_share: float | None = None
 
     def __len__(self) -> int:
         return len(next(iter(self.fields.values())))
@@ -91,6 +96,15 @@ class Split:
         """The labels, even if batches do not hold them; None if there are none."""
         y = self.fields.get("y")
         return y if y is None or isinstance(y, Tensor) else y[:]
+
+    @property
+    def known(self) -> Tensor | None:
+        """Whether the label of each datum is known, [N]: no −1 and no NaN. None without labels."""
+        y = self.y
+        if y is None:
+            return None
+        known = ~y.isnan() if y.is_floating_point() else y >= 0
+        return known.reshape(len(known), -1).all(1)
 
     @property
     def labels(self) -> bool:
@@ -224,7 +238,8 @@ class Split:
         Args:
             batch_size: B, at least 1.
             device: The device of the batches; None is that of the part.
-            shuffle: Whether to draw a new permutation of the data.
+            shuffle: Whether to draw a new permutation of the data, or with `labelled_share` a new
+                order of both kinds.
             generator: Draws the permutation; None is the global generator of the part's device.
             capture: Turns a function of [rows] and an example of [rows] into one launch on the
                 device, such as `pvae.compile.Replay`; it observes the full minibatches of a
@@ -235,7 +250,11 @@ class Split:
         index = None
         if shuffle:
             place = self.device if generator is None else generator.device
-            index = torch.randperm(len(self), generator=generator, device=place).to(self.device)
+            if self.labelled_share is None:
+                index = torch.randperm(len(self), generator=generator, device=place)
+            else:
+                index = mixed_order(self.known, self.labelled_share, batch_size, generator)
+            index = index.to(self.device)
         in_memory = all(isinstance(column, Tensor) for _, column in self._batch)
         if in_memory and storage.same_device(self.device, target):
             return self._gathered(batch_size, index, capture)

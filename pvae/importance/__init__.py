@@ -8,13 +8,13 @@ from pvae.importance.compared import few, rows_at
 from pvae.importance.density import AnnealingPath, Density, replaced, slopes
 from pvae.importance.inner import find_dependent
 from pvae.importance.jacobian import refuse_other_jacobian
-from pvae.importance.layout import Strategy, first_right
+from pvae.importance.layout import Strategy, first_right, lay_out
 from pvae.importance.log_weights import log_weights
 from pvae.importance.mixing import refuse_global
 from pvae.importance.particles import Particles
 from pvae.importance.sampler import Sampler
 from pvae.importance.seeds import seed_unit
-from pvae.importance.summed import expect
+from pvae.importance.summed import expect, sum_beyond
 from pvae.importance.terms import elbo_of, log_terms
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "few",
     "find_dependent",
     "first_right",
+    "lay_out",
     "log_terms",
     "log_weights",
     "refuse_global",
@@ -36,5 +37,6 @@ __all__ = [
     "rows_at",
     "seed_unit",
     "slopes",
+    "sum_beyond",
     "sweep_size",
 ]

@@ -8,6 +8,7 @@ from pvae.objectives.choose import LossName, choose_elbo, plain_elbo
 from pvae.objectives.importance_weighted import IWAE_ELBO, STL_ELBO, DReG_ELBO
 from pvae.objectives.kl_weight import LatentScale
 from pvae.objectives.regularised import Beta_ELBO, FreeBits_ELBO, InfoVAE_ELBO
+from pvae.objectives.semi_supervised import SemiSupervised_ELBO
 
 __all__ = [
     "IWAE_ELBO",
@@ -19,6 +20,7 @@ __all__ = [
     "LatentScale",
     "LossName",
     "ParticleELBO",
+    "SemiSupervised_ELBO",
     "choose_elbo",
     "plain_elbo",
 ]

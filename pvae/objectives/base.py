@@ -1,6 +1,6 @@
 """The base of all objectives of K particles: one call of a pair, and its terms [K, B]."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from pyro import poutine
@@ -10,7 +10,7 @@ from pyro.util import warn_if_nan
 from torch import Tensor
 
 from pvae.errors import PvaeError
-from pvae.importance import Particles
+from pvae.importance import Particles, expect, sum_beyond
 from pvae.objectives.known_pair import KnownPair, is_recorded, know
 from pvae.pair import (
     Arguments,
@@ -19,6 +19,7 @@ from pvae.pair import (
     inspect,
     kind_of,
     latent_sites,
+    mask_of,
     observed_sites,
 )
 from pvae.runtime import whole
@@ -50,6 +51,8 @@ class ParticleELBO(ELBO):
             `pvae.check`), has a global latent site, a Delta guide or an enumerated site; at any
             call that compares, if neither layout is right.
     """
+
+    enumerates: ClassVar[bool] = False  # whether it sums out sites that are marked so
 
     def __init__(self, num_particles: int = 1, *, plate: str | None = None) -> None:
         num_particles = whole(
@@ -91,7 +94,7 @@ class ParticleELBO(ELBO):
 
     def take(self, inspection: Inspection) -> None:
         """Takes what an inspection has found, so that the first call need not look again."""
-        known = know(type(self).__name__, inspection)
+        known = know(type(self).__name__, inspection, enumerates=self.enumerates)
         self._known[_kind(Arguments(inspection.batch))] = known
 
     def replayed(self, calls: int) -> None:
@@ -107,7 +110,8 @@ class ParticleELBO(ELBO):
         if known is None or known.model != model or known.guide != guide:
             bound = arguments.bind(model, guide)
             with poutine.block():
-                known = know(name, inspect(*bound, *arguments.batch, plate=self.plate))
+                found = inspect(*bound, *arguments.batch, plate=self.plate)
+                known = know(name, found, enumerates=self.enumerates)
             known.model, known.guide, known.counting = model, guide, arguments.counting
             self._known[kind] = known
         arguments.counting = known.counting
@@ -177,9 +181,41 @@ class Call:
         """Returns log q(z|x), [K, B], in nats; 0 where the guide samples nothing."""
         return sum(self.terms(latent_sites(trace)).values())
 
+    def elbo(self, draws: Trace, model_trace: Trace) -> Tensor:
+        r"""Returns terms whose mean is the ELBO, [K, B], in nats, sites summed out as marked.
+
+        .. math:: \sum_y q(y|x) [\log p(x, y, z_y) - \log q(y, z_y | x)]
+        """
+        latent = latent_sites(draws)
+        sites = {**latent_sites(model_trace), **observed_sites(model_trace)}
+        p, q = self._log_terms(sites), self._log_terms(latent)
+        p = self._particles.cancel_masked(p, draws, self.num, self.size)
+        inside = [q[name] for name in self._particles.structure.enumerated if name in q]
+        inner = len(self._particles.inner)
+        terms = [
+            *(term * self.inner_scale(sites[name]) for name, term in p.items()),
+            *(-term * self.inner_scale(latent[name]) for name, term in q.items()),
+        ]
+        terms = sum_beyond(terms, len(inside), inner)
+        return sum(expect(inside, term, inner) for term in terms)
+
+    def known(self, site: dict[str, Any]) -> Tensor:
+        """Returns whether an observed site is known for each datum, [B]: where no mask is."""
+        fn, mask = site["fn"], mask_of(site)
+        if mask is None:
+            return torch.ones(self.size, dtype=torch.bool, device=self._batch[0].device)
+        mask = mask.expand(site["value"].shape) if fn.event_dim else mask
+        rows = self._particles.rows(mask, fn.event_dim, self.num, self.size)
+        return rows[0].reshape(self.size, -1).all(1)
+
     def score(self, draws: Trace) -> Tensor | None:
         """Returns log q of the sites without rsample, unscaled, [K, B]; None without any."""
-        sites = {n: s for n, s in latent_sites(draws).items() if not s["fn"].has_rsample}
+        summed = self._particles.structure.enumerated
+        sites = {
+            n: s
+            for n, s in latent_sites(draws).items()
+            if n not in summed and not s["fn"].has_rsample
+        }
         return sum(self._log_terms(sites).values()) if sites else None
 
     def penalty(self, draws: Trace) -> Tensor:

@@ -13,6 +13,7 @@ from pyro.infer import (
 
 from pvae.errors import PvaeError, nearest
 from pvae.objectives.importance_weighted import IWAE_ELBO, STL_ELBO, DReG_ELBO
+from pvae.objectives.semi_supervised import SemiSupervised_ELBO
 from pvae.pair import Structure, latent_sites, refuse_unlisted
 from pvae.runtime import whole
 
@@ -37,6 +38,7 @@ def choose_elbo(
     loss: ELBO | LossName,
     structure: Structure,
     num_particles: int = 1,
+    labelled: float | None = None,
 ) -> ELBO:
     r"""Returns the ELBO to train a pair with.
 
@@ -48,13 +50,18 @@ def choose_elbo(
         loss: An ELBO of `pyro.infer`, an objective from here, or one of the names.
         structure: What `pvae.check` found.
         num_particles: L, the number of samples of :math:`z \sim q(z|x)` in each step.
+        labelled: The share of labelled data among all, if minibatches hold another one; `"auto"` is
+            `SemiSupervised_ELBO` then.
 
     Raises:
         PvaeError: If the name is unknown; if num_particles is below one, contradicts that of the
             ELBO, or is 1 for an objective that weighs particles; if TraceMeanField_ELBO cannot take
-            the guide; or if TraceEnum_ELBO cannot list the values of a site.
+            the guide; if TraceEnum_ELBO cannot list the values of a site; or if minibatches hold
+            another share of labelled data than the objective can weigh.
     """
     num_particles = whole("num_particles", num_particles, why="at least one sample of z is needed")
+    if labelled is not None:
+        loss = _weighing(loss, num_particles, labelled)
     if isinstance(loss, ELBO):
         loss = plain_elbo(loss)
         if num_particles not in (1, loss.num_particles):
@@ -71,6 +78,19 @@ def choose_elbo(
     if loss not in _ELBOS:
         raise PvaeError(f"loss={loss!r} is not known. {nearest(str(loss), ['auto', *_ELBOS])}")
     return _that_fits(_ELBOS[loss](num_particles), structure)
+
+
+def _weighing(loss: ELBO | LossName, num_particles: int, labelled: float) -> ELBO:
+    loss = SemiSupervised_ELBO(num_particles) if loss == "auto" else copy.copy(loss)
+    if not isinstance(loss, SemiSupervised_ELBO):
+        name = loss if isinstance(loss, str) else type(loss).__name__
+        raise PvaeError(
+            f"The minibatches have a labelled_share, and {name} would count labelled data more "
+            "often than there are. Train with SemiSupervised_ELBO, which weighs them, or load the "
+            "data without labelled_share."
+        )
+    loss.labelled = labelled if loss.labelled is None else loss.labelled
+    return loss
 
 
 def plain_elbo(loss: ELBO) -> ELBO:

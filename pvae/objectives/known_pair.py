@@ -13,11 +13,12 @@ from pvae.importance import (
     Particles,
     few,
     first_right,
+    lay_out,
     refuse_global,
     refuse_other_jacobian,
     rows_at,
 )
-from pvae.pair import Inspection, Program, Structure, quiet, refuse_unbounded
+from pvae.pair import Inspection, Program, Structure, quiet, refuse_unbounded, refuse_unlisted
 from pvae.runtime import in_float32
 
 __all__ = ["KnownPair", "is_recorded", "know"]
@@ -98,14 +99,21 @@ class KnownPair:
         return True
 
 
-def know(objective: str, found: Inspection) -> KnownPair:
+def know(objective: str, found: Inspection, *, enumerates: bool = False) -> KnownPair:
     """Returns what an objective has to know of a pair.
 
+    Args:
+        objective: Its name.
+        found: The pair.
+        enumerates: Whether the objective sums out sites that are marked so.
+
     Raises:
-        PvaeError: If the pair has no bound, an enumerated or a global latent site, or if no layout
-            is right.
+        PvaeError: If the pair has no bound, a global latent site, or an enumerated one that the
+            objective does not sum out, or if no layout is right.
     """
     refuse_unbounded(found)
+    if found.structure.enumerated and enumerates:
+        return _summing(objective, found)
     if enumerated := found.structure.enumerated:
         raise PvaeError(
             f"Site {enumerated[0]!r} is enumerated in parallel, and {objective} takes samples. "
@@ -116,6 +124,17 @@ def know(objective: str, found: Inspection) -> KnownPair:
     if how is None:
         raise _nothing_is_right(objective, faults)
     return KnownPair(*pair, how)
+
+
+def _summing(objective: str, found: Inspection) -> KnownPair:
+    refuse_unlisted(found.structure)
+    batch = found.batch
+    devices = [batch[0].device] if batch[0].is_cuda else []
+    with quiet(found.model, found.guide), torch.random.fork_rng(devices), in_float32():
+        layout = lay_out(found)
+    if layout.how == "loop":
+        raise _nothing_is_right(objective, ["each sample needs its own call"])
+    return KnownPair(found.model, found.guide, layout.structure, found.dim, layout.how)
 
 
 def _find(

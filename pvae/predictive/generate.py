@@ -173,9 +173,15 @@ def mean_of(
     sites = {name: each for name, each in sites.items() if name not in given}
     if not sites:
         raise PvaeError(f"The model {name_of(model)} has no sample site to show.")
-    shown = [s for s in sites.values() if s["is_observed"] or s["infer"].get("was_observed")]
-    # A model that was called without data has drawn them last.
-    chosen = max(shown, key=_numel) if shown else [*sites.values()][-1]
+    # With a size, what is observed was given, as a label. What was observed is the data, which a
+    # model that was called without any has drawn last.
+    shown = [
+        s
+        for s in sites.values()
+        if s["infer"].get("was_observed") or (s["is_observed"] and size is None)
+    ]
+    last = [s for s in sites.values() if not s["is_observed"]] or [*sites.values()]
+    chosen = max(shown, key=_numel) if shown else last[-1]
     rows = chosen["fn"].batch_shape
     if size is not None and rows and size not in rows:
         raise PvaeError(

@@ -17,7 +17,13 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from pvae.data import Data, as_data
 from pvae.errors import PvaeError
-from pvae.objectives import Beta_ELBO, LossName, ParticleELBO, choose_elbo
+from pvae.objectives import (
+    Beta_ELBO,
+    LossName,
+    ParticleELBO,
+    SemiSupervised_ELBO,
+    choose_elbo,
+)
 from pvae.pair import (
     Program,
     alone,
@@ -49,7 +55,13 @@ from pvae.training.resume import restore
 from pvae.training.schedule import rate_factor
 from pvae.training.settings import of_data, of_loss, of_sites
 from pvae.training.stages import say_frozen
-from pvae.training.suitable import full_size, try_smallest, try_the_sum, without_effect
+from pvae.training.suitable import (
+    full_size,
+    share_to_weigh,
+    try_smallest,
+    try_the_sum,
+    without_effect,
+)
 from pvae.training.svi import SVI, Mode
 from pvae.training.warn import warn
 
@@ -232,7 +244,7 @@ def fit(
         first = next(iter(train.batches(batch_size, device=place)))
         pair = inspect_pair(model, guide, *first, plate=plate)
         structure = pair.structure
-        elbo = choose_elbo(loss, structure, num_particles)
+        elbo = choose_elbo(loss, structure, num_particles, share_to_weigh(train))
         for text in (*structure.remarks, *at_a_glance(pair)):
             warn(text)
         if isinstance(elbo, ReweightedWakeSleep):
@@ -256,7 +268,9 @@ def fit(
         run = Run(
             svi=SVI(model, guide, Optimiser(optim, lr), elbo, mode=mode, precision=precision),
             # An objective's penalty must not decide when to stop.
-            bound=choose_elbo("auto", structure) if isinstance(loss, Beta_ELBO) else None,
+            bound=choose_elbo("auto", structure)
+            if isinstance(elbo, Beta_ELBO | SemiSupervised_ELBO)
+            else None,
             train=train,
             validation=validation,
             device=place,

@@ -62,6 +62,9 @@ def _config(
         "validation": 0 if data.validation is None else len(data.validation),
         "labels": data.train.labels,
         "mask": data.mask,
+        "labelled": data.labelled,
+        "balanced": None if data.labelled is None else data.balanced,
+        "labelled_share": data.train.labelled_share,
         "seed": data.seed,
     }
     kept = {name: v for name, value in options.items() if (v := _plain(value)) is not None}

@@ -18,10 +18,15 @@ from pvae.pair import (
 __all__ = ["of_data", "of_loss", "of_sites"]
 
 
-def of_data(train: Split | TensorSplit, validation: Split | None) -> dict[str, str | None]:
-    """Returns the hashes of the data."""
+def of_data(train: Split | TensorSplit, validation: Split | None) -> dict[str, Any]:
+    """Returns the hashes of the data, and the share of labelled ones in a minibatch."""
     held_out = None if validation is None else validation.hash[:16]
-    return {"data (hash)": train.hash[:16], "validation data (hash)": held_out}
+    share = getattr(train, "labelled_share", None)
+    return {
+        "data (hash)": train.hash[:16],
+        "validation data (hash)": held_out,
+        **({} if share is None else {"labelled_share": share}),
+    }
 
 
 def of_loss(loss: ELBO) -> dict[str, Any]:

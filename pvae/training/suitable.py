@@ -5,12 +5,13 @@ import warnings
 from pyro.infer import ELBO, TraceEnum_ELBO
 from torch import Tensor
 
+from pvae.data import Split
 from pvae.errors import PvaeError
 from pvae.importance import Particles, few, find_dependent, rows_at
-from pvae.pair import Inspection, Program, check, memory_for_the_sum, quiet
+from pvae.pair import Inspection, Program, TensorSplit, check, memory_for_the_sum, quiet
 from pvae.runtime import is_out_of_memory, own_random_state
 
-__all__ = ["full_size", "try_smallest", "try_the_sum", "without_effect"]
+__all__ = ["full_size", "share_to_weigh", "try_smallest", "try_the_sum", "without_effect"]
 
 
 def without_effect(
@@ -94,6 +95,13 @@ def try_the_sum(elbo: ELBO, pair: Inspection) -> None:
                     raise
             if fault is not None:
                 raise PvaeError(fault)
+
+
+def share_to_weigh(train: Split | TensorSplit) -> float | None:
+    """Returns the share of labelled data, if minibatches hold another one."""
+    if getattr(train, "labelled_share", None) is None:
+        return None
+    return float(train.known.double().mean())
 
 
 def full_size(inspection: Inspection) -> int | None:
