@@ -10,6 +10,7 @@ from pvae.evaluation.estimators.bayes_rule import BayesRule
 from pvae.evaluation.estimators.bdmc import BDMC
 from pvae.evaluation.estimators.classifier import Classifier
 from pvae.evaluation.estimators.code_use import CodeUse
+from pvae.evaluation.estimators.disentanglement import Disentanglement
 from pvae.evaluation.estimators.gap import Gap
 from pvae.evaluation.estimators.inpainting import Inpainting
 from pvae.evaluation.estimators.prior import NaiveMonteCarlo
@@ -23,6 +24,7 @@ __all__ = [
     "BayesRule",
     "Classifier",
     "CodeUse",
+    "Disentanglement",
     "Gap",
     "Inpainting",
     "NaiveMonteCarlo",

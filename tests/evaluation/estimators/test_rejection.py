@@ -234,6 +234,9 @@ def test_names_are_loaded_as_the_pairs_own_data_and_the_page_shows_them(tmp_path
     assert [len(rejection.of(name)) for name in rejection.sets] == [50, 3]  # its test part
     assert rejection.kinds == ["log p(x)", "typicality", "complexity"]
     assert rejection.reference["part"] == "validation"
+    added = rejection.test[:, 2] - rejection.test[:, 0]
+    x = data.test.observe(rejection.datum)[0]
+    np.testing.assert_allclose(added, code_lengths(discrete(x, None, None)))
     found.save(tmp_path)
     again = pvae.Evaluation.load(tmp_path)
     np.testing.assert_array_equal(again.findings["rejection"].foreign, rejection.foreign)
