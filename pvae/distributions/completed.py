@@ -36,6 +36,11 @@ def only(fn: Any, kept: Tensor) -> Any:
         >>> only(fn, first).log_prob(torch.zeros(3))
         tensor(-0.9189)
     """
+    if isinstance(fn, Completed):
+        raise PvaeError(
+            "This density is one of the missing values given the known ones already. Complete x by "
+            "pvae.generate(model, n, x, mask)."
+        )
     if isinstance(fn, MaskedDistribution):
         return only(fn.base_dist, kept).mask(fn._mask)
     base, dims = fn, 0

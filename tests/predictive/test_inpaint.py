@@ -266,6 +266,9 @@ def test_likelihoods_that_do_not_factorise_are_refused():
     with pytest.raises(pvae.PvaeError, match="The guide Code gives site 'z' a Delta"):
         pvae.inpaint(*make("autoencoder")[:2], x, known=known)
 
+    with pytest.raises(pvae.PvaeError, match=r"Complete x by pvae.generate\(model, n, x, mask\)"):
+        pvae.inpaint(*make("any mask")[:2], x, known.expand(4, 1, 8, 8), known=known)
+
     def twice(x):
         model(2 * x)
 

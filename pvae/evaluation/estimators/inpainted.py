@@ -6,11 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from pvae.drawing import text
+from pvae.drawing import Panel, attempt, axes, chart, colours, text
 from pvae.evaluation.finding import Finding, Known
 from pvae.evaluation.numbers import Mean, finite, mean_and_se
 
 __all__ = ["Inpainted", "psnr"]
+
+_NAMES = {"pair": "the pair", "mean": "mean of training", "nearest": "nearest in training"}
 
 
 def psnr(error: np.ndarray, num: np.ndarray, peak: float) -> Mean:
@@ -115,6 +117,12 @@ class Inpainted(Finding, kind="Inpainted"):
             "num_samples, num_chains or num_steps of Inpainting."
         )
 
+    def panels(self, known: Known) -> list[Panel]:
+        summary = self.summary(known)
+        if "psnr" not in summary:
+            return []
+        return [attempt("inpainting", self.title, _draw, self, summary)]
+
     def _density(self, summary: dict[str, Any]) -> str | None:
         if self.log_px_missing is None:
             return None
@@ -133,9 +141,25 @@ class Inpainted(Finding, kind="Inpainted"):
     def _psnr(self, summary: dict[str, Any]) -> str | None:
         if "psnr" not in summary:
             return None
-        names = {"pair": "the pair", "mean": "mean of training", "nearest": "nearest in training"}
         each = ", ".join(
-            f"{names[name]} {' '.join(text.with_error(*found.values(), 2))}"
+            f"{_NAMES[name]} {' '.join(text.with_error(*found.values(), 2))}"
             for name, found in summary["psnr"].items()
         )
         return f"PSNR of the missing values, {self.of}, in dB: {each}"
+
+
+def _draw(found: Inpainted, summary: dict[str, Any]) -> Panel:
+    shown = {n: v for n, v in summary["psnr"].items() if v["mean"] is not None}
+    with chart("PSNR of the missing values") as drawn:
+        ax = drawn.figure.subplots()
+        means, errors = ([v[key] or 0.0 for v in shown.values()] for key in ("mean", "se"))
+        ax.bar([_NAMES[name] for name in shown], means, yerr=errors, color=colours.ACCENT)
+        axes(ax, across="", up="PSNR, dB")
+    density = found._density(summary)
+    note = (
+        "The peak signal-to-noise ratio of E[x_missing | x_known] over all missing values together "
+        f"({found.of}), ±1 standard error, beside the mean of the training data and the training "
+        "datum whose known values are nearest. More is better."
+    )
+    note += "" if density is None else f" {density.replace('-', '−')}."
+    return Panel(bodies=(drawn.svg,), note=note)

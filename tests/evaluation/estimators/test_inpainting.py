@@ -139,6 +139,10 @@ def test_psnr_beside_the_mean_and_the_nearest_neighbour():
     assert summary["psnr"]["nearest"]["mean"] is None  # no error at all
     assert "mean of training 6.02" in own.line(summary)
     assert own.of == "center"
+    (panel,) = own.panels(found)
+    assert "mean of the training data" in panel.note
+    assert "which is no bound" in panel.note
+    assert "<svg" in str(panel.bodies[0])
     assert evaluate(*programs, data, estimators=asked, num_samples=20).findings[
         "inpainting"
     ].log_px_missing == pytest.approx(own.log_px_missing)
