@@ -15,6 +15,7 @@ from pvae.guides.mixture import MixtureOfGaussians
 from pvae.guides.nearest_code import NearestCode
 from pvae.guides.nearest_codes import NearestCodes
 from pvae.guides.no_latents import NoLatents
+from pvae.guides.product_of_experts import ProductOfExperts
 from pvae.guides.responsibilities import Responsibilities
 from pvae.guides.semi_amortised import SemiAmortised
 from pvae.guides.shared_encoder import SharedEncoder
@@ -39,6 +40,7 @@ __all__ = [
     "NearestCode",
     "NearestCodes",
     "NoLatents",
+    "ProductOfExperts",
     "Responsibilities",
     "SemiAmortised",
     "SharedEncoder",

@@ -13,6 +13,7 @@ from pvae.models.hierarchical_codes import HierarchicalCodes
 from pvae.models.linear import PPCA
 from pvae.models.m2 import M2
 from pvae.models.mixture_prior import MixturePriorVAE
+from pvae.models.mvae import MVAE
 from pvae.models.pixel_vae import PixelVAE
 from pvae.models.text_to_image import DALLE, TextImageTransformer
 from pvae.models.vae import VAE
@@ -27,6 +28,7 @@ __all__ = [
     "DALLE",
     "M2",
     "MADE",
+    "MVAE",
     "PPCA",
     "VAE",
     "VAEAC",

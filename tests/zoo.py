@@ -4,6 +4,7 @@ import torch
 
 from pvae import guides as g
 from pvae import models as m
+from pvae.distributions import heads
 
 SHAPE = (1, 8, 8)
 DENSE = {"latent_dim": 3, "hidden_dims": [16]}
@@ -63,6 +64,12 @@ def _partly_labelled(label="enumerated", network="dense", **options):
     sizes = {"network": network, "hidden_dims": [16], "channels": [4, 4]}
     model = m.M2(SHAPE, 10, 3, **sizes, **options)
     return model, g.LabelThenCode(model, SHAPE, label, **sizes)
+
+
+def _two_views():
+    likelihoods = {"y": heads.Categorical(10)}
+    model = m.MVAE({"x": SHAPE, "y": ()}, likelihoods, **DENSE, weights={"y": 5.0})
+    return model, g.ProductOfExperts(model, hidden_dims=[16], embedding_dim=4)
 
 
 def _two_maps_given_labels():
@@ -247,6 +254,7 @@ GIVEN = {
     ),
     "PixelCNN given labels": (_of_labels(m.PixelCNN, num_blocks=1, kernel_size=3), "dynamic"),
     "VQ-VAE-2 given labels": (_two_maps_given_labels, "dynamic"),
+    "image and label": (_two_views, "dynamic"),
     "classifier": (lambda: (m.Classifier(SHAPE, hidden_dims=[16]), g.NoLatents()), "dynamic"),
     "two maps of codes": (lambda: (_codes(10), g.NoLatents()), "dynamic"),
 }

@@ -14,6 +14,7 @@ Example:
 
 from pvae.data import glyphs, moving
 from pvae.data.dataset import Data
+from pvae.data.dropped import drop_fields
 from pvae.data.loading import as_data, drawn_once, load
 from pvae.data.masks import Mask, draw_masks
 from pvae.data.observation import BINARY
@@ -33,6 +34,7 @@ __all__ = [
     "canonical",
     "draw_masks",
     "drawn_once",
+    "drop_fields",
     "glyphs",
     "load",
     "moving",
