@@ -97,8 +97,10 @@ def _region(plane: tuple[int, ...], size: int, generator: torch.Generator | None
     coarse = tuple(max(3, length // 6) for length in plane)
     noise = torch.randn(size, 1, *coarse, generator=generator)
     smooth = interpolate(noise, plane, mode="bilinear", align_corners=True).flatten(1)
-    order = smooth.argsort(1).argsort(1)
-    return (order < smooth.shape[1] // 4).view(size, *plane)
+    if not size:
+        return smooth.bool().view(0, *plane)
+    quarter = smooth.kthvalue(smooth.shape[1] // 4, dim=1, keepdim=True).values
+    return (smooth <= quarter).view(size, *plane)
 
 
 def _quadrants(plane: tuple[int, ...], size: int, generator: torch.Generator | None) -> Tensor:
