@@ -1,5 +1,7 @@
 """Every pair on a device that is not the CPU: what is mixed there is an error on a GPU."""
 
+import contextlib
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from zoo import ZOO, make
 
 import pvae
 from pvae.cli import main
+from pvae.estimators import Inpainting
 from pvae.importance.bits import _weights, digest
 
 ESTIMATED = ["dense", "two layers", "VQ-VAE with a prior", "categorical", "MADE"]
@@ -92,3 +95,29 @@ def test_reports_in_the_shell(tmp_path, capsys, recwarn):
     assert main(["run", "--model.hidden_dims", "[8]", *where, *options]) == 0
     assert (tmp_path / "run" / "report.html").exists()
     assert not [w for w in recwarn if "Error" in str(w.message)], "an estimator was left out"
+
+
+@pytest.mark.parametrize("new_there", [False, True])
+def test_missing_values_are_learned_and_completed(new_there, recwarn):
+    options = {"device": "cuda", "progress": False}
+    made = torch.device("cuda") if new_there else contextlib.nullcontext()
+    with made:
+        digits = pvae.data.load("digits", mask="any")
+        model, guide, _ = make("any mask")
+        pvae.fit(model, guide, digits, epochs=1, batch_size=500, mode="eager", **options)
+        found = pvae.evaluate(model, guide, digits, num_samples=6, num_data=8, **options)
+        assert np.isfinite(found.findings["inpainting"].error).all()
+        x, mask = digits.test.observe(slice(3))
+        assert pvae.generate(model, 6, x, mask).device.type == "cuda"
+
+        model, guide, _ = make("dense")
+        few = {"num_chains": 2, "num_steps": 2}
+        asked = [Inpainting(4, "center", **few)]
+        data = pvae.data.load("digits")
+        found = pvae.evaluate(
+            model, guide, data, num_samples=6, num_data=8, estimators=asked, **options
+        )
+        assert np.isfinite(found.findings["inpainting"].log_px_missing).all()
+        drawn = pvae.inpaint(model, guide, x.cuda(), known=mask, num_proposals=20, **few)
+        assert drawn.device.type == "cuda"
+        assert not [w for w in recwarn if "left out" in str(w.message).lower()]

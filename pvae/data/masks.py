@@ -64,14 +64,15 @@ def draw_masks(
             "height, width) of at least 4×4. For other data use 'pixels', or give a field mask."
         )
     if kind == "any":
-        which = torch.randint(len(_KINDS), (size,), generator=generator)
-        known = torch.empty(size, *shape, dtype=torch.bool)
+        which = torch.randint(len(_KINDS), (size,), generator=generator, device="cpu")
+        known = torch.empty(size, *shape, dtype=torch.bool, device="cpu")
         for i, each in enumerate(_KINDS):
             rows = (which == i).nonzero()[:, 0]
             known[rows] = draw_masks(each, shape, len(rows), generator)
         return known
     plane = shape[1:] if image else shape
-    missing = _MISSING[kind](plane, size, generator)
+    with torch.device("cpu"):
+        missing = _MISSING[kind](plane, size, generator)
     return ~missing[:, None].expand(size, *shape) if image else ~missing
 
 
@@ -134,7 +135,7 @@ class Masks(Streamed):
     """
 
     def __init__(self, kind: Mask, event: Sequence[int], size: int) -> None:
-        draw_masks(kind, event, 1, torch.Generator())  # refuse what is not valid now
+        draw_masks(kind, event, 1, torch.Generator("cpu"))  # refuse what is not valid now
         super().__init__(np.broadcast_to(False, size), np.bool_, tuple(event))
         self.kind = kind
 

@@ -130,6 +130,11 @@ class Inpainting(Estimator):
 
         blocks = in_blocks(task.positions, max(1, _ROWS // num))
         found = task.map(self.name, blocks, measured)
+        if not found["num_missing"].any():
+            raise PvaeError(
+                "The mask is True everywhere: no value of these data is missing, and log p of "
+                "nothing is 0. Give False where a value is missing."
+            )
         low, high = found.pop("low").min(), found.pop("high").max()
         if masks is not None:
             found |= self._difference(task, found, num)
@@ -152,7 +157,7 @@ class Inpainting(Estimator):
         if isinstance(self.known, str):
             if self.known not in get_args(Mask):
                 draw_masks(self.known, event, 1)  # says which there are
-            return draw_masks(self.known, event, size, torch.Generator().manual_seed(seed))
+            return draw_masks(self.known, event, size, torch.Generator("cpu").manual_seed(seed))
         return known_of(self.known, torch.empty(size, *event, device="cpu"))
 
     def _difference(self, task: Task, found: dict[str, np.ndarray], num: int) -> dict[str, Any]:
