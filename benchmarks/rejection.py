@@ -1,6 +1,6 @@
 """Labels by Bayes' rule from p(x|y) alone, and the rejection of letters, faces and noise.
 
-    PVAE_DATA=... python benchmarks/rejection.py [--seeds 3] [--epochs 60]
+    PVAE_DATA=... python benchmarks/rejection.py [--seeds 3] [--epochs 30]
     python benchmarks/rejection.py --data digits --epochs 5 --seeds 1 --num-samples 20 --num-data 50
 
 A conditional VAE learns p(x|y). It is never trained to classify: the label is that of the largest
@@ -213,14 +213,14 @@ def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--data", default="mnist")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=60)
+    parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--num-particles", type=int, default=1, help="of the IWAE objective")
     parser.add_argument(
         "--noise", type=float, default=0.2, help="share of pixels in the background"
     )
-    parser.add_argument("--num-samples", type=int, default=100, help="K for each label")
+    parser.add_argument("--num-samples", type=int, default=50, help="K for each label")
     parser.add_argument("--num-data", type=int, help="test data that are labelled (default: all)")
     parser.add_argument("--num-foreign", type=int, default=500, help="data of each set")
     parser.add_argument("--out", type=Path, default=Path("runs/rejection"))

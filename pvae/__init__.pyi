@@ -23,6 +23,8 @@ from .pair import Inspection, check, inspect
 from .predictive import (
     complete,
     decode,
+    directions,
+    edit,
     encode,
     generate,
     inpaint,
@@ -52,7 +54,9 @@ __all__ = [
     "decode",
     "diagnose",
     "diagnosis",
+    "directions",
     "distributions",
+    "edit",
     "encode",
     "estimators",
     "evaluate",

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import pvae
 from pvae.cli.command_line import parse
@@ -197,3 +198,30 @@ def test_the_known_quadrants_are_those_of_the_tutorial(benchmark):
         assert known[0, 0] == (num > 1)
         assert known[0, 27] == (num == 3)
     assert table.PUBLISHED == {1: (100.4, 71.8), 2: (61.9, 51.0), 3: (25.4, 24.2)}
+
+
+def test_a_labels_decoder_and_the_foreign_data_are_as_the_table_says(benchmark):
+    table = benchmark("rejection")
+    data = pvae.data.load("digits", labels=True)
+    model, guide = table.conditional_vae(data, 10)
+    pvae.check(model, guide, data)
+    z, c = torch.randn(4, table.LATENT_DIM), torch.eye(10)[[3, 3, 5, 5]]
+    before = model.decoder(torch.cat([z, c], -1))
+    with torch.no_grad():  # the weights of label 5 in the first layer
+        first = model.decoder.network.layers[0].weight
+        first[:, 5 * (table.LATENT_DIM + 1) : 6 * (table.LATENT_DIM + 1)] += 1
+    after = model.decoder(torch.cat([z, c], -1))
+    assert torch.equal(before[:2], after[:2])
+    assert not torch.allclose(before[2:], after[2:])
+    foreign = table.foreign_sets(data)
+    assert {"noise", "faint digits"} <= foreign.keys()
+    for each in foreign.values():
+        assert each.test.x.shape[1:] == (1, 8, 8)
+        assert each.observation == data.observation
+    ink = [foreign[name].test.x.mean() for name in ("faint digits", "noise")]
+    assert ink[0] < 0.3 * data.test.x.mean()
+    assert abs(ink[1] - 0.5) < 0.02
+    other = table.perturbed(data, 0.2)
+    changed = (other.train.raw != data.train.raw).float().mean()
+    assert 0.15 < changed < 0.2
+    assert torch.equal(other.test.x, data.test.x)

@@ -1,10 +1,11 @@
-"""What a trained pair is for: encode, reconstruct, generate, complete, inpaint, traverse, probe.
+"""What a trained pair is for: encode, reconstruct, generate, complete, inpaint, edit, probe.
 
 Imports `importance`, `pair`, `data`, `distributions`, `runtime` and `errors`.
 """
 
 from pvae.predictive.at_means import place_of
 from pvae.predictive.complete import complete
+from pvae.predictive.edit import directions, edit
 from pvae.predictive.encode import draw_codes, encode
 from pvae.predictive.generate import decode, generate, reconstruct
 from pvae.predictive.inpaint import inpaint
@@ -20,7 +21,9 @@ __all__ = [
     "blank",
     "complete",
     "decode",
+    "directions",
     "draw_codes",
+    "edit",
     "encode",
     "generate",
     "inpaint",

@@ -1,7 +1,7 @@
 """How x changes with the code: interpolation between data, traversal of dimensions."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -30,12 +30,18 @@ def interpolate(
     end: Tensor | Sequence[Tensor],
     *,
     steps: int = 7,
+    path: Literal["straight", "spherical"] = "straight",
     site: str | None = None,
 ) -> Tensor:
-    """Returns the means of p(x|z) along the straight line from one datum's code to another's.
+    r"""Returns the means of p(x|z) along a line from one datum's code to another's.
 
     Every latent site goes along its own line, so that the ends are the reconstructions of the
-    two data, in a hierarchy too.
+    two data, in a hierarchy too. In many dimensions the middle of a straight line is shorter than
+    samples of a Gaussian prior are. The spherical path turns from one code to the other by the
+    angle ω between them, and its length changes evenly:
+
+    .. math:: z_t = \frac{\sin((1 - t) \omega)}{\sin \omega} z_0
+        + \frac{\sin(t \omega)}{\sin \omega} z_1
 
     Args:
         model: Pyro program p(z) p(x|z); what else it takes beside x is that of the start.
@@ -43,6 +49,8 @@ def interpolate(
         start: Data to begin at, [B, *event]; or a batch, as the pair is called with it.
         end: As many data to end at.
         steps: T, how many points a line has, both ends among them.
+        path: `"straight"`, or `"spherical"`, straight where codes point in the same direction or
+            in opposite ones.
         site: Whose mean; None is the observed site with the most values for each datum.
 
     Returns:
@@ -51,6 +59,8 @@ def interpolate(
     Raises:
         PvaeError: If start and end are not as many data, steps is below 2, a latent site is
             discrete, or the model cannot generate.
+
+    Source: White 2016, *Sampling Generative Networks* (arXiv:1609.04468), for the spherical path.
 
     Example:
         >>> import torch
@@ -61,6 +71,8 @@ def interpolate(
     """
     if steps < 2:
         raise PvaeError(f"steps={steps} is not valid: give at least 2, the two ends of a line.")
+    if path not in ("straight", "spherical"):
+        raise PvaeError(f"path={path!r} is not valid: give 'straight' or 'spherical'.")
     start, end = ((t,) if isinstance(t, Tensor) else tuple(t) for t in (start, end))
     ends = Arguments(start), Arguments(end)
     if [t.shape for t in ends[0].batch] != [t.shape for t in ends[1].batch]:
@@ -79,11 +91,22 @@ def interpolate(
             )
         t = torch.linspace(0, 1, steps, dtype=a.dtype, device=a.device)
         t = t.reshape(-1, *[1] * (a.ndim - 1))
-        lines[name] = ((1 - t) * a[:, None] + t * last[name][:, None]).flatten(0, 1)
+        weights = (1 - t, t) if path == "straight" else _turned(a, last[name], t)
+        lines[name] = (weights[0] * a[:, None] + weights[1] * last[name][:, None]).flatten(0, 1)
     if not lines:
         raise PvaeError(f"The guide {name_of(guide)} has no latent site, so there are no codes.")
     rows, _ = ends[0].filled(t.repeat_interleave(steps, 0) for t in ends[0].batch)
     return decode(model, lines, *rows, site=site).unflatten(0, (size, steps))
+
+
+def _turned(a: Tensor, b: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns the weights of both ends on a spherical path, each [B, T, 1, ...]."""
+    cosine = torch.cosine_similarity(a.flatten(1), b.flatten(1), -1).clamp(-1, 1)
+    angle = cosine.acos().reshape(-1, *[1] * t.ndim)
+    straight = angle.sin() < 1e-4
+    sine = torch.where(straight, torch.ones_like(angle), angle.sin())
+    first, last = ((s * angle).sin() / sine for s in (1 - t, t))
+    return torch.where(straight, 1 - t, first), torch.where(straight, t, last)
 
 
 class Traversal(NamedTuple):

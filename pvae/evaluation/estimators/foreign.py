@@ -59,6 +59,8 @@ def as_foreign(given: Any, task: Task, num_data: int, labels: int | None) -> tup
         raise PvaeError(
             f"foreign: two sets are called {twice.pop()}. Name them: foreign={{'a': …, 'b': …}}."
         )
+    if own := {"test data", "training data", "validation data"} & set(called):
+        raise PvaeError(f"foreign: {own.pop()!r} are the pair's own. Rename the set.")
     own = task.batch(np.arange(min(len(task.data), num_data)))
     return tuple(_foreign(n, each, task, own, num_data, labels) for n, each in found)
 

@@ -134,7 +134,7 @@ class Rejection(Estimator):
         if task.sampler.bound or task.code:  # `estimate` says why
             return [self]
         found = as_foreign(self.foreign, task, self.num_data, place_of_labels(task))
-        return [_with_foreign(self, found)]
+        return [dataclasses.replace(self, foreign=found)]
 
     def options(self, task: Task) -> dict[str, Any]:
         background = None
@@ -202,12 +202,6 @@ class Rejection(Estimator):
             typical,
             0 if labels is None else len(labels),
         )
-
-
-def _with_foreign(estimator: Rejection, found: tuple[Any, ...]) -> Rejection:
-    if any(each.name in ("test data", "training data", "validation data") for each in found):
-        raise PvaeError("foreign: 'test data' and the like are the pair's own. Rename the set.")
-    return dataclasses.replace(estimator, foreign=found)
 
 
 def _refuse(task: Task) -> None:
