@@ -99,9 +99,8 @@ class KnownPart:
         try:
             only(site["fn"], known.reshape(site["value"].shape))
         except PvaeError as error:
-            raise PvaeError(
-                f"Site {self.site!r} of the model {name_of(self.model)}: {error}"
-            ) from None
+            where = f"Site {self.site!r} of the model {name_of(self.model)}"
+            raise PvaeError(f"{where}: {error}") from None
         found = inspect(
             functools.partial(_of_known, inspection.model, self.site),
             functools.partial(_of_data, inspection.guide),
@@ -111,9 +110,8 @@ class KnownPart:
         )
         self.sampler = Sampler(found)
         self.num_chains, self.num_steps = num_chains, num_steps
-        structure = self.sampler.structure
-        in_guide = latent_sites(structure.guide_trace)
-        self.unsampled = [name for name in structure.enumerated if name not in in_guide]
+        in_guide = latent_sites(self.sampler.structure.guide_trace)
+        self.unsampled = [n for n in self.sampler.structure.enumerated if n not in in_guide]
 
     def __enter__(self) -> "KnownPart":
         self.sampler.__enter__()
@@ -163,8 +161,8 @@ class KnownPart:
             terms = self.sampler.terms(batch, stop - start, part)
             observed = self.sampler.structure.observed
             log_prior = [term for name, term in terms.items() if name not in observed]
-            found = {"joint": self._add(terms.values(), (stop - start, size), batch)}
-            return found | ({"prior": self._add(log_prior)} if prior else {})
+            sums = {"joint": terms.values()} | ({"prior": log_prior} if prior else {})
+            return {name: self._add(each, stop - start, batch[0]) for name, each in sums.items()}
 
         total = sum(counts) + prior
         p = self.sampler.chunks.run(total, size, run)
@@ -192,10 +190,7 @@ class KnownPart:
     def drawn(
         self, batch: tuple[Tensor, ...], values: dict[str, Tensor], *, mean: bool = False
     ) -> Tensor:
-        """Draws x from p(x|z) at given latents (rows [n, B, *rest]), or its mean, [n, B, *event].
-
-        Its known values are not those of the data.
-        """
+        """Draws all of x from p(x|z), [n, B, *event], at given latents, or returns its mean."""
         x, particles = batch[0], self.sampler.particles
         num = next((len(value) for value in values.values()), 1)
         if self.sampler.strategy == "loop" and num > 1:
@@ -216,13 +211,13 @@ class KnownPart:
         q = particles.log_terms(trace, num, size, observed=False)
         # What only the model sums out has no value here.
         values = particles.rows_of(trace, num, size, enumerated=True)
-        return values, self._add(q.values(), (num, size), batch)
+        return values, self._add(q.values(), num, batch[0])
 
     def _mixture(
         self, imputed: list[tuple[Tensor, ...]], counts: list[int], values: dict[str, Tensor]
     ) -> Tensor | None:
         """Returns log Σ_m n_m q(z|x_m), [K, B]; None if the guide cannot compute it."""
-        num, size, found = len(next(iter(values.values()), ())), len(imputed[0][0]), None
+        num, found = len(next(iter(values.values()), ())), None
         for other, count in zip(imputed, counts, strict=True):
             try:
                 terms = self.sampler.guide_terms(other, num, values, enumerate=False)
@@ -230,18 +225,14 @@ class KnownPart:
                 if is_out_of_memory(error):
                     raise
                 return None
-            q = self._add(terms.values(), (num, size), other) + math.log(count)
+            q = self._add(terms.values(), num, other[0]) + math.log(count)
             found = q if found is None else torch.logaddexp(found, q)
         return found
 
-    def _add(
-        self,
-        terms: Iterable[Tensor],
-        shape: tuple[int, int] = (1, 1),
-        batch: tuple[Tensor, ...] = (),
-    ) -> Tensor:
+    def _add(self, terms: Iterable[Tensor], num: int, x: Tensor) -> Tensor:
+        """Returns the sum of log densities, [K, B]; 0 without any."""
         terms = list(terms)
-        return self.sampler.particles.sum_out(terms) if terms else batch[0].new_zeros(shape)
+        return self.sampler.particles.sum_out(terms) if terms else x.new_zeros(num, len(x))
 
     def _refuse_reading(
         self, before: tuple[Tensor, ...], after: tuple[Tensor, ...], values: dict[str, Tensor]
