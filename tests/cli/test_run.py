@@ -208,3 +208,16 @@ def test_given_labels_reach_the_pair_and_the_report_has_a_row_for_each(here, cap
 def test_what_cannot_be_given_is_named(here, capsys, options, said):
     assert main(["train", *options, *QUICK]) != 0
     assert said in capsys.readouterr().err
+
+
+def test_partly_labelled_data_in_the_shell(here, capsys):
+    pair = ["--model", "M2", "--guide", "LabelThenCode", "--data.labelled", "50"]
+    mixed = ["--data.labelled_share", "0.25", "--loss", "SemiSupervised_ELBO", "--loss.alpha", "3"]
+    assert main(["run", *pair, *mixed, *QUICK, "--out", "run"]) == 0
+    assert "labels by q(y|x): error" in capsys.readouterr().out
+    assert numbers(here / "run")["classifier"]["num_classes"] == 10
+    assert stored(here / "run")["data"]["labelled"] == 50
+    assert "Classification by q(y|x)" in (here / "run" / "report.html").read_text()
+    assert main(["train", "--resume", "run"]) == 0
+    assert main(["train", *pair, "--data.labelled", "5", *QUICK]) == 1
+    assert "some would be without a single label. Give 10 or more" in capsys.readouterr().err
