@@ -22,11 +22,11 @@ class LabelThenCode(PyroModule):
 
     .. math::
         q_\phi(y \mid x) &= \mathrm{Categorical}(\pi_\phi(x)) \\
-        q_\phi(z \mid x, y) &= \mathcal N(\mu_\phi(h, c(y)), \operatorname{diag}
-            \sigma_\phi^2(h, c(y))), \qquad h = h_\phi(x)
+        q_\phi(z \mid x, y) &= \mathcal N(\mu_\phi(h), \operatorname{diag} \sigma_\phi^2(h)),
+            \qquad h = \sigma(f_\phi(x) + W c(y))
 
     A known label takes the place of q(y|x), which `pvae.objectives.SemiSupervised_ELBO` trains
-    with it (α log q(y|x)). The features h(x) are computed once for all labels.
+    with it (α log q(y|x)). f(x) is computed once for all labels.
 
     Args:
         model: `pvae.models.M2`, which says how many labels there are and what c is.
@@ -34,9 +34,8 @@ class LabelThenCode(PyroModule):
         label: `"enumerated"` sums unknown labels out, exactly and at the cost of C decoders;
             `"sampled"` draws one for each sample of the code.
         network: `"dense"`, one hidden layer by default, or `"conv"`, strided convolutions; of the
-            classifier and of h.
-        hidden_dims: Widths of the dense networks' hidden layers. The last is the size of h, and of
-            the layer that joins h and c(y).
+            classifier and of f.
+        hidden_dims: Widths of the dense networks' hidden layers; the last is the size of h.
         channels: Channels of the convolutions, from the image to the code.
         activation: Nonlinearity of the dense networks.
         classifier: A network [..., *event_shape] to [..., C] in place of the built-in one.
@@ -79,13 +78,15 @@ class LabelThenCode(PyroModule):
         # Not a submodule, whose parameters would be saved twice.
         self.__dict__["model"] = model
         self.infer = {"enumerate": "parallel"} if label == "enumerated" else {}
-        sizes, width = (network, hidden_dims, channels, activation), hidden_dims[-1]
         if classifier is None:
+            sizes = network, hidden_dims, channels, activation
             classifier = make_encoder(event_shape, (model.num_classes,), *sizes)
-        self.classifier = classifier
+        self.classifier, self.activation = classifier, activation
+        *before, width = hidden_dims
+        sizes = network, before, channels, activation
         self.features = make_encoder(event_shape, (width,), *sizes)
-        joined, code = (width + model.num_classes,), (2, model.latent_dim)
-        self.encoder = MLP(joined, code, (width,), activation)
+        self.of_label = nn.Linear(model.num_classes, width, bias=False)
+        self.code = MLP((width,), (2, model.latent_dim), ())
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         y, known = self.model.labels(y, len(x))
@@ -102,9 +103,7 @@ class LabelThenCode(PyroModule):
 
     def encode(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Returns location and scale of q(z|x, y), each [..., Z], for labels y [...]."""
-        h = F.relu(self.features(x))
-        c = self.model.condition(y).to(h.dtype)
-        batch = torch.broadcast_shapes(h.shape[:-1], c.shape[:-1])
-        both = torch.cat([each.expand(*batch, -1) for each in (h, c)], -1)
-        loc, raw = self.encoder(both).unbind(-2)
+        c = self.model.condition(y).to(x.dtype)
+        h = self.features(x) + self.of_label(c)
+        loc, raw = self.code(h.relu() if self.activation == "relu" else h.tanh()).unbind(-2)
         return loc, F.softplus(raw) + 1e-6
