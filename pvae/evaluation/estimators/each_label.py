@@ -88,6 +88,11 @@ def labels_of(
     train = None if num_classes is not None else train
     train = None if train is None else train.cpu()
     known = [_known(each) for each in (y, train) if each is not None]
+    if not any(map(len, known)):
+        raise PvaeError(
+            "The data have labels y, but no label is known, so it is not known which there are. "
+            "Give num_classes to classify, or data with labels."
+        )
     values, index = torch.unique(torch.cat(known), dim=0, return_inverse=True)
     if values.ndim > 1:  # one-hot: sorted by class
         classes = values.argmax(-1)

@@ -13,7 +13,7 @@ import pvae
 from pvae import guides, models
 from pvae.cli import main
 from pvae.errors import PvaeError
-from pvae.estimators import BayesRule, Rejection
+from pvae.estimators import BayesRule, Quadrature, Rejection
 from pvae.evaluation.estimators.bayes_rule import BayesClassification, posterior
 from pvae.report.subject import Subject
 
@@ -157,6 +157,47 @@ def test_a_model_that_draws_its_label_keeps_its_prior():
     found = pvae.classify(model, linear.guide, (x, Y), num_samples=400, progress=False)
     exact = log_posterior(linear.log_px(x), probs.numpy())
     assert np.abs((found.log_probs - exact) / found.log_probs_se).max() < 6
+
+
+@pytest.mark.parametrize("guide", ["enumerated", "sampled"])
+def test_labels_that_are_known_of_some_data(guide):
+    """M2 has p(y) = 1/3, and one latent: log p(x, y) by quadrature."""
+    torch.manual_seed(0)
+    model = models.M2((1, 4, 4), 3, 1, hidden_dims=[8])
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.5)
+    summed = guides.LabelThenCode(model, (1, 4, 4), hidden_dims=[8])
+    guide = guides.LabelThenCode(model, (1, 4, 4), guide, hidden_dims=[8])
+    x, y = torch.rand(20, 1, 4, 4).round(), torch.arange(20) % 3
+    options = {"num_samples": 2, "estimators": [Quadrature()], "progress": False}
+    exact = [
+        pvae.evaluate(model, summed, (x, torch.full_like(y, c)), **options).findings["quadrature"]
+        for c in range(3)
+    ]
+    exact = np.stack([each.log_px for each in exact], 1)
+    mixed = torch.where(torch.arange(20) % 2 == 0, y, -1)
+    found = pvae.classify(model, guide, (x, mixed), num_samples=3000, progress=False)
+    for ours, errors, truth in [
+        (found.log_px_given_y, found.log_px_given_y_se, exact),
+        (found.log_probs, found.log_probs_se, log_posterior(exact, [1 / 3] * 3)),
+    ]:
+        assert np.abs((ours - truth) / errors).max() < 6
+        assert errors.max() < 0.2
+    result = pvae.evaluate(
+        model, guide, (x, mixed), num_samples=2, progress=False, estimators=[
+            BayesRule(num_samples=3000), Rejection(foreign={"x": x.flip(0)}, num_samples=3000)
+        ],
+    )  # fmt: skip
+    scored = result.findings["bayes_rule"]
+    assert (scored.datum == np.arange(0, 20, 2)).all()
+    assert (scored.label == y[::2].numpy()).all()
+    log_px = np.logaddexp.reduce(exact, 1)
+    np.testing.assert_allclose(result.findings["rejection"].test[:, 0], log_px, atol=0.3)
+    np.testing.assert_allclose(result.findings["rejection"].of("x")[:, 0], log_px[::-1], atol=0.3)
+    with pytest.raises(PvaeError, match="no label is known"):
+        pvae.classify(model, guide, (x, torch.full_like(y, -1)), progress=False)
+    blind = pvae.classify(model, guide, x, num_classes=3, num_samples=3000, progress=False)
+    np.testing.assert_array_equal(blind.log_probs, found.log_probs)
 
 
 def test_the_delta_method_is_that_of_the_gradient():
