@@ -11,10 +11,10 @@
 
 The error is that of q(y|x) on the test data with their labels hidden. A seed draws which labels
 are kept, the same number of each class, and the initial parameters. α is 20 times the paper's
-0.1 N / N_l. It was chosen by the test error of M1+M2 in two short trials with 100 labels and seed 0,
-which is not among the default seeds: 62 % after 8 epochs with α of 0.1 and a share of 0.1, 12 %
-after 5 with 2 and 0.25. α, share and the guide changed together, so the trials do not say which of
-them mattered.
+0.1 N / N_l. It was chosen by the test error of M1+M2 in two short trials with 100 labels and
+seed 0, which is not among the default seeds: 62 % after 8 epochs with α of 0.1 and a share of 0.1,
+12 % after 5 with 2 and 0.25. α, share and the guide changed together, so the trials do not say
+which of them mattered.
 
 Each run is a folder under --out. A finished one is not trained or evaluated again, and a killed one
 continues. The table, and digits that M2 draws for each label, are written to benchmarks/results.
@@ -168,9 +168,9 @@ def main() -> None:
     text += f"""
 Per cent, the mean over {seeds} seeds ± its standard error; a seed also chooses the labels.
 Published: Kingma et al. 2014 (arXiv:1406.5298), table 1, whose M1 has a transductive SVM.
-α is {options.alpha:g} N / N_l (0.1 in the paper). A minibatch has {size} data, {share} labelled. The
-defaults of both were chosen by the test error of trials with seed 0, so that the errors may be a
-little too small.
+α is {options.alpha:g} N / N_l (0.1 in the paper). A minibatch has {size} data, {share} labelled.
+The defaults of both were chosen by the test error of trials with seed 0, so that the errors may be
+a little too small.
 
 - {options.m1_epochs} epochs of M1, {options.epochs} of M2, {options.codes_epochs} of M1+M2.
 """
