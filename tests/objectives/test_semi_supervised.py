@@ -156,3 +156,36 @@ def test_weights_are_those_of_the_definition():
     weights = SemiSupervised_ELBO(labelled=0.1)._weights(known)
     close(weights, torch.tensor([0.4, 1.2, 1.2, 1.2]))
     close(SemiSupervised_ELBO(labelled=0.1)._weights(~known & known), torch.ones(4))
+
+
+def test_a_killed_run_draws_the_same_mixed_minibatches(tmp_path, monkeypatch):
+    monkeypatch.setattr("pvae.training.loop.SECONDS_BETWEEN_CHECKPOINTS", 0)
+    data = pvae.data.load("digits", labelled=30, labelled_share=0.5)
+    seen = {}
+
+    def train(out, stop=None):
+        torch.manual_seed(0)
+        model = pvae.models.M2(data.event_shape, latent_dim=2, hidden_dims=[4])
+        guide = pvae.guides.LabelThenCode(model, data.event_shape, hidden_dims=[4])
+        steps = []
+
+        def note(_, batch):
+            if torch.is_grad_enabled():
+                steps.append(batch[1])
+            if stop and len(steps) > stop:
+                raise RuntimeError("killed")
+
+        guide.register_forward_pre_hook(note)
+        options = {"epochs": 2, "batch_size": 300, "progress": False, "mode": "eager"}
+        pvae.fit(model, guide, data, out=tmp_path / out, resume=True, **options)
+        seen[out] = steps
+        return model
+
+    whole = train("whole")
+    with pytest.raises(PvaeError, match="killed"):
+        train("part", stop=8)  # in the second epoch
+    part = train("part")
+    assert len(seen["part"]) < len(seen["whole"])
+    assert torch.equal(seen["part"][-1], seen["whole"][-1])
+    for a, b in zip(whole.parameters(), part.parameters(), strict=True):
+        assert torch.equal(a, b)
