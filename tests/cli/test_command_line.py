@@ -170,7 +170,7 @@ def test_a_head_has_no_option_name(capsys):
         (["--optim", "AdamW", "--optim.decay", "1"], 2, "Option 'decay' is not accepted"),
         (["--model.network", "dens"], 2, "--model.network: Expected one of 'dense', 'conv'"),
         (["--data.observation", "gray"], 2, "--data.observation: Expected one of 'dynamic'"),
-        (["--model", "VEA"], 1, "There is no model called VEA. Did you mean VAE?"),
+        (["--model", "VEA"], 1, "There is no model called VEA. Did you mean VAEAC or VAE?"),
         (["--guide", "MeanFeild"], 1, "Did you mean MeanField?"),
         (["--model", "no.py:Model"], 1, "There is no file no.py"),
         (
