@@ -42,6 +42,7 @@ class SkipNetwork(nn.Module):
     Source: Ronneberger, Fischer & Brox 2015, *U-Net* (arXiv:1505.04597).
 
     Example:
+        >>> import torch
         >>> net = SkipNetwork((2, 8, 8), (2, 3), 3, (1, 8, 8), "conv")
         >>> features = net.down(torch.zeros(5, 2, 8, 8))
         >>> net.code(features).shape, net.up(torch.zeros(7, 5, 3), features).shape

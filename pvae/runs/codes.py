@@ -1,6 +1,7 @@
 """The codes of a trained pair as data."""
 
 import functools
+import inspect
 import os
 from typing import Any
 
@@ -134,8 +135,14 @@ def read_codes(
     seed: int = 0,
     *,
     trust: bool = False,
+    **others: Any,
 ) -> Data:
     """Returns the data of `codes:RUN`; the arguments are those of `pvae.data.load`."""
+    usual = inspect.signature(load).parameters
+    if changed := [name for name, value in others.items() if value != usual[name].default]:
+        raise PvaeError(
+            f"{changed[0]} is not for {source}: codes are taken as given. Leave it out."
+        )
     if levels is not None or observation not in (None, "as_given"):
         raise PvaeError(
             f"levels and observation are not for {source}: codes are integers, taken as given. "

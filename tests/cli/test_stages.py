@@ -48,3 +48,5 @@ def test_a_wrong_run_or_name_is_one_message(here, capsys):
     assert "Did you mean model?" in capsys.readouterr().err
     assert main(["train", *QUICK, "--data", "codes:nowhere"]) == 1
     assert "nowhere" in capsys.readouterr().err
+    assert main(["train", *QUICK, "--data", "codes:vq", "--data.labelled", "5"]) == 1
+    assert "labelled is not for codes:vq" in capsys.readouterr().err

@@ -109,7 +109,7 @@ def test_a_file_imports_from_its_own_folder_and_the_current_one(here):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("VEA", "Did you mean VAE?"),
+        ("VEA", "Did you mean VAEAC or VAE?"),
         ("pair.py:MyModle", "Did you mean MyModel?"),
         ("pair.py", "as in pair.py:Base. It has Base, MyModel, MyGuide"),
         ("pair.py:", "It has Base"),
