@@ -3,7 +3,6 @@
 import math
 
 import numpy as np
-from arviz_stats.base import array_stats
 
 from pvae.evaluation.estimators.bounds import log_mean_exp
 
@@ -54,6 +53,8 @@ def psis(log_w: np.ndarray, rounding: np.ndarray | None = None) -> tuple[np.ndar
         >>> shape.round(1), np.exp(log_px).round(1)
         (array([0.3]), array([1.4]))
     """
+    from arviz_stats.base import array_stats  # takes seconds, which training does not need
+
     count = log_w.shape[1]
     tail = count // 5 if count <= 225 else int(3 * math.sqrt(count))
     # The fit needs only the tail and the weight below it. Of the n = 5 M + 5 largest weights
