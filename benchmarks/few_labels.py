@@ -58,10 +58,10 @@ def error_of(
     options: argparse.Namespace,
 ) -> float:  # fmt: skip
     """Trains a classifier on the labelled rows, and returns its error on the test data, percent."""
+    torch.manual_seed(seed)
     x, y = data.test.tensors()
     if how == PCA:
         return pca_error(data, rows, options.latent_dim)
-    torch.manual_seed(seed)
     encoder = copy.deepcopy(encoder)
     if how == SCRATCH:
         encoder = guides.MeanField(

@@ -42,8 +42,8 @@ class MVAE(PyroModule):
         hidden_dims: Widths of the dense decoders' hidden layers.
         channels: Channels of the convolutional decoders, from the code to the image.
         activation: Nonlinearity of the dense decoders.
-        weights: For some fields a factor on their log density in training; the paper has 50 for
-            labels. Evaluation leaves it out.
+        weights: For some fields a factor on their log density in training, as for labels, which
+            are few numbers beside an image. Evaluation leaves it out.
         decoders: For some fields a network [..., Z] to [..., *out_shape] of their head.
 
     Shape:

@@ -14,7 +14,7 @@ Example:
 
 from pvae.data import glyphs, moving
 from pvae.data.dataset import Data
-from pvae.data.dropped import drop_fields
+from pvae.data.drop_fields import drop_fields
 from pvae.data.loading import as_data, drawn_once, load
 from pvae.data.masks import Mask, draw_masks
 from pvae.data.observation import BINARY

@@ -1,5 +1,6 @@
 """load(): turns a name, a file, arrays or a Dataset into observed parts."""
 
+import functools
 import operator
 import os
 from collections.abc import Mapping
@@ -11,7 +12,7 @@ import torch
 from pvae.data import files, storage
 from pvae.data.arrays import Source, from_arrays, given_fields, is_frame
 from pvae.data.dataset import Data
-from pvae.data.masks import Mask, Masks, draw_masks
+from pvae.data.masks import Mask, draw_masks
 from pvae.data.observation import BINARY, OBSERVATIONS, Observation, draw, stream
 from pvae.data.partly_labelled import keep_labels, mix
 from pvae.data.sources import canonical, from_name, names, root_folder
@@ -166,8 +167,12 @@ def load(
 
 def _masked(part: Split, kind: Mask, generator: torch.Generator | None) -> Split:
     """Returns a part with masks, drawn once by a generator, or without one for each minibatch."""
-    shape, size, fresh = part.raw.shape[1:], len(part), generator is None
-    masks = Masks(kind, shape, size) if fresh else draw_masks(kind, shape, size, generator)
+    shape, size = tuple(part.raw.shape[1:]), len(part)
+    if generator is None:
+        draw = functools.partial(draw_masks, kind, shape)
+        masks = storage.Drawn(draw, kind, shape, size)
+    else:
+        masks = draw_masks(kind, shape, size, generator)
     names = (*(name for name in part.names if name != "mask"), "mask")
     return Split({**part.fields, "mask": masks}, part.observation, part.levels, names)
 

@@ -3,15 +3,13 @@
 from collections.abc import Sequence
 from typing import Literal, get_args
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from pvae.data.storage import Streamed
 from pvae.errors import PvaeError, nearest
 
-__all__ = ["Mask", "Masks", "draw_masks"]
+__all__ = ["Mask", "draw_masks"]
 
 Mask = Literal["center", "block", "region", "quadrants", "pixels", "any"]
 _KINDS = get_args(Mask)[:-1]
@@ -123,26 +121,3 @@ _MISSING = {
     "quadrants": _quadrants,
     "pixels": _pixels,
 }
-
-
-class Masks(Streamed):
-    """A field of masks that are drawn again whenever rows are read, on the CPU.
-
-    Args:
-        kind: As for `draw_masks`.
-        event: Shape of one mask.
-        size: N, the number of rows.
-    """
-
-    def __init__(self, kind: Mask, event: Sequence[int], size: int) -> None:
-        draw_masks(kind, event, 1, torch.Generator("cpu"))  # refuse what is not valid now
-        super().__init__(np.broadcast_to(False, size), np.bool_, tuple(event))
-        self.kind = kind
-
-    def __getitem__(self, index: slice | Tensor) -> Tensor:
-        size = len(range(*index.indices(len(self)))) if isinstance(index, slice) else len(index)
-        return draw_masks(self.kind, self._event, size)
-
-    def index_select(self, dim: int, index: Tensor) -> "Masks":
-        """Returns as many masks as there are rows in the index; `dim` is 0."""
-        return Masks(self.kind, self._event, len(index))

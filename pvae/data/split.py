@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from pvae.data import storage
-from pvae.data.masks import Masks
 from pvae.data.mixed_order import mixed_order
 from pvae.data.observation import observe
 from pvae.data.storage import Column
@@ -183,7 +182,7 @@ class Split:
             if observed:
                 how = f"{self.observation} of {self.levels}" if self.fresh else "observed"
                 digest.update(f"{list(column.shape)} {how}".encode())
-            elif isinstance(column, Masks):
+            elif isinstance(column, storage.Drawn):
                 digest.update(f"{list(column.shape)} {column.kind} for each minibatch".encode())
                 continue
             elif not (name == "y" and column.dtype == torch.int64 and len(column.shape) == 1):
@@ -212,7 +211,7 @@ class Split:
         """
         device, moved = torch.device(device), {}
         for name, column in self.fields.items():
-            fresh = isinstance(column, Masks)  # drawn on the CPU, and copied by `batches`
+            fresh = isinstance(column, storage.Drawn)  # drawn on the CPU, and copied by `batches`
             there = column if fresh else storage.resident(column, device)
             if there is None:
                 return self

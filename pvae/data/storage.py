@@ -1,6 +1,6 @@
 """Columns: one field of all data, as a tensor in memory or as rows read on demand."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,7 +9,16 @@ from torch import Tensor
 
 from pvae.runtime import free_memory
 
-__all__ = ["Column", "Streamed", "little_endian", "resident", "same_device", "slabs", "take"]
+__all__ = [
+    "Column",
+    "Drawn",
+    "Streamed",
+    "little_endian",
+    "resident",
+    "same_device",
+    "slabs",
+    "take",
+]
 
 _SLAB = 1 << 26
 
@@ -60,6 +69,33 @@ class Streamed:
         """Returns these rows, still unread; `dim` is 0."""
         rows = index if self._rows is None else self._rows[index]
         return Streamed(self._source, self._dtype, self._event, rows)
+
+
+class Drawn(Streamed):
+    """A field whose rows are drawn again whenever they are read, on the CPU.
+
+    Args:
+        draw: Returns n rows, [n, *event]; it is called once here, to refuse what is not valid.
+        kind: What is drawn, in the hash of the data.
+        event: Shape of one row.
+        size: N, the number of rows.
+    """
+
+    def __init__(
+        self, draw: Callable[[int], Tensor], kind: str, event: Sequence[int], size: int
+    ) -> None:
+        with torch.random.fork_rng([]):
+            dtype = draw(1).numpy().dtype
+        super().__init__(np.broadcast_to(np.zeros((), dtype), size), dtype, tuple(event))
+        self.kind, self._draw = kind, draw
+
+    def __getitem__(self, index: slice | Tensor) -> Tensor:
+        size = len(range(*index.indices(len(self)))) if isinstance(index, slice) else len(index)
+        return self._draw(size)
+
+    def index_select(self, dim: int, index: Tensor) -> "Drawn":
+        """Returns a field of as many rows as there are in the index; `dim` is 0."""
+        return Drawn(self._draw, self.kind, self._event, len(index))
 
 
 Column = Tensor | Streamed

@@ -40,9 +40,9 @@ def density_of(inspection: Inspection, names: Sequence[str] | None = None) -> st
     """
     names = _positional(inspection) if names is None else names
     sites, seen = observed_sites(inspection.structure.model_trace), set()
-    observed, given = [], []
+    observed, given, before = [], [], _numbers(inspection, inspection.batch)
     for i, name in enumerate(names):
-        changed = _changed(inspection, i)
+        changed = _changed(inspection, i, before)
         values = {site for what, site in changed if what == "value"}
         if not {name, f"{name}_observed"}.isdisjoint(sites) or values - seen:
             observed.append(name)
@@ -63,13 +63,14 @@ def _positional(inspection: Inspection) -> list[str]:
     return ["x", *[*names, *numbered][1:]]
 
 
-def _changed(inspection: Inspection, index: int) -> set[tuple[str, str]]:
+def _changed(
+    inspection: Inspection, index: int, before: dict[tuple[str, str], Tensor]
+) -> set[tuple[str, str]]:
     """Returns the observed values and the densities that change with a field."""
     batch = list(inspection.batch)
     moved = batch[index].roll(1, 0)
     if torch.equal(moved, batch[index]):  # one datum, or the same value everywhere
         moved = (moved == 0).to(moved.dtype)
-    before = _numbers(inspection, batch)
     batch[index] = moved
     after = _numbers(inspection, batch)
     if not after:  # the model needs this field's own values

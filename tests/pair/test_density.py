@@ -64,6 +64,10 @@ def test_fields_are_observed_given_or_not_used(name, data):
     assert density_of(inspect(*pair(KINDS[name]), x, y)) == name.partition(")")[0] + ")"
 
 
+def test_labels_of_which_none_is_known_are_observed_all_the_same():
+    assert density_of(inspect(*pair(sometimes_unknown), X, Y * 0 - 1)) == "p(x, y)"
+
+
 def test_a_model_that_takes_only_its_own_values_is_given_them():
     def network(y):
         assert torch.equal(y, Y)

@@ -187,3 +187,25 @@ def test_a_classifier_has_no_pictures_of_x(tmp_path):
     assert '<figure id="least_likely">' in page
     assert '<figure id="samples">' not in page
     assert "On this page, log p(x) stands for log p(y | x)." in page
+
+
+def test_samples_have_a_row_for_each_label_that_is_given(tmp_path):
+    def model(x=None, y=None, *, size=1):
+        with pyro.plate("data", size if x is None else len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1).to_event(1))
+            p = (0.05 + 0.09 * y)[..., None, None, None] * torch.ones(1, 8, 8)
+            return pyro.sample("x", dist.Bernoulli(p + 0 * z.sum()).to_event(3), obs=x)
+
+    def guide(x, y):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(torch.zeros(2), 1).to_event(1))
+
+    digits = pvae.data.load("digits", labels=True)
+    found = pvae.evaluate(model, guide, digits, num_samples=2, estimators=[], progress=False)
+    path = pvae.write_report(tmp_path / "page.html", found, model=model, guide=guide, data=digits)
+    source = path.read_text().partition('<figure id="samples">')[2]
+    (image,) = re.findall(r'src="data:image/png;base64,([^"]+)"', source.partition("</figure>")[0])
+    pixels = np.array(Image.open(io.BytesIO(base64.b64decode(image))))
+    rows = [pixels[9 * c : 9 * c + 8, :8, 0] for c in range(10)]
+    expected = [np.rint(255 * (0.05 + 0.09 * c)) for c in range(10)]
+    assert all(np.abs(row - level).max() <= 1 for row, level in zip(rows, expected, strict=True))

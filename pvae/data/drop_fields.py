@@ -1,15 +1,15 @@
 """drop_fields(): training data that lack some of their fields, drawn for each minibatch."""
 
+import functools
 from collections.abc import Sequence
 from dataclasses import replace
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from pvae.data import storage
 from pvae.data.dataset import Data
 from pvae.data.split import Split
-from pvae.data.storage import Streamed
 from pvae.errors import PvaeError
 
 __all__ = ["drop_fields"]
@@ -30,7 +30,7 @@ def drop_fields(data: Data, names: Sequence[str]) -> Data:
         PvaeError: If batches of the data do not hold one of the fields, or hold `seen`.
 
     Source: Wu & Goodman 2018, *Multimodal Generative Models for Scalable Weakly-Supervised
-    Learning* (arXiv:1802.05335), section 2.2, with all parts as probable.
+    Learning* (arXiv:1802.05335), whose objective adds up some parts.
 
     Example:
         >>> from pvae.data import load
@@ -49,32 +49,24 @@ def drop_fields(data: Data, names: Sequence[str]) -> Data:
         why = "there are none" if not names else f"{data.name} has a field seen"
         raise PvaeError(f"names={list(names)} is not valid: {why}. Name the fields that may lack.")
 
-    def added(part: Split | None, column: Tensor | Streamed | None) -> Split | None:
+    def added(part: Split | None, column: storage.Column | None) -> Split | None:
         if part is None:
             return None
         column = torch.ones(len(part), len(names), dtype=torch.bool) if column is None else column
         return replace(part, fields={**part.fields, "seen": column}, names=(*part.names, "seen"))
 
+    num = len(names)
+    draw = functools.partial(_parts, num)
+    fresh = storage.Drawn(draw, f"parts of {', '.join(names)}", (num,), len(data.train))
     return replace(
         data,
-        train=added(data.train, _Seen(len(names), len(data.train))),
+        train=added(data.train, fresh),
         validation=added(data.validation, None),
         test=added(data.test, None),
     )
 
 
-class _Seen(Streamed):
-    """A field of booleans [M] that are drawn again whenever rows are read, on the CPU."""
-
-    def __init__(self, num: int, size: int) -> None:
-        super().__init__(np.broadcast_to(False, size), np.bool_, (num,))
-
-    def __getitem__(self, index: slice | Tensor) -> Tensor:
-        size = len(range(*index.indices(len(self)))) if isinstance(index, slice) else len(index)
-        (num,) = self._event
-        part = torch.randint(1, 2**num, (size, 1))
-        return (part >> torch.arange(num)) % 2 == 1
-
-    def index_select(self, dim: int, index: Tensor) -> "_Seen":
-        """Returns as many rows as there are in the index; `dim` is 0."""
-        return _Seen(*self._event, len(index))
+def _parts(num: int, size: int) -> Tensor:
+    """Draws parts of M fields that are not empty, booleans [size, M]."""
+    part = torch.randint(1, 2**num, (size, 1), device="cpu")
+    return (part >> torch.arange(num, device="cpu")) % 2 == 1
