@@ -22,6 +22,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from common import trained, write
+from matplotlib.ticker import LogLocator
 
 import pvae
 from pvae import guides, models
@@ -110,6 +111,10 @@ def draw(errors: dict[str, dict[int, list[float]]], path: Path) -> None:
         se = [np.std(v, ddof=1) / len(v) ** 0.5 for v in each.values()]
         ax.errorbar(list(each), mean, se, fmt="o-", capsize=3, label=how)
     ax.set(xscale="log", yscale="log", xlabel="labels", ylabel="error on test data, %")
+    ax.set_xticks(list(each), [f"{n:,}" for n in each])
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.yaxis.set_major_formatter("{x:g}")
+    ax.minorticks_off()
     ax.legend(frameon=False)
     figure.savefig(path, dpi=150)
 

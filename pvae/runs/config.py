@@ -76,7 +76,7 @@ def names_of(config: dict[str, Any]) -> dict[str, Any]:
         for side in ("model", "guide")
         if side in config
     }
-    plain = ("data", "from", "freeze", "pvae")
+    plain = ("data", "foreign", "from", "freeze", "pvae")
     return {key: value for key, value in config.items() if key not in plain} | sides
 
 

@@ -329,3 +329,7 @@ def test_the_shell_rejects(tmp_path, capsys):
     assert main(["evaluate", run, "--foreign", "nothing_of_this_name", *quick]) == 2
     assert "--foreign='nothing_of_this_name' is not valid" in capsys.readouterr().err
     assert main(["evaluate", run, *quick]) == 0  # the config has not kept it
+    np.save(tmp_path / "ones.npy", np.ones((20, 8, 8), np.uint8))
+    assert main(["evaluate", run, "--foreign", str(tmp_path / "ones.npy"), *quick]) == 0
+    assert "rejection of ones.npy" in capsys.readouterr().out
+    assert main(["report", run]) == 0  # a file in the config is no code
