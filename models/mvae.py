@@ -103,11 +103,16 @@ class MVAE(PyroModule):
         x: Tensor | None = None,
         *,
         seen: Tensor | None = None,
-        size: int = 1,
+        size: int | None = None,
         **fields: Tensor,
     ) -> Tensor:
         fields = fields if x is None else {"x": x, **fields}
-        masks, size = self.seen(fields, seen) if fields else ({}, size)
+        if fields and size is not None:
+            raise PvaeError(
+                "model(size=n) draws all fields from the prior, and takes none. For a field given "
+                'others, z = pvae.encode(guide, y=y), then pvae.decode(model, z, site="x").'
+            )
+        masks, size = self.seen(fields, seen) if fields else ({}, size or 1)
         drawn = []
         with pyro.plate("data", size):
             z = pyro.sample("z", dist.Normal(self.zeros, 1.0).to_event(1))

@@ -78,15 +78,17 @@ def generate(
 ) -> Tensor:
     """Draws latents from the prior and returns the means of p(x|z).
 
-    A model that cannot be called as `model(size=n)` is called with the batch, and its
-    observations are taken away, as `pyro.infer.Predictive` does. Of the batch there it takes
-    what its programs read beside the observations: shapes, labels and other conditions.
+    A model that can be called as `model(size=n)` is given the fields of the batch after the first,
+    and the arguments by name: `generate(model, n, y=y)` is of p(x|y). Any other model is called
+    with the batch, and its observations are taken away, as `pyro.infer.Predictive` does. Of the
+    batch there it takes what its programs read beside the observations: shapes, labels and other
+    conditions.
 
     Args:
         model: Pyro program p(z) p(x|z).
         size: n, the number of samples.
-        *batch: Arguments as the model is trained with, for a model without `size`; its rows are
-            repeated, or left out, to n. Not needed for a model that reads only the number of
+        *batch: Arguments as the model is trained with; their rows are repeated, or left out, to n.
+            Not needed for a model that reads only the number of
             data from its arguments.
         site: Whose mean; None is the observed site with the most values for each datum.
         seed: Seed of the draws.

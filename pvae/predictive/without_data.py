@@ -68,6 +68,8 @@ def run_without_data(
         without = error
     if not args and not kwargs:
         return _run_on_stand_ins(model, size, without)
+    if not args and isinstance(without, PvaeError):  # what is given is refused
+        raise without
     (bound,), batch = given_to(args, kwargs, model)
     batch = tuple(_repeated(tensor, size) for tensor in batch)
     with one_label(bound, batch):

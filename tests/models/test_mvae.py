@@ -134,6 +134,24 @@ def test_nothing_seen_is_the_prior_and_generation_draws_all():
     assert pvae.generate(model, 4, site="x_2").shape == (4, E)
 
 
+def test_samples_of_a_batch_are_of_the_prior_and_its_codes_decode_to_images(tmp_path):
+    torch.manual_seed(0)
+    digits = pvae.data.load("digits", labels=True)
+    model = models.MVAE({"x": (1, 8, 8), "y": ()}, {"y": heads.Categorical(10)}, 2, hidden_dims=[8])
+    guide = guides.ProductOfExperts(model, hidden_dims=[8])
+    y = digits.test.y
+    found = pvae.generate(model, 5, digits)
+    assert found.shape == (5, 1, 8, 8)
+    with pytest.raises(PvaeError, match="takes none"):
+        pvae.generate(model, 5, y=y[:5])
+    both = pvae.evaluate(model, guide, digits, num_samples=2, estimators=[], progress=False)
+    page = tmp_path / "page.html"
+    pvae.write_report(page, both, model=model, guide=guide, data=digits)
+    text = page.read_text()
+    assert "could not be drawn" not in text
+    assert "images generated from the prior" in text
+
+
 def test_bad_input_is_one_message():
     model, guide = linear()
     x = torch.randn(3, D)
