@@ -7,15 +7,12 @@ import contextlib
 import io
 import re
 from collections.abc import Callable, Iterator
-from typing import Any
 
-import numpy as np
 from markupsafe import Markup, escape
-from numpy.typing import NDArray
 
 from pvae.drawing.colours import INK, MUTED, RULE, VARIABLES
 
-__all__ = ["Chart", "axes", "chart", "finite", "key", "mark", "plain", "responsive"]
+__all__ = ["Chart", "chart", "responsive"]
 
 _STYLE = {
     "svg.fonttype": "none", "svg.hashsalt": "pvae", "font.size": 11, "axes.titlesize": 11,
@@ -111,55 +108,3 @@ def responsive(draw: Callable[[float], Markup]) -> Markup:
     """
     wide = Markup('<div class="on-page">{}</div>').format(draw(720))
     return wide + Markup('<div class="on-phone">{}</div>').format(draw(350))
-
-
-def finite(values: Any) -> NDArray[np.float64]:
-    """Returns the finite values of an array as a vector, [n]."""
-    array = np.asarray(values, dtype=np.float64).ravel()
-    return array[np.isfinite(array)]
-
-
-def plain(axis: Any, whole: bool = False) -> None:
-    """Sets a few ticks, with labels in the page's number style."""
-    from matplotlib.ticker import MaxNLocator
-
-    from pvae.drawing.ticks import Number
-
-    axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10], integer=whole))
-    axis.set_major_formatter(Number())
-
-
-def axes(ax: Any, *, across: str = "", up: str = "", whole: str = "") -> None:
-    """Names the axes of a chart and sets plain ticks; an axis without a name is unchanged.
-
-    Args:
-        ax: The axes.
-        across: What grows to the right.
-        up: What grows upwards.
-        whole: The axis that has integers only: `"across"` or `"up"`.
-    """
-    if across:
-        plain(ax.xaxis, whole == "across")
-        ax.set_xlabel(f"{across} →", loc="right")
-    if up:
-        plain(ax.yaxis, whole == "up")
-        ax.set_title(up)
-
-
-def mark(ax: Any, x: float, text: str) -> None:
-    """Draws a vertical line with its name, on the side that has room."""
-    low, high = ax.get_xlim()
-    left = x > low + 0.6 * (high - low)
-    ax.axvline(x, color=INK, linewidth=1.4)
-    ax.annotate(
-        text, (x, 1.0), xycoords=ax.get_xaxis_transform(), xytext=(-5 if left else 5, -2),
-        textcoords="offset points", ha="right" if left else "left", va="top", color=INK,
-    )  # fmt: skip
-
-
-def key(ax: Any, columns: int) -> None:
-    """Draws the legend above the frame, on the right."""
-    ax.legend(
-        loc="lower right", ncols=columns, bbox_to_anchor=(1, 1), borderpad=0, borderaxespad=0.3,
-        handlelength=1.4, columnspacing=1.2, handletextpad=0.5, numpoints=1,
-    )  # fmt: skip

@@ -5,11 +5,21 @@ from typing import Any
 
 import numpy as np
 from markupsafe import Markup
-from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from pvae.drawing import axes, chart, colours, finite, plain, responsive
+from pvae.drawing import (
+    PAGE,
+    axes,
+    chart,
+    classes_of,
+    colours,
+    draw_points,
+    finite,
+    plain,
+    responsive,
+    square,
+)
 
 __all__ = ["densities", "latent", "lines", "plane"]
 
@@ -25,35 +35,11 @@ def latent(z: NDArray[Any], labels: NDArray[Any] | None, name: str) -> tuple[Mar
         labels: Classes [N], or None; more than ten are not coloured.
         name: The latent site.
     """
-    classes = np.unique(labels) if labels is not None else np.empty(0)
-    coloured = 2 <= len(classes) <= len(colours.CLASSES)
+    coloured = bool(len(classes_of(labels, PAGE)))
     label = f"Posterior means of {name}" + (", coloured by label" if coloured else "")
     with chart(label, 350, 350) as drawn:
-        ax = _square(drawn.figure.subplots())
-        size = 4.5 if len(z) < 500 else 3
-        for i, group in enumerate(classes if coloured else [None]):
-            points = z[labels == group] if coloured else z
-            colour = colours.CLASSES[i] if coloured else colours.ACCENT
-            ax.plot(*points.T, "o", markersize=size, markeredgewidth=0, color=colour, alpha=0.65)
-        for i, group in enumerate(classes if coloured else []):
-            x, y = np.median(z[labels == group], axis=0)
-            ax.annotate(
-                f"{group:g}" if np.issubdtype(classes.dtype, np.number) else str(group), (x, y),
-                ha="center", va="center", color=colours.INK, fontsize=13, fontweight="bold",
-                bbox={"boxstyle": "circle,pad=0.22", "fc": colours.PAPER, "lw": 1.6,
-                      "ec": colours.CLASSES[i]},
-            )  # fmt: skip
-        ax.set_title(f"{name}₂")
-        ax.set_xlabel(f"{name}₁ →", loc="right")
+        draw_points(drawn.figure.subplots(), z, labels, (f"{name}₁", f"{name}₂"), look=PAGE)
     return drawn.svg, coloured
-
-
-def _square(ax: Axes) -> Axes:
-    ax.set_aspect("equal", adjustable="datalim")
-    ax.grid(True, axis="both")
-    for axis in (ax.xaxis, ax.yaxis):
-        axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
-    return ax
 
 
 def plane(sets: dict[str, NDArray[Any]]) -> list[Markup]:
@@ -83,7 +69,8 @@ def _plane(
         ax.set_title(title)
         ax.set_xlim(low[0], high[0])
         ax.set_ylim(low[1], high[1])
-        _square(ax).set_aspect("auto")
+        square(ax)
+        ax.set_aspect("auto")
     return drawn.svg
 
 

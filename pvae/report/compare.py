@@ -9,9 +9,20 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from pvae.drawing import Panel, attempt, chart, colours, finite, key, plain, responsive, text
+from pvae.drawing import (
+    Panel,
+    attempt,
+    chart,
+    colours,
+    finite,
+    key,
+    num_bins,
+    plain,
+    responsive,
+    text,
+)
 from pvae.evaluation import Bound, Compared, Comparison, Difference
-from pvae.report.charts import histogram, num_bins
+from pvae.report.charts import histogram
 from pvae.report.page import write_page
 from pvae.version import __version__
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from pvae.drawing import HIDDEN, Panel, text
+from pvae.drawing import HIDDEN, Level, Marks, Panel, text
 from pvae.evaluation import CUBO_KHAT, Estimate, Evaluation, find_estimators, mean_and_se
 from pvae.report import charts
 
@@ -206,9 +206,7 @@ def against_k(evaluation: Evaluation, summary: dict[str, Any]) -> Panel | None:
     return Panel((body,), note)
 
 
-def _beside(
-    evaluation: Evaluation, summary: dict[str, Any]
-) -> tuple[list[charts.Marks], list[charts.Level]]:
+def _beside(evaluation: Evaluation, summary: dict[str, Any]) -> tuple[list[Marks], list[Level]]:
     marks = []
     for order in (1, 2):
         rows = [r for r in summary["jvi"] if r["order"] == order and r["mean"] is not None]

@@ -1,6 +1,5 @@
 """Histograms of k̂ and of the bound over the data, and the KL of each latent dimension."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,13 +8,15 @@ from markupsafe import Markup
 
 from pvae.drawing import (
     HIDDEN,
+    MOST_DIMS,
+    PAGE,
     Missing,
     Panel,
     chart,
-    colours,
+    draw_dims,
+    edges_at,
     finite,
-    key,
-    plain,
+    num_bins,
     responsive,
     text,
 )
@@ -25,7 +26,6 @@ from pvae.report import charts
 
 __all__ = ["khat", "kl_dims", "log_px"]
 
-_BARS = 64
 _SITES = 6
 
 
@@ -44,12 +44,7 @@ def khat(evaluation: Evaluation) -> Panel | None:
     known, threshold = finite(values), float(evaluation.khat_threshold)
     if not len(known):
         raise Missing(f"There is no k̂ to draw: {'; '.join(without) or 'no data'}.")
-    low = min(float(known.min()), threshold - 0.3)
-    high = max(float(known.max()), threshold + 0.3)
-    width = (high - low) / min(50, max(12, int(math.sqrt(len(known)) * 2)))
-    below = math.ceil((threshold - low) / width)
-    # An edge on the threshold, so that no bar is on both of its sides.
-    edges = threshold + width * np.arange(-below, math.ceil((high - threshold) / width) + 1)
+    edges = edges_at(known, threshold)
     label = "Histogram of the Pareto shape k̂ of the importance weights"
     line = threshold, f"threshold {text.number(threshold)}"
     body = charts.histogram(known, edges, label, "k̂", line, split=threshold)
@@ -74,7 +69,7 @@ def log_px(evaluation: Evaluation, places: int) -> Panel | None:
     every = "mean" if len(known) == len(values) else "mean of the finite"
     line = mean, f"{every} {text.number(mean, places)}"
     label = "Histogram of log p(x) over the data"
-    body = charts.histogram(known, charts.num_bins(known), label, "nats", line)
+    body = charts.histogram(known, num_bins(known), label, "nats", line)
     what = "log p(x)" if evaluation.exact else "bound on log p(x), at the largest K"
     note = f"The {what}, over the data. The left tail holds the data that the pair finds unlikely."
     if missing := int(np.sum(~np.isfinite(values))):
@@ -108,9 +103,9 @@ def kl_dims(evaluation: Evaluation) -> Panel | None:
         "less, or an undefined mean. A dimension without KL carries nothing about x."
     )
     dims = ", ".join(
-        f"the {_BARS} largest of {text.count(len(known[name]['kl_dims']))}"
+        f"the {MOST_DIMS} largest of {text.count(len(known[name]['kl_dims']))}"
         + (f" of {name}" if several else "")
-        for name in shown if len(known[name]["kl_dims"]) > _BARS
+        for name in shown if len(known[name]["kl_dims"]) > MOST_DIMS
     )  # fmt: skip
     note += f" Shown: {dims}." if dims else ""
     if left := len(known) - len(shown):
@@ -123,28 +118,11 @@ def kl_dims(evaluation: Evaluation) -> Panel | None:
 
 
 def _dims(name: str, site: dict[str, Any], index: int, width: float) -> Markup:
-    kl = np.nan_to_num(np.asarray(site["kl_dims"], dtype=np.float64), posinf=np.nan)
-    order = np.argsort(-np.nan_to_num(kl), kind="stable")[:_BARS]
-    variance = site["variance"] or []
-    same = len(variance) == len(kl)
-    active = np.asarray(variance)[order] > ACTIVE if same else np.zeros(len(order))
     label = f"KL of the dimensions of latent site {index + 1}"
     with chart(label, width, 200) as drawn:
-        ax, at = drawn.figure.subplots(), np.arange(len(order))
-        for some, colour, words in (
-            (active == 1, colours.ACCENT, "active"),
-            (active == 0, colours.FILL, "not active"),
-        ):
-            ax.bar(at[some], kl[order][some], color=colour, width=0.72,
-                   alpha=0.85, label=words if same else None)  # fmt: skip
-        if same and 0 < active.sum() < len(active):
-            key(ax, 2)
-        few = len(order) <= (20 if width > 500 or len(order) <= 10 else 12)
-        ax.set_xticks(at if few else [], [str(i + 1) for i in order] if few else [])
-        ax.set_xlim(-0.8, max(len(order), width / 60) - 0.2)
-        plain(ax.yaxis)
-        ax.set_title(f"{name}, nats", parse_math=False)
-        ax.set_xlabel("dimension, sorted →" if few else "dimensions, sorted →", loc="right")
+        few = 20 if width > 500 else 12
+        ax = drawn.figure.subplots()
+        draw_dims(ax, name, site, ACTIVE, look=PAGE, few=few, room=width / 60)
     return drawn.svg
 
 
