@@ -31,6 +31,7 @@ FLOORS = {
     "evaluation": 5,
     "estimators": 6,  # pvae/estimators.py, a short name
     "training": 6,
+    "plot": 6,
     "report": 6,
     "diagnosis": 7,
     "runs": 7,

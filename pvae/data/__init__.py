@@ -1,6 +1,6 @@
 """Data by name, file, array or Dataset: named fields, of which x is observed, and their parts.
 
-Imports `runtime` and `errors`.
+Imports `drawing`, `runtime` and `errors`.
 
 Example:
     >>> import pvae

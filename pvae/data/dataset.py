@@ -6,11 +6,12 @@ from typing import Literal
 from pvae.data.masks import Mask
 from pvae.data.split import Split
 from pvae.data.vocabulary import Vocabulary
+from pvae.drawing import card, text
 
 __all__ = ["Data"]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Data:
     """A dataset: its parts and how they are observed.
 
@@ -48,6 +49,19 @@ class Data:
     mask: Mask | None = None
     labelled: int | None = None
     balanced: bool = True
+
+    def __repr__(self) -> str:
+        return f"<Data: {self.in_words}>"
+
+    def _repr_html_(self) -> str:
+        """Returns the parts and how x is observed for a notebook."""
+        parts = {"training": self.train, "validation": self.validation, "test": self.test}
+        rows = [
+            (name, text.count(len(part)), part.in_words, "no" if part.y is None else "yes")
+            for name, part in parts.items() if part is not None
+        ]  # fmt: skip
+        head = ("", "data", "a batch has", "labels")
+        return card(self.name, rows, head=head, words=[self.in_words])
 
     @property
     def in_words(self) -> str:

@@ -1,6 +1,6 @@
 """diagnose(): explains what is wrong with a pair.
 
-Imports `training`, `objectives`, `importance`, `pair`, `runtime` and `errors`.
+Imports `training`, `objectives`, `importance`, `pair`, `drawing`, `runtime` and `errors`.
 """
 
 from pvae.diagnosis.diagnose import Diagnosis, diagnose

@@ -10,6 +10,7 @@ from pyro.infer.inspect import get_dependencies
 
 from pvae.diagnosis.densities import compare_bounds
 from pvae.diagnosis.gradients import check_gradients
+from pvae.drawing import card
 from pvae.errors import PvaeError, first_line
 from pvae.objectives import LossName, choose_elbo
 from pvae.pair import (
@@ -32,7 +33,7 @@ from pvae.runtime import is_out_of_memory, own_random_state
 __all__ = ["Diagnosis", "diagnose"]
 
 
-@dataclass
+@dataclass(repr=False)
 class Diagnosis:
     """The findings about a pair. `print` it to see them.
 
@@ -55,8 +56,20 @@ class Diagnosis:
     def __str__(self) -> str:
         lines = [f"fault: {text}" for text in self.faults]
         lines += [f"note: {text}" for text in self.notes]
-        count = f"{len(self.faults) or 'no'} fault{'s' * (len(self.faults) > 1)} found"
-        return "\n".join([*self.facts, *lines, count])
+        return "\n".join([*self.facts, *lines, self._count])
+
+    @property
+    def _count(self) -> str:
+        return f"{len(self.faults) or 'no'} fault{'s' * (len(self.faults) > 1)} found"
+
+    def __repr__(self) -> str:
+        notes = f", {len(self.notes)} notes" if len(self.notes) > 1 else ""
+        return f"<Diagnosis: {self._count}{notes or ', 1 note' * bool(self.notes)}; print it>"
+
+    def _repr_html_(self) -> str:
+        """Returns faults and notes for a notebook, and the facts to unfold."""
+        rows = [("fault", text) for text in self.faults] + [("note", text) for text in self.notes]
+        return card(self._count, rows, details=[("what the pair is", "\n".join(self.facts))])
 
 
 @alone

@@ -8,6 +8,7 @@ Imports `errors`.
 
 from pvae.drawing import colours, text
 from pvae.drawing.bound import Level, Marks, beside, draw_bound, draw_bounds, rows_of
+from pvae.drawing.card import card
 from pvae.drawing.colours import PAGE, Look
 from pvae.drawing.dims import MOST_DIMS, draw_dims
 from pvae.drawing.epochs import column, draw_epochs, draw_trainings, epochs_of, is_cut
@@ -34,6 +35,7 @@ __all__ = [
     "axes",
     "beside",
     "canvas",
+    "card",
     "chart",
     "classes_of",
     "colours",

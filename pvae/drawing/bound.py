@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pvae.drawing import text
 from pvae.drawing.colours import Look
 from pvae.drawing.naming import key, named, plain
+from pvae.drawing.text import count, decimals, number
 
 __all__ = ["Level", "Marks", "beside", "draw_bound", "draw_bounds", "rows_of"]
 
@@ -78,7 +78,7 @@ def draw_bound(
             markeredgecolor=look.ink, markeredgewidth=1.1, label=name,
         )  # fmt: skip
     ax.annotate(
-        text.number(float(mean[-1]), text.decimals(*se)), (k[-1], mean[-1]), (10, 0),
+        number(float(mean[-1]), decimals(*se)), (k[-1], mean[-1]), (10, 0),
         textcoords="offset points", va="center", color=look.accent,
         bbox={"fc": look.paper, "ec": "none", "pad": 1},
     )  # fmt: skip
@@ -103,13 +103,13 @@ def draw_bounds(ax: Any, summaries: Mapping[str, dict[str, Any]], *, look: Look)
     """
     ax.set_xscale("log")
     every: set[int] = set()
-    for (name, summary), colour in zip(summaries.items(), itertools.cycle(look.classes)):
+    for (name, summary), colour in zip(summaries.items(), itertools.cycle(look.series)):
         every.update(_curve(ax, summary, colour, name)[0])
         elbo = summary["elbo"]["mean"]
         if elbo is not None and math.isfinite(elbo):
             ax.axhline(elbo, color=colour, linewidth=1.2, dashes=(4, 3))
     ax.plot([], [], color=look.muted, linewidth=1.2, dashes=(4, 3), label="ELBO")
-    ax.legend()
+    ax.legend(frameon=False)
     _finish(ax, sorted(every), look)
 
 
@@ -139,6 +139,6 @@ def _finish(ax: Any, k: list[int], look: Look, room: float = 1.0) -> None:
         ax.set_xlim(k[0] / 1.25, k[-1] * 1.25 * room)
     # A label too close to the next one would overlap it.
     close = [b < 1.7 * a for a, b in itertools.pairwise(k)] + [False]
-    ax.set_xticks(k, ["" if hide else text.count(i) for i, hide in zip(k, close, strict=True)])
+    ax.set_xticks(k, ["" if hide else count(i) for i, hide in zip(k, close, strict=True)])
     ax.xaxis.set_minor_locator(NullLocator())
     named(ax, across="samples K", up="nats per datum", look=look)

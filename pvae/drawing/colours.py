@@ -30,7 +30,8 @@ class Look:
         paper: The background.
         fill: Bars.
         warn_fill: Bars that warn.
-        classes: Colours of classes or of named curves.
+        classes: Colours of classes.
+        series: The same colours in another order, for curves, of which there are few.
         page: Whether it is the page of a report, which names axes by its own style.
     """
 
@@ -43,10 +44,23 @@ class Look:
     fill: str
     warn_fill: str
     classes: tuple[str, ...]
+    series: tuple[str, ...]
     page: bool = False
 
 
-PAGE = Look(INK, MUTED, RULE, ACCENT, SECOND, PAPER, FILL, WARN_FILL, tuple(CLASSES), page=True)
+PAGE = Look(
+    INK,
+    MUTED,
+    RULE,
+    ACCENT,
+    SECOND,
+    PAPER,
+    FILL,
+    WARN_FILL,
+    tuple(CLASSES),
+    tuple(CLASSES),
+    page=True,
+)
 
 # Petroff 2021, "Accessible Color Sequences for Data Visualization" (arXiv:2107.02270).
 _PETROFF = (
@@ -64,4 +78,5 @@ def screen() -> Look:
         ink=rc["text.color"], muted=rc["axes.labelcolor"], rule=rc["grid.color"],
         accent=_PETROFF[0], second=_PETROFF[6], paper=rc["axes.facecolor"],
         fill=_PETROFF[0], warn_fill=_PETROFF[6], classes=_PETROFF,
+        series=tuple(_PETROFF[i] for i in (0, 6, 4, 8, 2, 1, 5, 9, 7, 3)),
     )  # fmt: skip

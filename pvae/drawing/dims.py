@@ -48,9 +48,10 @@ def draw_dims(
     if same and 0 < active.sum() < len(active):
         key(ax, 2)
     numbered = len(order) <= few
-    ax.set_xticks(at if numbered else [], [str(i + 1) for i in order] if numbered else [])
+    ax.set_xticks(at if numbered else [], [str(i + look.page) for i in order] if numbered else [])
     ax.set_xlim(-0.8, max(len(order), room) - 0.2)
     plain(ax.yaxis)
     across = "dimension, sorted" if numbered else "dimensions, sorted"
+    across = across if look.page else across.replace(",", f" of {name} (from 0),")
     up = f"{name}, nats" if look.page else f"KL of {name}, nats per datum"
     named(ax, across=across, up=up, look=look)

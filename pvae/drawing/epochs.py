@@ -73,7 +73,7 @@ def draw_trainings(ax: Any, histories: Mapping[str, History], *, look: Look) -> 
         look: The colours.
     """
     some = False
-    for (name, history), colour in zip(histories.items(), itertools.cycle(look.classes)):
+    for (name, history), colour in zip(histories.items(), itertools.cycle(look.series)):
         epoch, train, held = epochs_of(history), *_both(history)
         known, dot = np.isfinite(held), _dots(epoch)
         if known.any():
@@ -85,7 +85,7 @@ def draw_trainings(ax: Any, histories: Mapping[str, History], *, look: Look) -> 
     if some:
         ax.plot([], [], color=look.muted, label="validation")
         ax.plot([], [], color=look.muted, dashes=(3, 2), linewidth=1.3, label="training")
-    ax.legend()
+    ax.legend(frameon=False)
     _finish(ax, [*histories.values()], look)
 
 
@@ -103,4 +103,4 @@ def _finish(ax: Any, histories: Sequence[History], look: Look) -> None:
         late = np.concatenate([_values(history, late=True) for history in histories])
         ax.set_ylim(late.min() - 0.05 * np.ptp(late), late.max() + 0.1 * np.ptp(late))
     plain(ax.yaxis)
-    named(ax, up="nats per datum", look=look)
+    named(ax, across="" if look.page else "epoch", up="nats per datum", look=look)

@@ -71,4 +71,5 @@ def draw_histogram(
     if zero:
         ax.axvline(0, color=look.muted, linewidth=1.4, dashes=(4, 3))
     mark(ax, *line, look)
-    axes(ax, across=across, up="data", whole="up", look=look)
+    up = "data" if look.page else "number of data"
+    axes(ax, across=across, up=up, whole="up", look=look)

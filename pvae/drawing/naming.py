@@ -61,5 +61,5 @@ def key(ax: Any, columns: int) -> None:
     """Draws the legend above the frame, on the right."""
     ax.legend(
         loc="lower right", ncols=columns, bbox_to_anchor=(1, 1), borderpad=0, borderaxespad=0.3,
-        handlelength=1.4, columnspacing=1.2, handletextpad=0.5, numpoints=1,
+        handlelength=1.4, columnspacing=1.2, handletextpad=0.5, numpoints=1, frameon=False,
     )  # fmt: skip

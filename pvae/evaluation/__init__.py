@@ -29,6 +29,7 @@ from pvae.evaluation.finding import Estimate, Finding, Known
 from pvae.evaluation.identity import check_counts
 from pvae.evaluation.numbers import mean_and_se
 from pvae.evaluation.result import Evaluation
+from pvae.evaluation.shown import estimates_beside
 from pvae.evaluation.work import half_done, in_blocks
 
 __all__ = [
@@ -59,6 +60,7 @@ __all__ = [
     "check_counts",
     "classify",
     "compare",
+    "estimates_beside",
     "evaluate",
     "find_estimators",
     "half_done",

@@ -13,6 +13,7 @@ import numpy as np
 from pvae.errors import PvaeError, first_line
 from pvae.evaluation.estimators import find_estimators
 from pvae.evaluation.finding import Known, finding_of
+from pvae.evaluation.shown import Shown
 from pvae.evaluation.summary import summarise, tabulate
 from pvae.evaluation.verdict import verdict
 from pvae.evaluation.work import half_done
@@ -28,7 +29,7 @@ _META = [name for name in _TYPES if name not in _ARRAYS]
 
 
 @dataclass(frozen=True, repr=False)
-class Evaluation(Known):
+class Evaluation(Shown):
     """Bounds on log p(x) and their diagnostics, in nats; arrays are over the N data.
 
     If the guide gives a point, there is no bound: the bounds and all diagnostics of weights are

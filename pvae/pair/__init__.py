@@ -1,6 +1,6 @@
 """What a pair is: its modules and parameters, its traces, its structure, and its faults.
 
-Imports `data`, `distributions`, `runtime` and `errors`.
+Imports `data`, `distributions`, `drawing`, `runtime` and `errors`.
 """
 
 from pvae.pair.admission import check_data

@@ -1,6 +1,7 @@
 """The structure of a pair: its sites, and the plate that counts the data."""
 
 import functools
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ from pyro.distributions import MaskedDistribution
 from pyro.poutine import Trace
 from torch import Tensor
 
+from pvae.drawing import card
 from pvae.errors import PvaeError
 from pvae.pair.program import Program
 from pvae.pair.traces import latent_sites, observed_sites, sample_sites
@@ -108,20 +110,35 @@ class Inspection:
     def _plate(self) -> tuple[str, int]:
         return _batch_plate(self.structure, self.size, self.wanted)
 
-    def __str__(self) -> str:
-        lines = []
+    def _sites(self) -> Iterator[tuple[str, str, str, tuple[int, ...], str]]:
+        """Yields role, name, distribution, event shape and plates of each site."""
         traces = ("guide", self.structure.guide_trace), ("model", self.structure.model_trace)
         for role, trace in traces:
             for name, site in sample_sites(trace).items():
                 fn, what = site["fn"], "observed " if site["is_observed"] else ""
                 plates = plates_in_words(site["cond_indep_stack"])
-                lines.append(
-                    f"{role}: {what}{name} ~ {kind_of(fn)}, event {tuple(fn.event_shape)}, "
-                    f"{'plates ' * (plates != 'no plate')}{plates}"
-                )
-        return "\n".join(lines)
+                yield role, f"{what}{name}", kind_of(fn), tuple(fn.event_shape), plates
+
+    def __str__(self) -> str:
+        return "\n".join(
+            f"{role}: {name} ~ {kind}, event {event}, {'plates ' * (plates != 'no plate')}{plates}"
+            for role, name, kind, event, plates in self._sites()
+        )
 
     __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        """Returns the sites as a table for a notebook, with what is wrong with them."""
+        words = list(self.structure.remarks)
+        try:
+            words.insert(0, f"The plate {self.plate!r} at dim {self.dim} counts the data.")
+        except PvaeError as error:
+            words.append(str(error))
+        if self.structure.caveat:
+            words.append(f"The density is {self.structure.caveat}.")
+        head = ("", "site", "distribution", "event", "plates")
+        many = f"{self.size} data" if self.size != 1 else "1 datum"
+        return card(f"The sites of a pair, on {many}", self._sites(), head=head, words=words)
 
 
 def _batch_plate(structure: Structure, size: int, plate: str | None) -> tuple[str, int]:

@@ -10,12 +10,14 @@ from pvae.predictive.encode import draw_codes, encode
 from pvae.predictive.generate import decode, generate, reconstruct
 from pvae.predictive.inpaint import inpaint
 from pvae.predictive.known import KnownPart, blank, known_of
+from pvae.predictive.plane import Plane, plane, prior_density
 from pvae.predictive.probe import Probes, probe
 from pvae.predictive.traverse import ACTIVE, Traversal, interpolate, traverse
 
 __all__ = [
     "ACTIVE",
     "KnownPart",
+    "Plane",
     "Probes",
     "Traversal",
     "blank",
@@ -30,6 +32,8 @@ __all__ = [
     "interpolate",
     "known_of",
     "place_of",
+    "plane",
+    "prior_density",
     "probe",
     "reconstruct",
     "traverse",

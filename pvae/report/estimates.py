@@ -6,8 +6,15 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from pvae.drawing import HIDDEN, Level, Marks, Panel, text
-from pvae.evaluation import CUBO_KHAT, Estimate, Evaluation, find_estimators, mean_and_se
+from pvae.drawing import HIDDEN, Panel, text
+from pvae.evaluation import (
+    CUBO_KHAT,
+    Estimate,
+    Evaluation,
+    estimates_beside,
+    find_estimators,
+    mean_and_se,
+)
 from pvae.report import charts
 
 __all__ = ["Row", "absent", "against_k", "at_code", "bits", "bounds", "estimates"]
@@ -174,7 +181,7 @@ def against_k(evaluation: Evaluation, summary: dict[str, Any]) -> Panel | None:
     """Draws the mean bound against K, and the estimates that are of all data."""
     if evaluation.constant:
         return HIDDEN
-    marks, levels = _beside(evaluation, summary)
+    marks, levels = estimates_beside(evaluation, summary)
     body, outside = charts.bounds(summary, marks, levels)
     if body is None:
         return None
@@ -204,22 +211,6 @@ def against_k(evaluation: Evaluation, summary: dict[str, Any]) -> Panel | None:
     if outside:
         note += f" Outside the frame: {', '.join(outside)}."
     return Panel((body,), note)
-
-
-def _beside(evaluation: Evaluation, summary: dict[str, Any]) -> tuple[list[Marks], list[Level]]:
-    marks = []
-    for order in (1, 2):
-        rows = [r for r in summary["jvi"] if r["order"] == order and r["mean"] is not None]
-        if rows:
-            marks.append((f"JVI-{order}", [(r["num_samples"], r["mean"]) for r in rows]))
-    if summary["psis"] and summary["psis"]["mean"] is not None:
-        marks.append(("PSIS", [(summary["num_samples"], summary["psis"]["mean"])]))
-    levels = [
-        (found.level, summary[name]["mean"]) for name, found in evaluation.in_order()
-        if isinstance(found, Estimate) and found.level and summary[name]["mean"] is not None
-        and summary[name]["num_data"] == len(evaluation)
-    ]  # fmt: skip
-    return marks, levels
 
 
 def _mean(values: np.ndarray) -> float:

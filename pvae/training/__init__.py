@@ -1,7 +1,7 @@
 """Stochastic variational inference: SVI, fit, checkpoints, optimisers.
 
-Imports `objectives`, `importance`, `compile`, `pair`, `nn`, `data`, `distributions`, `runtime`
-and `errors`.
+Imports `objectives`, `importance`, `compile`, `pair`, `nn`, `data`, `distributions`, `drawing`,
+`runtime` and `errors`.
 """
 
 from pvae.training.checkpoint import read_checkpoint, restore_pair

@@ -5,7 +5,6 @@ import math
 import os
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -48,6 +47,7 @@ from pvae.runtime import (
     whole,
 )
 from pvae.training.checkpoint import plain, read_checkpoint
+from pvae.training.fitted import Fit
 from pvae.training.loop import Run
 from pvae.training.optimiser import MakeOptimizer, Optimiser
 from pvae.training.record import keep_config
@@ -68,30 +68,6 @@ from pvae.training.warn import warn
 __all__ = ["Fit", "fit"]
 
 _STEPS_WORTH_COMPILING = 10_000  # each saves some two milliseconds
-
-
-@dataclass(frozen=True)
-class Fit:
-    """The result of `fit`.
-
-    Attributes:
-        history: One dict for each epoch: `epoch`, `elbo` (of the training data under the KL
-            weight of that epoch, nats per datum), `learning_rate` (of its last step),
-            `kl_weight`, and `validation_elbo` if a validation part is held out.
-        loss: Name of the ELBO that was used.
-        num_parameters: Number of trained values.
-        best_epoch: The epoch whose parameters the pair has now.
-        caveat: Why the model's density is not a likelihood of these data, else `None`.
-        frozen: The parts that were not trained, because their parameters have
-            `requires_grad=False`: modules and parameters by name, such as `"model.decoder"`.
-    """
-
-    history: list[dict[str, float]]
-    loss: str
-    num_parameters: int
-    best_epoch: int
-    caveat: str | None = None
-    frozen: tuple[str, ...] = ()
 
 
 @alone

@@ -93,6 +93,22 @@ class Gaps(Finding, kind="Gap"):
             "inference": mean_and_se(self.inference),
         }
 
+    def parts(
+        self, means: dict[str, Any]
+    ) -> tuple[list[tuple[str, float, float | None]], float | None, float | None]:
+        """Returns what its figure draws: name, mean and error of each part, and of their sum.
+
+        Args:
+            means: `summary()`.
+        """
+        words = "amortisation gap" if self.own_family else self.first
+        second = "approximation gap" if self.own_family else "from there to log p(x)"
+        parts = [
+            (words, *means[self.first].values()),
+            (second, *means["approximation"].values()),
+        ]
+        return parts, *means["inference"].values()
+
     def panels(self, known: Known) -> list[Panel]:
         title = "Inference gap: from the ELBO to log p(x)"
         return [attempt("gap", title, _steps, self, self.summary(known), flagged=True)]
@@ -115,16 +131,11 @@ class Gaps(Finding, kind="Gap"):
 def _steps(found: Gaps, means: dict[str, Any]) -> Panel | None:
     """Draws the two gaps between the ELBO and log p(x)."""
     first = found.first
-    words = "amortisation gap" if found.own_family else first
-    second = "approximation gap" if found.own_family else "from there to log p(x)"
-    parts = [(words, *means[first].values()), (second, *means["approximation"].values())]
-    total = means["inference"]["mean"]
+    parts, total, error = found.parts(means)
     if total is None or any(value is None for _, value, _ in parts):
         return None
     body = responsive(
-        lambda width: steps(
-            "Inference gap", parts, "inference gap", total, width, error=means["inference"]["se"]
-        )
+        lambda width: steps("Inference gap", parts, "inference gap", total, width, error=error)
     )
     data = text.plural(len(found), "datum", "data")
     note = f"log p(x) − ELBO on {data} (Cremer, Li & Duvenaud 2018), ±1 standard error over them. "
