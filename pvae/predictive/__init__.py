@@ -10,7 +10,7 @@ from pvae.predictive.encode import draw_codes, encode
 from pvae.predictive.generate import decode, generate, reconstruct
 from pvae.predictive.inpaint import inpaint
 from pvae.predictive.known import KnownPart, blank, known_of
-from pvae.predictive.plane import Plane, plane, prior_density
+from pvae.predictive.plane import Plane, code_grid, normal_quantiles, plane, prior_density
 from pvae.predictive.probe import Probes, probe
 from pvae.predictive.traverse import ACTIVE, Traversal, interpolate, traverse
 
@@ -21,6 +21,7 @@ __all__ = [
     "Probes",
     "Traversal",
     "blank",
+    "code_grid",
     "complete",
     "decode",
     "directions",
@@ -31,6 +32,7 @@ __all__ = [
     "inpaint",
     "interpolate",
     "known_of",
+    "normal_quantiles",
     "place_of",
     "plane",
     "prior_density",

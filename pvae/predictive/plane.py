@@ -15,7 +15,7 @@ from pvae.predictive.generate import decode
 from pvae.predictive.without_data import drawn, run_without_data
 from pvae.runtime import own_random_state
 
-__all__ = ["Plane", "plane", "prior_density"]
+__all__ = ["Plane", "code_grid", "normal_quantiles", "plane", "prior_density"]
 
 _DRAWS = 4000
 
@@ -37,6 +37,25 @@ class Plane(NamedTuple):
     second: NDArray[np.float64]
     site: str
     standard: bool
+
+
+def normal_quantiles(size: int) -> NDArray[np.float64]:
+    """Returns values that cut the standard normal into parts of equal probability, [n]."""
+    return torch.special.ndtri(torch.from_numpy(_levels(size))).numpy()
+
+
+def _levels(size: int) -> NDArray[np.float64]:
+    return (np.arange(size) + 0.5) / size
+
+
+def code_grid(first: NDArray[Any], second: NDArray[Any]) -> NDArray[Any]:
+    """Returns the codes of a grid row by row from the top left, [n m, 2].
+
+    Args:
+        first: The first code, which rises to the right, [n].
+        second: The second code, which rises upwards, [m].
+    """
+    return np.stack(np.meshgrid(first, second[::-1]), -1).reshape(-1, 2)
 
 
 @alone
@@ -84,17 +103,15 @@ def plane(
             "Of a longer code, pvae.plot.traversal shows one dimension in each row."
         )
     site = site or flat[0]
-    fn, levels = sites[site]["fn"], (np.arange(size) + 0.5) / size
+    fn, codes = sites[site]["fn"], sites[site]["value"]
     standard = isinstance(base_distribution(fn), torch.distributions.Normal) and bool(
         fn.mean.abs().max() < 1e-6 and (fn.variance - 1).abs().max() < 1e-6
     )
     if standard:
-        levels = torch.special.ndtri(torch.from_numpy(levels)).numpy()
-        first, second = levels, levels
+        first = second = normal_quantiles(size)
     else:
-        first, second = np.quantile(sites[site]["value"].double().cpu().numpy(), levels, axis=0).T
-    grid = np.stack(np.meshgrid(first, second[::-1]), -1).reshape(-1, 2)
-    z = torch.as_tensor(grid, dtype=sites[site]["value"].dtype)
+        first, second = np.quantile(codes.double().cpu().numpy(), _levels(size), axis=0).T
+    z = torch.as_tensor(code_grid(first, second), dtype=codes.dtype)
     x = decode(model, {site: z}, *batch, **kwargs).unflatten(0, (size, size))
     return Plane(x, first, second, site, standard)
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pvae.drawing import HIDDEN, Missing, Panel, text
 from pvae.errors import PvaeError
 from pvae.evaluation import Evaluation
+from pvae.predictive import code_grid, normal_quantiles
 from pvae.report import clouds
 from pvae.report.images import Pictures, columns, grid, is_image
 from pvae.report.subject import Subject
@@ -138,17 +139,13 @@ def latent(subject: Subject) -> Panel | None:
 
 def _manifold(subject: Subject, site: str, z: NDArray[Any]) -> tuple[Markup, str]:
     n = 14 if subject.event[-1] <= 16 else 15 if subject.event[-1] <= 40 else 9
-    levels = (np.arange(n) + 0.5) / n
     if subject.standard_normal(site):
-        from statistics import NormalDist
-
-        axes = [np.array([NormalDist().inv_cdf(p) for p in levels])] * 2
+        axes = [normal_quantiles(n)] * 2
         how = "on a grid with equal probability under the standard normal prior"
     else:
         axes = [np.linspace(*np.quantile(z[:, i], (0.02, 0.98)), n) for i in range(2)]
         how = "on an even grid over the middle 96% of the posterior means"
-    first, second = np.meshgrid(axes[0], axes[1][::-1])
-    mean = subject.decode(site, np.stack([first.ravel(), second.ravel()], 1))
+    mean = subject.decode(site, code_grid(*axes))
     look = Pictures.of(subject.x(slice(0, 1000)))
     alt = f"{n} by {n} images decoded over the plane of {site}"
     body = grid(look.pixels(mean), n, alt, 350, gap=False)
