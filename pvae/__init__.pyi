@@ -35,7 +35,7 @@ from .predictive import (
     traverse,
 )
 from .report import write_report
-from .runs import codes, load
+from .runs import codes, load, save
 from .training import SVI, fit, glorot, warm_start
 from .version import __version__
 
@@ -82,6 +82,7 @@ __all__ = [
     "reconstruct",
     "report",
     "runs",
+    "save",
     "training",
     "traverse",
     "warm_start",

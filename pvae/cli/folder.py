@@ -10,7 +10,7 @@ from typing import Any
 from pvae.errors import PvaeError
 from pvae.runs import names_of, trusted
 from pvae.runtime import LOCK
-from pvae.training import FOLDER
+from pvae.training import FOLDER, WEIGHTS
 
 __all__ = [
     "RUN_FILES",
@@ -83,8 +83,8 @@ def remove_folder(out: Path) -> None:
 
 
 def require_checkpoint(run: Path) -> None:
-    """Raises a PvaeError if a run has not been trained."""
-    if not (run / "checkpoint.pt").is_file():
+    """Raises a PvaeError if a folder is neither a run that was trained nor a saved pair."""
+    if not any((run / name).is_file() for name in ("checkpoint.pt", WEIGHTS)):
         raise PvaeError(f"{run} has no checkpoint.pt. `pvae train --resume {run}` makes it.")
 
 

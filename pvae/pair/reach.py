@@ -75,6 +75,7 @@ class Reached:
         spaces: The holders of values, each with its path: parts of modules, functions, classes and
             other objects, lists, dicts and sets (except long ones).
         hides: Whether code looks up values that are not followed, or imports them when it runs.
+        names: The globals and attributes that the code names.
     """
 
     def __init__(self) -> None:
@@ -82,18 +83,18 @@ class Reached:
         self.spaces: list[tuple[str, Any]] = []
         self.hides = False
         self._seen: dict[int, Any] = {}
-        self._names: set[str] = set()
+        self.names: set[str] = set()
         self._any_name = False
         self._later: dict[str, list[tuple[Any, str]]] = {}
 
     def asks(self, holder: Any, name: str) -> bool:
         """Whether code may read an attribute of that name from an object or a class."""
         if isinstance(holder, types.ModuleType):
-            return name in self._names
+            return name in self.names
         if is_library(holder) or self._any_name:
             return True
         special = isinstance(holder, type) and name.startswith("__") and name not in _NOT_CALLED
-        return name in self._names or name == "forward" or (special and name not in _OF_CLASSES)
+        return name in self.names or name == "forward" or (special and name not in _OF_CLASSES)
 
     def ignore(self, thing: Any) -> None:
         """Skips an object from now on."""
@@ -198,7 +199,7 @@ class Reached:
     def _of_function(self, function: types.FunctionType, path: str) -> _Parts:
         self.spaces.append((path, function))
         names = names_in(function.__code__)
-        self._names |= names
+        self.names |= names
         self._any_name = self._any_name or not _ANY_NAME.isdisjoint(names)
         self.hides = self.hides or not _HIDING.isdisjoint(names) or imports(function.__code__)
         for name, value in variables(function).items():

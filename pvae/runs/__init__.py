@@ -1,6 +1,7 @@
-"""A run as a folder: reads its config and its history, builds its pair again, and encodes data.
+"""A run as a folder: reads its config and history, builds its pair again, saves a pair to share.
 
-Imports `training`, `predictive`, `pair`, `data`, `distributions`, `runtime` and `errors`.
+Imports `training`, `evaluation`, `predictive`, `pair`, `data`, `distributions`, `drawing`,
+`runtime` and `errors`.
 """
 
 from pvae.runs.build import GIVEN, build_pair, one_line, parameters, typed
@@ -8,6 +9,7 @@ from pvae.runs.codes import codes, read_codes
 from pvae.runs.config import load_yaml, names_of, read_config, renamed
 from pvae.runs.folder import load, read_history
 from pvae.runs.names import from_file, full_name, in_file, resolve, shared
+from pvae.runs.save import save
 from pvae.runs.trust import check_trust, trusted
 
 __all__ = [
@@ -28,6 +30,7 @@ __all__ = [
     "read_history",
     "renamed",
     "resolve",
+    "save",
     "shared",
     "trusted",
     "typed",

@@ -19,13 +19,16 @@ __all__ = ["load_yaml", "names_of", "read_config", "renamed"]
 _MOVED = {"pvae.multisample": "pvae.objectives"}  # modules that older configs name
 
 
-def read_config(run: str | os.PathLike[str], *, trust: bool = False) -> dict[str, Any]:
+def read_config(
+    run: str | os.PathLike[str], *, trust: bool = False, data: bool = True
+) -> dict[str, Any]:
     """Reads the config of a run: everything that is needed to repeat it.
 
     Args:
         run: The folder of a run, or the path of its config.yaml.
         trust: Whether the config may name code outside of pvae, torch and Pyro. Building the pair
             runs that code.
+        data: Whether the config must name data. That of a saved pair need not.
 
     Returns:
         `model` and `guide` (`{"class_path": str, "init_args": {...}}`), `data`, `seed` and the
@@ -38,7 +41,7 @@ def read_config(run: str | os.PathLike[str], *, trust: bool = False) -> dict[str
     valid = {
         "model": _is_program(config.get("model")),
         "guide": _is_program(config.get("guide")),
-        "data": isinstance(config.get("data"), dict),
+        "data": not data or isinstance(config.get("data"), dict),
         "seed": "seed" in config,
         "pvae": "pvae" in config,  # the version, which is written last
     }

@@ -1,4 +1,4 @@
-"""Reads a run's folder: its trained pair and its history."""
+"""Reads a run's folder, or a saved pair's: the trained pair and its history."""
 
 import csv
 import os
@@ -8,7 +8,7 @@ from pvae.errors import PvaeError
 from pvae.pair import Program
 from pvae.runs.build import build_pair
 from pvae.runs.config import read_config
-from pvae.training import read_checkpoint, restore_pair, with_own_source
+from pvae.training import read_state, restore_pair, with_own_source
 
 __all__ = ["load", "read_history"]
 
@@ -20,10 +20,10 @@ def load(
     guide: Program | None = None,
     trust: bool = False,
 ) -> tuple[Program, Program]:
-    """Loads the trained pair of a run folder.
+    """Loads the trained pair of a run folder, or of a folder that `pvae.save` wrote.
 
     Args:
-        run: The folder that `fit(..., out=run)` or the shell wrote.
+        run: The folder that `pvae.save`, `fit(..., out=run)` or the shell wrote.
         model: The model that was trained, newly built; needed if pvae cannot build it (closures,
             classes defined in the cells of a notebook).
         guide: The guide, likewise.
@@ -34,8 +34,8 @@ def load(
         Model and guide with the run's parameters, on the CPU.
 
     Raises:
-        PvaeError: The checkpoint is missing, truncated, of another pair or would run code, or
-            pvae cannot build the pair and it was not passed.
+        PvaeError: The folder has no parameters, or they are damaged, of another pair or would run
+            code; or pvae cannot build the pair and it was not passed.
 
     Example:
         >>> import tempfile, torch, pvae
@@ -46,19 +46,19 @@ def load(
         >>> again = pvae.models.VAE((1, 8, 8)), pvae.guides.MeanField((1, 8, 8))
         >>> model, guide = pvae.load(folder, model=again[0], guide=again[1])
     """
-    saved = read_checkpoint(Path(run) / "checkpoint.pt")
+    state, names = read_state(run)
     if (model is None) != (guide is None):
         raise PvaeError("Pass both model= and guide=, or neither.")
     if model is None or guide is None:
         if not (Path(run) / "config.yaml").exists():
             raise PvaeError(
-                f"{run} has no config.yaml, so pvae cannot build its pair ({saved['pair'][0]}, "
-                f"{saved['pair'][1]}). Build the pair and call "
+                f"{run} has no config.yaml, so pvae cannot build its pair ({names[0]}, "
+                f"{names[1]}). Build the pair and call "
                 "pvae.load(run, model=model, guide=guide)."
             )
-        config = with_own_source(Path(run), read_config(run, trust=trust))
+        config = with_own_source(Path(run), read_config(run, trust=trust, data=False))
         model, guide = build_pair(config)
-    restore_pair(model, guide, saved["best"] or saved["state"], where=str(run))
+    restore_pair(model, guide, state, where=str(run))
     return model, guide
 
 

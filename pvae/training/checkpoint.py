@@ -47,19 +47,22 @@ _CARRIED = (
 def pair_state(model: Program, guide: Program, stored: set[str]) -> dict[str, Any]:
     """Copies every weight, buffer and `pyro.param` value of a pair, except uncalled lazy layers'.
 
-    `stored` has the names of the pair's parameters in Pyro's store.
+    `stored` has the names of the pair's parameters in Pyro's store. Tensors that are tied (the
+    same memory under two names) share their copy too.
     """
-    store = pyro.get_param_store()
+    store, copies = pyro.get_param_store(), {}
     return {
         "modules": {
             path: {
-                n: _copy(value) for n, value in module.state_dict().items() if not is_lazy(value)
+                n: _copy(value, copies)
+                for n, value in module.state_dict().items()
+                if not is_lazy(value)
             }
             for path, module in modules(model, guide).items()
         },
         "params": {
             name: {
-                "unconstrained": _copy(store._params[name]),
+                "unconstrained": _copy(store._params[name], copies),
                 "constraint": _constraint_to_plain(store._constraints[name]),
             }
             for name in sorted(stored)
@@ -225,8 +228,15 @@ def write_history(path: Path, history: list[dict[str, float]]) -> None:
         writer.writerows(history)
 
 
-def _copy(value: Any) -> Any:
-    return value.detach().clone().cpu() if isinstance(value, Tensor) else value
+def _copy(value: Any, copies: dict[Any, Tensor]) -> Any:
+    if not isinstance(value, Tensor):
+        return value
+    if value.layout != torch.strided or not value.numel():
+        return value.detach().clone().cpu()
+    same = value.data_ptr(), value.device, value.dtype, value.shape, value.stride()
+    if same not in copies:
+        copies[same] = value.detach().clone().cpu()
+    return copies[same]
 
 
 def _constraint_to_plain(constraint: Any) -> dict[str, Any] | None:

@@ -17,7 +17,7 @@ from pvae.training.checkpoint import plain
 from pvae.training.source import keep_source
 from pvae.version import __version__
 
-__all__ = ["keep_config", "write_config"]
+__all__ = ["config_of_pair", "keep_config", "write_config"]
 
 _GIVEN = {"model", "guide"}  # arguments that building the pair fills in
 
@@ -42,18 +42,25 @@ def keep_config(
     module-level functions, and objects whose constructor arguments are known and plain. Of
     `options`, the arguments of `fit`, it writes the plain ones.
     """
-    if (config := _config(model, guide, data, options)) is not None:
+    pair, of_data = config_of_pair(model, guide), _data(data)
+    if pair is not None and of_data is not None:
+        kept = {name: v for name, value in options.items() if (v := _plain(value)) is not None}
+        config = {**pair, "data": of_data, **kept}
         write_config(run, config)
         keep_source(run, config)
 
 
-def _config(
-    model: Program, guide: Program, data: Any, options: dict[str, Any]
-) -> dict[str, Any] | None:
-    if not isinstance(data, Data) or data.source is None:
-        return None
+def config_of_pair(model: Program, guide: Program, data: Any = None) -> dict[str, Any] | None:
+    """Returns the parts `model`, `guide` and, if known, `data` of a config; None if not known."""
     sides = {"model": _program(model), "guide": _program(guide)}
     if None in sides.values():
+        return None
+    of_data = _data(data)
+    return sides if of_data is None else {**sides, "data": of_data}
+
+
+def _data(data: Any) -> dict[str, Any] | None:
+    if not isinstance(data, Data) or data.source is None:
         return None
     how = {
         "source": data.source,
@@ -67,8 +74,7 @@ def _config(
         "labelled_share": data.train.labelled_share,
         "seed": data.seed,
     }
-    kept = {name: v for name, value in options.items() if (v := _plain(value)) is not None}
-    return {**sides, "data": {k: v for k, v in how.items() if v is not None}, **kept}
+    return {k: v for k, v in how.items() if v is not None}
 
 
 def _program(program: Program) -> dict[str, Any] | None:

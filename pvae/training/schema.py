@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pvae.errors import PvaeError
 
-__all__ = ["VERSION", "check_checkpoint"]
+__all__ = ["VERSION", "check_checkpoint", "fault_of_state"]
 
 VERSION = 1
 _FORMAT = "pvae checkpoint "
@@ -53,6 +53,11 @@ def check_checkpoint(contents: Any, path: Path) -> dict[str, Any]:
             "an older copy, or train in another folder."
         )
     return contents
+
+
+def fault_of_state(state: Any) -> str:
+    """Returns the entry of a pair's state that is missing or wrong, or an empty string."""
+    return _fault(state, _STATE, "")[1:]
 
 
 def _number(value: Any) -> bool:

@@ -3,7 +3,6 @@
 import os
 import sys
 from collections.abc import Container, Iterable
-from pathlib import Path
 from typing import Any
 
 import pyro
@@ -13,8 +12,9 @@ from torch.nn.parameter import is_lazy
 from pvae.errors import PvaeError, nearest
 from pvae.pair import Program, modules, name_of
 from pvae.runtime import tqdm
-from pvae.training.checkpoint import of_today, read_checkpoint, set_params
+from pvae.training.checkpoint import of_today, set_params
 from pvae.training.svi import SVI
+from pvae.training.weights import read_state
 
 __all__ = ["freeze", "parts", "say_frozen", "warm_start"]
 
@@ -35,7 +35,7 @@ def warm_start(model: Program, guide: Program, run: str | os.PathLike[str]) -> l
     Args:
         model: The model that is to start there.
         guide: Its guide.
-        run: The folder of a run. Its parameters are those that `pvae.load` gives.
+        run: The folder of a run or of `pvae.save`. Its parameters are those that `pvae.load` gives.
 
     Returns:
         The names of what was taken.
@@ -53,14 +53,13 @@ def warm_start(model: Program, guide: Program, run: str | os.PathLike[str]) -> l
         >>> "model.decoder.layers.0.weight" in warm_start(*pair, run)
         True
     """
-    saved = read_checkpoint(Path(run) / "checkpoint.pt")
-    state, found = saved["best"] or saved["state"], modules(model, guide)
+    (state, pair), found = read_state(run), modules(model, guide)
     ours: dict[str, Tensor] = {}
     theirs: dict[str, Any] = {}
     for path, values in state["modules"].items():
         here = found[path].state_dict() if path in found else {}
         theirs |= {f"{path}.{name}": v for name, v in of_today(values, here).items()}
-    if inside := _part(model, saved["pair"][0]):
+    if inside := _part(model, pair[0]):
         theirs = {
             f"{inside}.{n.removeprefix('model.')}": v
             for n, v in theirs.items()
@@ -83,7 +82,7 @@ def warm_start(model: Program, guide: Program, run: str | os.PathLike[str]) -> l
         fault = f"these do not fit: {_few(shapes, '; ')}" if wrong else "no name is in both"
         raise PvaeError(
             f"{name_of(model)} and {name_of(guide)} cannot start from {run}, a run of "
-            f"{saved['pair'][0]} and {saved['pair'][1]}: {fault}. What fits: "
+            f"{pair[0]} and {pair[1]}: {fault}. What fits: "
             f"{_few(parts(ours, taken)) or 'nothing'}. Build the pair with the sizes of the run."
         )
     for path, module in found.items():
