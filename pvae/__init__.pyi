@@ -4,6 +4,7 @@ from . import (
     distributions,
     estimators,
     evaluation,
+    exported,
     guides,
     importance,
     models,
@@ -19,6 +20,7 @@ from . import (
 from .diagnosis import Diagnosis, diagnose
 from .errors import PvaeError
 from .evaluation import Evaluation, classify, compare, evaluate
+from .exported import export
 from .importance import log_weights
 from .pair import Inspection, check, inspect
 from .predictive import (
@@ -62,6 +64,8 @@ __all__ = [
     "estimators",
     "evaluate",
     "evaluation",
+    "export",
+    "exported",
     "fit",
     "generate",
     "glorot",

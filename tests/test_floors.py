@@ -30,6 +30,7 @@ FLOORS = {
     "objectives": 5,
     "evaluation": 5,
     "estimators": 6,  # pvae/estimators.py, a short name
+    "exported": 6,
     "training": 6,
     "plot": 6,
     "report": 6,

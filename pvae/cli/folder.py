@@ -13,6 +13,7 @@ from pvae.runtime import LOCK
 from pvae.training import FOLDER, WEIGHTS
 
 __all__ = [
+    "EXPORTED",
     "RUN_FILES",
     "check_folder",
     "empty_folder",
@@ -21,6 +22,9 @@ __all__ = [
     "require_checkpoint",
     "run_argument",
 ]
+
+EXPORTED = "exported"
+"""The folder of exported programs in a run."""
 
 RUN_FILES = (
     "config.yaml",
@@ -67,8 +71,9 @@ def empty_folder(out: Path, overwrite: bool) -> None:
     try:
         for file in RUN_FILES:
             (out / file).unlink(missing_ok=True)
-        if (out / FOLDER).is_dir():
-            shutil.rmtree(out / FOLDER)
+        for folder in (FOLDER, EXPORTED):
+            if (out / folder).is_dir():
+                shutil.rmtree(out / folder)
     except OSError as error:
         raise PvaeError(f"Cannot empty {out}: {error.strerror}.") from None
     shutil.rmtree(out / "evaluation.partial", ignore_errors=True)

@@ -18,6 +18,7 @@ _COMMANDS = {  # imported only when they are called, because the imports take se
     "evaluate": "pvae.cli.evaluate:evaluate",
     "report": "pvae.cli.report:report",
     "compare": "pvae.cli.report:compare",
+    "export": "pvae.cli.export:export",
     "list": "pvae.cli.listing:list_names",
     "new": "pvae.cli.new:write_pair",
     "check": "pvae.cli.check:check",

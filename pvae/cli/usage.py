@@ -15,6 +15,7 @@ commands:
   report RUN     write the report of an evaluated run
   compare RUN RUN ...
                  compare the bounds of runs on the same data with the first run's
+  export RUN     write the encoder and the decoder as files that run without pvae (ONNX)
   list           list the models, guides and data sets that have a name
   new NAME       write a model, a guide and a test as a starting point
   check MODEL GUIDE
@@ -38,6 +39,7 @@ HELP_OF = {
     "resume": "Continue the run in this folder.",
     "out": "The run folder (default: runs/DATA-MODEL-N).",
     "overwrite": "Replace the run in --out.",
+    "export": "Where to write the encoder and the decoder (default: RUN/exported).",
     "init": "The initial parameters: 'glorot' draws the weights as Glorot & Bengio do and sets "
     "the output to the mean of the data (default: as the classes make them).",
     "given": "What the model is given beside x: a field of the data, such as y, the labels, or a "

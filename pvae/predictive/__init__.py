@@ -3,11 +3,11 @@
 Imports `importance`, `pair`, `data`, `distributions`, `runtime` and `errors`.
 """
 
-from pvae.predictive.at_means import place_of
+from pvae.predictive.at_means import AtMeans, place_of, rule_of
 from pvae.predictive.complete import complete
 from pvae.predictive.edit import directions, edit
 from pvae.predictive.encode import draw_codes, encode
-from pvae.predictive.generate import decode, generate, reconstruct
+from pvae.predictive.generate import decode, generate, reconstruct, shown_site
 from pvae.predictive.inpaint import inpaint
 from pvae.predictive.known import KnownPart, blank, known_of
 from pvae.predictive.plane import Plane, code_grid, normal_quantiles, plane, prior_density
@@ -16,6 +16,7 @@ from pvae.predictive.traverse import ACTIVE, Traversal, interpolate, traverse
 
 __all__ = [
     "ACTIVE",
+    "AtMeans",
     "KnownPart",
     "Plane",
     "Probes",
@@ -38,5 +39,7 @@ __all__ = [
     "prior_density",
     "probe",
     "reconstruct",
+    "rule_of",
+    "shown_site",
     "traverse",
 ]

@@ -22,7 +22,7 @@ from pvae.predictive.at_means import AtMeans, given_to, place_of, trace_at_means
 from pvae.predictive.without_data import drawn, one_label, run_without_data
 from pvae.runtime import own_random_state
 
-__all__ = ["decode", "generate", "mean_of", "prior_sites", "reconstruct"]
+__all__ = ["decode", "generate", "mean_of", "prior_sites", "reconstruct", "shown_site"]
 
 
 def prior_sites(model: Program, *batch: Any) -> list[str]:
@@ -163,6 +163,17 @@ def mean_of(
     given: frozenset[str] | set[str] = frozenset(),
 ) -> Tensor:
     """Returns the mean of a site, or of the observed site with the most values."""
+    return _mean(shown_site(model, trace, site, size, given))
+
+
+def shown_site(
+    model: Program,
+    trace: Trace,
+    site: str | None,
+    size: int | None = None,
+    given: frozenset[str] | set[str] = frozenset(),
+) -> dict[str, Any]:
+    """Returns a site of a trace, or the observed site with the most values."""
     sites = {**drawn(trace), **observed_sites(trace)}
     sites = {n: s for n, s in sites.items() if not isinstance(base_distribution(s["fn"]), Unit)}
     if site is not None:
@@ -171,7 +182,7 @@ def mean_of(
                 f"The model {name_of(model)} has no site {site!r}; its sites are "
                 f"{', '.join(sites)}."
             )
-        return _mean(sites[site])
+        return sites[site]
     sites = {name: each for name, each in sites.items() if name not in given}
     if not sites:
         raise PvaeError(f"The model {name_of(model)} has no sample site to show.")
@@ -192,7 +203,7 @@ def mean_of(
             'and its shapes follow its arguments, pyro.plate("data", len(x)), or ask for as '
             "many as it gives."
         )
-    return _mean(chosen)
+    return chosen
 
 
 def _numel(site: dict[str, Any]) -> int:
