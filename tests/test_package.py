@@ -1,14 +1,17 @@
 """The package as such: lazy, documented names, no change to Pyro or torch on import."""
 
 import ast
+import pkgutil
 import subprocess
 import sys
 import textwrap
+import tomllib
 from pathlib import Path
 
 import lazy_loader
 import pyro
 import pytest
+import yaml
 
 import pvae
 
@@ -34,6 +37,15 @@ def test_the_table_for_editors_is_the_one_that_names_are_loaded_from():
     tree = ast.parse(Path(pvae.__file__).with_suffix(".pyi").read_text("utf-8"))
     (listed,) = (node.value for node in tree.body if isinstance(node, ast.Assign))
     assert sorted(ast.literal_eval(listed)) == sorted(pvae.__all__)
+
+
+def test_the_version_is_in_one_place_and_the_citation_repeats_it():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    assert "version" not in project["project"]
+    attribute = project["tool"]["setuptools"]["dynamic"]["version"]["attr"]
+    assert pkgutil.resolve_name(attribute) == pvae.__version__
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
+    assert citation["version"] == pvae.__version__
 
 
 def test_import_is_lazy_and_changes_nothing_in_pyro_or_torch():
