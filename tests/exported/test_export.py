@@ -140,7 +140,5 @@ def test_an_autoregressive_decoder_and_a_guide_without_codes_are_refused(tmp_pat
         pvae.export(*pair, X, tmp_path, format="torch")
     assert {path.name for path in tmp_path.iterdir()} == {"encoder.pt2"}
     *pair, _ = make("MADE")
-    with pytest.raises(
-        PvaeError, match=r"(NoLatents).*nothing to encode.*(MADE)"
-    ):
+    with pytest.raises(PvaeError, match=r"(NoLatents).*nothing to encode.*(MADE)"):
         pvae.export(*pair, X, tmp_path / "none", format="torch")
