@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pvae.errors import PvaeError
-from pvae.runs import names_of, trusted
+from pvae.runs import EXPORTED, names_of, trusted
 from pvae.runtime import LOCK
 from pvae.training import FOLDER, WEIGHTS
 
@@ -22,9 +22,6 @@ __all__ = [
     "require_checkpoint",
     "run_argument",
 ]
-
-EXPORTED = "exported"
-"""The folder of exported programs in a run."""
 
 RUN_FILES = (
     "config.yaml",

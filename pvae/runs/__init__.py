@@ -9,10 +9,11 @@ from pvae.runs.codes import codes, read_codes
 from pvae.runs.config import load_yaml, names_of, read_config, renamed
 from pvae.runs.folder import load, read_history
 from pvae.runs.names import from_file, full_name, in_file, resolve, shared
-from pvae.runs.save import save
+from pvae.runs.save import EXPORTED, save
 from pvae.runs.trust import check_trust, trusted
 
 __all__ = [
+    "EXPORTED",
     "GIVEN",
     "build_pair",
     "check_trust",

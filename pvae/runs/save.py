@@ -40,7 +40,10 @@ from pvae.training import (
     write_weights,
 )
 
-__all__ = ["save"]
+__all__ = ["EXPORTED", "save"]
+
+EXPORTED = "exported"
+"""The folder of exported programs in a run or a saved pair."""
 
 _CARD = "README.md"
 _RESULTS = ("evaluation.json", "evaluation.nc")
@@ -116,7 +119,8 @@ def save(
     _check_folder(out, overwrite)
     write_weights(out / WEIGHTS, state, names)  # first: a folder with it may be overwritten
     written = {WEIGHTS, _CARD}
-    shutil.rmtree(out / FOLDER, ignore_errors=True)
+    for old in (FOLDER, EXPORTED):
+        shutil.rmtree(out / old, ignore_errors=True)
     if config is not None:
         written.add("config.yaml")
         if run is None:
