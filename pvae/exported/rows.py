@@ -75,7 +75,7 @@ class Rows(nn.Module):
             else:
                 self._keys.append(self._keep(name, named[name]))
         graph.recompile()
-        self.graph = graph
+        self.operations = graph  # not "graph": an exported module has an attribute of that name
 
     def _keep(self, name: str, value: Tensor) -> str:
         key = re.sub(r"\W", "_", name)
@@ -85,7 +85,7 @@ class Rows(nn.Module):
         return key
 
     def forward(self, *rows: Tensor) -> dict[str, Tensor]:
-        found = self.graph(*rows, *(getattr(self, key) for key in self._keys))
+        found = self.operations(*rows, *(getattr(self, key) for key in self._keys))
         return dict(zip(self.outputs, found, strict=True))
 
 

@@ -9,7 +9,7 @@ from pvae.runs.codes import codes, read_codes
 from pvae.runs.config import load_yaml, names_of, read_config, renamed
 from pvae.runs.folder import load, read_history
 from pvae.runs.names import from_file, full_name, in_file, resolve, shared
-from pvae.runs.save import EXPORTED, save
+from pvae.runs.saving import EXPORTED, save
 from pvae.runs.trust import check_trust, trusted
 
 __all__ = [
