@@ -41,7 +41,7 @@ def read_config(
     valid = {
         "model": _is_program(config.get("model")),
         "guide": _is_program(config.get("guide")),
-        "data": not data or isinstance(config.get("data"), dict),
+        "data": isinstance(config.get("data"), dict) or not (data or "data" in config),
         "seed": "seed" in config,
         "pvae": "pvae" in config,  # the version, which is written last
     }
