@@ -1,4 +1,5 @@
 from . import (
+    callbacks,
     data,
     diagnosis,
     distributions,
@@ -48,6 +49,7 @@ __all__ = [
     "Inspection",
     "PvaeError",
     "__version__",
+    "callbacks",
     "check",
     "classify",
     "codes",

@@ -34,6 +34,7 @@ FLOORS = {
     "training": 6,
     "plot": 6,
     "report": 6,
+    "callbacks": 7,
     "diagnosis": 7,
     "runs": 7,
     "face": 8,  # pvae/__init__.pyi

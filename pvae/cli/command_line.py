@@ -112,7 +112,7 @@ def _early(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
 
 def _check_resume(argv: list[str], run: str) -> None:
     """Refuses options that would change a resumed training; its evaluation may change."""
-    free = names_of_evaluation() | {"resume", "device", "progress", "trust", "epochs"}
+    free = names_of_evaluation() | {"resume", "device", "progress", "trust", "epochs", "logger"}
     names = {argument.partition("=")[0] for argument in argv if argument.startswith("--")}
     if fixed := sorted(names - {f"--{name}" for name in free}):
         raise UsageError(

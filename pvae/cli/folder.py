@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from pvae.callbacks import FOLDERS
 from pvae.errors import PvaeError
 from pvae.runs import EXPORTED, names_of, trusted
 from pvae.runtime import LOCK
@@ -68,7 +69,7 @@ def empty_folder(out: Path, overwrite: bool) -> None:
     try:
         for file in RUN_FILES:
             (out / file).unlink(missing_ok=True)
-        for folder in (FOLDER, EXPORTED):
+        for folder in (FOLDER, EXPORTED, *FOLDERS):
             if (out / folder).is_dir():
                 shutil.rmtree(out / folder)
     except OSError as error:
@@ -80,7 +81,8 @@ def remove_folder(out: Path) -> None:
     """Removes the folder of a run that was not trained."""
     with contextlib.suppress(OSError):
         (out / "config.yaml").unlink(missing_ok=True)
-        shutil.rmtree(out / FOLDER, ignore_errors=True)
+        for folder in (FOLDER, *FOLDERS):
+            shutil.rmtree(out / folder, ignore_errors=True)
         out.rmdir()
 
 

@@ -38,6 +38,10 @@ __all__ = [
 ]
 
 PROGRAMS = {"model", "guide", "data"}
+NOT_OPTIONS = {"out", "resume", "callbacks"}
+"""Arguments of `fit` that the shell fills in."""
+
+LoggerName = Literal["tensorboard", "wandb", "mlflow"]
 
 
 class _Help(DefaultHelpFormatter):
@@ -87,6 +91,9 @@ def parser_of_pair(command: str, targets: dict[str, Any]) -> ArgumentParser:
             "--from", metavar="RUN", type=list[str] | str | None, help=HELP_OF["from"]
         )
         parser.add_argument("--freeze", type=list[str] | str | None, help=HELP_OF["freeze"])
+        parser.add_argument(
+            "--logger", type=list[LoggerName] | LoggerName | None, help=HELP_OF["logger"]
+        )
     for side, target in targets.items():
         if isinstance(target, type):
             parser.add_class_arguments(target, side, skip=GIVEN[side], fail_untyped=False)
@@ -94,7 +101,7 @@ def parser_of_pair(command: str, targets: dict[str, Any]) -> ArgumentParser:
     if check:
         parser.add_function_arguments(diagnose, skip=PROGRAMS, fail_untyped=False)
     else:
-        parser.add_function_arguments(fit, skip=PROGRAMS | {"out", "resume"}, fail_untyped=False)
+        parser.add_function_arguments(fit, skip=PROGRAMS | NOT_OPTIONS, fail_untyped=False)
         add_evaluation(parser, set(inspect.signature(fit).parameters))
     for name in ("model", "guide", "data"):
         group = [action for action in parser._actions if f"--{name}" in action.option_strings]
@@ -220,6 +227,6 @@ def load_data(config: dict[str, Any], *, trust: bool = False) -> Data:
 
 def options_of(function: Callable[..., Any], config: dict[str, Any]) -> dict[str, Any]:
     """Returns a function's arguments from a config, converted by its type hints."""
-    skip = PROGRAMS | {"out", "resume"}
+    skip = PROGRAMS | NOT_OPTIONS
     names = inspect.signature(function).parameters.keys() - skip
     return typed(function, {key: config[key] for key in names & config.keys()}, skip=skip)

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from pvae.callbacks import LOGGERS
 from pvae.cli.command_line import parse
 from pvae.cli.evaluate import save_evaluation
 from pvae.cli.folder import check_folder, empty_folder, make_folder, remove_folder, run_argument
@@ -45,13 +46,14 @@ def _train(command: str, argv: list[str]) -> None:
             lock.enter_context(locked(early.resume))
         if early.out:
             check_folder(Path(early.out), early.overwrite)
+        loggers = [LOGGERS[name]() for name in listed(config.get("logger"))]
         names = take_given(config)
         data = load_data(config, trust=early.trust)
         print(f"data: {data.in_words}", flush=True)
         _set_event_shape(config, data)
         model, guide = build_pair(config)
         check_given(names, data, model)
-        options = options_of(fit, config) | {"progress": progress}
+        options = options_of(fit, config) | {"progress": progress, "callbacks": loggers}
         if early.resume:
             _set_epochs(Path(early.resume), config["epochs"])
         if not (early.resume and (Path(early.resume) / "checkpoint.pt").exists()):

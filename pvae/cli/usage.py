@@ -48,6 +48,8 @@ HELP_OF = {
     "[RUN,RUN]: the pair's and its prior's. What no run has starts as usual.",
     "freeze": "Parts that are not trained: a name such as guide or model.decoder, or a list, "
     "[guide,model.decoder].",
+    "logger": "Also write curves to 'tensorboard', 'wandb' or 'mlflow', or to several, "
+    "[tensorboard,wandb].",
     "model": "A name in pvae.models, my_package.MyModel, path/to/file.py:MyModel or "
     "path/to/file.py:Both.model (default: VAE).",
     "guide": "A name in pvae.guides, or a class as for --model (default: MeanField).",

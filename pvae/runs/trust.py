@@ -19,9 +19,9 @@ def check_trust(config: Any, where: str, given: Collection[str] = ()) -> None:
     """Refuses a config that names code to run, before any of that code is imported.
 
     Every class path in the config counts, at any depth and inside quoted YAML too. It must be a
-    network, an objective, an optimiser, a distribution or a transform of pvae, torch or Pyro:
-    these take numbers and make tensors. Other names of these libraries are refused because some
-    run code that they are given, such as `torch.hub.load`.
+    network, an objective, an optimiser or its schedule, a distribution or a transform of pvae,
+    torch or Pyro: these take numbers and make tensors. Other names of these libraries are refused
+    because some run code that they are given, such as `torch.hub.load`.
 
     Args:
         config: Plain containers from a file.
@@ -86,7 +86,7 @@ def _harmless(name: str) -> bool:
     root, *parts = name.split(".")
     if root not in _LIBRARIES or any(part.startswith("_") for part in parts):
         return False
-    kinds = (nn.Module, ELBO, optim.Optimizer, PyroOptim)
+    kinds = (nn.Module, ELBO, optim.Optimizer, optim.lr_scheduler.LRScheduler, PyroOptim)
     kinds += (distributions.Distribution, distributions.Transform)
     found, path = importlib.import_module(root), root
     for part in parts:

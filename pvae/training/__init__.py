@@ -6,6 +6,7 @@ Imports `objectives`, `importance`, `compile`, `pair`, `nn`, `data`, `distributi
 
 from pvae.training.checkpoint import pair_state, read_checkpoint, restore_pair
 from pvae.training.fit import fit
+from pvae.training.hooks import Callback, Training
 from pvae.training.initialise import glorot
 from pvae.training.not_finite import what_is_not_finite
 from pvae.training.record import config_of_pair, write_config
@@ -18,6 +19,8 @@ __all__ = [
     "FOLDER",
     "SVI",
     "WEIGHTS",
+    "Callback",
+    "Training",
     "beside",
     "config_of_pair",
     "fit",

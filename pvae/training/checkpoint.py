@@ -24,6 +24,7 @@ from pvae.runtime import atomic, why
 from pvae.training.schema import VERSION, check_checkpoint
 
 __all__ = [
+    "final_state",
     "of_today",
     "pair_state",
     "plain",
@@ -40,7 +41,7 @@ _DAMAGED = RuntimeError, EOFError, OSError, LookupError, ValueError, TypeError, 
 _IN_HEAD = ("log_scale", "fixed_scale", "log_total_count")
 _CARRIED = (
     "A checkpoint holds tensors, numbers, strings and plain containers. The optimiser's state, the "
-    "modules' extra state and the settings must hold nothing else."
+    "modules' extra state, the settings and what callbacks keep must hold nothing else."
 )
 
 
@@ -109,6 +110,11 @@ def restore_pair(model: Program, guide: Program, state: dict[str, Any], where: s
     for path, module in found.items():
         module.load_state_dict(saved[path], strict=False)
     set_params(state["params"])
+
+
+def final_state(saved: dict[str, Any]) -> dict[str, Any]:
+    """Returns the state of a pair in a checkpoint: of the best epoch, averaged, or the last one."""
+    return saved["best"] or saved.get("average") or saved["state"]
 
 
 def set_params(params: dict[str, Any]) -> None:

@@ -40,12 +40,18 @@ _MOST_RENEWALS = 2
 class CompiledGradient:
     """Computes gradients with one compiled graph per input signature, compared with `eager`'s.
 
+    Args:
+        eager: Computes the gradient with Pyro.
+        compiling: Returns a context in which a graph is compiled.
+
     Attributes:
         why_not: Why there are no graphs, else `None`.
     """
 
-    def __init__(self, eager: EagerGradient) -> None:
-        self._eager = eager
+    def __init__(
+        self, eager: EagerGradient, compiling: Callable[[], Any] = contextlib.nullcontext
+    ) -> None:
+        self._eager, self._compiling = eager, compiling
         self.why_not: str | None = None
         self._graphs: dict[Any, Recorded] = {}
         self._largest: dict[Any, int] = {}
@@ -269,7 +275,7 @@ class CompiledGradient:
 
         watch = Watch(model, guide, elbo, self._schedules)
         try:
-            with own:
+            with own, self._compiling():
                 recorded = Recorded(
                     gradient, trained, owned, self._schedules, args, kwargs, fixed=self._fixed
                 )

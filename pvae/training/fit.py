@@ -4,7 +4,7 @@ import inspect
 import math
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -46,13 +46,15 @@ from pvae.runtime import (
     own_random_state,
     whole,
 )
+from pvae.training.average import Average, check_decay
 from pvae.training.checkpoint import plain, read_checkpoint
 from pvae.training.fitted import Fit
+from pvae.training.hooks import Callback, check_callbacks
 from pvae.training.loop import Run
 from pvae.training.optimiser import MakeOptimizer, Optimiser
 from pvae.training.record import keep_config
 from pvae.training.resume import restore
-from pvae.training.schedule import rate_factor
+from pvae.training.schedule import Factor, MakeScheduler, rate_factor, scheduler_class
 from pvae.training.settings import of_data, of_loss, of_sites
 from pvae.training.stages import say_frozen
 from pvae.training.suitable import (
@@ -65,7 +67,7 @@ from pvae.training.suitable import (
 from pvae.training.svi import SVI, Mode
 from pvae.training.warn import warn
 
-__all__ = ["Fit", "fit"]
+__all__ = ["fit"]
 
 _STEPS_WORTH_COMPILING = 10_000  # each saves some two milliseconds
 
@@ -82,10 +84,12 @@ def fit(
     num_particles: int = 1,
     optim: MakeOptimizer | PyroOptim | torch.optim.Optimizer | LRScheduler | None = None,
     lr: float = 1e-3,
-    schedule: Literal["cosine", "constant", "burda"] | Callable[[float], float] = "cosine",
+    schedule: Literal["cosine", "constant", "burda"] | MakeScheduler | Factor = "cosine",
     clip_norm: float | None = None,
     kl_warmup: int = 0,
     patience: int = 10,
+    accumulate: int = 1,
+    average: float | None = None,
     mode: Mode = "auto",
     precision: Precision = "float32",
     plate: str | None = None,
@@ -94,6 +98,7 @@ def fit(
     out: str | os.PathLike[str] | None = None,
     resume: bool = False,
     progress: bool = True,
+    callbacks: Sequence[Callback] = (),
     **kwargs: Any,
 ) -> Fit:
     r"""Trains a pair: maximises the ELBO over minibatches.
@@ -128,12 +133,21 @@ def fit(
             `"burda"` is 10^(−i/7) for 3^i parts of the run, i = 0 … 7 (Burda et al. 2016, whose
             run has 3280 epochs), or a function of the finished share of the run in [0, 1). It
             multiplies an optimiser's own decay (`lrd` of Pyro's ClippedAdam); a scheduler of
-            `pyro.optim` or torch replaces it.
+            `pyro.optim` or torch replaces it. Or a class of `torch.optim.lr_scheduler` (or a
+            `functools.partial` of one, with its options), which is stepped after each epoch.
         clip_norm: Bound on the global norm of the gradient of the ELBO per datum.
         kl_warmup: Epochs over which β grows from 0 to 1, step by step.
         patience: Epochs without a better validation ELBO before training stops and returns to
             the best epoch. Epochs count from the first that ends at β = 1. Without a validation
             part training never stops early.
+        accumulate: Number of minibatches whose gradients are added up for one step of the
+            optimiser: that of a minibatch `accumulate` times larger, in the memory of one. What
+            mixes the data of a minibatch (the MMD of InfoVAE_ELBO, batch normalisation) still
+            sees the small ones. On a GPU such a step is not one CUDA graph.
+        average: Decay d of a moving average of parameters and buffers, averaged = d averaged +
+            (1 − d) present after each step, such as 0.999. Validation, the trained pair and
+            everything after training have the averaged values; batch normalisation has averaged
+            statistics. `elbo` in the history is that of the values that are trained.
         mode: `"compiled"`, `"eager"`, or `"auto"`: compiled if the run has 10,000 steps or more,
             because compiling takes some ten seconds. A pair that cannot be compiled runs eagerly,
             with a warning. See `pvae.SVI`.
@@ -149,6 +163,8 @@ def fit(
             settings must be those that the run was started with, except for device, mode and
             `epochs`: more epochs lengthen the run and stretch its schedule.
         progress: Whether to show a progress bar with the bound in nats per datum.
+        callbacks: What else happens at the start, after steps and epochs, and at the end, such as
+            `pvae.callbacks.TensorBoard()`. See `pvae.callbacks.Callback`.
         **kwargs: Arguments of the programs by name.
 
     Returns:
@@ -158,7 +174,8 @@ def fit(
         PvaeError: If the pair or an argument is wrong (see `pvae.check`), if the smallest
             minibatch of an epoch is too small for the pair, if a resumed run was started with
             other settings, or if a step fails or is not finite. The message then names site, step
-            and batch, and the last good checkpoint is kept.
+            and batch, and the last good checkpoint is kept. If a callback fails, the run is saved
+            first.
         KeyboardInterrupt: After Ctrl-C, when the state has been saved.
 
     Source: Kingma & Welling 2014, *Auto-Encoding Variational Bayes*.
@@ -170,7 +187,7 @@ def fit(
         >>> len(fit(model, guide, digits, epochs=2, progress=False).history)
         2
     """
-    apart = {"model", "guide", "data", "out", "resume", "kwargs"}
+    apart = {"model", "guide", "data", "out", "resume", "callbacks", "kwargs"}
     options = {name: value for name, value in locals().items() if name not in apart}
     epochs = whole("epochs", epochs, least=1 if out is None else 0)
     batch_size = whole("batch_size", batch_size)
@@ -178,7 +195,10 @@ def fit(
     patience, seed = whole("patience", patience), check_seed(seed)
     lr, kl_warmup = number("lr", lr), number("kl_warmup", kl_warmup, zero=True)
     clip_norm = None if clip_norm is None else number("clip_norm", clip_norm)
-    factor = rate_factor(schedule)
+    accumulate = whole("accumulate", accumulate)
+    average = None if average is None else check_decay(average)
+    callbacks, factor = check_callbacks(callbacks), rate_factor(schedule)
+    scheduler = scheduler_class(schedule)
     place = find_device(device)
     data, programs = as_data(data), (model, guide)
     train, (model, guide) = given(data, kwargs, place, model, guide, split="train")
@@ -241,8 +261,10 @@ def fit(
                 if fault:
                     warn(fault)
         pyro.set_rng_seed(seed)
+        optimiser = Optimiser(optim, lr, None if scheduler is None else schedule)
+        svi = SVI(model, guide, optimiser, elbo, mode=mode, precision=precision)
         run = Run(
-            svi=SVI(model, guide, Optimiser(optim, lr), elbo, mode=mode, precision=precision),
+            svi=svi,
             # An objective's penalty must not decide when to stop.
             bound=choose_elbo("auto", structure)
             if isinstance(elbo, Beta_ELBO | SemiSupervised_ELBO)
@@ -260,6 +282,9 @@ def fit(
             checkpoint=checkpoint,
             full_size=full_size(pair),
             objective=objective_name(structure),
+            accumulate=accumulate,
+            average=None if average is None else Average(svi, average),
+            callbacks=callbacks,
         )
         if caveat:
             warn(caveat)
@@ -277,8 +302,9 @@ def fit(
                     "kl_warmup": kl_warmup, "num_data": len(train), "precision": precision,
                     "clip_norm": clip_norm, "plate": plate,
                     "patience": None if validation is None else patience,
-                    "schedule": schedule if isinstance(schedule, str) else "a function",
-                    "frozen": frozen,
+                    "schedule": schedule if isinstance(schedule, str) else "a function"
+                    if scheduler is None else scheduler.__name__,
+                    "accumulate": accumulate, "average": average, "frozen": frozen,
                 }
                 | of_loss(elbo) | of_sites(structure) | run.svi.optim.settings | sources
             )  # fmt: skip

@@ -1,10 +1,11 @@
-"""Interrupt: Ctrl-C waits until a training step is done."""
+"""Interrupt: Ctrl-C waits until a training step is done; how a run continues after that."""
 
 import signal
 import threading
+from pathlib import Path
 from typing import Any
 
-__all__ = ["Interrupt"]
+__all__ = ["Interrupt", "how_to_resume"]
 
 
 class Interrupt:
@@ -27,3 +28,14 @@ class Interrupt:
     def __exit__(self, *error: Any) -> None:
         if self._before is not None:
             signal.signal(signal.SIGINT, self._before)
+
+
+def how_to_resume(checkpoint: Path | None) -> str:
+    """Returns how a run continues that has been saved in a checkpoint, if there is one."""
+    if checkpoint is None:
+        return "The pair keeps its parameters. With out=FOLDER a run can be resumed."
+    folder = checkpoint.parent
+    return (
+        f"The run is saved in {folder}. Resume it with `pvae run --resume {folder}`, or in Python "
+        f"with fit(..., out={str(folder)!r}, resume=True)."
+    )

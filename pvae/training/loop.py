@@ -21,10 +21,13 @@ from pvae.runtime import (
     own_random_state,
     random_state,
     restore_random_state,
-    tqdm,
 )
+from pvae.training.average import Average
+from pvae.training.bar import Bar
+from pvae.training.calls import Calls
 from pvae.training.checkpoint import pair_state, restore_pair, write_checkpoint, write_history
-from pvae.training.interrupt import Interrupt
+from pvae.training.hooks import Callback, Training
+from pvae.training.interrupt import Interrupt, how_to_resume
 from pvae.training.svi import SVI
 from pvae.training.warn import warn
 
@@ -42,6 +45,10 @@ class Run:
         factor: The learning rate's factor as a function of the finished share of the run.
         full_size: Number of data that a subsampling plate scales a minibatch's loss to, or None.
         objective: What the progress bar calls the bound.
+        accumulate: Number of minibatches in a step.
+        average: Keeps averaged parameters, or None.
+        callbacks: What is called at the hooks.
+        kept: What the callbacks keep in the checkpoint.
         settings: By which a resumed run is recognised.
         epoch: Number of finished epochs.
         step: Number of finished steps in the present epoch.
@@ -65,6 +72,10 @@ class Run:
     checkpoint: Path | None
     full_size: int | None
     objective: str = "ELBO"
+    accumulate: int = 1
+    average: Average | None = None
+    callbacks: tuple[Callback, ...] = ()
+    kept: dict[str, Any] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
     history: list[dict[str, float]] = field(default_factory=list)
     epoch: int = 0
@@ -78,7 +89,7 @@ class Run:
     untrained: bool = False
 
     def __post_init__(self) -> None:
-        self.steps = math.ceil(len(self.train) / self.batch_size)
+        self.steps = math.ceil(math.ceil(len(self.train) / self.batch_size) / self.accumulate)
 
     @property
     def done(self) -> float:
@@ -87,6 +98,33 @@ class Run:
 
     def go(self, progress: bool) -> None:
         """Trains from the run's present state to its end."""
+        self._calls = Calls(self.callbacks, self._training(), self._final, self._save_after_failure)
+        try:
+            self._call("start")
+            self._go(progress)
+        except BaseException:
+            self._calls.end_after_failure()
+            raise
+        self.training.finished = True
+        self._call("end")
+
+    def _training(self) -> Training:
+        folder = None if self.checkpoint is None else self.checkpoint.parent
+        self.training = Training(
+            self.svi.model, self.svi.guide, self.train, self.validation, self.device, self.epochs,
+            self.steps, self.seed, folder, self.settings, self.kept,
+        )  # fmt: skip
+        return self.training
+
+    def _call(self, hook: str) -> None:
+        """Calls the callbacks."""
+        seen = self.training
+        seen.history, seen.epoch = self.history, self.epoch
+        seen.step = self.epoch * self.steps + self.step
+        self._calls(hook)
+        self.finished = self.finished or seen.stopped
+
+    def _go(self, progress: bool) -> None:
         if not self.done:
             self.svi.optim.set_lr(1.0)
             self.save(keep_going=True)  # for a run that is killed before its second checkpoint
@@ -96,25 +134,22 @@ class Run:
             self._untrained_removed(),
             self.svi.own,
             Interrupt() as interrupt,
-            tqdm(
-                total=self.epochs * self.steps,
-                initial=self.epoch * self.steps + self.step,
-                disable=not progress,
-                unit="step",
-                dynamic_ncols=True,
-                mininterval=0.5,
-            ) as bar,
+            Bar(self.epochs * self.steps, self.epoch * self.steps + self.step, progress) as bar,
         ):
+            self.svi.compiling = bar.compiling
             while self.epoch < self.epochs and not self.finished:
-                bar.set_description(f"epoch {self.epoch + 1}/{self.epochs}", refresh=False)
+                bar.describe(f"epoch {self.epoch + 1}/{self.epochs}")
                 self.svi.compare()
                 self._train_epoch(bar, interrupt)
                 self._end_epoch()
                 self._show(bar, self.history[-1]["elbo"])
+                self._call("epoch")
         self.finished = True
         self.save()  # with the last epoch's parameters, from which a longer run continues
         if self.best is not None:
             restore_pair(self.svi.model, self.svi.guide, self.best, "memory")
+        elif self.average is not None:
+            self.average.take()
         self.svi.optim.set_lr(1.0)
 
     @contextlib.contextmanager
@@ -127,7 +162,7 @@ class Run:
                 self.checkpoint.unlink(missing_ok=True)
             raise
 
-    def _train_epoch(self, bar: tqdm, interrupt: Interrupt) -> None:
+    def _train_epoch(self, bar: Bar, interrupt: Interrupt) -> None:
         place = self.train.device
         order = torch.Generator(place).manual_seed(_mix(self.seed, self.epoch))
         how = {"device": self.device, "shuffle": True, "generator": order}
@@ -136,44 +171,56 @@ class Run:
         batches = iter(self.train.batches(self.batch_size, **how))
         if self.step:  # repeats the minibatches before the checkpoint, with their noise
             state = random_state()
-            for _ in range(self.step):
+            for _ in range(self.step * self.accumulate):
                 next(batches)
             restore_random_state(state)
-        for batch in batches:
-            self._step(batch)
+        while self.step < self.steps:
+            self._step(batches)
             if not self.history and self.step % 50 == 0:
                 self._settle()
-                self._show(bar, self.total / min(len(self.train), self.step * self.batch_size))
+                seen = self.step * self.batch_size * self.accumulate
+                self._show(bar, self.total / min(len(self.train), seen))
             bar.update()
             if interrupt.asked or time.monotonic() - self.saved_at > SECONDS_BETWEEN_CHECKPOINTS:
                 self._settle()
                 self.save(keep_going=not interrupt.asked)
                 if interrupt.asked:
                     bar.close()
-                    print(self._how_to_resume())
+                    print(f"Interrupted. {how_to_resume(self.checkpoint)}")
                     raise KeyboardInterrupt
 
-    def _show(self, bar: tqdm, elbo: float) -> None:
-        shown = {self.objective: f"{elbo:.2f} nats"}
-        if self.history and "validation_elbo" in self.history[-1]:
-            shown["validation"] = f"{self.history[-1]['validation_elbo']:.2f}"
-        bar.set_postfix(shown, refresh=False)
+    def _show(self, bar: Bar, elbo: float) -> None:
+        bar.show(self.objective, elbo, (self.history or [{}])[-1].get("validation_elbo"))
 
-    def _step(self, batch: tuple[Tensor, ...]) -> None:
+    def _step(self, batches: Iterator[tuple[Tensor, ...]]) -> None:
+        """Takes one step of the optimiser, with the gradient of one minibatch or of several."""
         if not self.svi.optim.scheduled:
             self.svi.optim.set_lr(float(self.factor(self.done / self.epochs)))
-        size = len(batch[0])
-        datum = size if self.full_size is None else self.full_size
+        most = self.batch_size * self.accumulate
+        total = min(most, len(self.train) - self.step * most)
+        scaled = self.full_size is not None
         if self.clip_norm is not None:
-            self.svi.clip_norm = self.clip_norm * datum
+            self.svi.clip_norm = self.clip_norm * (self.full_size if scaled else total)
         if self.kl_warmup:
             self.svi.kl_weight = self._kl_weight(self.done)
-        with self._naming_the_step(size):
-            loss = self.svi.update(*batch)
-            # Also double precision on a GPU: the total must not depend on when it is fetched.
-            loss = loss.double() if isinstance(loss, Tensor) and loss.is_cuda else float(loss)
-            self.total -= loss * size / datum
+        left, spent = total, 0.0
+        while left:
+            batch = next(batches)
+            size = len(batch[0])
+            left -= size
+            self.svi.share = size / total if scaled else 1.0
+            with self._naming_the_step(size):
+                loss = (self.svi.hold if left else self.svi.update)(*batch)
+                # Also double precision on a GPU: the total must not depend on when it is fetched.
+                loss = loss.double() if isinstance(loss, Tensor) and loss.is_cuda else float(loss)
+                spent += loss * size / (self.full_size if scaled else size)
+        self.total -= spent
         self.step += 1
+        if self.average is not None:
+            self.average.update()
+        if self._calls.each_step:
+            self.training.loss = spent / total
+            self._call("step")
 
     def _settle(self) -> None:
         """Waits for a GPU and checks its steps."""
@@ -212,7 +259,8 @@ class Run:
             "kl_weight": self._kl_weight(self.epoch + 1),
         }
         if self.validation is not None:
-            row["validation_elbo"] = self._validate()
+            with self._final():
+                row["validation_elbo"] = self._validate()
         # While β grows, bounds also fall because of β, so that they do not show progress.
         if row["kl_weight"] == 1.0:
             self.svi.optim.end_epoch(-row.get("validation_elbo", row["elbo"]))
@@ -227,9 +275,14 @@ class Run:
         since = max(self.best_epoch, math.ceil(self.kl_warmup))
         if elbo > self.best_elbo:
             self.best_elbo, self.best_epoch = elbo, self.epoch + 1
-            self.best = pair_state(self.svi.model, self.svi.guide, self.svi.own.stored)
+            with self._final():
+                self.best = pair_state(self.svi.model, self.svi.guide, self.svi.own.stored)
         elif self.epoch + 1 - since >= self.patience:
             self.finished = True
+
+    def _final(self) -> contextlib.AbstractContextManager[None]:
+        """Gives the pair, in a context, the parameters that evaluation would use."""
+        return contextlib.nullcontext() if self.average is None else self.average.taken()
 
     def _validate(self) -> float:
         loss = 0.0
@@ -263,7 +316,11 @@ class Run:
             "history": self.history,
             "best": self.best,
             "best_at": [self.best_elbo, self.best_epoch],
+            "callbacks": self.kept,
         }
+        if self.average is not None and self.average.begun:
+            with self.average.taken():
+                contents["average"] = pair_state(svi.model, svi.guide, svi.own.stored)
         try:
             write_checkpoint(self.checkpoint, contents)
             self.untrained = False
@@ -275,16 +332,13 @@ class Run:
                 raise
             warn(f"{error} Training goes on.")
 
-    def _how_to_resume(self) -> str:
-        if self.checkpoint is None:
-            return (
-                "Interrupted. The pair keeps its parameters. With out=FOLDER a run can be resumed."
-            )
-        folder = self.checkpoint.parent
-        return (
-            f"Interrupted. The run is saved in {folder}. Resume it with `pvae run --resume "
-            f"{folder}`, or in Python with fit(..., out={str(folder)!r}, resume=True)."
-        )
+    def _save_after_failure(self) -> str:
+        """Saves the run after the error of a callback, and says where."""
+        if not self.done:
+            return "Nothing has been trained."
+        self._settle()
+        self.save(keep_going=True)
+        return how_to_resume(self.checkpoint)
 
 
 def _mix(seed: int, epoch: int) -> int:

@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from pvae.errors import PvaeError, first_line
 from pvae.training.optimiser_state import TECHNICAL, restore, state_of
 from pvae.training.pyro_recipe import PyroRecipe
+from pvae.training.schedule import MakeScheduler, start_scheduler
 
 __all__ = ["MakeOptimizer", "Optimiser"]
 
@@ -27,6 +28,7 @@ class Optimiser:
             parameters), an optimiser of `torch.optim` already made or one of its
             learning-rate schedulers, an optimiser of `pyro.optim`, or `None` for Adam.
         lr: Learning rate, nats⁻¹; used if `optim` is `None` or a bare class.
+        schedule: Makes a scheduler of torch's for the optimiser, or None.
 
     Attributes:
         names: Names of the parameters, by id.
@@ -40,8 +42,10 @@ class Optimiser:
         self,
         optim: MakeOptimizer | PyroOptim | torch.optim.Optimizer | LRScheduler | None = None,
         lr: float = 1e-3,
+        schedule: MakeScheduler | None = None,
     ) -> None:
         self._schedules: list[LRScheduler] = []
+        self._start = schedule
         optim = self._without_schedule(optim)
         self._recipe = PyroRecipe(optim) if isinstance(optim, PyroOptim) else None
         if self._recipe is not None:
@@ -68,7 +72,8 @@ class Optimiser:
     @property
     def scheduled(self) -> bool:
         """Whether the optimiser has its own learning-rate schedule."""
-        return bool(self._schedules) or (self._recipe is not None and self._recipe.scheduled)
+        own = self._recipe is not None and self._recipe.scheduled
+        return bool(self._schedules) or own or self._start is not None
 
     def _without_schedule(self, optim: Any) -> Any:
         """Returns the optimiser of a scheduler, and keeps the scheduler."""
@@ -106,6 +111,17 @@ class Optimiser:
                 self._torch.add_param_group(group)
         self.names.update({id(p): n for n, p in new.items()})
         self.parameters += new.values()
+        if self._start is not None:
+            self._refuse_two_schedules()
+            self._schedules.append(start_scheduler(self._start, self._torch))
+            self._start = None
+
+    def _refuse_two_schedules(self) -> None:
+        if self._schedules or (self._recipe is not None and self._recipe.scheduled):
+            raise PvaeError(
+                "The optimiser has its own learning-rate schedule, and schedule is another one. "
+                "Give one of them."
+            )
 
     def _make(self, named: dict[str, Tensor]) -> torch.optim.Optimizer:
         if self._recipe is not None:

@@ -37,11 +37,15 @@ def restore(run: Run, saved: dict[str, Any]) -> None:
             "A resumed run must be the same run, with as many epochs or more. Give the settings "
             "that it was started with, or start a new run in another folder."
         )
+    if run.average is not None and saved.get("average"):
+        restore_pair(run.svi.model, run.svi.guide, saved["average"], str(folder))
+        run.average.adopt()
     restore_pair(run.svi.model, run.svi.guide, saved["state"], str(folder))
     run.svi.optim.set_lr(1.0)
     run.svi.optim.load_state_dict(saved["optimiser"])
     run.epoch, run.step, run.total, run.finished = saved["progress"]
     run.history, run.best = saved["history"], saved["best"]
+    run.kept.update(saved.get("callbacks", {}))
     run.best_elbo, run.best_epoch = saved["best_at"]
     restore_random_state(saved["random"])
     if run.settings.get("schedule") == "a function" and not run.svi.optim.scheduled:

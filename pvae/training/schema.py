@@ -165,6 +165,10 @@ def _maybe(schema: Any) -> Callable[[Any], bool]:
     return lambda value: value is None or not _fault(value, schema, "")
 
 
+def _if_there(schema: Any) -> Callable[[Any], bool]:
+    return lambda value: value is ... or not _fault(value, schema, "")
+
+
 _STATE = {
     "modules": {str: _module_state},
     "params": {str: {"unconstrained": _tensor, "constraint": _constraint}},
@@ -185,6 +189,8 @@ CHECKPOINT = {
     "history": _history,
     "best": _maybe(_STATE),
     "best_at": (_number, _count),
+    "average": _if_there(_STATE),
+    "callbacks": _if_there({}),
 }
 """Version 1. A dict must have these keys and may have others (`str`: all keys are strings). A list
 has any number of such entries, a tuple exactly these."""

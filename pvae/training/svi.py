@@ -1,6 +1,8 @@
 """SVI: pyro.infer.SVI's interface, with the step compiled and parameters kept in their modules."""
 
+import contextlib
 import math
+from collections.abc import Callable
 from typing import Any, Literal, NoReturn, get_args
 
 import torch
@@ -12,6 +14,7 @@ from pvae.errors import PvaeError
 from pvae.objectives import plain_elbo
 from pvae.pair import OwnParameters, Program, alone, evaluating
 from pvae.runtime import Precision, check_precision, noise_state, restore_noise
+from pvae.training.accumulate import Held
 from pvae.training.compiled_step import CompiledGradient
 from pvae.training.eager_step import EagerGradient
 from pvae.training.not_finite import NotFiniteError, what_is_not_finite
@@ -71,7 +74,9 @@ class SVI:
     Attributes:
         kl_weight: β, a factor on the latent sites' log densities; None means 1. It may change
             from step to step.
+        share: A factor on the gradients that `hold` and the step after it add up.
         compiled: Whether the last step was compiled.
+        compiling: Returns a context in which a graph is compiled, for a message.
 
     Raises:
         PvaeError: If the loss is no ELBO, or the mode or precision is not known; at the first
@@ -112,10 +117,14 @@ class SVI:
         self.optim = optim if isinstance(optim, Optimiser) else Optimiser(optim)
         self.clip_norm, self.precision = clip_norm, precision
         self.kl_weight: float | None = None
+        self.share = 1.0
+        self.compiling: Callable[[], Any] = contextlib.nullcontext
         self.own = OwnParameters(model, guide)
         self.compiled = False
         self._wait = {"auto": _EAGER_STEPS, "eager": math.inf, "compiled": 0}[mode]
         self._start()
+        self._held = Held()
+        self._step = 0
         self._taken: list[tuple[Any, ...]] = []
         self._good: Tensor | None = None
 
@@ -123,7 +132,7 @@ class SVI:
         """Begins without graphs."""
         pair = self.model, self.guide, self.loss
         self._eager = EagerGradient(*pair, self.own, self.optim, self.precision)
-        self._graphs = CompiledGradient(self._eager)
+        self._graphs = CompiledGradient(self._eager, lambda: self.compiling())
 
     def _follow(self) -> None:
         """Starts again if another model, guide, loss, optimiser or precision has been set."""
@@ -181,31 +190,58 @@ class SVI:
                 `steps_ago` says which. The parameters are those of that step.
             PvaeError: As `step`.
         """
+        return self._run(args, kwargs, last=True)
+
+    @alone
+    def hold(self, *args: Any, **kwargs: Any) -> float | Tensor | tuple[float, ...]:
+        """Adds a minibatch's gradient to that of the next `step` or `update`; returns its loss.
+
+        The loss is a sum over the data, so that k minibatches have the gradient of one that is k
+        times larger. If a plate scales minibatches to all data, let `share` be a minibatch's part
+        of the larger one, also for the step. A step after `hold` is not one CUDA graph.
+
+        Raises:
+            NotFiniteError: As `update`.
+            PvaeError: As `step`.
+        """
+        return self._run(args, kwargs, last=False)
+
+    def _run(self, args: Any, kwargs: Any, last: bool) -> float | Tensor | tuple[float, ...]:
         if not torch.is_grad_enabled() or any(map(_is_inference, (*args, *kwargs.values()))):
             with torch.inference_mode(False), torch.enable_grad():
                 args = [a.clone() if _is_inference(a) else a for a in args]
                 kwargs = {k: a.clone() if _is_inference(a) else a for k, a in kwargs.items()}
-                return self.update(*args, **kwargs)
+                return self._run(args, kwargs, last)
         self._follow()
         weight = self.kl_weight
         weight = weight if weight is None or isinstance(weight, Tensor) else float(weight)
         state, found = noise_state(), None
         if self._wait > 0:
             self._wait -= 1
-        elif (replayed := self._replay(weight, args, kwargs)) is not None:
-            return self._note(*replayed, state, args, kwargs)
+        elif (
+            last and not self._held and (replayed := self._replay(weight, args, kwargs)) is not None
+        ):
+            return self._note(*replayed, last, state, args, kwargs)
         else:
             found = self._graphs(weight, args, kwargs)
         self.compiled = found is not None and self.why_eager is None
         loss, norm = found or self._eager(weight, args, kwargs)
-        if _on_gpu(loss) and self.optim.can_mask:
-            if self._good is None:
-                self._good = torch.ones((), dtype=torch.bool, device=loss.device)
-            return self._note(*self._finish(loss, norm), state, args, kwargs)
+        on_gpu = _on_gpu(loss) and self.optim.can_mask
+        if on_gpu and self._good is None:
+            self._good = torch.ones((), dtype=torch.bool, device=loss.device)
         losses = loss if isinstance(loss, tuple) else (loss,)
-        if not all(map(math.isfinite, (*losses, norm))):
+        if not on_gpu and not all(map(math.isfinite, (*losses, norm))):
             self._refuse(float(sum(losses)), state, args, kwargs)
-        self._descend(norm, None)
+        if self._held or not last:
+            self._held.add(self.optim.parameters, self.own.used, self.share)
+            if last:
+                norm, self.own.used = self._held.release()
+                if not on_gpu and not math.isfinite(norm):  # their sum overflows
+                    self._refuse(float(sum(losses)), state, args, kwargs)
+        if on_gpu:
+            return self._note(*self._finish(loss, norm, last), last, state, args, kwargs)
+        if last:
+            self._descend(norm, None)
         return loss
 
     def _descend(self, norm: Tensor, good: Tensor | None) -> None:
@@ -215,10 +251,11 @@ class SVI:
         self.optim.step(good)
         self.optim.zero_grad()
 
-    def _finish(self, loss: Tensor, norm: Tensor) -> list[Tensor]:
+    def _finish(self, loss: Tensor, norm: Tensor, last: bool = True) -> list[Tensor]:
         """Ends a step on a GPU without waiting; it changes nothing if it is not finite."""
         self._good.logical_and_(loss.isfinite() & norm.isfinite())
-        self._descend(norm, self._good)
+        if last:
+            self._descend(norm, self._good)
         return [loss, self._good.clone()]
 
     def _replay(self, weight: float | Tensor | None, args: Any, kwargs: Any) -> Any:
@@ -238,8 +275,9 @@ class SVI:
         self.compiled = self.compiled or found is not None
         return found
 
-    def _note(self, loss: Tensor, good: Tensor, *step: Any) -> Tensor:
-        self._taken.append((loss, good, *step))
+    def _note(self, loss: Tensor, good: Tensor, last: bool, *call: Any) -> Tensor:
+        self._taken.append((loss, good, self._step, *call))
+        self._step += last
         if len(self._taken) >= _UNCHECKED:
             self.settle()
         return loss
@@ -250,13 +288,14 @@ class SVI:
         if taken and not self._good:
             self._good.fill_(True)
             bad = [not good for good in torch.stack([good for _, good, *_ in taken]).tolist()]
-            loss, _, *step = taken[bad.index(True)]
-            self._refuse(float(loss), *step, steps_ago=len(taken) - 1 - bad.index(True))
+            loss, _, step, *call = taken[bad.index(True)]
+            self._refuse(float(loss), *call, steps_ago=taken[-1][2] - step)
 
     def _refuse(
         self, loss: float, state: Any, args: Any, kwargs: Any, *, steps_ago: int = 0
     ) -> NoReturn:
         self.optim.zero_grad()
+        self._held.drop()
         restore_noise(state)
         pair = self.model, self.guide, self.own, self.optim
         error = NotFiniteError(what_is_not_finite(*pair, loss, args, kwargs))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pvae.errors import PvaeError, first_line
 from pvae.runtime import atomic
-from pvae.training.checkpoint import read_checkpoint
+from pvae.training.checkpoint import final_state, read_checkpoint
 from pvae.training.schema import fault_of_state
 
 __all__ = ["WEIGHTS", "is_saved", "read_state", "read_weights", "write_weights"]
@@ -106,7 +106,7 @@ def read_state(folder: str | os.PathLike[str]) -> tuple[dict[str, Any], list[str
     if weights.exists() and not checkpoint.exists():
         return read_weights(weights)
     saved = read_checkpoint(checkpoint)
-    return saved["best"] or saved["state"], list(saved["pair"])
+    return final_state(saved), list(saved["pair"])
 
 
 def _without_tensors(
