@@ -16,7 +16,8 @@ commands:
   compare RUN RUN ...
                  compare the bounds of runs on the same data with the first run's
   export RUN     write the encoder and the decoder as files that run without pvae (ONNX)
-  list           list the models, guides and data sets that have a name
+  list [NAME]    list the models, guides, objectives and data sets that have a name, and which
+                 guides go with which models; with NAME its options
   new NAME       write a model, a guide and a test as a starting point
   check MODEL GUIDE
                  describe a pair and its faults

@@ -52,9 +52,12 @@ class Calls:
                         stack.enter_context(self._final())
                     method(seen)
             except Exception as error:
-                when = f"at step {seen.step}" if hook == "step" else f"after epoch {seen.epoch}"
+                when = {
+                    "step": f", at step {seen.step}",
+                    "epoch": f", after epoch {seen.epoch}",
+                }.get(hook, "")
                 raise PvaeError(
-                    f"The callback {_name(callback)} failed in `{hook}`, {when}. "
+                    f"The callback {_name(callback)} failed in `{hook}`{when}. "
                     f"{reason_of(error).rstrip('.')}. {self._save()}"
                 ) from error
 

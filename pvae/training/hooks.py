@@ -108,8 +108,9 @@ def hooked(callbacks: Iterable[Callback], hook: str) -> list[tuple[Callback, Cal
 
     A callback that does not override the method costs nothing.
     """
+    methods = [(callback, getattr(callback, hook)) for callback in callbacks]
     empty = getattr(Callback, hook)
-    return [(c, getattr(c, hook)) for c in callbacks if getattr(type(c), hook) is not empty]
+    return [(c, method) for c, method in methods if getattr(method, "__func__", None) is not empty]
 
 
 def check_callbacks(callbacks: Iterable[Callback]) -> tuple[Callback, ...]:
