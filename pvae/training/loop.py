@@ -1,6 +1,7 @@
 """The training loop: steps, epochs, validation, checkpoints."""
 
 import contextlib
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -171,8 +172,8 @@ class Run:
         batches = iter(self.train.batches(self.batch_size, **how))
         if self.step:  # repeats the minibatches before the checkpoint, with their noise
             state = random_state()
-            for _ in range(self.step * self.accumulate):
-                next(batches)
+            for _ in itertools.islice(batches, self.step * self.accumulate):
+                pass
             restore_random_state(state)
         while self.step < self.steps:
             self._step(batches)
@@ -336,6 +337,8 @@ class Run:
         """Saves the run after the error of a callback, and says where."""
         if not self.done:
             return "Nothing has been trained."
+        if self.training.finished:  # it is saved, and the pair may have the best epoch's parameters
+            return f"Training is complete. {how_to_resume(self.checkpoint)}"
         self._settle()
         self.save(keep_going=True)
         return how_to_resume(self.checkpoint)

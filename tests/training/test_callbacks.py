@@ -94,7 +94,7 @@ def test_a_callback_ends_training_after_the_epoch(hook, epochs):
 
 @pytest.mark.parametrize(
     ("hook", "at", "progress"),
-    [("step", 7, [1, 2]), ("epoch", 10, [2, 0])],
+    [("step", 7, [1, 2]), ("step", 10, [1, 5]), ("epoch", 10, [2, 0])],
 )
 def test_a_failure_is_saved_first_and_names_the_callback(tmp_path, hook, at, progress):
     whole, resumed, log = small_pair(), small_pair(), Log()
