@@ -1,6 +1,6 @@
 """The notebooks run from top to bottom, and are stored as they ran."""
 
-import copy
+import importlib.util
 import json
 import re
 import sys
@@ -10,7 +10,13 @@ import nbclient
 import nbformat
 import pytest
 
-NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
+FOLDER = Path(__file__).parents[1] / "notebooks"
+NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+
+_spec = importlib.util.spec_from_file_location("execute_notebooks", FOLDER / "execute.py")
+script = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(script)
+code_cells, small = script.code_cells, script.small
 
 # A root folder or a drive, where a path can begin: not in "a/b", "://" or a LaTeX command.
 ABSOLUTE = re.compile(r"(?<![\w.:/\\~-])(/(?:\w[\w.+-]*/)+[\w.+-]+|[A-Z]:\\\w+|~/\w+)|file://")
@@ -31,23 +37,8 @@ def kernel(tmp_path, monkeypatch):
 
 
 def execute(notebook, kernel, folder):
-    """Runs a notebook's cells in a folder of their own and returns it as it would be stored."""
-    fresh = copy.deepcopy(notebook)
-    for cell in code_cells(fresh):
-        cell.outputs, cell.execution_count = [], None
     folder.mkdir(exist_ok=True)
-    nbclient.NotebookClient(
-        fresh,
-        kernel_name=kernel,
-        timeout=300,
-        record_timing=False,
-        resources={"metadata": {"path": str(folder)}},
-    ).execute()
-    return fresh
-
-
-def code_cells(notebook):
-    return [c for c in notebook.cells if c.cell_type == "code" and c.source.strip()]
+    return script.execute(notebook, folder, kernel)
 
 
 def kinds(cell):
@@ -89,7 +80,7 @@ def test_there_is_a_notebook():
 def test_notebook_runs_and_is_stored_with_its_output(path, kernel, tmp_path):
     stored = nbformat.read(path, as_version=4)
     nbformat.validate(stored)
-    fresh = execute(stored, kernel, tmp_path / "empty")
+    fresh = execute(small(stored), kernel, tmp_path / "empty")
     for before, after in zip(code_cells(stored), code_cells(fresh), strict=True):
         assert not any(
             o.output_type == "error" or o.get("name") == "stderr" for o in before.outputs
@@ -112,6 +103,20 @@ def test_notebook_holds_nothing_of_the_machine_it_ran_on(path):
         assert not (found := ABSOLUTE.search(text)), f"{where}: {found.group()}"
     assert not any("execution" in cell.metadata for cell in stored.cells), "execution times"
     assert stored.metadata.kernelspec.name == "python3"
+
+
+def test_the_small_form_changes_sizes_that_the_notebook_has():
+    notebook = notebook_of("EPOCHS = 100", "print(EPOCHS)")
+    notebook.cells[0].metadata = {"tags": ["parameters"], "small": "EPOCHS = 2"}
+    assert small(notebook).cells[0].source == "EPOCHS = 100\nEPOCHS = 2"
+    assert notebook.cells[0].source == "EPOCHS = 100"
+    for path in NOTEBOOKS:
+        for cell in code_cells(nbformat.read(path, as_version=4)):
+            if "small" in cell.metadata:
+                assert "parameters" in cell.metadata["tags"], path
+                sizes = re.findall(r"^(\w+) *=", cell.metadata["small"], re.M)
+                assert sizes
+                assert all(re.search(rf"^{name} *=", cell.source, re.M) for name in sizes), path
 
 
 def test_a_cell_that_breaks_is_an_error(kernel, tmp_path):
