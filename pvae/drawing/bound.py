@@ -109,7 +109,7 @@ def draw_bounds(ax: Any, summaries: Mapping[str, dict[str, Any]], *, look: Look)
         if elbo is not None and math.isfinite(elbo):
             ax.axhline(elbo, color=colour, linewidth=1.2, dashes=(4, 3))
     ax.plot([], [], color=look.muted, linewidth=1.2, dashes=(4, 3), label="ELBO")
-    ax.legend(frameon=False)
+    ax.legend(facecolor=look.paper, edgecolor="none", framealpha=0.8)
     _finish(ax, sorted(every), look)
 
 

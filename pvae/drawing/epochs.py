@@ -85,7 +85,7 @@ def draw_trainings(ax: Any, histories: Mapping[str, History], *, look: Look) -> 
     if some:
         ax.plot([], [], color=look.muted, label="validation")
         ax.plot([], [], color=look.muted, dashes=(3, 2), linewidth=1.3, label="training")
-    ax.legend(frameon=False)
+    ax.legend(facecolor=look.paper, edgecolor="none", framealpha=0.8)
     _finish(ax, [*histories.values()], look)
 
 

@@ -274,6 +274,7 @@ def _prior(ax: "Axes", model: Program, site: str) -> None:
     seen = np.concatenate([inside, *(line.get_xydata() for line in ax.lines)])
     (left, low), (right, high) = seen.min(0), seen.max(0)
     room = 0.04 * max(right - left, high - low)
+    ax.set_aspect("equal", adjustable="box")
     ax.set_xlim(left - room, right + room)
     ax.set_ylim(low - room, high + room)
     words = {level: f"{m:.0%}" for level, m in zip(levels, _MASSES, strict=True)}
