@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Fit"]
 
+_ROWS = 20
+
 
 @dataclass(frozen=True, repr=False)
 class Fit:
@@ -78,8 +80,12 @@ class Fit:
             f"{text.plural(len(self.history), 'epoch')} of {self.loss}; the pair has the "
             f"parameters of epoch {self.best_epoch}"
         )
+        # A long history would make a notebook large.
+        step = max(1, math.ceil(len(self.history) / _ROWS))
+        shown = self.history[::-step][::-1]
         names = list(self.history[-1]) if self.history else []
-        lines = [names] + [[f"{row.get(n, math.nan):.6g}" for n in names] for row in self.history]
+        lines = [names] + [[f"{row.get(n, math.nan):.5g}" for n in names] for row in shown]
         words = [f"The numbers are {self.caveat}."] if self.caveat else []
-        details = [(f"all {len(self.history)} epochs", lines)] if len(lines) > 1 else []
+        some = "all" if len(shown) == len(self.history) else f"{len(shown)} of"
+        details = [(f"{some} {text.plural(len(self.history), 'epoch')}", lines)] if shown else []
         return card(title, rows, words=words, details=details)

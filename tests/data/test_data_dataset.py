@@ -253,3 +253,14 @@ def test_a_part_on_disk_that_must_be_drawn_once_is_refused(disk):
 def test_part_says_what_it_is():
     assert repr(load().train) == "Split(1500 × [1, 8, 8], dynamic for each minibatch)"
     assert len(repr(load())) < 400
+
+
+def test_a_notebook_shows_the_parts_and_the_observation():
+    data = load({"x": torch.rand(6, 1, 4, 4), "y": torch.arange(6)}, validation=1)
+    html = data._repr_html_()
+    assert "<td" in html
+    for words in ("training", "validation", "test", "1, 4, 4"):
+        assert words in html
+    named = replace(data, name="a<b")
+    assert "a&lt;b" in named._repr_html_()
+    assert repr(named) == f"<Data: {named.in_words}>"
