@@ -14,6 +14,7 @@ import pyro.util
 import torch
 from pyro.infer.util import Dice
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import GraphModule, Node
 from torch.fx.experimental.proxy_tensor import get_proxy_mode, get_proxy_slot, make_fx
 from torch.overrides import TorchFunctionMode
@@ -91,7 +92,9 @@ def is_random(node: Node) -> bool:
 def _recorded(function: Callable[[], list[Tensor]], inputs: Sequence[Tensor]) -> GraphModule:
     generators = _generators()
     before = [_state(g) for g in generators]
-    with _tolerant():
+    # One fake mode for all values: `make_fx` would make one for each, with the call stack.
+    fake = torch._guards.TracingContext(FakeTensorMode(allow_fallback_kernels=True))
+    with _tolerant(), torch._guards.tracing(fake):
         program = make_fx(lambda *_: function())(*inputs)
     if before != [_state(g) for g in generators]:
         raise LeavesTorch(
