@@ -37,7 +37,9 @@ def _estimate(kind, pair, num=30, **options):
 @pytest.mark.parametrize("start", ["prior", "guide"])
 @pytest.mark.parametrize("name", ORACLES)
 def test_ais_is_right_within_its_error(name, start):
-    found, exact = _estimate(AIS, ORACLES[name](), start=start, num_temperatures=100)
+    # Chains move side by side, up to 1024 of all data; temperatures follow one another.
+    options = {"start": start, "num_temperatures": 50, "num_chains": 34}
+    found, exact = _estimate(AIS, ORACLES[name](), **options)
     error = found.log_px - exact
     assert error.std() < 0.5
     assert np.abs(error).max() < 2
@@ -46,14 +48,14 @@ def test_ais_is_right_within_its_error(name, start):
     assert abs(bias) < 4 * np.sqrt((found.log_px_se**2).mean() / len(error)) + 0.003
     assert error.mean() < 3 * error.std() / np.sqrt(len(error))
     assert found.acceptance.mean() > 0.5
-    assert len(found.acceptance) == 99
+    assert len(found.acceptance) == 49
 
 
 @pytest.mark.parametrize("name", ORACLES)
 def test_bidirectional_monte_carlo_holds_the_exact_value(name):
     pair = ORACLES[name]()
     model, guide, batch, _ = pair
-    found, _ = _estimate(BDMC, pair, num=40)
+    found, _ = _estimate(BDMC, pair, num=40, num_temperatures=20, num_chains=25)
     assert found.gap > -3 * found.gap_se
     assert found.gap < 2
     with Sampler(inspect(model, guide, *batch)) as sampler:
