@@ -270,6 +270,19 @@ for name, options in cases.items():
         print(name, len(found), found.log_px.sum())
     except t.PvaeError as error:
         print(name, error)
+
+
+def compute(block):
+    if block[0] == 1:  # the second process's
+        raise kind("stop here")
+    return {"x": block}
+
+
+for kind in (t.PvaeError, OSError):
+    try:
+        t.Work(None, {}, False).map("a", [t.np.arange(1), t.np.arange(1, 2)], compute)
+    except Exception as error:
+        print(kind.__name__, f"{type(error).__name__}: {error}")
 """
 
 
@@ -287,7 +300,7 @@ def test_processes_share_out_one_evaluation_or_refuse(tmp_path):
         for rank in (0, 1)
     ]
     said = [
-        dict(line.split(" ", 1) for line in process.communicate(timeout=120)[0].splitlines())
+        dict(line.split(" ", 1) for line in process.communicate(timeout=300)[0].splitlines())
         for process in ranks
     ]
     alone = evaluate()
@@ -300,6 +313,11 @@ def test_processes_share_out_one_evaluation_or_refuse(tmp_path):
         ):  # fmt: skip
             assert "do not evaluate the same" in each[name]
             assert f"another {what}" in each[name] or f"and another {what}" in each[name]
+    # What one of them raises ends all. What is no PvaeError is a bug, and must not pass for a
+    # property of the pair.
+    assert said[1]["PvaeError"] == said[0]["PvaeError"] == "PvaeError: stop here"
+    assert said[1]["OSError"] == "OSError: stop here"
+    assert said[0]["OSError"] == "RuntimeError: OSError: stop here"
 
 
 def test_a_lock_of_an_evaluation_ends_with_it(tmp_path):
