@@ -9,8 +9,8 @@ from torch import Tensor
 
 from pvae.data import Data, Split
 from pvae.errors import PvaeError
-from pvae.pair import Program, TensorSplit, alone, name_of
-from pvae.predictive.encode import encode
+from pvae.pair import Program, TensorSplit, alone, given, name_of
+from pvae.predictive.encode import encode, encode_split
 from pvae.predictive.generate import decode
 
 __all__ = ["directions", "edit"]
@@ -19,7 +19,7 @@ __all__ = ["directions", "edit"]
 @alone
 def directions(
     guide: Program,
-    data: Data | Split | TensorSplit,
+    data: Data | Split | TensorSplit | Tensor,
     attributes: Any = None,
     *,
     how: Literal["mean", "probe"] = "mean",
@@ -37,6 +37,7 @@ def directions(
     Args:
         guide: Pyro program q(z|x).
         data: A part of data, such as `data.train`; of a `pvae.data.Data` the test part.
+            Or a tensor.
         attributes: 0 and 1, [N] or [N, A]; classes y as `y == 3`. None is the labels of the data,
             each class against the others.
         how: `"mean"` or `"probe"`.
@@ -45,7 +46,8 @@ def directions(
         For each latent site a tensor [A, *event], to be passed to `edit`.
 
     Raises:
-        PvaeError: If an attribute is the same for all data or is not 0 or 1, or a site is discrete.
+        PvaeError: If an attribute is the same for all data or is not 0 or 1, a site is discrete, or
+            all data have the same code.
 
     Source: Larsen et al. 2016, *Autoencoding beyond Pixels Using a Learned Similarity Metric*
     (arXiv:1512.09300), for the mean difference.
@@ -59,10 +61,16 @@ def directions(
     """
     if how not in ("mean", "probe"):
         raise PvaeError(f"how={how!r} is not valid: give 'mean' or 'probe'.")
-    codes = encode(guide, data)
+    part, (bound,) = given(data, {}, None, guide)
+    codes = encode_split(bound, part)
     if not codes:
         raise PvaeError(f"The guide {name_of(guide)} has no latent site, so there are no codes.")
     has = _attributes(attributes, codes.y, len(next(iter(codes.values()))))
+    if all((code == code[:1]).all() for code in codes.values()):
+        raise PvaeError(
+            f"The guide {name_of(guide)} gives all data the same code, so no attribute has a "
+            "direction."
+        )
     found = {}
     for name, code in codes.items():
         if not np.issubdtype(code.dtype, np.floating):
@@ -112,7 +120,7 @@ def _direction(codes: np.ndarray, has: np.ndarray, how: str) -> np.ndarray:
     scale = codes.std(0)
     scale[scale == 0] = 1.0
     w = LogisticRegression(max_iter=1000).fit(codes / scale, has).coef_[0] / scale
-    return w * (w @ step) / (w @ w)
+    return w * (w @ step) / (w @ w) if w.any() else step
 
 
 @alone

@@ -3,6 +3,8 @@
 import sys
 
 import numpy as np
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 
@@ -70,6 +72,24 @@ def test_labels_give_a_direction_for_each_class():
     v = pvae.directions(guide, part)["z"]
     torch.testing.assert_close(v[1], -v[0])
     torch.testing.assert_close(v[1:], pvae.directions(guide, part, has)["z"])
+
+
+def test_a_tensor_is_data_and_a_collapsed_site_has_no_step():
+    torch.manual_seed(0)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x, 1.0).to_event(1))
+            pyro.sample("w", dist.Normal(0 * x + 2, 1.0).to_event(1))
+
+    part, has = data(100)
+    for how in ("mean", "probe"):
+        v = pvae.directions(guide, part, has, how=how)
+        torch.testing.assert_close(pvae.directions(guide, part.x, has, how=how), v)
+        assert (v["w"] == 0).all()
+        assert v["z"].abs().min() > 0
+        with pytest.raises(PvaeError, match="gives all data the same code"):
+            pvae.directions(pyro.poutine.block(guide, hide=["z"]), part.x, has, how=how)
 
 
 def test_an_edit_moves_the_mean_of_a_linear_model_by_its_matrix():

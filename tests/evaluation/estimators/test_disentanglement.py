@@ -85,11 +85,24 @@ def test_a_factor_without_a_dimension_is_guessed():
 
 
 def test_factors_that_say_nothing_are_refused():
-    with pytest.raises(PvaeError, match="Factor 1 has the value 7 for all 3 data"):
-        check_factors(np.array([[0, 7], [1, 7], [0, 7]]))
+    with pytest.raises(PvaeError, match="Factor 1 has the value 7 for all 4 data"):
+        check_factors(np.array([[0, 7], [1, 7]] * 2))
     with pytest.raises(PvaeError, match=r"shape \[3\]"):
         check_factors(np.arange(3))
-    assert (check_factors(np.array([[-4], [9], [-4]])) == [[0], [1], [0]]).all()
+    with pytest.raises(PvaeError, match="Factor 0 has 3 values for 4 data"):
+        check_factors(np.array([[0.1, 1], [0.2, 1], [0.3, 0], [0.3, 0]]))
+    with pytest.raises(PvaeError, match="Factor 1 is NaN for 2 of 6 data"):
+        check_factors(np.array([[0, 1], [0, math.nan], [1, 0]] * 2))
+    assert (check_factors(np.array([[-4], [9]] * 2)) == [[0], [1]] * 2).all()
+
+
+def test_twenty_bins_hold_at_most_twenty_values():
+    """Forty equally frequent values make pairs, but for the two bins 19 | 20 = 19.5 / 39 · 20."""
+    v = np.arange(40)[:, None].repeat(50, 0).reshape(-1, 1)
+    bins = np.bincount(np.minimum((np.arange(40) * 20 / 39).astype(int), 19)) / 40
+    expected = -(bins * np.log(bins)).sum() / math.log(40)
+    assert gap(v.astype(float), v) == pytest.approx(expected)
+    assert expected == pytest.approx(math.log(20) / math.log(40), abs=0.01)
 
 
 def pair(loc):
@@ -105,10 +118,11 @@ def pair(loc):
     return model, guide
 
 
-def data(num=600):
+def data(num=600, of=lambda factors: factors):
     factors = np.random.default_rng(0).integers(0, 5, (num, 2))
     x = np.concatenate([factors, random(num, 1)], 1).astype(np.float32)
-    fields = {"x_train": x, "factors_train": factors, "x_test": x, "factors_test": factors}
+    known = of(factors)
+    fields = {"x_train": x, "factors_train": known, "x_test": x, "factors_test": known}
     return pvae.data.load(fields, observation="as_given")
 
 
@@ -155,6 +169,32 @@ def test_the_error_of_the_gap_is_its_spread():
         found.append((each.mig, each.mig_se))
     values, errors = np.array(found).T
     assert errors.mean() == pytest.approx(values.std(ddof=1), rel=0.4)
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_a_rare_value_and_a_single_factor_have_scores():
+    rare = score(lambda x: x, data(of=lambda v: np.arange(len(v))[:, None] == [7, 300]))
+    found = rare.findings["disentanglement"]
+    assert 0 < found.mig_se < 1
+    one = score(lambda x: x, data(of=lambda v: v[:, :1])).findings["disentanglement"]
+    assert one.mig > 0.95
+    assert one.beta_vae == one.factor_vae == [1.0, 0.0]
+    assert "chance of the last two 1.000" in one.line(one.summary(None))
+
+
+def test_one_hot_codes_are_discrete_though_they_are_floats():
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.OneHotCategorical(torch.ones(3)))
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.OneHotCategorical(torch.ones(3)))
+            pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+    asked = {"num_samples": 2, "estimators": [Disentanglement()], "progress": False}
+    with pytest.warns(UserWarning, match="Site 'z' is discrete"):
+        pvae.evaluate(model, guide, data(50), **asked)
 
 
 def test_pairs_without_factors_or_codes_say_why():
