@@ -226,3 +226,72 @@ def test_a_labels_decoder_and_the_foreign_data_are_as_the_table_says(benchmark):
     changed = (other.train.raw != data.train.raw).float().mean()
     assert 0.15 < changed < 0.2
     assert torch.equal(other.test.x, data.test.x)
+
+
+def test_sprites_follow_their_factors(benchmark):
+    table = benchmark("disentanglement")
+    base = torch.tensor([[shape, 5, 7, 16, 16] for shape in range(3)])
+    images = table.sprites(base)
+    assert images.shape == (3, 1, 32, 32)
+    assert set(images.unique().tolist()) == {0, 1}
+
+    def changed(**factors):
+        other = base.clone()
+        for name, by in factors.items():
+            other[:, list(table.SPRITES).index(name)] += by
+        return table.sprites(other)
+
+    def centre(images, axis):
+        ink = images[:, 0].double().sum(2 - axis)
+        return (ink * torch.arange(32)).sum(1) / ink.sum(1)
+
+    for name, axis in (("x", 1), ("y", 0)):
+        moved = changed(**{name: 10})
+        expected = torch.full((3,), 10 / 31 * 16, dtype=torch.float64)
+        torch.testing.assert_close(
+            centre(moved, axis) - centre(images, axis), expected, atol=0.25, rtol=0
+        )
+        torch.testing.assert_close(
+            centre(moved, 1 - axis), centre(images, 1 - axis), atol=0.25, rtol=0
+        )
+    ink = [each.sum((1, 2, 3)) for each in (images, changed(scale=-5))]
+    torch.testing.assert_close(ink[1] / ink[0], torch.full((3,), 0.25), atol=0.05, rtol=0)
+    for turn, same in ((10, [True, False, False]), (20, [True, True, False])):
+        assert (changed(orientation=turn) != images).float().mean((1, 2, 3)).lt(0.005).tolist() == (
+            same
+        )
+
+
+def test_a_collapsed_code_has_the_least_scores_and_the_best_beta_is_said(benchmark):
+    table = benchmark("disentanglement")
+    summary = {
+        "log_px": [{"mean": -30.0}], "elbo": {"mean": -31.0}, "kl": 0.0, "active_units": 0,
+        "khat": {"above_threshold": None},
+    }  # fmt: skip
+    none = table.numbers(summary, ["a", "b"])
+    assert (none["mig"], none["beta_vae"], none["factor_vae"]) == (0, 0.5, 0.5)
+    scores = {key: {"mean": 0.2} for key in table.SCORES} | {"mig_of_factors": {"0": 0.1, "1": 0.3}}
+    some = table.numbers(summary | {"disentanglement": scores}, ["a", "b"])
+    assert some["of_factors"] == {"a": 0.1, "b": 0.3}
+    found = {1.0: [some, some], 4.0: [some | {"mig": 0.5}, some | {"mig": 0.1}], 8.0: [none, none]}
+    assert "at β = 4: 0.300, against 0.200 at β = 1, 1.5 times" in table.verdict(found)
+    assert "higher for 1 of 2 seeds" in table.verdict(found)
+    assert "| 4 | 0.300 ± 0.200 | 0.200 ± 0.000 |" in table.table(found, 100)
+    assert table.verdict({1.0: [some], 8.0: [none]}) == "No β has a higher mean MIG than β = 1."
+
+
+def test_an_edit_is_compared_with_the_glyph_that_has_the_attribute(benchmark, monkeypatch):
+    edits = benchmark("edits")
+    values = edits.glyphs.FACTORS
+    factors = torch.cartesian_prod(*(torch.arange(len(each)) for each in values.values()))
+    numbers = torch.arange(len(factors), dtype=torch.float64).view(-1, 1, 1, 1)
+    monkeypatch.setattr(edits.glyphs, "draw", lambda: {"x": numbers})
+    for name, (factor, without, with_it) in edits.ATTRIBUTES.items():
+        lacks, has = edits.places(factors, name)
+        assert lacks.sum() == has.sum() == len(factors) // len(values[factor])
+        truth = factors[(edits.true_edits(factors[lacks], name) * 255).round().long().flatten()]
+        column = list(values).index(factor)
+        assert {values[factor][i] for i in factors[lacks][:, column]} == {without}
+        assert {values[factor][i] for i in truth[:, column]} == {with_it}
+        others = [i for i in range(len(values)) if i != column]
+        assert torch.equal(truth[:, others], factors[lacks][:, others])
