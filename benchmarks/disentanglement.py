@@ -151,6 +151,8 @@ def best_beta(found: Found) -> float:
 
 
 def mean_and_se(values: list[float], digits: int) -> str:
+    if not np.isfinite(values).all():
+        return "—"
     mean = f"{np.mean(values):.{digits}f}".replace("-", "−")
     if len(values) < 2:
         return mean
@@ -219,7 +221,9 @@ def draw_traversals(found: Found, data: Data, options: argparse.Namespace, path:
         migs = [run["mig"] for run in found[beta]]
         place = int(np.argsort(migs)[(len(migs) - 1) // 2])
         seed = options.seeds[place]
-        pair = pvae.load(run_of(options.out / options.data, beta, seed))
+        model, guide = pair_of(data, seed, options)
+        run = run_of(options.out / options.data, beta, seed)
+        pair = pvae.load(run, model=model, guide=guide)
         torch.manual_seed(0)
         dims = range(options.latent_dim)
         shown = pvae.traverse(*pair, data.test, dims=dims, steps=11, span=2)
