@@ -47,7 +47,7 @@ from pvae.pair import (
     move,
     name_of,
 )
-from pvae.runtime import check_seed, default_device, find_device, own_random_state
+from pvae.runtime import Watch, check_seed, default_device, find_device, own_random_state
 
 __all__ = ["evaluate"]
 
@@ -148,6 +148,7 @@ def evaluate(
     refuse_options(kwargs, evaluate, model, guide)
     seed = check_seed(seed)
     place = find_device(device)
+    watch = Watch(place)
     # Some estimators need gradients, even if the caller has switched them off.
     with torch.inference_mode(False), own_random_state(seed), default_device(place):
         move(place, model, guide)
@@ -197,6 +198,8 @@ def evaluate(
         work.whole = sampler.bound
         with work, sampler:
             result = former(folder, work)
+            if result is not None:
+                watch.before = result.made.get("seconds", 0.0)
             most = ks[-1] if ks else 0
             task = Task(
                 sampler, part, everything, result, work, place, seed, code, most, source=data
@@ -225,6 +228,7 @@ def evaluate(
                     one_code=one_code,
                     exact=not set(structure.latent) - set(structure.enumerated),
                     key=work.key,
+                    made=watch.read(),
                 )
                 if "details" in result.missing:
                     warnings.warn(f"Left out: {result.missing['details']}", stacklevel=3)
@@ -232,7 +236,8 @@ def evaluate(
             for estimator, own in plan.values():
                 own = dataclasses.replace(own, known=result)
                 if is_due(estimator, own):
-                    result = save(_add(result, estimator, own), folder, work)
+                    result = dataclasses.replace(_add(result, estimator, own), made=watch.read())
+                    result = save(result, folder, work)
         work.close()
     return result
 

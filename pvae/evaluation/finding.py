@@ -50,6 +50,7 @@ class Known:
     missing: dict[str, str] = field(default_factory=dict)
     settings: dict[str, dict[str, Any]] = field(default_factory=dict)
     key: str = ""
+    made: dict[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.elbo)
@@ -171,10 +172,13 @@ class Estimate(Finding, kind="Estimate"):
         label: Its name in the terminal's table; if empty, the title.
         level: Its name in the chart of the bounds, for an estimate of all data; if empty, it is
             not drawn.
+        independent: What it is called as a check of the bound that does not rest on the guide;
+            empty if it is none.
     """
 
     label: ClassVar[str] = ""
     level = ""
+    independent = ""
 
     log_px: np.ndarray
 

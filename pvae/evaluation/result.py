@@ -13,6 +13,7 @@ import numpy as np
 from pvae.errors import PvaeError, first_line
 from pvae.evaluation.estimators import find_estimators
 from pvae.evaluation.finding import Known, finding_of
+from pvae.evaluation.reading import Reading, read
 from pvae.evaluation.shown import Shown
 from pvae.evaluation.summary import summarise, tabulate
 from pvae.evaluation.verdict import verdict
@@ -76,6 +77,7 @@ class Evaluation(Shown):
             `"details"` of the bounds or no `"bits_per_dim"`.
         settings: The options of each finding.
         key: A hash of the pair, the data, the seed and the numbers of samples.
+        made: The `date` of its end, the `seconds` that it took and the `device`.
         verdict: What was checked and what was not, in words.
     """
 
@@ -83,6 +85,11 @@ class Evaluation(Shown):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "verdict", verdict(self))
+
+    @property
+    def reading(self) -> Reading:
+        """How the bound may be quoted, in one sentence: tight, loose or not checked."""
+        return read(self)
 
     def summary(self) -> dict[str, Any]:
         """Returns the keys of `evaluation.json`: means per datum and standard errors, in nats.

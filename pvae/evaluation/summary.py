@@ -1,5 +1,6 @@
 """The summary of an evaluation: means over the data with their errors, as JSON and as a table."""
 
+import dataclasses
 import math
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 from pvae.drawing import text
 from pvae.evaluation.finding import Estimate, Known
 from pvae.evaluation.numbers import finite, mean_and_se, se_of_mean, show
+from pvae.evaluation.reading import Reading, read
 
 __all__ = ["summarise", "tabulate"]
 
@@ -60,6 +62,7 @@ def summarise(e: Known, verdict: str) -> dict[str, Any]:
         "one_code": e.one_code,
         "not_a_likelihood": e.caveat,
         "bits_per_dim": _bits_per_dim(e),
+        "reading": dataclasses.asdict(read(e)),
         "verdict": verdict,
         "missing": e.missing,
     }
@@ -170,4 +173,4 @@ def _details(e: Known, summary: dict[str, Any]) -> list[str]:
     elif "bits_per_dim" in e.missing:
         lines.append(f"bits/dim left out: {e.missing['bits_per_dim']}")
     lines += filter(None, (found.line(summary[name]) for name, found in e.in_order()))
-    return [*lines, summary["verdict"]]
+    return [*lines, f"{Reading(**summary['reading'])}", summary["verdict"]]

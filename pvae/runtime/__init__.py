@@ -29,12 +29,14 @@ from pvae.runtime.seeds import (
     restore_noise,
     restore_random_state,
 )
+from pvae.runtime.watch import Watch
 
 __all__ = [
     "LOCK",
     "Chunks",
     "LiveBytes",
     "Precision",
+    "Watch",
     "atomic",
     "check_memory",
     "check_precision",

@@ -320,4 +320,5 @@ def fit(
         run.best_epoch or len(run.history),
         caveat,
         frozen,
+        run.watch.read(),
     )

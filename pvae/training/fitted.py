@@ -1,8 +1,8 @@
 """Fit: the result of fit(), its history and its figure."""
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from pvae.drawing import card, draw_epochs, onto, text
 from pvae.errors import PvaeError
@@ -29,6 +29,7 @@ class Fit:
         caveat: Why the model's density is not a likelihood of these data, else `None`.
         frozen: The parts that were not trained, because their parameters have
             `requires_grad=False`: modules and parameters by name, such as `"model.decoder"`.
+        made: The `date` of its end, the `seconds` it took and the `device`.
     """
 
     history: list[dict[str, float]]
@@ -37,6 +38,7 @@ class Fit:
     best_epoch: int
     caveat: str | None = None
     frozen: tuple[str, ...] = ()
+    made: dict[str, Any] = field(default_factory=dict, compare=False)
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """Draws the objective of training and of validation data over the epochs, in nats.

@@ -18,6 +18,7 @@ from pvae.data import Split
 from pvae.errors import PvaeError
 from pvae.pair import TensorSplit, evaluating, in_words, name_of
 from pvae.runtime import (
+    Watch,
     is_out_of_memory,
     own_random_state,
     random_state,
@@ -56,6 +57,7 @@ class Run:
         total: Sum of the ELBO over the present epoch.
         best: The parameters of the best epoch.
         untrained: Whether the checkpoint holds the state before the first step.
+        before: Seconds that the run took before it was resumed.
     """
 
     svi: SVI
@@ -88,6 +90,7 @@ class Run:
     best_epoch: int = 0
     saved_at: float = 0.0
     untrained: bool = False
+    before: float = 0.0
 
     def __post_init__(self) -> None:
         self.steps = math.ceil(math.ceil(len(self.train) / self.batch_size) / self.accumulate)
@@ -99,6 +102,7 @@ class Run:
 
     def go(self, progress: bool) -> None:
         """Trains from the run's present state to its end."""
+        self.watch = Watch(self.device, self.before)
         self._calls = Calls(self.callbacks, self._training(), self._final, self._save_after_failure)
         try:
             self._call("start")
@@ -318,6 +322,7 @@ class Run:
             "best": self.best,
             "best_at": [self.best_elbo, self.best_epoch],
             "callbacks": self.kept,
+            "made": self.watch.read(),
         }
         if self.average is not None and self.average.begun:
             with self.average.taken():

@@ -47,6 +47,7 @@ def restore(run: Run, saved: dict[str, Any]) -> None:
     run.history, run.best = saved["history"], saved["best"]
     run.kept.update(saved.get("callbacks", {}))
     run.best_elbo, run.best_epoch = saved["best_at"]
+    run.before = saved.get("made", {}).get("seconds", 0.0)  # older checkpoints have none
     restore_random_state(saved["random"])
     if run.settings.get("schedule") == "a function" and not run.svi.optim.scheduled:
         _check_schedule(run, before)

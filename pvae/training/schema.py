@@ -174,6 +174,8 @@ _STATE = {
     "params": {str: {"unconstrained": _tensor, "constraint": _constraint}},
 }
 
+_MADE = {"date": _text, "seconds": lambda v: _finite(v) and v >= 0, "device": _text}
+
 CHECKPOINT = {
     "pair": (_text, _text),
     "settings": {"epochs": _count, "batch_size": _count, "seed": _count, "num_data": _count},
@@ -191,6 +193,7 @@ CHECKPOINT = {
     "best_at": (_number, _count),
     "average": _if_there(_STATE),
     "callbacks": _if_there({}),
+    "made": lambda value: value is ... or not _fault(value, _MADE, ""),  # older ones have none
 }
 """Version 1. A dict must have these keys and may have others (`str`: all keys are strings). A list
 has any number of such entries, a tuple exactly these."""

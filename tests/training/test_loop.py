@@ -68,6 +68,8 @@ def test_resumed_run_equals_the_uninterrupted_one(digits, tmp_path, monkeypatch,
     assert same_state(state_of(whole), state_of(resumed))
     assert got.history == expected.history
     a, b = (read_checkpoint(tmp_path / n / "checkpoint.pt") for n in ("whole", "broken"))
+    times = [each.pop("made") for each in (a, b)]
+    assert all(made["seconds"] > 0 and made["device"].startswith("CPU") for made in times)
     assert _plain(a) == _plain(b)
 
 

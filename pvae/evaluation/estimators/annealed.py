@@ -51,6 +51,10 @@ class Annealed(Estimate, kind="Annealed"):
         return f"AIS, {self.start}"
 
     @property
+    def independent(self) -> str:
+        return "annealing" if self.start == "prior" else ""
+
+    @property
     def run(self) -> str:
         """Its title and settings, in words."""
         return f"{self.title} ({self._settings})"

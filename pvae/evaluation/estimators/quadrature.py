@@ -41,6 +41,7 @@ class Integrals(Estimate, kind="Quadrature"):
     """
 
     title, label, level, order = "Quadrature", "quadrature", "quadrature", 30
+    independent = "numerical integration"
 
     error: np.ndarray
 
