@@ -12,7 +12,8 @@ commands:
                  (without options: digits, a dense VAE, a mean-field guide)
   train          train a pair
   evaluate RUN   compute bounds on log p(x) for a trained run
-  report RUN     write the report of an evaluated run
+  report RUN [RUN ...]
+                 write the report of an evaluated run, or one page of several
   compare RUN RUN ...
                  compare the bounds of runs on the same data with the first run's
   export RUN     write the encoder and the decoder as files that run without pvae (ONNX)

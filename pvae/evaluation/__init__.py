@@ -28,6 +28,7 @@ from pvae.evaluation.evaluate import evaluate
 from pvae.evaluation.finding import Estimate, Finding, Known
 from pvae.evaluation.identity import check_counts
 from pvae.evaluation.numbers import mean_and_se
+from pvae.evaluation.reading import CLOSE, Reading, read
 from pvae.evaluation.result import Evaluation
 from pvae.evaluation.shown import estimates_beside
 from pvae.evaluation.work import half_done, in_blocks
@@ -35,6 +36,7 @@ from pvae.evaluation.work import half_done, in_blocks
 __all__ = [
     "AIS",
     "BDMC",
+    "CLOSE",
     "CUBO_KHAT",
     "BayesRule",
     "Bound",
@@ -54,6 +56,7 @@ __all__ = [
     "Known",
     "NaiveMonteCarlo",
     "Quadrature",
+    "Reading",
     "Rejection",
     "Surgery",
     "Task",
@@ -66,5 +69,6 @@ __all__ = [
     "half_done",
     "in_blocks",
     "mean_and_se",
+    "read",
     "read_runs",
 ]

@@ -95,14 +95,14 @@ def traversal(subject: Subject) -> Panel:
     x = found.x.reshape(-1, *found.x.shape[2:])
     body = grid(look.pixels(x), steps, alt)
     moving = ", ".join(
-        f"{d} ({text.number(v)})" for d, v in zip(found.dims, found.variance, strict=True)
+        f"{d + 1} ({text.number(v)})" for d, v in zip(found.dims, found.variance, strict=True)
     )
     most = " most" if len(found.dims) > 1 else ""
     note = (
         f"In each row one dimension of {found.site} moves from −3 (left) to 3 (right) standard "
         "deviations of the aggregate of q(z|x) over the test data, around its mean. The other "
         f"dimensions stay at the code of test datum 0. From the top: the{most} active dimensions, "
-        f"counted from 0, with the variance of their posterior means: {moving}."
+        f"numbered from 1, with the variance of their posterior means: {moving}."
     )
     if subject.num_sites > 1:
         note += (

@@ -3,7 +3,8 @@
 import math
 import os
 import pathlib
-from collections.abc import Sequence
+import shlex
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from pvae.drawing import (
     text,
 )
 from pvae.evaluation import Bound, Compared, Comparison, Difference
+from pvae.report import several
 from pvae.report.charts import histogram
 from pvae.report.page import write_page
 from pvae.version import __version__
@@ -31,13 +33,22 @@ __all__ = ["write_comparison"]
 _POINTS = 2000
 
 
-def write_comparison(path: str | os.PathLike[str], comparison: Comparison) -> pathlib.Path:
+def write_comparison(
+    path: str | os.PathLike[str],
+    comparison: Comparison,
+    parts: Mapping[str, Mapping[str, Any]] | None = None,
+    command: str | None = None,
+) -> pathlib.Path:
     """Writes a comparison as one HTML file that needs no network and no scripts.
 
     Args:
         path: The file; missing folders are made. An older file is kept until the new one is
             complete.
         comparison: From `pvae.evaluation.compare.compare`.
+        parts: For each run what `write_report` takes of it (`model`, `guide`, `data`, `history`,
+            `config`, `command`), as far as it is known: for the options that differ, the curves
+            and the pictures.
+        command: The command that writes this page.
 
     Returns:
         The path of the file.
@@ -45,7 +56,11 @@ def write_comparison(path: str | os.PathLike[str], comparison: Comparison) -> pa
     Raises:
         PvaeError: If the file cannot be written.
     """
-    return write_page(path, "compare.html", _context(comparison))
+    context = _context(comparison) | several.context(comparison, parts or {})
+    names = " ".join(shlex.quote(run.name) for run in comparison.runs)
+    return write_page(
+        path, "compare.html", context | {"command": command or f"pvae compare {names}"}
+    )
 
 
 def _context(comparison: Comparison) -> dict[str, Any]:

@@ -58,12 +58,10 @@ def trend(history: Sequence[dict[str, Any]]) -> Trend | None:
         The line, or None if there are fewer than five such epochs.
     """
     rows = list(history)
-    for series, key in (("validation", "validation_elbo"), ("training", "elbo")):
-        values = np.array([_number(row.get(key)) for row in rows])
-        if np.isfinite(values).any():
-            break
-    else:
-        return None
+    held, train = (
+        np.array([_number(row.get(key)) for row in rows]) for key in ("validation_elbo", "elbo")
+    )
+    values = held if np.isfinite(held).any() else train
     n = max(_LEAST, math.ceil(len(rows) / _SHARE))
     full = [row.get("kl_weight") in (None, "", 1) for row in rows[-n:]]
     last = values[-n:]
@@ -72,7 +70,7 @@ def trend(history: Sequence[dict[str, Any]]) -> Trend | None:
     rise, se, freedom = _line(last)
     sure = max(float(stdtrit(freedom, _SURE)) * se, min(_SMALL, 0.01 * abs(float(last.mean()))))
     verdict = "rising" if rise > sure else "falling" if rise < -sure else "level"
-    return Trend(series, n, rise, se, verdict)
+    return Trend("validation" if values is held else "training", n, rise, se, verdict)
 
 
 def _line(y: NDArray[np.float64]) -> tuple[float, float, float]:

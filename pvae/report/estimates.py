@@ -56,9 +56,10 @@ def bounds(evaluation: Evaluation, summary: dict[str, Any]) -> list[Row]:
     # If the guide enumerates no site, the ELBO is L_1.
     same = 1 in e.bounds and np.allclose(e.elbo, e.bounds[1], equal_nan=True)
     error = summary["log_px"][0]["monte_carlo_se"] if same and not e.constant else None
-    rows = [Row("ELBO", "", _mean(e.elbo), summary["elbo"]["se"], error=error)]
+    by = "" if e.elbo_analytic is None else "from the samples"
+    rows = [Row("ELBO", by, _mean(e.elbo), summary["elbo"]["se"], error=error)]
     if e.elbo_analytic is not None:
-        note = "the same bound, with the KL in closed form if there is one"
+        note = "the same quantity, with the KL in closed form if there is one"
         rows.append(Row("ELBO", note, _mean(e.elbo_analytic), summary["elbo_analytic"]["se"]))
     if e.one_code:
         return [Row("ELBO", "log p(x, z(x)) at the guide's code", _mean(e.elbo),
@@ -68,6 +69,8 @@ def bounds(evaluation: Evaluation, summary: dict[str, Any]) -> list[Row]:
         return [*rows, Row("log p(x)", "exact: nothing was sampled", _mean(e.log_px),
                            summary["log_px"][-1]["se"])]  # fmt: skip
     for row in summary["log_px"]:
+        if same and row["num_samples"] == 1:
+            continue  # the ELBO again
         k, unused = row["num_samples"], row["unused_samples"]
         note = f"{unused} of {text.plural(e.num_samples, 'sample')} left over" if unused else ""
         rows.append(Row("", note, _mean(e.bounds[k]), row["se"], k, row["monte_carlo_se"]))

@@ -3,6 +3,7 @@
 import functools
 import os
 import pathlib
+import re
 from typing import Any
 
 import jinja2
@@ -10,7 +11,7 @@ import jinja2
 from pvae.drawing import text
 from pvae.runtime import atomic
 
-__all__ = ["write_page"]
+__all__ = ["first_sentence", "write_page"]
 
 
 def write_page(
@@ -27,6 +28,17 @@ def write_page(
     return pathlib.Path(path)
 
 
+def first_sentence(note: str) -> tuple[str, str]:
+    """Splits a text after its first sentence; "et al. 2024" and "K = 1.5" do not end one.
+
+    Example:
+        >>> first_sentence("As in Burda et al. 2016. Higher is better. See there.")
+        ('As in Burda et al. 2016.', 'Higher is better. See there.')
+    """
+    end = re.search(r"(?<=[.)])\s+(?=[^\W\d_a-z])", note)
+    return (note, "") if end is None else (note[: end.start()], note[end.end() :])
+
+
 @functools.cache
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
@@ -35,4 +47,5 @@ def _environment() -> jinja2.Environment:
     )  # fmt: skip
     names = ("count", "decimals", "number", "percent", "plural", "with_error")
     environment.globals |= {name: getattr(text, name) for name in names}
+    environment.globals["first_sentence"] = first_sentence
     return environment

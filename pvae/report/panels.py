@@ -21,6 +21,7 @@ __all__ = ["latent", "least_likely", "reconstructions", "samples"]
 
 _MEANS = 2000
 _ROWS = 20  # of labels
+_WIDE, _SMALL = 720, 350  # CSS pixels
 _COLOURS = ("Grey", "blue", "orange")
 
 
@@ -33,17 +34,22 @@ def _needs(subject: Subject, *parts: str) -> None:
         raise Missing(f"The report was given no {', no '.join(absent)}.")
 
 
+def _few(event: tuple[int, ...]) -> int:
+    """Returns how many images fill a row of the first screen, each at least 28 pixels wide."""
+    return max(1, min(8, _SMALL // max(event[-1] + 2, 42)))
+
+
 def _no_picture(event: tuple[int, ...]) -> Missing:
     size = " × ".join(map(str, event))
     return Missing(f"Data of shape {size} are neither images nor vectors, so there is no picture.")
 
 
-def reconstructions(subject: Subject) -> Panel | None:
-    """Draws the first test data and their reconstructions."""
+def reconstructions(subject: Subject, few: bool = False) -> Panel | None:
+    """Draws the first test data and their reconstructions; for the first screen, only a few."""
     _needs(subject, "data", "model", "guide")
     event = subject.event
     if is_image(event):
-        n = min(columns(event[-1]), subject.size)
+        n = min(_few(event) if few else columns(event[-1]), subject.size)
         x, mean = subject.x(slice(0, n)), subject.reconstruct(slice(0, n))
         look = Pictures.of(x)
         pixels = np.concatenate([look.pixels(x), look.pixels(mean)])
@@ -52,10 +58,10 @@ def reconstructions(subject: Subject) -> Panel | None:
             f"Above, the first {n} test images as the pair observes them; beneath, their "
             "reconstructions: the mean of p(x|z) at the posterior mean of z." + look.note
         )
-        return Panel((grid(pixels, n, alt),), note)
+        return Panel((grid(pixels, n, alt, _SMALL if few else _WIDE),), note)
     if len(event) > 1:
         raise _no_picture(event)
-    n = min(6 if event and event[0] > 2 else 2000, subject.size)
+    n = min((2 if few else 6) if event and event[0] > 2 else 2000, subject.size)
     x, mean = subject.x(slice(0, n)), subject.reconstruct(slice(0, n))
     return _vectors(
         "Reconstructions", {"data": x, "reconstruction": mean},
@@ -64,15 +70,22 @@ def reconstructions(subject: Subject) -> Panel | None:
     )  # fmt: skip
 
 
-def samples(subject: Subject, density: str) -> Panel | None:
-    """Draws the means of x for z from the prior; if labels are given, a row for each label."""
+def samples(subject: Subject, density: str, few: bool = False) -> Panel | None:
+    """Draws the means of x for z from the prior; if labels are given, a row for each label.
+
+    For the first screen it draws only a few, and a column for each label.
+    """
     _needs(subject, "model")
     given = re.search(r"\| (.*)\)", density)
     classes = subject.classes() if given and "y" in given[1].split(", ") else None
     if classes is not None and 1 < len(classes) <= _ROWS and is_image(subject.event):
-        across = min(columns(subject.event[-1]), 10)
-        drawn = subject.generate(across * len(classes), classes.repeat(across))
+        across = 2 if few else min(columns(subject.event[-1]), 10)
+        y = np.tile(classes, across) if few else classes.repeat(across)
+        drawn = subject.generate(across * len(classes), y)
         look = Pictures.of(subject.x(slice(0, 1000)))
+        if few:
+            alt = f"Samples, a column for each label from {classes[0]} to {classes[-1]}"
+            return Panel((grid(look.pixels(drawn), len(classes), alt, _SMALL),))
         alt = f"{across} images of each of {len(classes)} labels"
         note = (
             "The mean of p(x|z, y) for each z drawn from the prior, without selection. Each row is "
@@ -85,16 +98,21 @@ def samples(subject: Subject, density: str) -> Panel | None:
     if given:
         note += f" Given {given[1]} of test data."
     if is_image(event):
-        across = columns(event[-1])
-        drawn = drawn if across == 10 else subject.generate(4 * across)
+        across = _few(event) if few else columns(event[-1])
+        if few:
+            drawn = drawn[: 2 * across]
+        elif across != 10:
+            drawn = subject.generate(4 * across)
         shown = subject.x(slice(0, 1000)) if subject.size else drawn
         look = Pictures.of(shown)
         alt = f"{len(drawn)} images generated from the prior"
-        return Panel((grid(look.pixels(drawn), across, alt),), note + look.note)
+        width = _SMALL if few else _WIDE
+        return Panel((grid(look.pixels(drawn), across, alt, width),), note + look.note)
     if len(event) > 1:
         raise _no_picture(event)
     if event and event[0] > 2:
-        return _vectors("Samples", {"sample": drawn[:6]}, [f"sample {i}" for i in range(6)], note)
+        n = 2 if few else 6
+        return _vectors("Samples", {"sample": drawn[:n]}, [f"sample {i}" for i in range(n)], note)
     many = {"means of samples": subject.generate(2000)}
     if subject.size:
         many = {"test data": subject.x(slice(0, 2000))} | many

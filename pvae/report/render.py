@@ -1,27 +1,26 @@
 """write_report(): the page of an evaluation, with its figures."""
 
 import dataclasses
-import importlib.metadata
 import os
 import pathlib
-import platform
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 import numpy as np
+from markupsafe import Markup
 from torch import Tensor
 
 from pvae.data import Data
 from pvae.drawing import HIDDEN, Missing, Panel, attempt, text
 from pvae.errors import PvaeError
-from pvae.evaluation import Evaluation
+from pvae.evaluation import Evaluation, read
 from pvae.pair import alone
-from pvae.report import charts, codes, estimates, panels, weights
+from pvae.report import charts, codes, ending, estimates, facts, panels, weights
 from pvae.report.competition import competition
 from pvae.report.page import write_page
 from pvae.report.subject import Subject
 from pvae.runtime import own_random_state
-from pvae.version import __version__
 
 __all__ = ["write_report"]
 
@@ -39,6 +38,8 @@ def write_report(
     history: list[dict[str, Any]] | None = None,
     config: dict[str, Any] | None = None,
     site: str | None = None,
+    trained: Mapping[str, Any] | None = None,
+    command: str | None = None,
 ) -> pathlib.Path:
     """Writes a report as one HTML file that needs no network and no scripts.
 
@@ -55,6 +56,8 @@ def write_report(
         history: One dict per epoch, as `pvae.fit` returns them.
         config: The content of `config.yaml`.
         site: The observed site that pictures show; None is the one with the most values.
+        trained: When, for how long and where the pair was trained, as `Fit.made`.
+        command: The command that repeats the run.
 
     Returns:
         The path of the file.
@@ -69,6 +72,7 @@ def write_report(
         if site is not None and subject.size:
             subject.x([0])  # raises if there is no such site
         context = _context(evaluation, subject, history or [], config)
+        context |= {"command": command, "made": facts.made(evaluation, trained)}
     return write_page(path, "page.html", context)
 
 
@@ -82,22 +86,37 @@ def _context(
     rows = (estimates.at_code if e.code else estimates.bounds)(e, summary)
     places = text.decimals(rows[0].se if e.code else rows[-1].se, summary["elbo"]["se"])
     panels = _panels(e, summary, subject, history, places)
+    by_name = {panel.name: panel for panel in panels}
+    objective = "log p(x, z) at the code" if e.code else "ELBO"
+    elbo = summary["elbo"]["mean"] if _trains_the_elbo(e, config, subject) else None
+    trend, found = ending.trend(history), _found(e)
+    absent = estimates.absent(e)
+    units = sum(len(site["variance"] or []) for site in e.sites.values())
+    active = text.number(summary["active_units"], 0)
+    others = estimates.estimates(e, summary)
     return {
+        "active": f"{active} of {text.count(units)}" if units else active,
+        "sections": _sections(e, by_name, found, absent, bool(others)),
+        "reading": read(e),
+        "glance": _glance(subject, by_name, summary),
+        "trend": trend,
+        "ended": ending.ended(trend, history, objective),
+        "apart": ending.apart(history, objective, elbo, places),
         "summary": summary,
         "evaluation": e,
-        "config": dict(text.flatten(config)) if config else {},
+        "config": facts.applying(dict(text.flatten(config))) if config else {},
         "has_config": config is not None,
-        "facts": _facts(e, subject, history, config),
+        "facts": facts.sizes(e, subject, history, config),
         "rows": rows,
-        "estimates": estimates.estimates(e, summary),
+        "estimates": others,
         "places": places,
         "bits": estimates.bits(e, summary),
         "one_datum": _one_datum(summary, places),
         "undefined": int(np.sum(~np.isfinite(e.log_px))),
-        "absent": estimates.absent(e),
-        "panels": {panel.name: panel for panel in panels},
-        "found": _found(e),
-        "versions": _versions(),
+        "absent": absent,
+        "panels": by_name,
+        "found": found,
+        "versions": facts.versions(),
         "data_seed": getattr(subject.data, "seed", None),
     }
 
@@ -139,6 +158,65 @@ def _panels(
     return figures
 
 
+def _trains_the_elbo(e: Evaluation, config: dict[str, Any] | None, subject: Subject) -> bool:
+    """Returns whether the training line and the evaluated ELBO are means of the same bound."""
+    loss = (config or {}).get("loss")
+    plain = loss in ("auto", "Trace_ELBO", "TraceMeanField_ELBO", "STL_ELBO")
+    return plain and not e.code and not e.caveat and not _safely(subject.relaxed_in_training)
+
+
+def _safely(question: Callable[[], bool]) -> bool:
+    try:
+        return question()
+    except Exception:  # a pair that cannot be run loses this sentence, and not the page
+        return True
+
+
+def _glance(subject: Subject, drawn: dict[str, Panel], summary: dict[str, Any]) -> list[Panel]:
+    """Returns the pictures of the first screen: samples, reconstructions and the curve."""
+    density = summary["data"].get("density", "p(x)")
+    few = [
+        attempt("few-reconstructions", "Data, and their reconstructions beneath",
+                panels.reconstructions, subject, True),
+        attempt("few-samples", "Samples", panels.samples, subject, density, True),
+    ]  # fmt: skip
+    curve = dataclasses.replace(drawn["training"], name="few-epochs")
+    bodies = tuple(map(_small, curve.bodies))
+    few = [] if drawn["samples"].hidden else few
+    few.append(dataclasses.replace(curve, bodies=bodies))
+    return [panel for panel in few if panel.bodies and not panel.missing]
+
+
+def _small(body: Markup) -> Markup:
+    """Returns the narrow version of a responsive chart, with ids of its own."""
+    narrow = str(body).rpartition('<div class="on-phone">')[2].removesuffix("</div>")
+    return Markup(re.sub(r'(\bid="|href="#|url\(#)', r"\1few-", narrow))
+
+
+def _sections(
+    e: Evaluation,
+    drawn: dict[str, Panel],
+    found: dict[str, list[list[Panel]]],
+    absent: dict[str, list[str]],
+    others: bool,
+) -> list[tuple[str, str]]:
+    """Returns the table of contents: ids and titles of the sections that the page has."""
+    with_codes = not all(drawn[n].hidden for n in ("probes", "interpolation", "traversal"))
+    there = {
+        "code": ("At the code", e.code),
+        "bounds-table": ("log p(x)" if e.exact else "Bounds", not e.code),
+        "estimates": ("Estimates", bool(others or found["estimates"] or absent["estimates"])),
+        "trust": ("Trust", bool(not e.code or found["trust"] or absent["trust"])),
+        "parts": ("Parts of the ELBO", not e.code),
+        "uses": ("Uses", bool(found["uses"] or absent["uses"])),
+        "learning": ("Training", True),
+        "pictures": ("Pictures", True),
+        "codes": ("Codes", with_codes),
+        "repeat": ("To repeat this", True),
+    }
+    return [(name, title) for name, (title, shown) in there.items() if shown]
+
+
 def _found(e: Evaluation) -> dict[str, list[list[Panel]]]:
     """Returns for each section the figures of each finding."""
     found: dict[str, list[list[Panel]]] = {n: [] for n in ("estimates", "trust", "parts", "uses")}
@@ -162,42 +240,6 @@ def _one_datum(summary: dict[str, Any], places: int) -> str | None:
         return None
     error = summary["log_px_se"] * summary["num_data"] ** 0.5
     return text.number(error, max(places, text.decimals(error)))
-
-
-def _facts(
-    evaluation: Evaluation,
-    subject: Subject,
-    history: list[dict[str, Any]],
-    config: dict[str, Any] | None,
-) -> list[tuple[str, str]]:
-    parts = subject.data if hasattr(subject.data, "train") else None
-    held = getattr(parts, "validation", None)
-    config = config or {}
-    facts = {
-        "model arguments": _arguments(config.get("model")),
-        "guide arguments": _arguments(config.get("guide")),
-        "observation": evaluation.data.get("observation"),
-        "density": evaluation.data.get("density"),
-        "one x": text.shape(subject.event) if subject.size else None,
-        "training data": text.count(len(parts.train)) if parts else None,
-        "validation data": text.count(len(held)) if held is not None else None,
-        "evaluated data": text.count(len(evaluation.log_px)),
-        "epochs": text.count(len(history)) if history else config.get("epochs"),
-        "batch size": config.get("batch_size"),
-        "parameters": text.count(n) if (n := subject.parameters()) else None,
-        "training seed": config.get("seed"),
-    }
-    return [(name, str(value)) for name, value in facts.items() if value is not None]
-
-
-def _arguments(part: Any) -> str | None:
-    """Returns the arguments of a model or a guide, except the data's shape."""
-    given = part.get("init_args") if isinstance(part, dict) else None
-    values = [
-        f"{name} {value}" for name, value in (given or {}).items()
-        if value is not None and name != "event_shape" and not isinstance(value, dict)
-    ]  # fmt: skip
-    return ", ".join(values) or None
 
 
 def _training(history: list[dict[str, Any]], what: str, subject: Subject) -> Panel | None:
@@ -224,13 +266,3 @@ def _training(history: list[dict[str, Any]], what: str, subject: Subject) -> Pan
     if what != "ELBO":
         note += " It is not a bound on log p(x). In training, a penalty of the guide is subtracted."
     return Panel((drawn[0],), note)
-
-
-def _versions() -> list[tuple[str, str]]:
-    found = [("pvae", __version__)]
-    for name in ("pyro-ppl", "torch"):
-        try:
-            found.append((name, importlib.metadata.version(name)))
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return [*found, ("Python", platform.python_version())]

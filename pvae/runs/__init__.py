@@ -7,7 +7,7 @@ Imports `training`, `evaluation`, `predictive`, `pair`, `data`, `distributions`,
 from pvae.runs.build import GIVEN, build_pair, one_line, parameters, typed
 from pvae.runs.codes import codes, read_codes
 from pvae.runs.config import load_yaml, names_of, read_config, renamed
-from pvae.runs.folder import load, read_history
+from pvae.runs.folder import load, read_history, read_made
 from pvae.runs.names import from_file, full_name, in_file, resolve, shared
 from pvae.runs.saving import EXPORTED, save
 from pvae.runs.trust import check_trust, trusted
@@ -29,6 +29,7 @@ __all__ = [
     "read_codes",
     "read_config",
     "read_history",
+    "read_made",
     "renamed",
     "resolve",
     "save",

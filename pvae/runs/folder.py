@@ -3,6 +3,7 @@
 import csv
 import os
 from pathlib import Path
+from typing import Any
 
 from pvae.errors import PvaeError
 from pvae.pair import Program
@@ -10,7 +11,7 @@ from pvae.runs.build import build_pair
 from pvae.runs.config import read_config
 from pvae.training import read_state, restore_pair, with_own_source
 
-__all__ = ["load", "read_history"]
+__all__ = ["load", "read_history", "read_made"]
 
 
 def load(
@@ -77,3 +78,11 @@ def read_history(run: str | os.PathLike[str]) -> list[dict[str, float]]:
         raise PvaeError(
             f"{path} is damaged ({error}). Resume the run to write it again."
         ) from error
+
+
+def read_made(run: str | os.PathLike[str]) -> dict[str, Any]:
+    """Returns the `date` of a run's last checkpoint, the `seconds` it took and the `device`.
+
+    It is empty for runs of versions that did not keep them.
+    """
+    return read_checkpoint(Path(run) / "checkpoint.pt").get("made", {})
