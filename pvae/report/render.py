@@ -91,7 +91,8 @@ def _context(
     elbo = summary["elbo"]["mean"] if _trains_the_elbo(e, config, subject) else None
     trend, found = ending.trend(history), _found(e)
     absent = estimates.absent(e)
-    units = sum(len(site["variance"] or []) for site in e.sites.values())
+    sizes = [site["variance"] and len(site["variance"]) for site in e.sites.values()]
+    units = 0 if None in sizes else sum(sizes)
     active = text.number(summary["active_units"], 0)
     others = estimates.estimates(e, summary)
     return {

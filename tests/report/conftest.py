@@ -56,6 +56,7 @@ class Numbers:
         self.reconstruction = self.elbo + self.kl
         self.zero_weights = np.zeros(n)
         self.elbo_analytic = self.psis = self.cubo = None
+        self.made = {}
         self.jvi, self.findings, self.missing, self.settings = {}, {}, {}, {}
         self.sites = {
             "z_1": {"kl": 12.5, "closed_form": True, "active_units": 6,

@@ -163,3 +163,44 @@ def test_equal_runs_are_drawn(read):
     page = read(dataclasses.replace(comparison, runs=(comparison.runs[0], same)))
     assert page.errors == []
     assert "could not be drawn" not in page.text()
+
+
+def config(seed=0, latent_dim=20, **options):
+    model = {"class_path": "Net", "init_args": {"latent_dim": latent_dim}}
+    return {"model": model, "data": {"source": "toys"}, "seed": seed, **options}
+
+
+def test_how_the_runs_differ_is_a_table_of_options(tmp_path, page):
+    parts = {"first": {"config": config(epochs=5)}, "second": {"config": config(1, 2, epochs=5)}}
+    shown = page(write_comparison(tmp_path / "a.html", made(), parts, "pvae report a b"))
+    assert shown.errors == []
+    assert "model.latent_dim | 20 | 2 |" in shown.rows
+    assert "seed | 0 | 1 |" in shown.rows
+    assert not any(row.startswith("epochs") for row in shown.rows)
+    assert "pvae report a b" in shown.text("repeat")
+    assert not shown.text("designs")
+
+
+def test_seeds_of_a_design_have_their_spread(tmp_path, page):
+    names = ("a", "b", "c", "d")  # 0, 1, 2 and 3 nats above the first
+    parts = {name: {"config": config(i, 20 if i < 2 else 2)} for i, name in enumerate(names)}
+    shown = page(write_comparison(tmp_path / "a.html", made(names), parts))
+    first, second = (row for row in shown.rows if ("Net with Cone" in row and "| 0" in row)
+                     or "2, 3 |" in row)  # fmt: skip
+    spread = number(0.5**0.5)
+    assert f"a, b | 0, 1 | {number(-78.7, 2)[:3]}" in first
+    assert f"| {spread} |" in first
+    assert "reference" in first
+    assert "| +2.00 ± 0.71 |" in second
+
+
+def test_curves_of_runs_are_drawn_with_their_names(tmp_path, page):
+    rows = [{"epoch": e, "elbo": -100.0 + e} for e in range(1, 31)]
+    held = [row | {"validation_elbo": row["elbo"] - 1} for row in rows]
+    parts = {"first": {"history": rows}, "second": {"history": held}}
+    shown = page(write_comparison(tmp_path / "a.html", made(), parts))
+    figure = shown.figure("curves")
+    assert "first" in figure
+    assert "second" in figure
+    assert "of validation, or training data" in figure
+    assert shown.errors == []

@@ -30,7 +30,7 @@ def test_numbers_are_those_of_the_evaluation(numbers, read):
         row = next(r for r in page.rows if name in r and stat is not None)
         assert number(stat["mean"], 1) in row
         assert number(stat["se"], 1) in row
-    for row in summary["log_px"]:
+    for row in summary["log_px"][1:]:  # L_1 is the ELBO again
         assert any(f"K = {row['num_samples']} |" in r and number(row["mean"], 1) in r
                    for r in page.rows)  # fmt: skip
     assert any(f"K = 500 | {number(last['mean'], 1)}" in r and "| 0.020 |" in r
@@ -43,7 +43,7 @@ def test_numbers_are_those_of_the_evaluation(numbers, read):
         "17.2 nats",
         "321.0",
         "active units | 9",
-        "z_1 | 12.5 | 6 of 8",
+        "z_1 | 12.5 closed form | 6 of 8",
         "z_2 | – | 3",
     ):
         assert expected in table
@@ -216,3 +216,64 @@ def test_returns_the_path_and_repeats_itself(tmp_path, numbers):
     second = write_report(tmp_path / "b.html", numbers(), history=HISTORY)
     assert first == tmp_path / "new" / "a.html"
     assert first.read_bytes() == second.read_bytes()
+
+
+def test_the_first_screen_has_the_number_the_verdict_the_curve_and_the_contents(numbers, read):
+    page = read(numbers(khat=np.full(40, 0.9)), history=HISTORY, command="pvae run --lr 1")
+    first = page.text("headline")
+    assert "✗ Loose. This is only a lower bound" in first
+    assert first.index("Loose") < first.index("The verdict in words.")
+    assert "rose by 2.00 nats" in first
+    assert page.source.index('class="reading bad"') < page.source.index('id="few-epochs"')
+    assert page.source.index('id="few-epochs"') < page.source.index('class="contents"')
+    nav = page.source.partition('<nav class="contents"')[2].partition("</nav>")[0]
+    links = re.findall(r'href="#([\w-]+)"', nav)
+    assert links == ["bounds-table", "estimates", "trust", "parts", "learning", "pictures",
+                     "repeat"]  # fmt: skip
+    assert "pvae run --lr 1" in page.text("repeat")
+
+
+def test_sizes_and_long_texts_are_folded(numbers, read):
+    page = read(numbers(), history=HISTORY)
+    sizes = page.source.partition('<details id="sizes">')[2].partition("</details>")[0]
+    assert "evaluated data" in sizes
+    figure = page.figure("khat")
+    shown, _, folded = figure.partition('<details class="help">')
+    assert "estimates how heavy the tail" in shown
+    assert "above it a few samples carry the estimate" in folded
+    assert "How to read: Pareto k̂, datum by datum" in folded
+
+
+def test_when_how_long_and_where_are_told(numbers, read):
+    evaluation = numbers()
+    evaluation.made = {"date": "2026-11-28 09:30 UTC", "seconds": 3725.0, "device": "NVIDIA H200"}
+    page = read(evaluation, trained={"date": "2026-11-27 23:59 UTC", "seconds": 7.64})
+    for words in (
+        "2026-11-28 09:30 UTC, in 1 h 2 min, on NVIDIA H200",
+        "2026-11-27 23:59 UTC, in 7.6 s",
+    ):
+        assert words in page.text("repeat")
+
+
+def test_options_that_do_not_apply_are_left_out(numbers, read):
+    given = {"network": "dense", "channels": [64, 32], "hidden_dims": [400]}
+    config = CONFIG | {"model": {"class_path": "Net", "init_args": given}, "num_chains": 16,
+                       "ais": 0, "patience": 10}  # fmt: skip
+    page = read(numbers(), config=config)
+    assert "hidden_dims [400]" in page.text("sizes")
+    assert "channels" not in page.text()
+    assert "num_chains" not in page.text()
+    assert "patience" not in page.text()
+    annealed = read(numbers(), config=config | {"ais": 20, "data": {"validation": 100}})
+    assert "num_chains 16" in annealed.text("repeat")
+    assert "patience 10" in annealed.text("repeat")
+
+
+def test_whether_the_bound_still_rose_is_told(numbers, read):
+    rows = [{"epoch": e, "elbo": -100 + 0.5 * e, "kl_weight": 1.0} for e in range(1, 41)]
+    page = read(numbers(), history=rows)
+    assert "Still rising. The training ELBO was still rising" in page.text("headline")
+    assert "+3.50 nats over the last 8 of 40 epochs" in " ".join(
+        page.text("learning").replace("± 0.00 ", "").split()
+    )
+    assert "rising when" not in read(numbers(), history=HISTORY[:3]).text()
