@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from markupsafe import Markup, escape
 
 from pvae.drawing.colours import INK, MUTED, RULE, VARIABLES
+from pvae.drawing.hover import add_targets, add_titles
 
 __all__ = ["Chart", "chart", "responsive"]
 
@@ -55,10 +56,11 @@ def chart(label: str, width: float = 350, height: float = 240) -> Iterator[Chart
         matplotlib.rcParams.update(_STYLE)
         drawn = Chart(width, height)
         yield drawn
+        said = add_targets(drawn.figure)
         file = io.StringIO()
         nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         drawn.figure.savefig(file, format="svg", transparent=True, metadata=nothing)
-    drawn.svg = _inline(file.getvalue(), label)
+    drawn.svg = Markup(add_titles(_inline(file.getvalue(), label), said))
 
 
 def _inline(svg: str, label: str) -> Markup:
@@ -69,6 +71,7 @@ def _inline(svg: str, label: str) -> Markup:
     body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
     body = re.sub(r"<style.*?</style>", "", body, flags=re.DOTALL)
     used = set(re.findall(r'(?:xlink:href="#|url\(#)([\w.-]+)', body))
+    used |= set(re.findall(r'id="(hover-\d+)"', body))
     size = (box[1] if box else "0 0 350 240").split()
     prefix = re.sub(r"[^a-z0-9]+", "-", label.lower()) + f"-{size[2].partition('.')[0]}"
     body = re.sub(

@@ -31,7 +31,7 @@ def context(comparison: Comparison, parts: Parts) -> dict[str, Any]:
         "options": _differences(configs),
         "same": all(configs.values()) and len(runs) > 1,
         "designs": _designs(runs, configs),
-        "curves": attempt("curves", "Training", _curves, runs, parts),
+        "curves": attempt("curves", "ELBO over epochs", _curves, runs, parts),
         "pictures": _pictures(runs, parts),
         "commands": [
             (run.name, command) for run in runs
