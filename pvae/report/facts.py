@@ -38,7 +38,7 @@ def applying(options: Mapping[str, str]) -> dict[str, str]:
         side, _, last = name.rpartition(".")
         key = name if name in _NEEDS else last
         if name in _OF_ANNEALING:
-            return any(options.get(each, "1") not in _NOTHING for each in ("ais", "bdmc"))
+            return any(options.get(each, "0") not in _NOTHING for each in ("ais", "bdmc"))
         if key not in _NEEDS:
             return True
         other, wanted = _NEEDS[key]

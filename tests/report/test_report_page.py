@@ -258,7 +258,7 @@ def test_when_how_long_and_where_are_told(numbers, read):
 def test_options_that_do_not_apply_are_left_out(numbers, read):
     given = {"network": "dense", "channels": [64, 32], "hidden_dims": [400]}
     config = CONFIG | {"model": {"class_path": "Net", "init_args": given}, "num_chains": 16,
-                       "ais": 0, "patience": 10}  # fmt: skip
+                       "ais": 0, "patience": 10, "data": {"validation": 0}}  # fmt: skip
     page = read(numbers(), config=config)
     assert "hidden_dims [400]" in page.text("sizes")
     assert "channels" not in page.text()
