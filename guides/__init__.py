@@ -5,6 +5,7 @@ from pvae.guides.categorical import Categorical
 from pvae.guides.code import Code, ContractiveCode, DenoisingCode
 from pvae.guides.conditional import ConditionalMeanField
 from pvae.guides.flows import IAF, SplineFlow
+from pvae.guides.frames import FramesMeanField
 from pvae.guides.gaussian import FullCovariance, LowRank
 from pvae.guides.label_then_code import LabelThenCode
 from pvae.guides.ladder import Ladder
@@ -29,6 +30,7 @@ __all__ = [
     "ConditionalMeanField",
     "ContractiveCode",
     "DenoisingCode",
+    "FramesMeanField",
     "FullCovariance",
     "LabelThenCode",
     "Ladder",

@@ -7,6 +7,7 @@ from pvae.models.conditional import Conditional
 from pvae.models.conditional_vae import ConditionalVAE
 from pvae.models.explicit import MADE, GatedPixelCNN, PixelCNN, PixelRNN
 from pvae.models.flow_prior import FlowPriorVAE
+from pvae.models.frames import FrameBetween, NextFrames
 from pvae.models.gaussian_mixture import GaussianMixture
 from pvae.models.hierarchical import HierarchicalVAE
 from pvae.models.hierarchical_codes import HierarchicalCodes
@@ -41,11 +42,13 @@ __all__ = [
     "ConditionalVAE",
     "ConditionalVQVAE2",
     "FlowPriorVAE",
+    "FrameBetween",
     "GatedPixelCNN",
     "GaussianMixture",
     "HierarchicalCodes",
     "HierarchicalVAE",
     "MixturePriorVAE",
+    "NextFrames",
     "PixelCNN",
     "PixelRNN",
     "PixelVAE",

@@ -46,6 +46,7 @@ TOGETHER = (
 
 _DATA = {
     "cifar10_jpeg": "30,000 and 5,000 images of CIFAR-10 as JPEG, dequantize",
+    "clips": "patches of three grey videos, 8 frames of 24×24, grey",
     "digits": "scikit-learn's digits, dynamic",
     "emoji": "emoji by two drawers with captions, dequantize",
     "glyphs": "letters with seven known factors, dynamic",

@@ -15,6 +15,7 @@ Example:
 from pvae.data import glyphs, moving
 from pvae.data.dataset import Data
 from pvae.data.drop_fields import drop_fields
+from pvae.data.frames import Frames
 from pvae.data.loading import as_data, drawn_once, load
 from pvae.data.masks import Mask, draw_masks
 from pvae.data.observation import BINARY
@@ -27,6 +28,7 @@ __all__ = [
     "BINARY",
     "SETS",
     "Data",
+    "Frames",
     "Mask",
     "Split",
     "Vocabulary",

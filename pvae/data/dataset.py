@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from pvae.data.frames import Frames
 from pvae.data.masks import Mask
 from pvae.data.split import Split
 from pvae.data.vocabulary import Vocabulary
@@ -32,6 +33,9 @@ class Data:
         mask: The argument `mask` of `load`.
         labelled: How many training data have kept their labels; None for all.
         balanced: Whether every class has kept as many.
+        frames: The argument `frames` of `load`.
+        window: The length of the windows of frames, or None without `frames`.
+        asked_validation: The argument `validation` of `load`: with `frames`, a number of videos.
     """
 
     name: str
@@ -49,6 +53,9 @@ class Data:
     mask: Mask | None = None
     labelled: int | None = None
     balanced: bool = True
+    frames: Frames | None = None
+    window: int | None = None
+    asked_validation: int = 0
 
     def __repr__(self) -> str:
         return f"<Data: {self.in_words}>"
@@ -84,7 +91,10 @@ class Data:
             "as_given": "",
         }[self.observation]
         held_out = f", {len(self.validation)} validation" if self.validation else ""
+        between = f"the middle one of {self.window} frames, given the first and the last"
+        after = f"the {(self.window or 0) - 1} frames after a still"
+        cut = {"between": f"; x is {between}", "next": f"; x is {after}"}.get(self.frames, "")
         masked = f"; masks {self.mask!r}" if self.mask else ""
         kept = f" ({self.labelled} labelled)" if self.labelled else ""
         sizes = f"{len(self.train)} training{kept}{held_out} and {len(self.test)} test data"
-        return f"{self.name}, {sizes} {self.train.shape_in_words}{how}{masked}"
+        return f"{self.name}, {sizes} {self.train.shape_in_words}{cut}{how}{masked}"

@@ -12,6 +12,7 @@ import torch
 from pvae.data import files, storage
 from pvae.data.arrays import Source, from_arrays, given_fields, is_frame
 from pvae.data.dataset import Data
+from pvae.data.frames import Frames, cut, windows_of
 from pvae.data.masks import Mask, draw_masks
 from pvae.data.observation import BINARY, OBSERVATIONS, Observation, draw, stream
 from pvae.data.partly_labelled import keep_labels, mix
@@ -32,6 +33,8 @@ def load(
     validation: int = 0,
     labels: bool = False,
     mask: Mask | None = None,
+    frames: Frames | None = None,
+    window: int | None = None,
     labelled: int | None = None,
     balanced: bool = True,
     labelled_share: float | None = None,
@@ -70,12 +73,19 @@ def load(
             vectors, "dequantize" for integers in colour, "grey" for floats and for 0 and 1.
         levels: The number of levels of integers, 2 to 256. By default it is known for values of 0
             and 1, 8-bit images and named datasets. Other integers need `levels` or `observation`.
-        validation: Number of data held out of training, from the end of a permutation by `seed`.
+        validation: Number of data held out of training, from the end of a permutation by `seed`;
+            with `frames`, a number of videos.
         labels: Whether batches hold the field y; of `"glyphs"` and `"emoji"` also `caption`,
             and of `"glyphs"` `factors`.
         mask: Which kind of masks batches hold in the field mask, True where x is known: "center",
             "block", "region", "quadrants", "pixels" or "any", as drawn by `pvae.data.draw_masks`;
             again for each training minibatch. By default there are none.
+        frames: Of videos, which frames of a window are x. "between": the middle one; batches also
+            hold the first one and the last, the fields before and after. "next": all but the first
+            one, which is the field still. These fields are E[x] of their observation, without
+            noise. Training has a window from each frame on; validation and test have windows that
+            share no frame. By default x are the videos.
+        window: The length of a window: 3 frames by default between, the whole video for next.
         labelled: How many training data keep their labels, drawn by `seed`; batches hold y then,
             and the labels of the other training data are −1. Validation and test keep all labels.
             By default all are kept.
@@ -121,6 +131,13 @@ def load(
         train, test = train.take(order[tenth:]), train.take(order[:tenth])
     else:
         test = Split(found.test, observation, found.levels, batch)
+    if frames is not None:
+        window = windows_of(train, frames, window, name)
+    elif window is not None:
+        raise PvaeError(
+            f"window={window} is not valid without frames. Say which of its frames are x: "
+            "frames='between' or frames='next'."
+        )
     if not 0 <= validation < len(train):
         raise PvaeError(
             f"validation={validation} is not valid: {name} has {len(train)} training data. Give 0 "
@@ -129,19 +146,24 @@ def load(
     if observation == "fixed":
         # Before the split, so that the draw of a datum does not depend on `validation`.
         train = drawn_once(train, seed, "train", name)
+        test = drawn_once(test, seed, "test", name)
+    held_out = None
+    if validation:
+        order = torch.randperm(len(train), generator=stream(seed, "validation split"), device="cpu")
+        train, held_out = train.take(order[:-validation]), train.take(order[-validation:])
+    if frames is not None:
+        train = cut(train, frames, window, step=1)
+        test = cut(test, frames, window, step=window)
+        held_out = None if held_out is None else cut(held_out, frames, window, step=window)
     if mask is not None:
         if "mask" in found.train:
             raise PvaeError(f"mask={mask!r} is not valid: {name} has a field mask. Leave mask out.")
         train = _masked(train, mask, None)
         test = _masked(test, mask, stream(seed, "test mask"))
-    held_out = None
-    if validation:
-        order = torch.randperm(len(train), generator=stream(seed, "validation split"), device="cpu")
-        held_out = train.take(order[-validation:])
+    if held_out is not None:
         if mask is not None:
             held_out = _masked(held_out, mask, stream(seed, "validation mask"))
         held_out = drawn_once(held_out, seed, "validation", name)
-        train = train.take(order[:-validation])
     if labelled is not None:
         train = keep_labels(train, labelled, balanced, stream(seed, "labels"), name)
     if labelled_share is not None:
@@ -162,6 +184,9 @@ def load(
         mask=mask,
         labelled=labelled,
         balanced=balanced,
+        frames=frames,
+        window=window,
+        asked_validation=validation,
     )
 
 

@@ -6,7 +6,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-__all__ = ["BINARY", "OBSERVATIONS", "Observation", "draw", "observe", "stream"]
+__all__ = ["BINARY", "OBSERVATIONS", "Observation", "draw", "mean_of", "observe", "stream"]
 
 Observation = Literal["dynamic", "fixed", "threshold", "grey", "dequantize", "counts", "as_given"]
 OBSERVATIONS: tuple[str, ...] = get_args(Observation)
@@ -64,6 +64,14 @@ def observe(
         return u.mul_(1 - 2**-16).add_(x).div_(levels)
     # Four times as fast on the CPU as torch.bernoulli.
     return (u if levels in (None, 2) else u.mul_(levels - 1)).lt_(x)
+
+
+def mean_of(raw: Tensor, observation: str, levels: int | None) -> Tensor:
+    """Returns E[x] of stored values, without noise; see `observe`."""
+    if observation == "dequantize":
+        return (raw.float() + 0.5) / levels
+    how = "grey" if observation in ("dynamic", "fixed") else observation
+    return observe(raw, how, levels)
 
 
 def draw(raw: Tensor, observation: str, levels: int | None, generator: torch.Generator) -> Tensor:

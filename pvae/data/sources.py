@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pvae.data import emoji, jpeg, vision
+from pvae.data import clips, emoji, jpeg, vision
 from pvae.data.arrays import Source
 from pvae.data.glyphs import VOCABULARY, draw
 from pvae.data.moving import VIDEOS, read_videos
@@ -24,9 +24,9 @@ def names() -> list[str]:
 
     Example:
         >>> names()  # doctest: +ELLIPSIS
-        ['cifar10', 'cifar10_jpeg', 'digits', 'emnist', 'emoji', 'fashion_mnist', 'glyphs', ...]
+        ['cifar10', 'cifar10_jpeg', 'clips', 'digits', 'emnist', 'emoji', 'fashion_mnist', ...]
     """
-    return sorted(["cifar10_jpeg", "digits", "emoji", "glyphs", *VIDEOS, *vision.SETS])
+    return sorted(["cifar10_jpeg", "clips", "digits", "emoji", "glyphs", *VIDEOS, *vision.SETS])
 
 
 def canonical(name: str) -> str:
@@ -62,6 +62,9 @@ def from_name(name: str, root: Path) -> Source:
         return Source(train, test, Range(True, 0, 255, False), 256, "dequantize", vocabulary)
     if name == "cifar10_jpeg":
         return Source(*jpeg.read(root), Range(True, 0, 255, False), 256, "dequantize")
+    if name == "clips":
+        train, test = clips.read(root)
+        return Source({"x": train}, {"x": test}, Range(True, 0, 255, False), 256, "grey")
     if name in VIDEOS:
         x = _digits()[0]
         train, test = read_videos(name, root, (x[:_DIGITS_TRAIN], x[_DIGITS_TRAIN:]))

@@ -32,6 +32,7 @@ from pvae.nn.residual import ResidualDecoder, ResidualEncoder
 from pvae.nn.scale_tril import ScaleTril
 from pvae.nn.sizes import at_least_one, check_layers, positive
 from pvae.nn.skips import SkipNetwork
+from pvae.nn.warp import warp
 
 __all__ = [
     "MADE",
@@ -65,4 +66,5 @@ __all__ = [
     "raster",
     "rational_quadratic",
     "remember",
+    "warp",
 ]

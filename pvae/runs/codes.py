@@ -121,6 +121,7 @@ def codes(
         validation=found.get("validation"),
         test=found["test"],
         source=source,
+        asked_validation=data.asked_validation,
         vocabulary=data.vocabulary,
     )
 
