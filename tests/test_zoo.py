@@ -5,14 +5,24 @@ import pyro
 import pytest
 import torch
 from asking import evaluate
-from zoo import EXPLICIT, GIVEN, GIVEN_MASKS, GIVEN_TEXT, PARTLY_LABELLED, ZOO, given, make
+from zoo import (
+    EXPLICIT,
+    GIVEN,
+    GIVEN_FRAMES,
+    GIVEN_MASKS,
+    GIVEN_TEXT,
+    PARTLY_LABELLED,
+    ZOO,
+    given,
+    make,
+)
 
 import pvae
 from pvae import guides, models
 from pvae.objectives import choose_elbo
 from pvae.pair import bind
 
-ALL = [*ZOO, *GIVEN, *GIVEN_TEXT, *GIVEN_MASKS]
+ALL = [*ZOO, *GIVEN, *GIVEN_TEXT, *GIVEN_MASKS, *GIVEN_FRAMES]
 POINTS = [name for name in ZOO if "autoencoder" in name]
 DENSITIES = [
     *EXPLICIT,
@@ -20,6 +30,7 @@ DENSITIES = [
     "captions and codes",
     "two maps of codes",
     "classifier",
+    "frame between two",
 ]  # without latent variables
 EXACT = ["Gaussian mixture", *DENSITIES]  # nothing is left to draw
 QUANTISED = [name for name in ALL if "VQ" in name]  # one discrete code for each datum
@@ -32,6 +43,7 @@ def data(name, observation, size=96):
     """Returns x and what the model is given, as fields."""
     train = pvae.data.load("digits", observation=observation, labels=True).train
     x, y = train.observe(slice(0, size))
+    x = x.unsqueeze(1) if "after a still" in name else x
     return pvae.data.as_data({"x": x} | given(name, y))
 
 

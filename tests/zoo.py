@@ -83,6 +83,16 @@ def _codes(num_classes=None):
     return m.HierarchicalCodes(((4, 4), (2, 2)), **sizes)
 
 
+def _next_frame(**options):
+    sizes = {**DENSE, **options}
+    return m.NextFrames((1, *SHAPE), **sizes), g.FramesMeanField((1, *SHAPE), **sizes)
+
+
+def _frame_between():
+    options = {"likelihood": "discretized_logistic", "levels": 17}
+    return m.FrameBetween(SHAPE, channels=[4], num_blocks=1, **options), g.NoLatents()
+
+
 def _explicit(model, **options):
     return lambda: (model(SHAPE, **options), g.NoLatents())
 
@@ -283,6 +293,16 @@ GIVEN_MASKS = {
     ),
 }
 
+# Given other frames.
+GIVEN_FRAMES = {
+    "frame between two": (_frame_between, "grey"),
+    "frame after a still": (_next_frame, "dynamic"),
+    "frame after a still, convolutional": (
+        lambda: _next_frame(network="conv", channels=[4, 4]),
+        "dynamic",
+    ),
+}
+
 # Without latent variables.
 EXPLICIT = ["MADE", "PixelCNN", "gated PixelCNN", "PixelRNN", "row LSTM", "VideoPixelCNN"]
 
@@ -292,6 +312,10 @@ def given(name, y):
     if name in GIVEN_MASKS:
         draw = torch.Generator().manual_seed(0)
         return {"mask": torch.rand(len(y), *SHAPE, generator=draw) < 0.5}
+    if name in GIVEN_FRAMES:
+        draw = torch.Generator().manual_seed(0)
+        before, after = torch.rand(2, len(y), *SHAPE, generator=draw)
+        return {"before": before, "after": after} if "between" in name else {"still": before}
     if name in GIVEN_TEXT:
         return {"caption": torch.stack([y, 9 - y], -1)}
     if name in PARTLY_LABELLED:
@@ -305,6 +329,6 @@ def given(name, y):
 
 def make(name):
     """Returns the pair, and how its data are observed."""
-    pair, observation = (ZOO | GIVEN | GIVEN_TEXT | GIVEN_MASKS)[name]
+    pair, observation = (ZOO | GIVEN | GIVEN_TEXT | GIVEN_MASKS | GIVEN_FRAMES)[name]
     torch.manual_seed(0)
     return *pair(), observation
