@@ -96,6 +96,13 @@ def between_pair(name: str, data: Data, options: argparse.Namespace) -> Pair:
     sizes = {"channels": options.channels, "levels": options.levels}
     kind = {"likelihood": "discretized_logistic", "scale": "learned" if scale == ONE else "network"}
     model = models.FrameBetween(data.event_shape, **sizes, **kind)
+    x, before, after = data.train.observe(slice(2000))
+    start = ((x - (before + after) / 2).std() * 3**0.5 / torch.pi).clamp(min=1e-3)  # of a logistic
+    with torch.no_grad():
+        if scale == ONE:
+            model.head.log_scale.copy_(start.log())
+        else:
+            model.network[-1].layers[-1].bias[3:] = start.expm1().log()
     if how == MEAN:
         model.network = Unmoved(None if scale == ONE else model.network)
     return model, guides.NoLatents()
@@ -173,7 +180,7 @@ def between(data: Data, options: argparse.Namespace) -> tuple[str, dict[str, Ten
 {len(x)} test frames {" × ".join(map(str, x.shape[1:]))}, the middle ones of windows of {options.window} frames that share no
 frame; {len(data.train)} training frames. Exact −log p(x_t | x_t−1, x_t+1) of a discretised logistic of
 {options.levels} levels, and the PSNR in dB of its mean, of the error of all values together; ± is the standard
-error over the test frames, differences are paired. {options.epochs} epochs of minibatches of {options.batch_size}.
+error over the test frames, differences are paired. All rows start at the scale of the mean's errors. {options.epochs} epochs of minibatches of {options.batch_size}.
 The flow of the last row is {flow.norm(dim=-3).mean():.2f} pixels on average.
 
 """  # noqa: E501

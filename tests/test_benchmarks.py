@@ -33,7 +33,8 @@ def test_every_public_class_is_in_the_gallery(benchmark):
         made |= {type(program).__name__ for program in pair}
     # Captions, which digits do not have, codes of another run, or videos.
     given = {"DALLE", "TextImageTransformer", "HierarchicalCodes", "ConditionalVQVAE2"}
-    videos = {"VideoPixelCNN"}  # in benchmarks/moving_mnist.py
+    # In benchmarks/moving_mnist.py and frames.py.
+    videos = {"VideoPixelCNN", "FrameBetween", "NextFrames", "FramesMeanField"}
     views = {"Classifier", "MVAE", "ProductOfExperts"}  # in few_labels.py and multimodal.py
     assert made | given | videos | views == {*pvae.models.__all__, *pvae.guides.__all__}
     compared = {name for group in gallery.COMPARED.values() for name in group}

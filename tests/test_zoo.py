@@ -123,7 +123,10 @@ def steps(name, mode, num=4):
     *pair, observation = make(name)
     pair = [module.double() for module in pair]
     part, programs = bind(data(name, observation, 32 * num), *pair)
-    batches = [(x.double(), *y) for x, *y in part.batches(32)]
+    batches = [
+        [field.double() if field.is_floating_point() else field for field in batch]
+        for batch in part.batches(32)
+    ]
     elbo = choose_elbo("auto", pvae.check(*programs, *batches[0]))
     svi = pvae.SVI(*programs, torch.optim.Adam, elbo, mode=mode)
     torch.manual_seed(1)

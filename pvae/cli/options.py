@@ -11,7 +11,7 @@ import yaml
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
 from pvae.cli.usage import HELP_OF, UsageError
-from pvae.data import Data, load
+from pvae.data import GIVEN_FRAMES, Data, load
 from pvae.diagnosis import diagnose
 from pvae.errors import PvaeError, nearest
 from pvae.evaluation import check_counts, evaluate, find_estimators
@@ -192,8 +192,12 @@ def listed(names: str | list[str] | None) -> list[str]:
 
 
 def take_given(config: dict[str, Any]) -> list[str]:
-    """Takes --given out of a config, and asks for the labels of the data if there are any names."""
-    if names := listed(config.pop("given", None)):
+    """Takes --given out of a config, and asks for the labels of the data if there are other names.
+
+    Of videos, --data.frames makes the fields of given frames.
+    """
+    names = listed(config.pop("given", None))
+    if set(names) - GIVEN_FRAMES:
         config["data"]["labels"] = True
     return names
 

@@ -15,7 +15,7 @@ Example:
 from pvae.data import glyphs, moving
 from pvae.data.dataset import Data
 from pvae.data.drop_fields import drop_fields
-from pvae.data.frames import Frames
+from pvae.data.frames import GIVEN_FRAMES, Frames
 from pvae.data.loading import as_data, drawn_once, load
 from pvae.data.masks import Mask, draw_masks
 from pvae.data.observation import BINARY
@@ -26,6 +26,7 @@ from pvae.data.vocabulary import Vocabulary
 
 __all__ = [
     "BINARY",
+    "GIVEN_FRAMES",
     "SETS",
     "Data",
     "Frames",

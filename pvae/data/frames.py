@@ -13,11 +13,13 @@ from pvae.data.observation import mean_of
 from pvae.data.split import Split
 from pvae.errors import PvaeError, nearest
 
-__all__ = ["Frames", "cut", "windows_of"]
+__all__ = ["GIVEN_FRAMES", "Frames", "cut", "windows_of"]
 
 Frames = Literal["between", "next"]
 
 _GIVEN = {"between": ("before", "after"), "next": ("still",)}
+GIVEN_FRAMES = frozenset(name for names in _GIVEN.values() for name in names)
+"""The names of given frames: fields that `cut` makes."""
 
 
 def windows_of(part: Split, frames: Frames, window: int | None, name: str) -> int:

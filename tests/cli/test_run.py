@@ -2,6 +2,7 @@
 
 import functools
 
+import numpy as np
 import pytest
 from shell import PAIR, QUICK, SMALL, names, numbers, shell, stored
 
@@ -219,3 +220,19 @@ def test_partly_labelled_data_in_the_shell(here, capsys):
     assert main(["train", "--resume", "run"]) == 0
     assert main(["train", *pair, "--data.labelled", "5", *QUICK]) == 1
     assert "some would be without a single label. Give 10 or more" in capsys.readouterr().err
+
+
+def test_frames_of_videos_in_the_shell(here, capsys):
+    draw = np.random.RandomState(0)
+    np.save("videos.npy", draw.randint(0, 2, (60, 4, 1, 8, 8)).astype(np.uint8))
+    data = ["--data", "videos.npy", "--data.frames", "next", "--data.window", "3"]
+    pair = ["--model", "NextFrames", "--guide", "FramesMeanField", "--model.latent_dim", "2"]
+    quick = [*QUICK, "--given", "still"]
+    assert main(["run", *data, *pair, *quick, "--out", "run"]) == 0
+    assert numbers(here / "run")["data"]["density"] == "p(x | still)"
+    config = stored(here / "run")
+    assert config["model"]["init_args"]["event_shape"] == [2, 1, 8, 8]
+    assert (config["data"]["frames"], config["data"]["window"]) == ("next", 3)
+    assert "log p(x) stands for log p(x | still)" in (here / "run" / "report.html").read_text()
+    assert main(["train", *data[:2], *pair, *QUICK]) == 1
+    assert "frames after a still (T, C, H, W)" in capsys.readouterr().err
