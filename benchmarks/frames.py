@@ -97,7 +97,8 @@ def between_pair(name: str, data: Data, options: argparse.Namespace) -> Pair:
     kind = {"likelihood": "discretized_logistic", "scale": "learned" if scale == ONE else "network"}
     model = models.FrameBetween(data.event_shape, **sizes, **kind)
     x, before, after = data.train.observe(slice(2000))
-    start = ((x - (before + after) / 2).std() * 3**0.5 / torch.pi).clamp(min=1e-3)  # of a logistic
+    error = (x - (before + after) / 2).abs().mean()
+    start = (error / (2 * np.log(2))).clamp(min=1e-3)  # the scale of a logistic of this mean error
     with torch.no_grad():
         if scale == ONE:
             model.head.log_scale.copy_(start.log())
