@@ -1,11 +1,12 @@
-# `make demo` runs pvae once, `make test` runs the tests. The first of them makes .venv.
+# `make demo` runs pvae once, `make test` runs the tests, `make docs` builds the site. The first of
+# them makes .venv.
 # With another interpreter: make PYTHON=python3.13 test
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test dev
+.PHONY: demo test docs dev
 
 demo: $(VENV)/.test
 	$(BIN)/pvae run --out runs/demo --overwrite
@@ -13,10 +14,14 @@ demo: $(VENV)/.test
 test: $(VENV)/.test
 	$(BIN)/python -m pytest
 
+# Builds the site, build/docs/index.html; a warning is an error.
+docs: $(VENV)/.docs
+	$(BIN)/sphinx-build -q -W --keep-going -j auto docs build/docs
+
 # Installs ruff, the type checker and build too, for work on pvae.
 dev: $(VENV)/.dev
 
-$(VENV)/.test $(VENV)/.dev: $(VENV)/.%: pyproject.toml | $(BIN)/python
+$(VENV)/.test $(VENV)/.docs $(VENV)/.dev: $(VENV)/.%: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$*]'
 	touch $@
 

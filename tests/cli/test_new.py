@@ -1,4 +1,4 @@
-"""`pvae new` writes a pair that runs without changes, and that the README edits."""
+"""`pvae new` writes a pair that runs without changes, and that docs/howto/own_pair.md edits."""
 
 import importlib
 import re
@@ -13,8 +13,8 @@ from pvae import PvaeError
 from pvae.cli.main import main
 from pvae.cli.new import new
 
-README = (Path(__file__).parents[1].parent / "README.md").read_text()
-WALK = README[README.index("## Your own pair") : README.index("## The zoo")]
+PAGE = Path(__file__).parents[2] / "docs" / "howto" / "own_pair.md"
+WALK = PAGE.read_text().split("## Your own likelihood")[0]
 
 
 @pytest.mark.filterwarnings("error::UserWarning")
@@ -84,7 +84,7 @@ def _edit(path, diff):
     return sum(line.startswith("+") for line in diff.splitlines())
 
 
-def test_the_readmes_walk(here, capsys):
+def test_the_walk_of_the_page(here, capsys):
     blocks = re.findall(r"```(\w+)\n(.*?)```", WALK, flags=re.DOTALL)
     assert [language for language, _ in blocks] == ["sh", "diff", "sh"]
     made, diff, after = (text for _, text in blocks)

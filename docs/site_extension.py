@@ -1,0 +1,73 @@
+"""What the site needs beyond Sphinx: equations as MathML, and docstrings set as they are meant.
+
+MathML is drawn by the browser itself: a page needs no script, no font and no network for it.
+"""
+
+import re
+from typing import Any
+
+from docutils import nodes
+from latex2mathml.converter import convert
+from sphinx.application import Sphinx
+
+# What docstrings write plainly: a shape such as [B, *event_shape], a density such as log p(x|z),
+# an arXiv number. Doctests, directives and code in backticks stay unchanged.
+PLAIN = re.compile(
+    r"""
+    (?P<keep> ^[ ]*>>>.*?(?=\n[ ]*\n|\Z)
+      | ^(?P<indent>[ ]*)\.\.[ ][^\n]*(?:\n(?:(?P=indent)[ ]+\S[^\n]*|[ ]*(?=\n)))*
+      | ``.+?`` | (?::[\w:]+:)?`.+?`(?:__?)? )
+    | (?<![\w.])(?P<shape>\[[^][`]{1,60}\](?![\w(]))
+    | (?<![\w.])(?P<density>(?:log[ ])?[pq](?:_[\wθφ])?\([^()`\n]{1,30}\))(?!\w)
+    | \barXiv:(?P<arxiv>\d{4}\.\d{4,5})
+    | (?P<bar>(?<![\w)])\|)
+    """,
+    re.VERBOSE | re.MULTILINE | re.DOTALL,
+)
+
+
+def tex(density: str) -> str:
+    """Returns log p(x|z) and its like as TeX."""
+    density = re.sub(r"_(\w{2,})", r"_{\\text{\1}}", density.replace("log ", r"\log "))
+    density = density.replace("|", r"\mid ").replace("θ", r"\theta").replace("φ", r"\phi")
+    return re.sub(r"(?<![\\\w{])([a-zA-Z]{2,})", r"\\mathit{\1}", density)
+
+
+def set_plain(match: re.Match[str]) -> str:
+    """Returns what one match of `PLAIN` is in reStructuredText."""
+    if match["shape"]:
+        return f"``{match['shape']}``"
+    if match["density"]:
+        return f":math:`{tex(match['density'])}`"
+    if match["arxiv"]:
+        return "`arXiv:{0} <https://arxiv.org/abs/{0}>`__".format(match["arxiv"])
+    return r"\|" if match["bar"] else match[0]
+
+
+def set_docstring(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list) -> None:
+    """Sets the plain shapes, densities and arXiv numbers of a docstring."""
+    lines[:] = PLAIN.sub(set_plain, "\n".join(lines)).split("\n")
+
+
+def inline_equation(self: Any, node: nodes.math) -> None:
+    """Writes an equation within a line."""
+    self.body.append(convert(node.astext()))
+    raise nodes.SkipNode
+
+
+def equation(self: Any, node: nodes.math_block) -> None:
+    """Writes an equation on lines of its own."""
+    source = node.astext()
+    if r"\\" in source and r"\begin" not in source:
+        source = rf"\begin{{aligned}}{source}\end{{aligned}}"
+    self.body.append(self.starttag(node, "div", CLASS="math"))
+    self.body.append(convert(source, display="block"))
+    self.body.append("</div>\n")
+    raise nodes.SkipNode
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Registers both."""
+    app.add_html_math_renderer("mathml", (inline_equation, None), (equation, None))
+    app.connect("autodoc-process-docstring", set_docstring)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
