@@ -11,6 +11,13 @@ class PvaeError(ValueError):
 
     The shell prints only the message. Any other exception is a bug in pvae or in the user's
     program and keeps its stack trace.
+
+    Example:
+        >>> import pvae
+        >>> pvae.models.VAE((4,), latent_dim=0)
+        Traceback (most recent call last):
+        ...
+        pvae.errors.PvaeError: latent_dim=0: it must be at least 1.
     """
 
 

@@ -1,10 +1,16 @@
 """What README.md and docs/ say is so: snippets run, commands parse, links lead somewhere."""
 
+import contextlib
+import dataclasses
+import functools
+import inspect
+import io
 import os
 import re
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import pvae
@@ -16,6 +22,8 @@ ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 PAGES = [README, *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "docs").glob("*/*.md"))]
 PAGES = [page for page in PAGES if page.parent.name not in ("notebooks", "results")]  # copies
+REFERENCE = sorted((ROOT / "docs" / "reference").glob("*.md"))
+PUBLIC = ("data", "distributions", "estimators", "guides", "models", "nn", "objectives")
 WRITTEN = [page for page in PAGES if "```python" in page.read_text()]
 BLOCK = re.compile(r"```(python|sh)\n(.*?)```", re.DOTALL)
 
@@ -33,6 +41,15 @@ def quick(code: str) -> str:
 
 @pytest.fixture(autouse=True)
 def here(tmp_path, monkeypatch):
+    """An empty folder, and snippets that see a few of the digits."""
+    load = pvae.data.load
+
+    def load_few(*args, **options):
+        data = load(*args, **options)
+        few = {part: getattr(data, part).take(np.arange(128)) for part in ("train", "test")}
+        return dataclasses.replace(data, **few)
+
+    monkeypatch.setattr(pvae.data, "load", load_few)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     return tmp_path
@@ -74,7 +91,7 @@ def commands(page: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("page", [p for p in PAGES if commands(p)], ids=named)
-def test_the_commands_of_a_page_are_commands(page, here, capsys):
+def test_the_commands_of_a_page_are_commands(page, here):
     files_of(page, here)
     for command in commands(page):
         name, *argv = shlex.split(command)
@@ -86,9 +103,16 @@ def test_the_commands_of_a_page_are_commands(page, here, capsys):
             assert main([name, *argv]) == 0
         else:  # needs a trained run: its options exist
             assert name in ("run", "train", "evaluate", "report", "compare")
-            assert main([name, "--help"]) == 0
-            taken = re.findall(r"--[\w.]+", capsys.readouterr().out)
-            assert {word for word in argv if word.startswith("--")} <= set(taken)
+            assert {word for word in argv if word.startswith("--")} <= options_of(name)
+
+
+@functools.cache
+def options_of(command: str) -> set[str]:
+    """The options that `pvae COMMAND --help` lists."""
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.suppress(SystemExit):
+        main([command, "--help"])
+    return set(re.findall(r"--[\w.]+", said.getvalue()))
 
 
 @pytest.mark.parametrize(
@@ -151,6 +175,28 @@ def test_the_readme_is_short_and_counts_right():
     assert len(text.splitlines()) <= 200
     counts = len(pvae.models.__all__), len(pvae.guides.__all__), len(heads.__all__) - 1
     assert "{} models, {} guides, {} likelihoods".format(*counts) in text
+
+
+def test_every_public_name_has_a_page_with_an_example():
+    text = "\n".join(page.read_text() for page in REFERENCE)
+    listed = re.findall(r"^   (pvae[\w.]*)$", text, re.MULTILINE)
+    assert len(set(listed)) == len(listed)
+    public = {f"pvae.{n}" for n in pvae.__all__ if not inspect.ismodule(getattr(pvae, n))}
+    public -= {"pvae.__version__"}
+    for room in PUBLIC:
+        public |= {f"pvae.{room}.{name}" for name in programs_in(getattr(pvae, room))}
+    public |= {f"pvae.distributions.heads.{name}" for name in programs_in(heads)}
+    public -= {"pvae.distributions.heads.Head"}  # the same as pvae.distributions.Head
+    assert public == set(listed)
+    for name in sorted(public):
+        made = functools.reduce(getattr, name.split(".")[1:], pvae)
+        assert ">>>" in inspect.getdoc(made), name
+
+
+def programs_in(module) -> set[str]:
+    """The classes and functions among the public names of a module."""
+    made = {name: getattr(module, name) for name in module.__all__}
+    return {n for n, m in made.items() if inspect.isclass(m) or inspect.isroutine(m)}
 
 
 def test_the_gallery_has_every_pair():

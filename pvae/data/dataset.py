@@ -36,6 +36,12 @@ class Data:
         frames: The argument `frames` of `load`.
         window: The length of the windows of frames, or None without `frames`.
         asked_validation: The argument `validation` of `load`: with `frames`, a number of videos.
+
+    Example:
+        >>> import pvae
+        >>> digits = pvae.data.load("digits")
+        >>> digits.name, digits.observation, digits.support, len(digits.train), digits.validation
+        ('digits', 'dynamic', 'binary', 1500, None)
     """
 
     name: str

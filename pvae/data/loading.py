@@ -211,6 +211,14 @@ def as_data(source: Any) -> Any:
 
     Args:
         source: An argument of `fit`, `evaluate` and others.
+
+    Example:
+        >>> import torch
+        >>> part = as_data({"x": torch.rand(10, 4), "y": torch.arange(10)})
+        >>> len(part), part.names
+        (10, ('x', 'y'))
+        >>> as_data(3)
+        3
     """
     if isinstance(source, str | os.PathLike):
         return load(source)
@@ -304,6 +312,14 @@ def drawn_once(part: Split, seed: int, purpose: str, name: str) -> Split:
 
     Raises:
         PvaeError: The part does not fit in memory.
+
+    Example:
+        >>> import pvae
+        >>> train = pvae.data.load("digits").train
+        >>> once = drawn_once(train, 0, "train", "digits")
+        >>> (x,), (again,) = once.tensors(), once.tensors()
+        >>> x.equal(again), once.fresh
+        (True, False)
     """
     if part.observation not in ("dynamic", "fixed", "dequantize"):
         return part

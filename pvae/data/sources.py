@@ -30,7 +30,12 @@ def names() -> list[str]:
 
 
 def canonical(name: str) -> str:
-    """Returns a name in lower case with underscores."""
+    """Returns a name in lower case with underscores.
+
+    Example:
+        >>> canonical("Fashion-MNIST")
+        'fashion_mnist'
+    """
     return name.strip().lower().replace("-", "_")
 
 

@@ -41,6 +41,13 @@ class Diagnosis:
         faults: What is wrong, and what to change.
         notes: What is legal, but may not be intended.
         facts: What the pair is, line by line.
+
+    Example:
+        >>> import pvae, torch
+        >>> model, guide = pvae.models.VAE((4,), 2), pvae.guides.MeanField((4,), 2)
+        >>> found = pvae.diagnose(model, guide, torch.ones(8, 4))
+        >>> found.faults
+        []
     """
 
     faults: list[str] = field(default_factory=list)

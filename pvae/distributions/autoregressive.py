@@ -246,7 +246,12 @@ def _training(network: nn.Module) -> bool:
 
 
 def reads_values() -> bool:
-    """Returns whether tensors have values now; they have none while a graph is recorded."""
+    """Returns whether tensors have values now; they have none while a graph is recorded.
+
+    Example:
+        >>> reads_values()
+        True
+    """
     return _get_current_dispatch_mode() is None and not torch.compiler.is_compiling()
 
 

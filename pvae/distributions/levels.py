@@ -14,7 +14,12 @@ __all__ = ["BinomialProportion", "Levels", "OfLevels", "at_least_two"]
 
 
 class Levels(constraints.Constraint):
-    """The n + 1 levels 0, 1/n, 2/n, …, 1, within float32's precision."""
+    """The n + 1 levels 0, 1/n, 2/n, …, 1, within float32's precision.
+
+    Example:
+        >>> Levels(3).check(torch.tensor([0.0, 0.5, 0.75, 1.0]))
+        tensor([ True,  True, False,  True])
+    """
 
     is_discrete = True
 

@@ -65,6 +65,11 @@ def known_values(known: Tensor, event_shape: torch.Size) -> Tensor:
 
     Raises:
         PvaeError: If they have another type or shape.
+
+    Example:
+        >>> known_values(torch.tensor([True, False]), torch.Size([2, 3]))
+        tensor([[ True,  True,  True],
+                [False, False, False]])
     """
     known = torch.as_tensor(known)
     if known.dtype != torch.bool or known.shape != event_shape[: known.ndim]:

@@ -46,6 +46,11 @@ def support_of(fn: Any) -> Constraint | None:
     """Returns the support that a distribution declares, or None.
 
     For angles this is one turn; Pyro declares the real line.
+
+    Example:
+        >>> import pyro.distributions as dist
+        >>> support_of(dist.Gamma(1.0, 1.0))
+        GreaterThanEq(lower_bound=0.0)
     """
     if isinstance(peeled(fn), _ANGLES):
         return constraints.independent(_TURN, fn.event_dim)
@@ -57,7 +62,13 @@ def support_of(fn: Any) -> Constraint | None:
 
 
 def is_discrete(fn: Any) -> bool:
-    """Whether a distribution is discrete; one without a known support counts as continuous."""
+    """Whether a distribution is discrete; one without a known support counts as continuous.
+
+    Example:
+        >>> import pyro.distributions as dist
+        >>> is_discrete(dist.Poisson(1.0)), is_discrete(dist.Normal(0.0, 1.0))
+        (True, False)
+    """
     support = support_of(fn)
     return support is not None and support.is_discrete
 
@@ -72,6 +83,11 @@ def inside(fn: Any, value: Tensor, *, observed: bool = False) -> Tensor | None:
 
     Returns:
         Booleans that broadcast with [*batch]; None if all are inside, or if the support is unknown.
+
+    Example:
+        >>> import pyro.distributions as dist
+        >>> inside(dist.Beta(torch.ones(3), 1.0), torch.tensor([0.5, 2.0, 0.1]))
+        tensor([ True, False,  True])
     """
     if isinstance(fn, MaskedDistribution):
         found = inside(fn.base_dist, value, observed=observed)
@@ -103,6 +119,13 @@ def contains(support: Constraint, value: Tensor, *, strict: bool = False) -> Ten
     """Finds which values lie in a support; None if all do.
 
     Open bounds are inside unless `strict`, because rounding can put samples on them.
+
+    Example:
+        >>> from torch.distributions import constraints
+        >>> contains(constraints.positive, torch.tensor([0.0, 1.0]), strict=True)
+        tensor([False,  True])
+        >>> contains(constraints.positive, torch.tensor([0.0, 1.0]))
+        tensor([True, True])
     """
     if isinstance(support, constraints.independent):
         found = contains(support.base_constraint, value, strict=strict)
@@ -135,7 +158,15 @@ def contains(support: Constraint, value: Tensor, *, strict: bool = False) -> Ten
 
 
 def same_support(a: Any, b: Any) -> bool:
-    """Whether two distributions certainly have the same support at every call."""
+    """Whether two distributions certainly have the same support at every call.
+
+    Example:
+        >>> import pyro.distributions as dist
+        >>> same_support(dist.Normal(0.0, 1.0), dist.Cauchy(0.0, 1.0))
+        True
+        >>> same_support(dist.Normal(0.0, 1.0), dist.Exponential(1.0))
+        False
+    """
     a, b = peeled(a), peeled(b)
     if any(is_image(fn) for fn in (a, b)):
         return False
@@ -147,6 +178,11 @@ def log_prob(fn: Any, value: Tensor, *args: Any, observed: bool = False, **kwarg
 
     With gradients on or a discrete support, a value outside is replaced by one inside before the
     density is computed. Its gradient is then zero, not NaN, and no table is read beyond its end.
+
+    Example:
+        >>> import pyro.distributions as dist
+        >>> log_prob(dist.Exponential(torch.ones(2)), torch.tensor([1.0, -1.0]))
+        tensor([-1., -inf])
     """
     within = inside(fn, value, observed=observed)
     if within is None:
@@ -158,7 +194,13 @@ def log_prob(fn: Any, value: Tensor, *args: Any, observed: bool = False, **kwarg
 
 
 def unvalidated(fn: Any) -> Any:
-    """Returns a copy of a distribution that accepts any value, valid or not."""
+    """Returns a copy of a distribution that accepts any value, valid or not.
+
+    Example:
+        >>> import pyro.distributions as dist
+        >>> unvalidated(dist.Bernoulli(0.5)).log_prob(torch.tensor(0.5))
+        tensor(-0.6931)
+    """
     if not isinstance(fn, torch.distributions.Distribution):
         return fn
     fn = copy.copy(fn)
@@ -172,7 +214,13 @@ def unvalidated(fn: Any) -> Any:
 
 
 def peeled(fn: Any) -> Any:
-    """Returns a distribution without masks and without expanded or independent dimensions."""
+    """Returns a distribution without masks and without expanded or independent dimensions.
+
+    Example:
+        >>> import pyro.distributions as dist
+        >>> type(peeled(dist.Normal(torch.zeros(3), 1.0).to_event(1).mask(False))).__name__
+        'Normal'
+    """
     while isinstance(fn, MaskedDistribution | ExpandedDistribution | Independent):
         fn = fn.base_dist
     return fn
@@ -184,6 +232,14 @@ def is_image(fn: Any, *, read: bool = False) -> bool:
     Args:
         fn: A distribution.
         read: Whether to compare bounds that are tensors, too. A graph cannot record that.
+
+    Example:
+        >>> import pyro.distributions as dist
+        >>> from torch.distributions.transforms import ExpTransform
+        >>> is_image(dist.LogNormal(0.0, 1.0))
+        False
+        >>> is_image(dist.TransformedDistribution(dist.Uniform(0.0, 1.0), [ExpTransform()]))
+        True
     """
     if not isinstance(fn, TransformedDistribution) or not fn.transforms:
         return False
@@ -212,6 +268,12 @@ def pull_back(
     Returns:
         The values before the transforms; and whether each value lies in the image of all
         transforms, [*batch], or None if all do.
+
+    Example:
+        >>> from torch.distributions.transforms import ExpTransform
+        >>> value, inside_image = pull_back([ExpTransform()], torch.tensor([1.0, -1.0]), 1)
+        >>> value[0], inside_image
+        (tensor(0.), tensor([ True, False]))
     """
     within = None
     for transform in reversed(transforms):

@@ -37,6 +37,13 @@ class Task:
         code: Whether the guide gives a point and no density.
         num_samples: K, the samples of the bounds for each datum; 0 if there are no bounds.
         source: What the data were taken from, such as a `pvae.data.Data` with its training part.
+
+    Example:
+        >>> import pvae, torch
+        >>> class Count(pvae.estimators.Estimator):
+        ...     name = "count"
+        ...     def compute(self, task):
+        ...         print(type(task).__name__, len(task.positions))
     """
 
     sampler: Sampler

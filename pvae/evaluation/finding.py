@@ -84,6 +84,11 @@ class Finding:
         title: What was found, as a heading.
         section: Where the report shows it: `"estimates"`, `"trust"`, `"parts"` or `"uses"`.
         order: Its place in the order of computing and in the report.
+
+    Example:
+        >>> import pvae
+        >>> issubclass(pvae.estimators.Estimate, Finding)
+        True
     """
 
     kind: ClassVar[str] = "Finding"
@@ -174,6 +179,14 @@ class Estimate(Finding, kind="Estimate"):
             not drawn.
         independent: What it is called as a check of the bound that does not rest on the guide;
             empty if it is none.
+
+    Example:
+        >>> import pvae, torch
+        >>> model, guide = pvae.models.PPCA((4,), 1), pvae.guides.LinearGaussian((4,), 1)
+        >>> wanted = [pvae.estimators.Quadrature()]
+        >>> found = pvae.evaluate(model, guide, torch.rand(5, 4), num_samples=10, estimators=wanted)
+        >>> isinstance(found.findings["quadrature"], Estimate)
+        True
     """
 
     label: ClassVar[str] = ""

@@ -79,6 +79,15 @@ class Evaluation(Shown):
         key: A hash of the pair, the data, the seed and the numbers of samples.
         made: The `date` of its end, the `seconds` that it took and the `device`.
         verdict: What was checked and what was not, in words.
+
+    Example:
+        >>> import pvae, torch
+        >>> model, guide = pvae.models.PPCA((4,), 1), pvae.guides.LinearGaussian((4,), 1)
+        >>> evaluation = pvae.evaluate(model, guide, torch.rand(5, 4), num_samples=10)
+        >>> evaluation.log_px.shape, sorted(evaluation.bounds)
+        ((5,), [1, 5, 10])
+        >>> (evaluation.log_px >= evaluation.elbo).all()
+        np.True_
     """
 
     verdict: str = field(init=False)

@@ -83,6 +83,11 @@ def masked_networks(
         PvaeError: If there is no step or no hidden layer, or a layer is narrower than Z.
 
     Source: Germain et al. 2015, *MADE* (arXiv:1502.03509).
+
+    Example:
+        >>> networks, orders = masked_networks(3, num_steps=2, flow_hidden_dims=[8])
+        >>> len(networks), orders
+        (2, [[0, 1, 2], [2, 1, 0]])
     """
     at_least_one(num_steps=num_steps)
     if not flow_hidden_dims or min(flow_hidden_dims) < latent_dim:
@@ -179,6 +184,11 @@ def rational_quadratic(
         y (x for the inverse) and log dy/dx, each [...].
 
     Source: Durkan et al. 2019, equations 4 to 8 (arXiv:1906.04032).
+
+    Example:
+        >>> y, slope = rational_quadratic(torch.tensor([0.5, 7.0]), torch.zeros(2, 11))
+        >>> y
+        tensor([0.5000, 7.0000])
     """
     bins = (parameters.shape[-1] + 1) // 3
     widths, heights, slopes = parameters.split([bins, bins, bins - 1], -1)

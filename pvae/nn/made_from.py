@@ -10,7 +10,17 @@ _KEY = "_made_from"
 
 
 def remember(*classes: type) -> None:
-    """Makes the objects of some classes keep their constructor's arguments."""
+    """Makes the objects of some classes keep their constructor's arguments.
+
+    Example:
+        >>> from torch import nn
+        >>> class Half(nn.Module):
+        ...     def __init__(self, width: int = 3):
+        ...         super().__init__()
+        >>> remember(Half)
+        >>> arguments(Half(5))
+        {'width': 5}
+    """
     for cls in classes:
         init = cls.__init__
 

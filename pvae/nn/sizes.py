@@ -37,6 +37,10 @@ def check_layers(
 
     Raises:
         PvaeError: If there is no layer, a code has no dimension, or the lengths differ.
+
+    Example:
+        >>> check_layers([4, 2], [[16], [8]])
+        ((4, 2), ((16,), (8,)))
     """
     latent_dims, hidden_dims = tuple(latent_dims), tuple(map(tuple, hidden_dims))
     if not latent_dims or len(hidden_dims) != len(latent_dims) or min(latent_dims) < 1:

@@ -50,6 +50,18 @@ class ParticleELBO(ELBO):
         PvaeError: If num_particles is below one; at the first call, if the pair is wrong (see
             `pvae.check`), has a global latent site, a Delta guide or an enumerated site; at any
             call that compares, if neither layout is right.
+
+    Example:
+        >>> import pvae, torch
+        >>> class Smallest(ParticleELBO):
+        ...     def differentiable_loss(self, model, guide, *args, **kwargs):
+        ...         call = self._call(model, guide, args, kwargs)
+        ...         draws = call.guide()
+        ...         log_w = call.log_p(call.model(draws)) - call.log_q(draws)  # [K, B]
+        ...         return -call.scale * log_w.min(0).values.sum()
+        >>> model, guide = pvae.models.VAE((4,), 2), pvae.guides.MeanField((4,), 2)
+        >>> Smallest(num_particles=3).loss(model, guide, torch.ones(8, 4)) > 0
+        True
     """
 
     enumerates: ClassVar[bool] = False  # whether it sums out sites that are marked so

@@ -58,6 +58,13 @@ def choose_elbo(
             ELBO, or is 1 for an objective that weighs particles; if TraceMeanField_ELBO cannot take
             the guide; if TraceEnum_ELBO cannot list the values of a site; or if minibatches hold
             another share of labelled data than the objective can weigh.
+
+    Example:
+        >>> import pvae, torch
+        >>> model, guide = pvae.models.VAE((4,), 2), pvae.guides.MeanField((4,), 2)
+        >>> structure = pvae.check(model, guide, torch.ones(8, 4))
+        >>> type(choose_elbo("auto", structure)).__name__
+        'TraceMeanField_ELBO'
     """
     num_particles = whole("num_particles", num_particles, why="at least one sample of z is needed")
     if labelled is not None:
@@ -101,6 +108,11 @@ def plain_elbo(loss: ELBO) -> ELBO:
 
     Raises:
         PvaeError: If it is not an ELBO, or an ELBO without a value of its loss.
+
+    Example:
+        >>> from pyro.infer import JitTrace_ELBO
+        >>> type(plain_elbo(JitTrace_ELBO())).__name__
+        'Trace_ELBO'
     """
     if not isinstance(loss, ELBO):
         raise PvaeError(f"loss={loss!r}: expected an ELBO such as pyro.infer.Trace_ELBO().")

@@ -35,6 +35,15 @@ class LatentScale(Messenger):
 
     Source: Bowman et al. 2016, *Generating Sentences from a Continuous Space*
     (arXiv:1511.06349; warm-up); Higgins et al. 2017, *β-VAE*.
+
+    Example:
+        >>> import pvae, torch
+        >>> from pyro.infer import Trace_ELBO
+        >>> model, guide = pvae.models.VAE((4,), 2), pvae.guides.MeanField((4,), 2)
+        >>> with LatentScale(0.0):  # minus the reconstruction term alone
+        ...     loss = Trace_ELBO().loss(model, guide, torch.ones(8, 4))
+        >>> loss > 0
+        True
     """
 
     def __init__(self, weight: float | Tensor) -> None:

@@ -79,6 +79,13 @@ class Inspection:
         plate: The batch plate's name.
         dim: The batch plate's dimension, negative.
         size: B, the number of data.
+
+    Example:
+        >>> import pvae, torch
+        >>> model, guide = pvae.models.VAE((4,), 2), pvae.guides.MeanField((4,), 2)
+        >>> found = pvae.inspect(model, guide, torch.ones(8, 4))
+        >>> found.plate, found.dim, found.size
+        ('data', -1, 8)
     """
 
     model: Program

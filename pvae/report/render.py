@@ -64,6 +64,16 @@ def write_report(
 
     Raises:
         PvaeError: If the file cannot be written, or if the model does not observe `site`.
+
+    Example:
+        >>> import pvae, tempfile, torch
+        >>> x = torch.rand(5, 4)
+        >>> model, guide = pvae.models.PPCA((4,), 1), pvae.guides.LinearGaussian((4,), 1)
+        >>> evaluation = pvae.evaluate(model, guide, x, num_samples=10)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = write_report(f"{folder}/report.html", evaluation)
+        ...     path.stat().st_size > 10_000
+        True
     """
     if not hasattr(evaluation, "findings"):
         raise PvaeError("write_report takes the path first: write_report(path, evaluation).")

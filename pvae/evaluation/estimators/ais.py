@@ -37,6 +37,16 @@ class AIS(Annealing):
 
     Source: Neal 2001, *Annealed importance sampling*, arXiv:physics/9803008; Wu, Burda,
     Salakhutdinov & Grosse 2017, arXiv:1611.04273.
+
+    Example:
+        >>> import pvae, torch
+        >>> model, guide = pvae.models.PPCA((4,), 1), pvae.guides.LinearGaussian((4,), 1)
+        >>> wanted = [AIS(2, num_chains=2, num_temperatures=9)]
+        >>> found = pvae.evaluate(model, guide, torch.rand(5, 4), num_samples=10, estimators=wanted)
+        >>> sorted(name for name in found.findings if name.startswith("ais"))
+        ['ais_guide', 'ais_prior']
+        >>> found.findings["ais_prior"].log_px.shape
+        (2,)
     """
 
     finding = Annealed

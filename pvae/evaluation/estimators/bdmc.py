@@ -92,6 +92,14 @@ class BDMC(Annealing):
 
     Source: Grosse, Ghahramani & Adams 2015, *Sandwiching the marginal likelihood using
     bidirectional Monte Carlo*, arXiv:1511.02543.
+
+    Example:
+        >>> import pvae, torch
+        >>> model, guide = pvae.models.PPCA((4,), 1), pvae.guides.LinearGaussian((4,), 1)
+        >>> wanted = [BDMC(2, num_chains=2, num_temperatures=9)]
+        >>> found = pvae.evaluate(model, guide, torch.rand(5, 4), num_samples=10, estimators=wanted)
+        >>> found.findings["bdmc"].title
+        'Bidirectional Monte Carlo'
     """
 
     name, finding, hint = "bdmc", Sandwich, "--bdmc 100"

@@ -47,6 +47,15 @@ class Classifier(Estimator):
     Attributes:
         num_samples: Samples of these latents; 1 is enough if there are none.
         num_data: Number of data, drawn at random; None for all.
+
+    Example:
+        >>> import pvae, torch
+        >>> model = pvae.models.M2((4,), 3, 2)
+        >>> guide = pvae.guides.LabelThenCode(model, (4,))
+        >>> data = {"x": torch.ones(5, 4), "y": torch.tensor([0, 1, 2, 0, 1])}
+        >>> found = pvae.evaluate(model, guide, data, num_samples=10, estimators=[Classifier()])
+        >>> found.findings["classifier"].title
+        'Classification by q(y|x)'
     """
 
     name, finding = "classifier", Classification

@@ -87,6 +87,16 @@ class CodeUse(Estimator):
 
     Attributes:
         num_data: Number of data, drawn at random; None for all.
+
+    Example:
+        >>> import pvae, torch
+        >>> sizes = {"num_latents": 3, "num_categories": 4}
+        >>> model = pvae.models.CategoricalVAE((4,), **sizes)
+        >>> guide = pvae.guides.Categorical((4,), **sizes)
+        >>> x = torch.ones(5, 4)
+        >>> found = pvae.evaluate(model, guide, x, num_samples=10, estimators=[CodeUse()])
+        >>> found.findings["code_use"].title
+        'Use of the discrete codes'
     """
 
     name, finding = "code_use", CodeUsage

@@ -100,6 +100,14 @@ class Disentanglement(Estimator):
 
     Source: Chen et al. 2018 (arXiv:1802.04942), Higgins et al. 2017, Kim & Mnih 2018
     (arXiv:1802.05983); see Locatello et al. 2019 (arXiv:1811.12359) for what they can show.
+
+    Example:
+        >>> import pvae, torch
+        >>> model, guide = pvae.models.VAE((4,), 2), pvae.guides.MeanField((4,), 2)
+        >>> data = {"x": torch.randint(2, (50, 4)).float(), "factors": torch.randint(2, (50, 2))}
+        >>> found = pvae.evaluate(model, guide, data, num_samples=5, estimators=[Disentanglement()])
+        >>> sorted({*found.findings, *found.missing} & {"disentanglement"})
+        ['disentanglement']
     """
 
     name, finding = "disentanglement", Disentangled

@@ -63,6 +63,14 @@ class Gap(Estimator):
 
     Source: Cremer, Li & Duvenaud 2018, *Inference suboptimality in variational autoencoders*,
     arXiv:1801.03558.
+
+    Example:
+        >>> import pvae, torch
+        >>> model, guide = pvae.models.PPCA((4,), 1), pvae.guides.LinearGaussian((4,), 1)
+        >>> wanted = [Gap(2, pvae.estimators.AIS(2, num_chains=2, num_temperatures=9))]
+        >>> found = pvae.evaluate(model, guide, torch.rand(5, 4), num_samples=10, estimators=wanted)
+        >>> found.findings["gap"].title
+        'The inference gap'
     """
 
     name, finding, hint = "gap", Gaps, "--gap 100"

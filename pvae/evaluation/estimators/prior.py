@@ -86,6 +86,14 @@ class NaiveMonteCarlo(Estimator):
         num_data: Number of data, drawn at random; None for all.
         num_samples: S. None is 500, but leaves the estimator out if each datum needs its own
             samples and these take more decoder runs than the bounds (and more than 262,144).
+
+    Example:
+        >>> import pvae, torch
+        >>> model, guide = pvae.models.PPCA((4,), 1), pvae.guides.LinearGaussian((4,), 1)
+        >>> wanted = [NaiveMonteCarlo(num_samples=50)]
+        >>> found = pvae.evaluate(model, guide, torch.rand(5, 4), num_samples=10, estimators=wanted)
+        >>> found.findings["prior"].log_px.shape
+        (5,)
     """
 
     name, finding, hint = "prior", FromPrior, "--prior_samples 500"

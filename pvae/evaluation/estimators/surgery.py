@@ -57,6 +57,14 @@ class Surgery(Estimator):
 
     Source: Hoffman & Johnson 2016, *ELBO surgery: yet another way to carve up the variational
     evidence lower bound*.
+
+    Example:
+        >>> import pvae, torch
+        >>> model, guide = pvae.models.PPCA((4,), 1), pvae.guides.LinearGaussian((4,), 1)
+        >>> wanted = [Surgery()]
+        >>> found = pvae.evaluate(model, guide, torch.rand(5, 4), num_samples=10, estimators=wanted)
+        >>> found.findings["surgery"].log_q_marginal.shape
+        (5,)
     """
 
     name, finding = "surgery", AggregatePosterior

@@ -59,6 +59,11 @@ class Steps:
 
     Raises:
         PvaeError: If f is not aligned with x, or the order is not valid.
+
+    Example:
+        >>> steps = Steps((1, 2, 2), (1, 2, 2))
+        >>> steps.num, steps.x_index.flatten().tolist()
+        (4, [0, 1, 2, 3])
     """
 
     def __init__(
