@@ -63,6 +63,10 @@ class ContinuousBernoulli(_OfOdds):
 
     Source: Loaiza-Ganem & Cunningham 2019, *The continuous Bernoulli: fixing a pervasive error
     in variational autoencoders* (arXiv:1907.06845).
+
+    Example:
+        >>> ContinuousBernoulli().sized((3,))(torch.zeros(2, 3)).mean[0]
+        tensor([0.5000, 0.5000, 0.5000])
     """
 
     support = constraints.unit_interval
@@ -81,6 +85,10 @@ class Binomial(_OfOdds):
 
     Raises:
         PvaeError: If there are fewer than two levels.
+
+    Example:
+        >>> Binomial(levels=17).sized((3,))(torch.zeros(2, 3)).mean[0]
+        tensor([0.5000, 0.5000, 0.5000])
     """
 
     def __init__(self, levels: int = 256) -> None:
@@ -165,6 +173,12 @@ class DiscretizedLogistic(_LocationScale):
         PvaeError: If the scale is not valid, or there are fewer than two levels.
 
     Source: Salimans et al. 2017, *PixelCNN++*, section 2.1 (arXiv:1701.05517).
+
+    Example:
+        >>> DiscretizedLogistic(levels=17).sized((3,)).out_shape
+        (2, 3)
+        >>> DiscretizedLogistic(levels=17, scale=0.1).sized((3,)).out_shape
+        (3,)
     """
 
     _first = 0.1  # at 1, as wide as all levels, the gradient almost vanishes
@@ -193,6 +207,11 @@ class LogisticMixture(Head):
         PvaeError: If a number is too small, or the data are not images [C, H, W].
 
     Source: Salimans et al. 2017, *PixelCNN++*, sections 2.1 and 2.2 (arXiv:1701.05517).
+
+    Example:
+        >>> head = LogisticMixture(levels=17, num_mixtures=5).sized((1, 8, 8))
+        >>> head(torch.zeros(2, *head.out_shape)).sample().shape
+        torch.Size([2, 1, 8, 8])
     """
 
     def __init__(self, levels: int = 256, num_mixtures: int = 5) -> None:
@@ -252,6 +271,10 @@ class ZeroInflatedPoisson(Poisson):
         \qquad \pi = \sigma(f_2)
 
     The network gives [2, *event_shape].
+
+    Example:
+        >>> ZeroInflatedPoisson().sized((3,)).out_shape
+        (2, 3)
     """
 
     @property
@@ -271,6 +294,10 @@ class NegativeBinomial(Poisson):
     .. math:: x \sim \mathrm{NB}(\mu, r), \qquad \mu = \mathrm{softplus}(f)
 
     with one learned r for each dimension of x, which starts at 1.
+
+    Example:
+        >>> NegativeBinomial().sized((3,))(torch.zeros(2, 3)).mean[0]
+        tensor([0.6931, 0.6931, 0.6931], grad_fn=<SelectBackward0>)
     """
 
     def sized(self, event_shape: Sequence[int]) -> Self:
@@ -293,6 +320,10 @@ class ZeroInflatedNegativeBinomial(NegativeBinomial):
         \qquad \pi = \sigma(f_2)
 
     The network gives [2, *event_shape].
+
+    Example:
+        >>> ZeroInflatedNegativeBinomial().sized((3,)).out_shape
+        (2, 3)
     """
 
     out_shape = ZeroInflatedPoisson.out_shape

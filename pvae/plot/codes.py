@@ -104,6 +104,12 @@ def traversal(
 
     Raises:
         PvaeError: As `pvae.traverse`, and if x is no image.
+
+    Example:
+        >>> import pvae, torch
+        >>> model, guide = pvae.models.VAE((1, 8, 8), 2), pvae.guides.MeanField((1, 8, 8), 2)
+        >>> len(traversal(model, guide, torch.rand(4, 1, 8, 8).round(), dims=[0]).images)
+        1
     """
     found = predictive.traverse(
         model, guide, data, index=index, site=site, dims=dims, num_dims=num_dims, steps=steps,
@@ -142,6 +148,13 @@ def interpolation(
 
     Raises:
         PvaeError: As `pvae.interpolate`, and if x is no image.
+
+    Example:
+        >>> import pvae, torch
+        >>> model, guide = pvae.models.VAE((1, 8, 8), 2), pvae.guides.MeanField((1, 8, 8), 2)
+        >>> x = torch.rand(4, 1, 8, 8).round()
+        >>> len(interpolation(model, guide, x[:2], x[2:]).images)
+        1
     """
     lines = _images(predictive.interpolate(model, guide, start, end, steps=steps, path=path))
     ends = [t if isinstance(t, Tensor) else next(iter(t)) for t in (start, end)]
@@ -233,6 +246,11 @@ def points(
 
     Raises:
         PvaeError: If z is not [N, 2], or there is another number of labels.
+
+    Example:
+        >>> import torch
+        >>> points(torch.randn(20, 2), torch.arange(20) % 3, names=("z_1", "z_2")).get_xlabel()
+        'z_1'
     """
     z = array(z)
     y = None if labels is None else array(labels)

@@ -26,6 +26,13 @@ def bounds(evaluations: Mapping[str, Any], ax: "Axes | None" = None) -> "Axes":
 
     Raises:
         PvaeError: If an evaluation has no bound.
+
+    Example:
+        >>> import pvae, torch
+        >>> model, guide = pvae.models.PPCA((4,), 1), pvae.guides.LinearGaussian((4,), 1)
+        >>> evaluation = pvae.evaluate(model, guide, torch.rand(5, 4), num_samples=10)
+        >>> bounds({"PPCA": evaluation}).get_xlabel()
+        'samples K'
     """
     summaries = {name: each.summary() for name, each in _named(evaluations, "evaluate").items()}
     for name, summary in summaries.items():
@@ -45,6 +52,15 @@ def gaps(evaluations: Mapping[str, Any], ax: "Axes | None" = None) -> "Axes":
 
     Raises:
         PvaeError: If an evaluation has no inference gap, or one is not of the guide's own family.
+
+    Example:
+        >>> import pvae, torch
+        >>> model, guide = pvae.models.PPCA((4,), 1), pvae.guides.LinearGaussian((4,), 1)
+        >>> ais = pvae.estimators.AIS(2, num_chains=2, num_temperatures=9)
+        >>> wanted = [pvae.estimators.Gap(2, ais)]
+        >>> found = pvae.evaluate(model, guide, torch.rand(5, 4), num_samples=10, estimators=wanted)
+        >>> gaps({"PPCA": found}).get_ylabel()
+        'log p(x) − ELBO, nats per datum'
     """
     values, errors = {}, {}
     for name, evaluation in _named(evaluations, "evaluate").items():
@@ -73,6 +89,11 @@ def training(fits: Mapping[str, Any], ax: "Axes | None" = None) -> "Axes":
 
     Raises:
         PvaeError: If a history has no finite objective.
+
+    Example:
+        >>> history = [{"epoch": 1, "elbo": -30.0}, {"epoch": 2, "elbo": -25.0}]
+        >>> len(training({"VAE": history}).lines)
+        1
     """
     histories: dict[str, Sequence[dict[str, Any]]] = {
         name: getattr(each, "history", each) for name, each in _named(fits, "fit").items()
