@@ -113,12 +113,12 @@ def images_of(name: str, model: pvae.pair.Program, guide: pvae.pair.Program) -> 
     x, _ = pvae.data.load("digits", labels=True).test.tensors()
     x = x[:10]
     if name in ("conditional_vae", "conditional"):
-        return [pvae.generate(model, 10, y=torch.arange(10)) for _ in range(3)]
+        return [pvae.generate(model, 10, y=torch.arange(10), seed=seed) for seed in range(3)]
     if name == "vaeac":  # the upper half is known
-        mask = torch.zeros_like(x)
-        mask[:, :, :4] = 1
-        return [x, mask * x + (1 - mask) / 2, pvae.generate(model, 1, x, mask).reshape(x.shape)]
-    samples = [pvae.generate(model, 10) for _ in range(2)]
+        known = torch.zeros_like(x, dtype=torch.bool)
+        known[:, :, :4] = True
+        return [x, x.where(known, 0.5), pvae.generate(model, len(x), x, known)]
+    samples = [pvae.generate(model, 10, seed=seed) for seed in range(2)]
     return samples if name.startswith("pixel") else [pvae.reconstruct(model, guide, x), *samples]
 
 

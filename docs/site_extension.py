@@ -69,9 +69,11 @@ def letter(match: re.Match[str]) -> str:
 
 def mathml(source: str, display: str = "inline") -> str:
     """Returns TeX as MathML, with a thin space between a function and its argument."""
-    return FUNCTION.sub(
-        r'\1<mspace width="0.17em" />', STYLED.sub(letter, convert(source, display=display))
-    )
+    made = STYLED.sub(letter, convert(source, display=display))
+    made = made.replace("<mi>&#x0007E;</mi>", "<mo>&#x0223C;</mo>")  # the sign of \sim, as an operator
+    if "<mi>&</mi>" in made or "linebreak" in made:
+        raise ValueError(f"This equation's lines are not aligned: {source}")
+    return FUNCTION.sub(r'\1<mspace width="0.17em" />', made)
 
 
 def inline_equation(self: Any, node: nodes.math) -> None:
@@ -84,7 +86,7 @@ def equation(self: Any, node: nodes.math_block) -> None:
     """Writes an equation on lines of its own."""
     source = node.astext()
     if r"\\" in source and r"\begin" not in source:
-        source = rf"\begin{{aligned}}{source}\end{{aligned}}"
+        source = rf"\begin{{align*}}{source}\end{{align*}}"
     self.body.append(self.starttag(node, "div", CLASS="math"))
     self.body.append(mathml(source, "block"))
     self.body.append("</div>\n")
