@@ -70,7 +70,7 @@ def letter(match: re.Match[str]) -> str:
 def mathml(source: str, display: str = "inline") -> str:
     """Returns TeX as MathML, with a thin space between a function and its argument."""
     made = STYLED.sub(letter, convert(source, display=display))
-    made = made.replace("<mi>&#x0007E;</mi>", "<mo>&#x0223C;</mo>")  # the sign of \sim, as an operator
+    made = made.replace("<mi>&#x0007E;</mi>", "<mo>&#x0223C;</mo>")  # \sim
     if "<mi>&</mi>" in made or "linebreak" in made:
         raise ValueError(f"This equation's lines are not aligned: {source}")
     return FUNCTION.sub(r'\1<mspace width="0.17em" />', made)
