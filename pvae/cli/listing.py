@@ -24,7 +24,7 @@ _POSTERIORS = (
 )  # fmt: skip
 _EXPLICIT = (
     "MADE", "PixelCNN", "GatedPixelCNN", "PixelRNN", "VideoPixelCNN", "Conditional",
-    "HierarchicalCodes", "TextImageTransformer", "Classifier",
+    "HierarchicalCodes", "TextImageTransformer", "Classifier", "FrameBetween",
 )  # fmt: skip
 
 TOGETHER = (
@@ -35,6 +35,7 @@ TOGETHER = (
     (("M2",), ("LabelThenCode",)),
     (("VAEAC",), ("MaskedMeanField",)),
     (("MVAE",), ("ProductOfExperts",)),
+    (("NextFrames",), ("FramesMeanField",)),
     (("HierarchicalVAE",), ("BottomUp", "Ladder")),
     (("CategoricalVAE",), ("Categorical",)),
     (("GaussianMixture",), ("Responsibilities",)),

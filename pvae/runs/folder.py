@@ -9,7 +9,7 @@ from pvae.errors import PvaeError
 from pvae.pair import Program
 from pvae.runs.build import build_pair
 from pvae.runs.config import read_config
-from pvae.training import read_state, restore_pair, with_own_source
+from pvae.training import read_checkpoint, read_state, restore_pair, with_own_source
 
 __all__ = ["load", "read_history", "read_made"]
 
@@ -83,6 +83,7 @@ def read_history(run: str | os.PathLike[str]) -> list[dict[str, float]]:
 def read_made(run: str | os.PathLike[str]) -> dict[str, Any]:
     """Returns the `date` of a run's last checkpoint, the `seconds` it took and the `device`.
 
-    It is empty for runs of versions that did not keep them.
+    It is empty for runs of versions that did not keep them, and for a saved pair.
     """
-    return read_checkpoint(Path(run) / "checkpoint.pt").get("made", {})
+    path = Path(run) / "checkpoint.pt"
+    return read_checkpoint(path).get("made", {}) if path.exists() else {}
