@@ -37,7 +37,8 @@ def add_targets(figure: Any) -> dict[str, list[str]]:
             kept = kept[:: math.ceil(len(kept) / _MOST) or 1]
             name = "" if str(line.get_label()).startswith("_") else f"{line.get_label()}, "
             gid = f"hover-{len(said)}"
-            ax.plot(x[kept], y[kept], "o", alpha=0, markersize=9, markeredgewidth=0, gid=gid)
+            unseen = {"alpha": 0, "color": line.get_color(), "markeredgewidth": 0}
+            ax.plot(x[kept], y[kept], "o", markersize=9, gid=gid, **unseen)
             said[gid] = [
                 f"{name}{across} {_plain(a)}: {number(float(b), places)}".strip()
                 for a, b in zip(x[kept], y[kept], strict=True) if low <= b <= high

@@ -76,7 +76,8 @@ def test_the_traversal_is_the_pairs_own(page, digits, trained):
     assert len(found.dims) == 3
     text = page.text("traversal")
     assert "Traversal of z" in text
-    assert f"{found.dims[0]} ({found.variance[0]:.2f}), {found.dims[1]}" in text
+    first, second = (dim + 1 for dim in found.dims[:2])
+    assert f"{first} ({found.variance[0]:.2f}), {second} (" in text
 
 
 def test_a_hierarchy_says_what_moves(numbers, read, digits):

@@ -75,7 +75,7 @@ def test_the_sandwich_has_its_gap_and_its_limits(full):
 
 def test_rate_and_distortion_are_minus_the_elbo(full, found):
     e = found()
-    assert "rate = KL(q(z|x) ‖ p(z)) | 10.8 nats |" in full.rows
+    assert "rate = KL(q(z|x) ‖ p(z)), from the samples | 10.8 nats |" in full.rows
     (row,) = [r for r in full.rows if r.startswith("distortion")]
     assert f"| {-e.reconstruction.mean():.1f} nats |" in row
     assert (e.kl - e.reconstruction).mean() == pytest.approx(-e.elbo.mean())
