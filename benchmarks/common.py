@@ -200,7 +200,7 @@ def rows_of_images(path: Path, rows: dict[str, torch.Tensor]) -> None:
         axis.set_yticks([], [])
         axis.spines[:].set_visible(False)
     figure.tight_layout(pad=0.3)
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=110, bbox_inches="tight", pad_inches=0.05)
     plt.close(figure)
 
 
