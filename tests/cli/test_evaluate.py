@@ -32,7 +32,8 @@ def test_a_run_without_a_checkpoint_names_the_command_that_makes_it(run, capsys,
     assert main([command, str(run)]) == 1
     assert f"`pvae train --resume {run}` makes it" in capsys.readouterr().err
     assert main([command]) == 2
-    assert "RUN: must be given" in capsys.readouterr().err
+    named = {"evaluate": "RUN: must be given", "report": "Name the folder of an evaluated run"}
+    assert named[command] in capsys.readouterr().err
     assert main([command, str(run), "--num_sample", "3"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
 
