@@ -11,7 +11,7 @@ from pvae.cli.options import load_data, new_parser, values
 from pvae.cli.repeat import command_of
 from pvae.cli.usage import HELP_OF, UsageError
 from pvae.errors import PvaeError
-from pvae.evaluation import Comparison, read_runs
+from pvae.evaluation import read_runs
 from pvae.report import write_comparison
 from pvae.runs import read_config, read_history, read_made
 
@@ -74,12 +74,11 @@ def compare(argv: list[str]) -> None:
     given = values(parser, argv)
     if len(given["runs"] or []) < 2:
         raise UsageError("A comparison needs two or more runs: `pvae compare RUN RUN`.")
-    comparison = _several(given["runs"], given["out"], given["trust"])
-    print(comparison.table())
+    _several(given["runs"], given["out"], given["trust"])
 
 
-def _several(runs: list[str], page: str, trust: bool, site: str | None = None) -> Comparison:
-    """Writes one page of several runs, and returns their comparison."""
+def _several(runs: list[str], page: str, trust: bool, site: str | None = None) -> None:
+    """Prints the comparison of several runs, and writes it as one page."""
     out = Path(page)
     if out.is_dir():
         raise UsageError(f"--out {out}: this is a folder. Name a file, such as a.html.")
@@ -92,8 +91,8 @@ def _several(runs: list[str], page: str, trust: bool, site: str | None = None) -
         density = evaluations[name].data.get("density", "p(x)")
         parts[name] = _parts(Path(run), trust) | {"density": density, "site": site}
     command = shlex.join(["pvae", "report", *runs])
+    print(comparison.table())
     print(f"figure: {write_comparison(out, comparison, parts, command)}")
-    return comparison
 
 
 def _parts(run: Path, trust: bool) -> dict[str, Any]:

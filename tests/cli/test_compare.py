@@ -52,6 +52,9 @@ def test_the_table_is_printed_and_the_page_written(here, capsys):
     page = (here / "compare.html").read_text("utf-8")
     assert page.startswith("<!doctype html>")
     assert comparison.runs[1].words in page
+    assert main(["report", "a", "b", "--out", "again.html"]) == 0
+    assert capsys.readouterr().out == said.replace("compare.html", "again.html")
+    assert (here / "again.html").read_text("utf-8") == page
 
 
 def test_out_names_the_page_and_an_older_one_is_replaced(here, capsys):
