@@ -235,4 +235,4 @@ def test_frames_of_videos_in_the_shell(here, capsys):
     assert (config["data"]["frames"], config["data"]["window"]) == ("next", 3)
     assert "log p(x) stands for log p(x | still)" in (here / "run" / "report.html").read_text()
     assert main(["train", *data[:2], *pair, *QUICK, "--out", "whole"]) == 1
-    assert "still was not given" in capsys.readouterr().err
+    assert "no still was given" in capsys.readouterr().err
