@@ -7,11 +7,6 @@ from pvae.errors import PvaeError
 
 __all__ = ["onto"]
 
-_STYLE = {
-    "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True,
-    "legend.frameon": False,
-}  # fmt: skip
-
 
 def onto(ax: Any = None, width: float = 5.0, height: float = 3.2) -> tuple[Any, Look]:
     """Returns axes to draw onto, and the colours that suit them.
@@ -28,8 +23,10 @@ def onto(ax: Any = None, width: float = 5.0, height: float = 3.2) -> tuple[Any, 
     from matplotlib.axes import Axes
 
     if ax is None:
-        with plt.rc_context(_STYLE):
-            _, ax = plt.subplots(figsize=(width, height), layout="constrained")
+        # Without rc_context, which would undo what a notebook's backend sets at the first figure.
+        _, ax = plt.subplots(figsize=(width, height), layout="constrained")
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.set_axisbelow(True)
     elif not isinstance(ax, Axes):
         raise PvaeError(
             f"ax is a {type(ax).__name__}, and one matplotlib Axes is needed: of "

@@ -13,13 +13,15 @@ Example:
 """
 
 from pvae.plot.arrays import bars, curves, histogram
-from pvae.plot.codes import interpolation, latents, manifold, points, traversal
+from pvae.plot.codes import interpolation, latents, manifold, traversal
 from pvae.plot.pictures import images
+from pvae.plot.plane import contours, points
 from pvae.plot.several import bounds, gaps, training
 
 __all__ = [
     "bars",
     "bounds",
+    "contours",
     "curves",
     "gaps",
     "histogram",

@@ -1,27 +1,24 @@
-"""Pictures of a code: its plane, its dimensions one at a time, lines between codes, and points."""
+"""Pictures of a code: its plane, its dimensions one at a time, and lines between codes."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 import pvae.predictive as predictive
 from pvae.data import Data, Split
-from pvae.drawing import draw_points, is_image, onto
+from pvae.drawing import is_image
 from pvae.errors import PvaeError
 from pvae.pair import Program, given
 from pvae.plot.pictures import array, shown_in_rows
+from pvae.plot.plane import MASSES, points, regions
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["interpolation", "latents", "manifold", "points", "traversal"]
-
-_POINTS = 5000
-_MASSES = (0.5, 0.9, 0.99)
+__all__ = ["interpolation", "latents", "manifold", "traversal"]
 
 
 def manifold(
@@ -229,74 +226,13 @@ def latents(
     return ax
 
 
-def points(
-    z: Any,
-    labels: Any = None,
-    *,
-    names: Sequence[str] = ("", ""),
-    ax: "Axes | None" = None,
-) -> "Axes":
-    """Draws points of the plane, coloured by their labels, each class with its name.
-
-    Args:
-        z: Points [N, 2]. At most 5,000 are drawn, evenly spaced.
-        labels: Classes [N]: up to ten have a colour each; other numbers have a colour bar.
-        names: The names of the axes.
-        ax: matplotlib axes to draw onto; None makes a figure.
-
-    Raises:
-        PvaeError: If z is not [N, 2], or there is another number of labels.
-
-    Example:
-        >>> import torch
-        >>> points(torch.randn(20, 2), torch.arange(20) % 3, names=("z_1", "z_2")).get_xlabel()
-        'z_1'
-    """
-    z = array(z)
-    y = None if labels is None else array(labels)
-    if z.ndim != 2 or z.shape[1] != 2 or not len(z):
-        raise PvaeError(f"z has shape {list(z.shape)}, and points of the plane have [N, 2].")
-    if y is not None and y.shape != (len(z),):
-        raise PvaeError(f"There are {list(y.shape)} labels for {len(z)} points: give one for each.")
-    every = -(-len(z) // _POINTS)
-    z, y = z[::every], None if y is None else y[::every]
-    ax, look = onto(ax, 4.4, 4.2)
-    classes = () if y is None else np.unique(y)
-    if len(classes) > len(look.classes) and np.issubdtype(y.dtype, np.number):
-        shown = ax.scatter(*z.T, c=y, s=10, cmap="viridis", alpha=0.8, linewidths=0)
-        ax.figure.colorbar(shown, ax=ax, fraction=0.046, pad=0.02)
-        draw_points(ax, z[:0], None, tuple(names), look=look)
-    else:
-        draw_points(ax, z, y, tuple(names), look=look)
-    return ax
-
-
 def _prior(ax: "Axes", model: Program, site: str) -> None:
-    """Draws lines around the regions of highest density that have 50, 90 and 99 % of the mass."""
-    _, look = onto(ax)
-    (left, right), (low, high) = ax.get_xlim(), ax.get_ylim()
-    edge = max(abs(left), right, abs(low), high, 4.0) * 1.5  # the frame may cut a region
-    ticks = np.linspace(-edge, edge, 241)
-    grid = np.stack(np.meshgrid(ticks, ticks), -1).reshape(-1, 2)
-    density = array(
-        predictive.prior_density(model, torch.from_numpy(grid).float(), site=site).exp()
-    ).astype(np.float64)
-    ranked = np.sort(density)[::-1]
-    mass = np.cumsum(ranked) / ranked.sum()
-    levels = [float(ranked[np.searchsorted(mass, m)]) for m in _MASSES]
-    drawn = ax.contour(
-        ticks, ticks, density.reshape(241, 241), levels=levels[::-1], linewidths=1.0,
-        colors=[look.ink], alpha=0.7, zorder=0.5,
+    """Draws lines around the regions of highest density of a prior."""
+    edge = max(*map(abs, (*ax.get_xlim(), *ax.get_ylim())), 4.0) * 1.5  # the frame may cut a region
+    regions(
+        lambda z: predictive.prior_density(model, z, site=site),
+        (-edge, edge), (-edge, edge), MASSES, ax,
     )  # fmt: skip
-    inside = grid[density >= levels[-1]]
-    seen = np.concatenate([inside, *(line.get_xydata() for line in ax.lines)])
-    (left, low), (right, high) = seen.min(0), seen.max(0)
-    room = 0.04 * max(right - left, high - low)
-    ax.set_aspect("equal", adjustable="box")
-    ax.set_xlim(left - room, right + room)
-    ax.set_ylim(low - room, high + room)
-    words = {level: f"{m:.0%}" for level, m in zip(levels, _MASSES, strict=True)}
-    ax.clabel(drawn, fmt=words, fontsize="small")
 
 
 def _images(x: Any) -> NDArray[np.float64]:

@@ -139,6 +139,23 @@ def test_points_are_the_codes_and_the_prior_has_its_mass():
         plot.latents(guide, x, labels=y[:4])
 
 
+def test_contours_hold_their_share_of_the_mass():
+    far = dist.Normal(torch.tensor([300.0, -2.0]), torch.tensor([1.0, 5.0])).to_event(1)
+    x = far.sample((200,))
+    ax = plot.contours(far.log_prob, masses=(0.9, 0.5), ax=plot.points(x))
+    (lines,) = [each for each in ax.collections if hasattr(each, "get_paths")]
+    apart = [(path.vertices - [300, -2]) / [1, 5] for path in lines.get_paths()]
+    radius = [np.linalg.norm(each, axis=1).mean() for each in apart]
+    assert np.allclose(radius, [np.sqrt(-2 * np.log(1 - mass)) for mass in (0.9, 0.5)], rtol=0.02)
+    assert {text.get_text() for text in ax.texts} == {"50%", "90%"}
+    with pytest.raises(PvaeError, match="shares between 0 and 1"):
+        plot.contours(far.log_prob, masses=(1.0,), ax=ax)
+    with pytest.raises(PvaeError, match="one number for each point"):
+        plot.contours(lambda z: z, ax=ax)
+    with pytest.raises(PvaeError, match="no region"):
+        plot.contours(lambda z: z[:, 0] * torch.nan, ax=ax)
+
+
 def test_of_a_longer_code_the_dimensions_that_vary_most():
     z = torch.randn(50, 4, generator=torch.Generator().manual_seed(0)) * torch.tensor([1, 9, 2, 5])
 
@@ -150,6 +167,23 @@ def test_of_a_longer_code_the_dimensions_that_vary_most():
     ax = plot.latents(Same(), z)
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("z[1]", "z[3]")
     assert np.allclose(ax.lines[0].get_xydata(), z[:, [1, 3]])
+
+
+def test_the_first_figure_leaves_what_its_backend_sets(monkeypatch):
+    import matplotlib.pyplot as plt
+
+    subplots = plt.subplots
+
+    def loads_the_backend(*args, **kwargs):
+        plt.ion()  # as a notebook's backend does; without it no later figure is shown
+        return subplots(*args, **kwargs)
+
+    monkeypatch.setattr(plt, "subplots", loads_the_backend)
+    try:
+        plot.curves([1.0, 2.0])
+        assert plt.isinteractive()
+    finally:
+        plt.ioff()
 
 
 def test_curves_of_runs_are_their_mean_with_a_band():
