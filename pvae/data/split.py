@@ -195,9 +195,16 @@ class Split:
         return digest.hexdigest()
 
     def take(self, positions: np.ndarray | Tensor) -> "Split":
-        """Returns the part with only these rows."""
+        """Returns the part with only these rows.
+
+        Without labelled data among them, or without others, there is no `labelled_share` any more.
+        """
         index = torch.as_tensor(positions, device=self.device)
-        return replace(self, fields={n: c.index_select(0, index) for n, c in self.fields.items()})
+        fields = {n: c.index_select(0, index) for n, c in self.fields.items()}
+        part = replace(self, fields=fields)
+        if part.labelled_share is not None and len(part.known.unique()) < 2:
+            part = replace(part, labelled_share=None)
+        return part
 
     def only(self, names: Sequence[str]) -> "Split":
         """Returns the part with these fields in its batches, in this order."""

@@ -98,3 +98,13 @@ def test_both_kinds_are_drawn_without_repeats_as_long_as_they_last():
     assert len(unlabelled) == len(unlabelled.unique()) == 20
     assert labelled.bincount()[labelled].unique().tolist() == [2, 3]  # 8 labels for 20 draws
     assert data.train.known[labelled].all()
+
+
+def test_a_part_of_one_kind_has_no_share_to_mix():
+    train = load(PARTS, labelled=8, labelled_share=0.5).train
+    known = train.known
+    for rows in (known, ~known):
+        part = train.take(torch.nonzero(rows)[:, 0])
+        _, y = next(part.batches(100, shuffle=True))
+        assert len(y) == len(part) == int(rows.sum())
+    assert train.take(torch.arange(30)).labelled_share == 0.5
