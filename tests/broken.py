@@ -145,6 +145,16 @@ def plate_of_another_size():
     return Broken(), Guide(), data(), "auto"
 
 
+def plate_of_the_first_batch():
+    class Broken(Model):
+        def forward(self, x):
+            with pyro.plate("data", B):
+                z = pyro.sample("z", dist.Normal(torch.zeros(Z), 1.0).to_event(1))
+                self.observe(self.net(z), x)
+
+    return Broken(), Guide(), data(), "auto"
+
+
 def plate_at_another_dim():
     class Broken(Model):
         def forward(self, x):
@@ -217,6 +227,10 @@ BROKEN = {
     pixels_up_to_255: (r"'x'.*255.*Bernoulli", "Rescale or binarise"),
     scale_below_zero: (r"guide .*scale of a Normal.*GreaterThan", "softplus"),
     plate_of_another_size: (r"plate 'data' counts 64 .* 100", r'pyro\.plate\("data", len\(x\)\)'),
+    plate_of_the_first_batch: (
+        r"With 16 data.*plate 'data' counts 16 .* 64",
+        r'pyro\.plate\("data", len\(x\)\)',
+    ),
     plate_at_another_dim: (r"'data'.*dim -2", r"dim=-1"),
     site_twice: (r"'x'", r"its own name"),
     log_of_zero: (r"pyro\.factor is NaN or infinite", "off 0 and 1"),

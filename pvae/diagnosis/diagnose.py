@@ -146,8 +146,14 @@ def diagnose(
                 "rounding)."
             )
         few = tuple(t[: -(-len(t) // 4)] for t in batch)
+        unequal = plate_sizes(structure)
         try:
-            look(model, guide, *few)
+            if not unequal and (fixed := plate_sizes(look(model, guide, *few))):
+                found.faults += [
+                    f"With {len(few[0])} data, as the last minibatch of an epoch may have: {text}"
+                    for text in fixed
+                ]
+                few = batch
         except PvaeError as error:
             found.faults.append(
                 f"The pair runs with {len(batch[0])} data and not with {len(few[0])}, but the last "
@@ -155,7 +161,7 @@ def diagnose(
                 "Take every size from the data: len(x)."
             )
             few = batch
-        found.faults += plate_sizes(structure) + list(structure.remarks)
+        found.faults += unequal + list(structure.remarks)
         found.add(*_order(inspection, elbo))
         structural = len(found.faults)
         for closer in (
