@@ -251,7 +251,7 @@ def fit(
             )
         if isinstance(elbo, ParticleELBO) and elbo.plate in (None, plate):
             elbo.take(pair)
-        try_smallest(model, guide, first, len(train))
+        try_smallest(pair, len(train))
         try_the_sum(elbo, pair)
         caveat, size = structure.caveat, len(first[0])
         for part, seen in ((train, size), (validation, 0)):

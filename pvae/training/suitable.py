@@ -3,12 +3,18 @@
 import warnings
 
 from pyro.infer import ELBO, TraceEnum_ELBO
-from torch import Tensor
 
 from pvae.data import Split
 from pvae.errors import PvaeError
 from pvae.importance import Particles, few, find_dependent, rows_at
-from pvae.pair import Inspection, Program, TensorSplit, check, memory_for_the_sum, quiet
+from pvae.pair import (
+    Inspection,
+    TensorSplit,
+    check,
+    memory_for_the_sum,
+    plate_sizes,
+    quiet,
+)
 from pvae.runtime import is_out_of_memory, own_random_state
 
 __all__ = ["full_size", "share_to_weigh", "try_smallest", "try_the_sum", "without_effect"]
@@ -46,18 +52,21 @@ def without_effect(
     return said
 
 
-def try_smallest(model: Program, guide: Program, batch: tuple[Tensor, ...], num_data: int) -> None:
+def try_smallest(pair: Inspection, num_data: int) -> None:
     """Runs the pair with the smallest minibatch of an epoch.
 
     Raises:
-        PvaeError: If it is too small, as one datum is for batch normalisation.
+        PvaeError: If it is too small, as one datum is for batch normalisation, or if a plate of
+            the larger ones' size weights it differently in the two programs.
     """
-    size = len(batch[0])
+    size = len(pair.batch[0])
     rest = num_data % size or size
     if 1 < rest == size:
         return
     try:
-        check(model, guide, *(t[:rest] for t in batch))
+        found = check(pair.model, pair.guide, *(t[:rest] for t in pair.batch))
+        if not plate_sizes(pair.structure) and (faults := plate_sizes(found)):
+            raise PvaeError(faults[0])
     except PvaeError as error:
         raise PvaeError(
             f"The pair cannot train on the last minibatch of an epoch: with {num_data} data and "

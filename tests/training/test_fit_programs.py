@@ -216,3 +216,25 @@ def test_right_guides_are_not_warned_of(recwarn):
     fit(Model(), Collapsed(), X[:52], batch_size=13)
     fit(Pixels(), PixelGuide(), X[:54], batch_size=6, plate="data")
     assert [str(w.message) for w in recwarn if "guide" in str(w.message)] == []
+
+
+@pytest.mark.parametrize(("num_data", "right"), [(96, False), (65, False), (128, True)])
+def test_a_plate_of_the_larger_minibatches_size_is_refused(num_data, right):
+    """Pyro takes such a plate for 32 of 64 data, and counts the model's terms twice."""
+
+    def model(x=None):
+        with pyro.plate("data", 64):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x / 2, pyro.param("s", torch.tensor(0.7))).to_event(1))
+
+    data = torch.randn(num_data, 2)
+    options = {"epochs": 1, "batch_size": 64, "mode": "eager", "progress": False}
+    if right:
+        assert len(pvae.fit(model, guide, data, **options).history) == 1
+        return
+    with pytest.raises(PvaeError, match=r"last minibatch.* counts \d+ data in the guide and 64"):
+        pvae.fit(model, guide, data, **options)
