@@ -202,7 +202,7 @@ def test_relaxed_training_is_called_that(tmp_path, monkeypatch):
         model, guide = pair(gradient)
         x = bits(60)
         monkeypatch.setattr(
-            pvae.training.loop.tqdm, "set_postfix", lambda bar, said, **_: shown.update(said)
+            pvae.training.bar.tqdm, "set_postfix", lambda bar, said, **_: shown.update(said)
         )
         shown.clear()
         history = pvae.fit(model, guide, x, epochs=1, batch_size=30).history
