@@ -69,7 +69,8 @@ def letter(match: re.Match[str]) -> str:
 
 def mathml(source: str, display: str = "inline") -> str:
     """Returns TeX as MathML, with a thin space between a function and its argument."""
-    made = STYLED.sub(letter, convert(source, display=display))
+    known = source.replace("{aligned}", "{split}")  # the same to a reader
+    made = STYLED.sub(letter, convert(known, display=display))
     made = made.replace("<mi>&#x0007E;</mi>", "<mo>&#x0223C;</mo>")  # \sim
     if "<mi>&</mi>" in made or "linebreak" in made:
         raise ValueError(f"This equation's lines are not aligned: {source}")
