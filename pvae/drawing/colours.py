@@ -48,6 +48,8 @@ class Look:
     page: bool = False
 
 
+_SERIES = 0, 6, 4, 8, 2, 1, 5, 9, 7, 3  # those that show best on white come first
+
 PAGE = Look(
     INK,
     MUTED,
@@ -58,11 +60,12 @@ PAGE = Look(
     FILL,
     WARN_FILL,
     tuple(CLASSES),
-    tuple(CLASSES),
+    tuple(CLASSES[i] for i in _SERIES),
     page=True,
 )
 
 # Petroff 2021, "Accessible Color Sequences for Data Visualization" (arXiv:2107.02270).
+# style.css has the same, with two of them lighter on a dark page.
 _PETROFF = (
     "#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6",
     "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd",
@@ -78,5 +81,5 @@ def screen() -> Look:
         ink=rc["text.color"], muted=rc["axes.labelcolor"], rule=rc["grid.color"],
         accent=_PETROFF[0], second=_PETROFF[6], paper=rc["axes.facecolor"],
         fill=_PETROFF[0], warn_fill=_PETROFF[6], classes=_PETROFF,
-        series=tuple(_PETROFF[i] for i in (0, 6, 4, 8, 2, 1, 5, 9, 7, 3)),
+        series=tuple(_PETROFF[i] for i in _SERIES),
     )  # fmt: skip
