@@ -21,7 +21,10 @@ def square(ax: Any) -> None:
     """Makes a unit as long across as upwards, with a grid and few ticks."""
     from matplotlib.ticker import MaxNLocator
 
-    ax.set_aspect("equal", adjustable="datalim")
+    # Axes that share both limits with others cannot change them alone.
+    groups = ax.get_shared_x_axes(), ax.get_shared_y_axes()
+    shared = all(len(group.get_siblings(ax)) > 1 for group in groups)
+    ax.set_aspect("equal", adjustable="box" if shared else "datalim")
     ax.grid(True, axis="both")
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))

@@ -139,6 +139,15 @@ def test_points_are_the_codes_and_the_prior_has_its_mass():
         plot.latents(guide, x, labels=y[:4])
 
 
+def test_points_on_axes_that_share_their_limits():
+    figure, axes = plt.subplots(1, 2, sharex=True, sharey=True)
+    for ax, shift in zip(axes, (0, 3), strict=True):
+        plot.points(torch.rand(20, 2) + shift, ax=ax)
+    figure.canvas.draw()
+    assert axes[0].get_aspect() == 1
+    assert axes[0].get_xlim()[1] > 3
+
+
 def test_contours_hold_their_share_of_the_mass():
     far = dist.Normal(torch.tensor([300.0, -2.0]), torch.tensor([1.0, 5.0])).to_event(1)
     x = far.sample((200,))

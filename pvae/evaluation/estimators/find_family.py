@@ -144,7 +144,11 @@ def take_apart(sampler: Sampler, batch: tuple[Tensor, ...]) -> dict[str, dict[st
                 raise _NoFamilyError(f"{kind.__name__} of site {name!r} cannot be taken apart")
             if name not in sampler.structure.enumerated and not rebuilt.has_rsample:
                 raise _NoFamilyError(f"{kind.__name__} of site {name!r} has no gradient")
-        except (RuntimeError, ValueError, TypeError, NotImplementedError, AttributeError) as e:
+        except (TypeError, NotImplementedError, AttributeError) as e:
+            raise _NoFamilyError(
+                f"{kind.__name__} of site {name!r} has no parameters of its own to optimise"
+            ) from e
+        except (RuntimeError, ValueError) as e:
             if is_out_of_memory(e):
                 raise
             raise _NoFamilyError(
