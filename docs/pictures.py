@@ -70,6 +70,9 @@ def cut() -> None:
     save("vq_vae", [rows[1], rows[4]])
     save("vq_vae_2", [rows[7]])
     save("conditional_vq_vae_2", [row[:, :520] for row in rows[8:]])
+    name = "text_to_image-cpu-intel-r-xeon-r-processor-2-50ghz-1-threads-emoji"
+    emoji = Image.open(PAGES / f"{name}.png").convert("RGB").crop((168, 0, 1055, 372))
+    emoji.resize((443, 186)).quantize(128).save(OUT / "dalle.png", optimize=True)
 
 
 TRAINED = {
