@@ -133,45 +133,6 @@ def test_commands_that_name_files_of_the_page_run(page, command, here):
     assert (here / "out" / "checkpoint.pt").exists()
 
 
-PROTOCOL = ROOT / "docs" / "start" / "protocol.md"
-
-
-def patched(text: str, diff: str) -> str:
-    """Applies the lines of a diff, of which a context line or a removed one names the place."""
-    lines, at = text.splitlines(), 0
-    for line in diff.splitlines():
-        sign, words = line[0], line[1:]
-        if sign == "+":
-            lines.insert(at, words)
-            at += 1
-        else:
-            at = lines.index(words, at)
-            if sign == "-":
-                del lines[at]
-            else:
-                at += 1
-    return "\n".join(lines) + "\n"
-
-
-def test_the_protocol_leads_to_a_report(here):
-    """From own data and `pvae new` to the report, with fewer epochs and samples."""
-    run(PROTOCOL, here, {})
-    text = PROTOCOL.read_text()
-    shell = "".join(re.findall(r"```console\n(.*?)```", text, re.DOTALL))
-    (diff,) = re.findall(r"```diff\n(.*?)```", text, re.DOTALL)
-    names = []
-    for command in re.findall(r"^\$ pvae (.*)$", shell, re.MULTILINE):
-        name, *argv = shlex.split(re.sub(r"(--epochs|--ais) \d+", r"\1 2", command))
-        argv += ["--num_samples", "20"] if name == "run" else []
-        assert main([name, *argv]) == 0
-        names.append(name)
-        if name == "new":
-            file = here / "wine_model.py"
-            file.write_text(patched(file.read_text(), diff))
-    assert names == ["new", "check", "run"]
-    assert (here / "runs" / "wine" / "report.html").exists()
-
-
 def test_every_option_is_one():
     text = "\n".join(page.read_text() for page in PAGES)
     found = set(re.findall(r"`(?:pvae run )?(--[\w.]+(?: [^`]+)?)`", text))

@@ -12,10 +12,9 @@ from pvae.cli.options import (
     estimators_of,
     load_data,
     names_of_evaluation,
-    new_parser,
     options_of,
-    values,
 )
+from pvae.cli.parser import new_parser, values
 from pvae.cli.usage import HELP_OF
 from pvae.data import Data
 from pvae.errors import PvaeError

@@ -5,7 +5,8 @@ from typing import Literal
 
 import pvae
 from pvae.cli.folder import EXPORTED, require_checkpoint
-from pvae.cli.options import load_data, new_parser, values
+from pvae.cli.options import load_data
+from pvae.cli.parser import new_parser, values
 from pvae.cli.usage import HELP_OF
 from pvae.exported import export as export_pair
 from pvae.runs import read_config

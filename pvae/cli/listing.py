@@ -9,7 +9,7 @@ import pyro.infer
 import pvae.guides
 import pvae.models
 import pvae.objectives
-from pvae.cli.options import new_parser, values
+from pvae.cli.parser import new_parser, values
 from pvae.cli.usage import UsageError
 from pvae.data import SETS, load, names
 from pvae.errors import nearest

@@ -5,9 +5,8 @@ from importlib.resources import files
 from pathlib import Path
 from string import Template
 
-from pvae.cli.options import new_parser, values
+from pvae.cli.parser import new_parser, values
 from pvae.errors import PvaeError
-from pvae.runtime import atomic
 
 __all__ = ["new", "write_pair"]
 
@@ -72,8 +71,8 @@ def new(name: str, out: str | Path = ".") -> list[Path]:
     text_of = {"name": name, "Name": _camel(name)}
     for path, template in zip(paths, _FILES, strict=True):
         text = (files("pvae.cli") / "templates" / f"{template}.txt").read_text("utf-8")
-        with atomic(path) as temporary:
-            temporary.write_text(Template(text).substitute(text_of), "utf-8")
+        with path.open("x", encoding="utf-8") as file:
+            file.write(Template(text).substitute(text_of))
     return paths
 
 

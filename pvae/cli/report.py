@@ -7,7 +7,8 @@ from typing import Any
 
 import pvae
 from pvae.cli.folder import RUN_FILES, require_checkpoint
-from pvae.cli.options import load_data, new_parser, values
+from pvae.cli.options import load_data
+from pvae.cli.parser import new_parser, values
 from pvae.cli.repeat import command_of
 from pvae.cli.usage import HELP_OF, UsageError
 from pvae.errors import PvaeError

@@ -3,6 +3,7 @@
 import importlib
 import re
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from pvae.cli.new import new
 
 PAGE = Path(__file__).parents[2] / "docs" / "howto" / "own_pair.md"
 WALK = PAGE.read_text().split("## Your own likelihood")[0]
+PROTOCOL = PAGE.parents[1] / "start" / "protocol.md"
 
 
 @pytest.mark.filterwarnings("error::UserWarning")
@@ -112,3 +114,29 @@ def test_the_walk_of_the_page(here, capsys):
     assert trained.elbo.mean() > float(re.search(r"ELBO (-?[\d.]+)", said)[1]) + 5
     model, _ = pvae.load("runs/ring", trust=True)
     assert 0 < model.scale.item() != pytest.approx(0.3, abs=1e-3)
+
+
+def test_the_protocol_leads_to_a_report(here):
+    """From own data and `pvae new` to the report, with fewer epochs and samples."""
+    text = PROTOCOL.read_text()
+    (data,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    (diff,) = re.findall(r"```diff\n(.*?)```", text, re.DOTALL)
+    exec(data, {})
+    names = []
+    for command in re.findall(r"^\$ pvae (.*)$", text, re.MULTILINE):
+        name, *argv = shlex.split(re.sub(r"(--epochs|--ais) \d+", r"\1 2", command))
+        argv += ["--num_samples", "20", "--progress", "false"] if name == "run" else []
+        assert main([name, *argv]) == 0
+        names.append(name)
+        if name == "new":
+            assert _edit(here / "wine_model.py", diff) == 5
+    assert names == ["new", "check", "run"]
+    assert (here / "runs" / "wine" / "report.html").exists()
+
+
+def test_it_takes_no_torch(tmp_path):
+    code = (
+        "import sys; from pvae.cli import main; main(['new', 'ring']); "
+        "assert 'torch' not in sys.modules and 'pyro' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
