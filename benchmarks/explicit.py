@@ -45,6 +45,11 @@ ROWS = {
         f"{DENSITY} PixelRNN --model.kind row --model.channels 64 --model.num_layers 3"
         " --batch_size 64 --lr 2e-3 --clip_norm 5 --precision bf16",
     ),
+    "PixelRNN, small row LSTM": (
+        5,
+        f"{DENSITY} PixelRNN --model.kind row --model.channels 32 --model.num_layers 2"
+        " --batch_size 64 --lr 2e-3 --clip_norm 5",
+    ),
     "PixelRNN, diagonal BiLSTM": (
         40,
         f"{DENSITY} PixelRNN --model.kind diagonal --model.channels 32 --model.num_layers 3"
