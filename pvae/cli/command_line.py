@@ -10,8 +10,8 @@ from typing import Any
 import pyro
 import yaml
 
-from pvae.cli.options import PROGRAMS, names_of_evaluation, parser_of_pair
-from pvae.cli.parser import underscored, values
+from pvae.cli.options import names_of_evaluation, parser_of_pair
+from pvae.cli.parser import PROGRAMS, underscored, values
 from pvae.cli.usage import UsageError
 from pvae.diagnosis import diagnose
 from pvae.errors import PvaeError

@@ -57,6 +57,13 @@ def new(name: str, out: str | Path = ".") -> list[Path]:
             "digit first, such as ring or my_vae."
         )
     paths = [Path(out) / file.format(name) for file in _FILES.values()]
+    templates = files("pvae.cli") / "templates"
+    texts = [
+        Template((templates / f"{each}.txt").read_text("utf-8")).substitute(
+            name=name, Name=_camel(name)
+        )
+        for each in _FILES
+    ]
     try:
         if existing := [path for path in paths if path.exists()]:
             raise PvaeError(
@@ -64,15 +71,13 @@ def new(name: str, out: str | Path = ".") -> list[Path]:
                 "another folder with --out."
             )
         Path(out).mkdir(parents=True, exist_ok=True)
+        for path, text in zip(paths, texts, strict=True):
+            with path.open("x", encoding="utf-8") as file:
+                file.write(text)
     except OSError as error:
         raise PvaeError(
             f"Cannot write into {out}: {error.strerror}. Name another folder with --out."
         ) from None
-    text_of = {"name": name, "Name": _camel(name)}
-    for path, template in zip(paths, _FILES, strict=True):
-        text = (files("pvae.cli") / "templates" / f"{template}.txt").read_text("utf-8")
-        with path.open("x", encoding="utf-8") as file:
-            file.write(Template(text).substitute(text_of))
     return paths
 
 

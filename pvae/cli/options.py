@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from jsonargparse import ArgumentParser
 
-from pvae.cli.parser import new_parser
+from pvae.cli.parser import PROGRAMS, new_parser
 from pvae.cli.usage import HELP_OF, UsageError
 from pvae.data import GIVEN_FRAMES, Data, load
 from pvae.diagnosis import diagnose
@@ -19,7 +19,6 @@ from pvae.runtime import check_memory, check_seed
 from pvae.training import fit
 
 __all__ = [
-    "PROGRAMS",
     "add_evaluation",
     "check_given",
     "check_numbers",
@@ -32,7 +31,6 @@ __all__ = [
     "take_given",
 ]
 
-PROGRAMS = {"model", "guide", "data"}
 NOT_OPTIONS = {"out", "resume", "callbacks"}
 """Arguments of `fit` that the shell fills in."""
 

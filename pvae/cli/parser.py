@@ -10,7 +10,9 @@ from jsonargparse import ArgumentParser, DefaultHelpFormatter
 from pvae.cli.usage import UsageError
 from pvae.errors import nearest
 
-__all__ = ["new_parser", "underscored", "values"]
+__all__ = ["PROGRAMS", "new_parser", "underscored", "values"]
+
+PROGRAMS = {"model", "guide", "data"}
 
 
 class _Help(DefaultHelpFormatter):
@@ -62,7 +64,7 @@ def _check_options(parser: ArgumentParser, argv: list[str]) -> None:
     """Raises a UsageError with the nearest option for an option that does not exist."""
     known = {name for action in parser._actions for name in action.option_strings}
     # If the option before a dot takes an object, jsonargparse checks what follows the dot.
-    objects = tuple(f"{name}." for name in known - {"--model", "--guide", "--data"})
+    objects = tuple(f"{name}." for name in known - {f"--{name}" for name in PROGRAMS})
     for name in (argument.partition("=")[0] for argument in argv if argument.startswith("--")):
         if name not in known and not name.startswith(objects):
             close = nearest(name, known)

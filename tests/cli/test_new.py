@@ -1,5 +1,6 @@
 """`pvae new` writes a pair that runs without changes, and that docs/howto/own_pair.md edits."""
 
+import errno
 import importlib
 import re
 import shlex
@@ -63,10 +64,21 @@ def test_nothing_is_overwritten(file, here, capsys):
     assert [(p.name, p.read_text()) for p in here.iterdir()] == [(file, "mine")]
 
 
-def test_a_folder_that_is_a_file(here, capsys):
+def test_a_folder_that_is_a_file_or_full(here, capsys, monkeypatch):
+    usual = Path.open
+
+    def full(path, mode="r", *args, **options):
+        if mode == "x":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return usual(path, mode, *args, **options)
+
     (here / "taken").write_text("")
     assert main(["new", "ring", "--out", "taken"]) == 1
     assert "Name another folder with --out" in capsys.readouterr().err
+    (here / "full").mkdir()
+    monkeypatch.setattr(Path, "open", full)
+    assert main(["new", "ring", "--out", "full"]) == 1
+    assert "No space left" in capsys.readouterr().err
     assert main(["new"]) == 2
     assert "NAME: must be given" in capsys.readouterr().err
 

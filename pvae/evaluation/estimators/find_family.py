@@ -123,6 +123,10 @@ def take_apart(sampler: Sampler, batch: tuple[Tensor, ...]) -> dict[str, dict[st
 
         try:
             given = base.arg_constraints
+            if not given:
+                raise _NoFamilyError(
+                    f"{kind.__name__} of site {name!r} has no parameters of its own to optimise"
+                )
             for key, constraint in given.items():
                 if _SAME.get(key) in given:
                     continue
@@ -144,11 +148,7 @@ def take_apart(sampler: Sampler, batch: tuple[Tensor, ...]) -> dict[str, dict[st
                 raise _NoFamilyError(f"{kind.__name__} of site {name!r} cannot be taken apart")
             if name not in sampler.structure.enumerated and not rebuilt.has_rsample:
                 raise _NoFamilyError(f"{kind.__name__} of site {name!r} has no gradient")
-        except (TypeError, NotImplementedError, AttributeError) as e:
-            raise _NoFamilyError(
-                f"{kind.__name__} of site {name!r} has no parameters of its own to optimise"
-            ) from e
-        except (RuntimeError, ValueError) as e:
+        except (RuntimeError, ValueError, TypeError, NotImplementedError, AttributeError) as e:
             if is_out_of_memory(e):
                 raise
             raise _NoFamilyError(
