@@ -73,6 +73,10 @@ def cut() -> None:
     name = "text_to_image-cpu-intel-r-xeon-r-processor-2-50ghz-1-threads-emoji"
     emoji = Image.open(PAGES / f"{name}.png").convert("RGB").crop((168, 0, 1055, 372))
     emoji.resize((443, 186)).quantize(128).save(OUT / "dalle.png", optimize=True)
+    name = "moving_mnist-cpu-intel-r-xeon-r-processor-2-50ghz-1-threads-moving_mnist_32"
+    video = np.asarray(Image.open(PAGES / f"{name}.png").convert("L"))
+    rows = runs_of((video[:, 128:] < 200).any(1))
+    save("video_pixelcnn", [video[rows[at], 290:930] for at in (0, 1, 3, 4)])
 
 
 TRAINED = {
