@@ -77,8 +77,9 @@ def draw_bound(
             *zip(*points, strict=True), shape, markersize=6, markerfacecolor=look.paper,
             markeredgecolor=look.ink, markeredgewidth=1.1, label=name,
         )  # fmt: skip
+    value = number(float(mean[-1]), decimals(*se))
     ax.annotate(
-        number(float(mean[-1]), decimals(*se)), (k[-1], mean[-1]), (10, 0),
+        value, (k[-1], mean[-1]), (10, 0),
         textcoords="offset points", va="center", color=look.accent,
         bbox={"fc": look.paper, "ec": "none", "pad": 1},
     )  # fmt: skip
@@ -90,7 +91,7 @@ def draw_bound(
         )  # fmt: skip
     if marks or levels:
         key(ax, columns)
-    _finish(ax, k, look, (k[-1] / k[0]) ** 0.1)  # the last value has a label
+    _finish(ax, k, look, beside=value)
 
 
 def draw_bounds(ax: Any, summaries: Mapping[str, dict[str, Any]], *, look: Look) -> None:
@@ -127,8 +128,8 @@ def _curve(
     return k, mean, se
 
 
-def _finish(ax: Any, k: list[int], look: Look, room: float = 1.0) -> None:
-    """Sets the frame, and a tick at each K with a label where it has room."""
+def _finish(ax: Any, k: list[int], look: Look, beside: str = "") -> None:
+    """Sets the frame, with room beside the last point, and labels each K where it has room."""
     from matplotlib.ticker import NullLocator
 
     ax.margins(y=0.16)
@@ -136,9 +137,21 @@ def _finish(ax: Any, k: list[int], look: Look, room: float = 1.0) -> None:
     if len(k) == 1:
         ax.set_xlim(k[0] / 3, k[0] * 3)
     else:
-        ax.set_xlim(k[0] / 1.25, k[-1] * 1.25 * room)
-    # A label too close to the next one would overlap it.
-    close = [b < 1.7 * a for a, b in itertools.pairwise(k)] + [False]
-    ax.set_xticks(k, ["" if hide else count(i) for i, hide in zip(k, close, strict=True)])
+        share = min(0.5, _share(ax, beside, 10)) if beside else 0.0
+        free = (1.25**2 * k[-1] / k[0]) ** (share / (1 - share))
+        ax.set_xlim(k[0] / 1.25, k[-1] * 1.25 * free)
+    labels = [count(i) for i in k]
+    low, high = np.log(ax.get_xlim())
+    for i, (a, b) in enumerate(itertools.pairwise(k)):
+        if math.log(b / a) / (high - low) < _share(ax, labels[i] + labels[i + 1], 8) / 2:
+            labels[i] = ""  # it would overlap the next one
+    ax.set_xticks(k, labels)
     ax.xaxis.set_minor_locator(NullLocator())
     named(ax, across="samples K", up="nats per datum", look=look)
+
+
+def _share(ax: Any, text: str, more: float) -> float:
+    """Returns about how much of the axes' width a text takes, and `more` points."""
+    wide = 72 * ax.get_figure().get_figwidth() * ax.get_position().width
+    size = ax.xaxis.get_major_ticks()[0].label1.get_size()
+    return (0.62 * size * len(text) + more) / wide
