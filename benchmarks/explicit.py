@@ -73,9 +73,9 @@ ROWS = {
     ),
     "PixelVAE": (100, with_code(20, *PIXELS) + " --precision bf16"),
     "PixelVAE's PixelCNN, no code": (40, without_code(*PIXELS) + " --precision bf16"),
-    "PixelVAE, small": (6, with_code(2, *SMALL_PIXELS) + " --batch_size 64 --lr 2e-3"),
+    "PixelVAE, small": (10, with_code(2, *SMALL_PIXELS) + " --batch_size 64 --lr 2e-3"),
     "Small PixelVAE's PixelCNN, no code": (
-        6,
+        10,
         without_code(*SMALL_PIXELS) + " --batch_size 64 --lr 2e-3",
     ),
 }
