@@ -81,9 +81,15 @@ def elbo(task: Task, library: str) -> Any:
     return RenyiELBO(alpha=0, num_particles=task.num_samples, vectorize_particles=True)
 
 
-def by_pvae(task: Task, x: Tensor, mode: str, precision: str = "float32") -> Step:
+def by_pvae(
+    task: Task, x: Tensor, mode: str, precision: str = "float32", optimiser: Any = torch.optim.Adam
+) -> Step:
     svi = pvae.SVI(
-        *pair(task, x.device), torch.optim.Adam, elbo(task, "pvae"), mode=mode, precision=precision
+        *pair(task, x.device),
+        optimiser,
+        elbo(task, "pvae"),
+        mode=mode,
+        precision=precision,
     )
 
     def step() -> float:
@@ -203,12 +209,14 @@ def by_numpyro(task: Task, x: Tensor, scan: int = 0) -> Step:
 
 def peers_of(task: Task, x: Tensor) -> dict[str, tuple[Step, int]]:
     """Returns each peer's step, and the number of training steps in one call."""
-    hand = "hand-written PyTorch, Adam(fused=True)"
+    hand, pyros = "hand-written PyTorch, Adam(fused=True)", pyro.optim.Adam({"lr": LR})
     peers: dict[str, tuple[Step, int]] = {
         hand: (by_hand(task, x), 1),
         "the same, loss under torch.compile": (by_hand(task, x, compiled=True), 1),
         "pvae.SVI, compiled": (by_pvae(task, x, "compiled"), 1),
         "pvae.SVI, eager": (by_pvae(task, x, "eager"), 1),
+        "pvae.SVI, compiled, pyro.optim.Adam": (by_pvae(task, x, "compiled", optimiser=pyros), 1),
+        "pvae.SVI, eager, pyro.optim.Adam": (by_pvae(task, x, "eager", optimiser=pyros), 1),
         "pyro.infer.SVI, its defaults": (by_pyro(task, x), 1),
         "pyro.infer.SVI, validation off": (by_pyro(task, x, validate=False), 1),
     }

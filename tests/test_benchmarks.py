@@ -25,6 +25,24 @@ def pair_of(options, shape=(1, 28, 28)):
     return config, build_pair(config, shape)
 
 
+def test_benchmarks_of_speed_take_mnist_or_noise_of_its_size(benchmark, monkeypatch):
+    common = benchmark("common")
+    part = argparse.Namespace(name="mnist")
+    monkeypatch.setattr(pvae.data, "load", lambda name: part)
+    assert common.training_data() == (part, "MNIST")
+
+    def missing(name):
+        raise pvae.PvaeError(f"{name} could not be downloaded")
+
+    monkeypatch.setattr(pvae.data, "load", missing)
+    data, described = common.training_data()
+    (x,) = data.train.observe(slice(0, 128))
+    assert x.shape == (128, 1, 28, 28)
+    assert 0.02 < x.mean() < 0.5
+    assert len(data.train) == 60_000
+    assert "noise" in described
+
+
 def test_every_public_class_is_in_the_gallery(benchmark):
     gallery = benchmark("gallery")
     made = set()
@@ -141,9 +159,11 @@ def test_the_pixel_vae_has_the_pixelcnn_that_it_is_compared_with(benchmark):
         for name in table.ROWS
     }
     assert pairs["Gated PixelCNN"][0]["epochs"] == 1
-    pixels, alone = pairs[table.CODE][1][0].pixels, pairs[table.WITHOUT_CODE][1][0].network
-    same = {name: p.shape for name, p in pixels.named_parameters() if "context" not in name}
-    assert same == {name: p.shape for name, p in alone.named_parameters()}
+    assert len(table.CODES) == 2
+    for code, without in zip(table.CODES, [n for n in pairs if "no code" in n], strict=True):
+        pixels, alone = pairs[code][1][0].pixels, pairs[without][1][0].network
+        same = {name: p.shape for name, p in pixels.named_parameters() if "context" not in name}
+        assert same == {name: p.shape for name, p in alone.named_parameters()}
 
 
 def test_a_vae_and_a_vqvae_of_colours_have_the_same_networks(benchmark):

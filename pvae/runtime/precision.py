@@ -1,6 +1,7 @@
 """Precision: matrix products in bfloat16, everything else in float32."""
 
 import contextlib
+import platform
 from collections.abc import Iterable, Iterator
 from typing import Any, Literal, get_args
 
@@ -58,7 +59,12 @@ def able(device: torch.device) -> bool:
     """Whether a device has instructions for bfloat16."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    if device.type != "cpu" or not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return False
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return True
+    # With AVX-512 alone, oneDNN takes bfloat16 and computes in float32.
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def rounding(

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from pvae.errors import PvaeError, first_line
+from pvae.training.fused import fused
 from pvae.training.optimiser_state import TECHNICAL, restore, state_of
 from pvae.training.pyro_recipe import PyroRecipe
 from pvae.training.schedule import MakeScheduler, start_scheduler
@@ -59,7 +60,7 @@ class Optimiser:
             )
         if optim is None or isinstance(optim, type):
             make = optim or torch.optim.Adam
-            optim = lambda parameters: make(parameters, lr=lr, **_fused(make, parameters))  # noqa: E731
+            optim = lambda parameters: make(parameters, lr=lr, **fused(make, parameters))  # noqa: E731
         self._optim = optim
         self.names: dict[int, str] = {}
         self.parameters: list[Tensor] = []
@@ -324,12 +325,6 @@ class Optimiser:
         saved = [saved] if isinstance(saved, dict) else saved  # as in older checkpoints
         for schedule, each in zip(self._schedules, saved, strict=True):
             schedule.load_state_dict(each)
-
-
-def _fused(make: type[torch.optim.Optimizer], parameters: Iterable[Tensor]) -> dict[str, bool]:
-    """Returns `fused=True` if the optimiser has it for these parameters."""
-    able = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in parameters)
-    return {"fused": True} if able and "fused" in inspect.signature(make).parameters else {}
 
 
 def _plain_option(value: Any) -> Any:

@@ -9,6 +9,8 @@ from pyro.params.param_store import normalize_param_name
 from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 
+from pvae.training.fused import fused
+
 __all__ = ["PyroRecipe"]
 
 
@@ -30,12 +32,13 @@ class PyroRecipe:
     def make(self, named: dict[str, Tensor]) -> torch.optim.Optimizer:
         """Returns an optimiser of named parameters."""
         options = self._options(next(iter(named)))
-        return self._optim.pt_optim_constructor(self.groups(named), **options)
+        extra = fused(self._optim.pt_optim_constructor, named.values(), options)
+        return self._optim.pt_optim_constructor(self.groups(named), **options | extra)
 
     def groups(self, named: dict[str, Tensor]) -> list[dict[str, Any]]:
         """Returns a group for each parameter; a schedule of these groups starts now."""
         self._clipped += [(p, clip) for n, p in named.items() if (clip := self._clip(n))]
-        groups = [{"params": [p], **self._options(n)} for n, p in named.items()]
+        groups = [{"params": [p], **self._fused(n, p)} for n, p in named.items()]
         if groups and self.scheduled:
             owner = self._optim.pt_optim_constructor(groups, **self._options(next(iter(named))))
             owner._opt_called = True  # the optimiser of all groups steps these
@@ -65,6 +68,10 @@ class PyroRecipe:
         if self._optim.pt_optim_args_argc == 1:
             return options(normalize_param_name(name))
         return options(*_pieces(name))
+
+    def _fused(self, name: str, parameter: Tensor) -> dict[str, Any]:
+        options = self._options(name)
+        return options | fused(self._optim.pt_optim_constructor, [parameter], options)
 
     def _clip(self, name: str) -> dict[str, float]:
         clip = self._optim.pt_clip_args

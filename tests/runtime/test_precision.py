@@ -7,7 +7,7 @@ import torch
 from pyro.infer import TraceMeanField_ELBO
 
 import pvae
-from pvae.runtime.precision import in_float32, in_precision, rounding
+from pvae.runtime.precision import able, in_float32, in_precision, rounding
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -96,3 +96,17 @@ def test_products_in_float32_inside_of_bf16():
         with in_float32():
             assert torch.equal(x @ x.T, exact)
         assert not torch.equal(x @ x.T, exact)
+
+
+@pytest.mark.parametrize("avx", [True, False])
+@pytest.mark.parametrize("amx", [True, False])
+@pytest.mark.parametrize(("machine", "x86"), [("x86_64", True), ("AMD64", True), ("arm64", False)])
+def test_a_cpu_that_emulates_bfloat16_does_not_have_it(machine, x86, avx, amx, monkeypatch):
+    """oneDNN says yes for every CPU with AVX-512, and then computes in float32."""
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    assert able(CPU) == (avx or amx or not x86)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+    assert not able(CPU)
