@@ -11,12 +11,11 @@ from pvae.cli.evaluate import save_evaluation
 from pvae.cli.folder import check_folder, empty_folder, make_folder, remove_folder, run_argument
 from pvae.cli.options import check_given, check_numbers, listed, load_data, options_of, take_given
 from pvae.cli.report import save_report
-from pvae.cli.usage import UsageError
 from pvae.data import Data
 from pvae.errors import PvaeError
 from pvae.pair import Program, bind, name_of
 from pvae.runs import build_pair, load_yaml, parameters, resolve, shared
-from pvae.runtime import locked, processes
+from pvae.runtime import Group, locked
 from pvae.training import fit, freeze, glorot, keep_source, warm_start, write_config
 
 __all__ = ["run", "train"]
@@ -35,56 +34,56 @@ def train(argv: list[str]) -> None:
 def _train(command: str, argv: list[str]) -> None:
     config, early = parse(command, argv)
     check_numbers(config)
-    if processes()[1] > 1:
-        raise UsageError(
-            f"`pvae {command}` trains in one process. Only an evaluation can use several: "
-            "`torchrun ... -m pvae evaluate RUN`."
-        )
+    group = Group()
     progress = config.pop("progress", True)
     with contextlib.ExitStack() as lock:  # no other process may use the folder until the end
-        if early.resume:
+        if early.resume and group.first:
             lock.enter_context(locked(early.resume))
-        if early.out:
+        if early.out and group.first:
             check_folder(Path(early.out), early.overwrite)
         loggers = [LOGGERS[name]() for name in listed(config.get("logger"))]
         names = take_given(config)
         data = load_data(config, trust=early.trust)
-        print(f"data: {data.in_words}", flush=True)
+        if group.first:
+            print(f"data: {data.in_words}", flush=True)
         _set_event_shape(config, data)
         model, guide = build_pair(config)
         check_given(names, data, model)
         options = options_of(fit, config) | {"progress": progress, "callbacks": loggers}
-        if early.resume:
+        if early.resume and group.first:
             _set_epochs(Path(early.resume), config["epochs"])
         if not (early.resume and (Path(early.resume) / "checkpoint.pt").exists()):
-            _initialise(model, guide, data, config)
+            _initialise(model, guide, data, config, say=group.first)
         freeze(model, guide, listed(config.get("freeze")))
-        if early.resume:
-            out = Path(early.resume)
-        else:  # now that nothing in the options can fail any more
+        out = Path(early.resume) if early.resume else None
+        if out is None and group.first:  # now that nothing in the options can fail any more
             out = make_folder(early.out, f"{data.name}-{name_of(model)}")
             lock.enter_context(locked(out))
             empty_folder(out, early.overwrite)
             write_config(out, config)
             keep_source(out, config)
-        print(f"run folder: {out}", flush=True)
+        out = group.from_first(out)
+        if group.first:
+            print(f"run folder: {out}", flush=True)
         try:
             fitted = fit(model, guide, data, **options, out=out, resume=bool(early.resume))
         except PvaeError:
-            if not early.resume and not (out / "checkpoint.pt").exists():
+            if group.first and not early.resume and not (out / "checkpoint.pt").exists():
                 lock.close()
                 remove_folder(out)  # nothing was trained, so the name is free again
             raise
         name = run_argument(out, config)
         if command == "train":
-            print(f"Evaluate the pair with `pvae evaluate {name}`.")
+            if group.first:
+                print(f"Evaluate the pair with `pvae evaluate {name}`.")
             return
         try:
             evaluation = save_evaluation(out, model, guide, data, config | {"progress": progress})
-            save_report(
-                out, evaluation, model=model, guide=guide, data=data, history=fitted.history,
-                config=config,
-            )  # fmt: skip
+            if group.first:
+                save_report(
+                    out, evaluation, model=model, guide=guide, data=data,
+                    history=fitted.history, config=config,
+                )  # fmt: skip
         except KeyboardInterrupt:
             print(
                 f"The trained pair is kept. Continue with `pvae evaluate {name}`, then "
@@ -112,7 +111,9 @@ def _set_epochs(run: Path, epochs: int) -> None:
         write_config(run, former | {"epochs": epochs})
 
 
-def _initialise(model: Program, guide: Program, data: Data, config: dict[str, Any]) -> None:
+def _initialise(
+    model: Program, guide: Program, data: Data, config: dict[str, Any], say: bool
+) -> None:
     """Sets the initial parameters that depend on the data or on another run."""
     if config.get("init") == "glorot":
         x = data.train.only(["x"]).tensors() if "x" in data.train.fields else ()
@@ -122,4 +123,5 @@ def _initialise(model: Program, guide: Program, data: Data, config: dict[str, An
         start_from(*part.tensors())
     for run in listed(config.get("from")):
         taken = warm_start(model, guide, run)
-        print(f"from {run}: {len(taken)} parameters and buffers", flush=True)
+        if say:
+            print(f"from {run}: {len(taken)} parameters and buffers", flush=True)

@@ -235,6 +235,7 @@ class Split:
         shuffle: bool = False,
         generator: torch.Generator | None = None,
         capture: Capture | None = None,
+        share: tuple[int, int] = (0, 1),
     ) -> Iterator[tuple[Tensor, ...]]:
         """Yields minibatches of one epoch, as `observe` does; the last may be smaller.
 
@@ -250,6 +251,7 @@ class Split:
             capture: Turns a function of [rows] and an example of [rows] into one launch on the
                 device, such as `pvae.compile.Replay`; it observes the full minibatches of a
                 permutation.
+            share: (r, n) for the r-th of n parts of each minibatch: its rows r, r + n, r + 2n, ….
         """
         batch_size = whole("batch_size", batch_size)
         target = self.device if device is None else torch.device(device)
@@ -261,10 +263,16 @@ class Split:
             else:
                 index = mixed_order(self.known, self.labelled_share, batch_size, generator)
             index = index.to(self.device)
+        elif share != (0, 1):
+            index = torch.arange(len(self), device=self.device)
+        rows = None
+        if index is not None:
+            first, step = share
+            rows = [part[first::step] for part in index.split(batch_size)]
         in_memory = all(isinstance(column, Tensor) for _, column in self._batch)
         if in_memory and storage.same_device(self.device, target):
-            return self._gathered(batch_size, index, capture)
-        return self._streamed(batch_size, index, target)
+            return self._gathered(batch_size, rows, capture)
+        return self._streamed(batch_size, rows, target)
 
     def _observes(self, name: str) -> bool:
         return name == "x" and self.observation != "as_given"
@@ -279,27 +287,29 @@ class Split:
         )
 
     def _gathered(
-        self, batch_size: int, index: Tensor | None, capture: Capture | None
+        self, batch_size: int, rows: list[Tensor] | None, capture: Capture | None
     ) -> Iterator[tuple[Tensor, ...]]:
+        if rows is None:
+            for i in range(0, len(self), batch_size):
+                yield self._observed(self._take(slice(i, i + batch_size)))
+            return
         observe = None
-        if index is not None and capture is not None and len(index) >= 2 * batch_size:
+        if capture is not None and len(rows) > 1 and len(rows[0]) == len(rows[1]):
             with contextlib.suppress(Exception):  # without it, operations are launched one by one
-                observe = capture(
-                    lambda rows: self._observed(self._take(rows[0])), [index[:batch_size]]
-                )
-        for i in range(0, len(self), batch_size):
-            part = slice(i, i + batch_size) if index is None else index[i : i + batch_size]
-            captured = observe is not None and len(part) == batch_size
+                observe = capture(lambda rows: self._observed(self._take(rows[0])), [rows[0]])
+        for part in rows:
+            captured = observe is not None and len(part) == len(rows[0])
             yield tuple(observe([part])) if captured else self._observed(self._take(part))
 
     def _streamed(
-        self, batch_size: int, index: Tensor | None, device: torch.device
+        self, batch_size: int, rows: list[Tensor] | None, device: torch.device
     ) -> Iterator[tuple[Tensor, ...]]:
-        index = torch.arange(len(self), device=self.device) if index is None else index
+        if rows is None:
+            rows = torch.arange(len(self), device=self.device).split(batch_size)
         # A copy to the CPU has to block: it could be read before it is complete.
         to_gpu = device.type == "cuda"
-        for rows in index.split(batch_size):
-            stored = self._take(rows)
+        for part in rows:
+            stored = self._take(part)
             if to_gpu and self.device.type == "cpu":
                 stored = tuple(a.pin_memory() for a in stored)
             yield self._observed(tuple(a.to(device, non_blocking=to_gpu) for a in stored))

@@ -1,7 +1,6 @@
 """Work: the blocks of an evaluation, cached on disk and shared between processes."""
 
 import contextlib
-import datetime
 import hashlib
 import itertools
 import json
@@ -14,14 +13,13 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
 from pvae.data import Split
-from pvae.errors import PvaeError, first_line
+from pvae.errors import PvaeError
 from pvae.pair import Program, TensorSplit, name_of
-from pvae.runtime import atomic, locked, processes, tqdm
+from pvae.runtime import Group, atomic, locked, tqdm
 
 __all__ = ["FOLDER", "Whole", "Work", "fingerprint", "half_done", "in_blocks", "take"]
 
@@ -55,7 +53,8 @@ class Work:
     def __init__(
         self, folder: Path | None, key: dict[str, Any], progress: bool, **options: Any
     ) -> None:
-        self.rank, self.world = processes()
+        self._group = Group()
+        self.rank, self.world = self._group.rank, self._group.world
         self._folder = folder / FOLDER if folder is not None else None
         text = json.dumps(key, sort_keys=True, default=str)
         self.key = hashlib.sha256(text.encode()).hexdigest()
@@ -65,16 +64,6 @@ class Work:
         self._progress = progress and self.rank == 0
         self._used: list[Path] = []
         self._lock = contextlib.ExitStack()
-        if self.world > 1 and not dist.is_initialized():
-            # A process waits for the others as long as their blocks take.
-            try:
-                dist.init_process_group("gloo", timeout=datetime.timedelta(days=7))
-            except (ValueError, RuntimeError) as error:
-                raise PvaeError(
-                    f"RANK and WORLD_SIZE announce {self.world} processes, but they cannot be "
-                    f"reached ({first_line(error)}). Start them with `torchrun`, or unset both "
-                    "variables to work alone."
-                ) from error
 
     def __enter__(self) -> "Work":
         try:
@@ -113,11 +102,7 @@ class Work:
 
     def gather(self, own: Any) -> list[Any]:
         """Returns the objects that all processes pass here, in their order."""
-        if self.world == 1:
-            return [own]
-        everyone: list[Any] = [None] * self.world
-        dist.all_gather_object(everyone, own)
-        return everyone
+        return self._group.gather(own)
 
     def map(
         self, name: str, blocks: Sequence[Block], compute: Callable[[Block], Arrays]

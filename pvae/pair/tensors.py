@@ -105,15 +105,17 @@ class TensorSplit:
         device: str | torch.device | None = None,
         shuffle: bool = False,
         generator: torch.Generator | None = None,
+        share: tuple[int, int] = (0, 1),
     ) -> Iterator[tuple[Tensor, ...]]:
         """Yields minibatches of one epoch; the last may be smaller. See `Split.batches`."""
         place = self.device
-        order = None
+        order, (first, step) = None, share
         if shuffle:
             draws_on = place if generator is None else generator.device
             order = torch.randperm(len(self), generator=generator, device=draws_on).to(place)
         for i in range(0, len(self), batch_size):
-            rows = slice(i, i + batch_size) if order is None else order[i : i + batch_size]
+            end = min(i + batch_size, len(self))
+            rows = slice(i + first, end, step) if order is None else order[i + first : end : step]
             yield tuple(t if device is None else t.to(device) for t in self.observe(rows))
 
 

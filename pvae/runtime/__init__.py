@@ -11,6 +11,7 @@ from pvae.runtime.device import (
     processes,
 )
 from pvae.runtime.files import LOCK, atomic, locked, why
+from pvae.runtime.group import Group
 from pvae.runtime.memory import Chunks, LiveBytes, check_memory, keep_freed_memory
 from pvae.runtime.numbers import number, weight, whole
 from pvae.runtime.precision import (
@@ -28,12 +29,14 @@ from pvae.runtime.seeds import (
     random_state,
     restore_noise,
     restore_random_state,
+    seed_noise,
 )
 from pvae.runtime.watch import Watch
 
 __all__ = [
     "LOCK",
     "Chunks",
+    "Group",
     "LiveBytes",
     "Precision",
     "Watch",
@@ -57,6 +60,7 @@ __all__ = [
     "restore_noise",
     "restore_random_state",
     "rounding",
+    "seed_noise",
     "tqdm",
     "weight",
     "whole",

@@ -1,6 +1,7 @@
 """Seeds, and the state of the global random generators."""
 
 import contextlib
+import hashlib
 import random
 from collections.abc import Iterator
 from typing import Any
@@ -19,6 +20,7 @@ __all__ = [
     "random_state",
     "restore_noise",
     "restore_random_state",
+    "seed_noise",
 ]
 
 
@@ -48,6 +50,14 @@ def own_random_state(seed: int) -> Iterator[None]:
         yield
     finally:
         restore_random_state(before)
+
+
+def seed_noise(seed: int, rank: int, step: int = 0) -> None:
+    """Seeds the global generators of one of several processes; process 0 has the seed itself."""
+    if rank or step:
+        digest = hashlib.sha256(f"{seed} {rank} {step}".encode()).digest()
+        seed = int.from_bytes(digest[:4], "big")
+    pyro.set_rng_seed(seed)
 
 
 def check_seed(seed: int) -> int:

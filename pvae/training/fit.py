@@ -35,6 +35,7 @@ from pvae.pair import (
 )
 from pvae.pair import inspect as inspect_pair
 from pvae.runtime import (
+    Group,
     Precision,
     check_precision,
     check_seed,
@@ -44,6 +45,7 @@ from pvae.runtime import (
     locked,
     number,
     own_random_state,
+    seed_noise,
     whole,
 )
 from pvae.training.average import Average, check_decay
@@ -65,6 +67,7 @@ from pvae.training.suitable import (
     without_effect,
 )
 from pvae.training.svi import SVI, Mode
+from pvae.training.together import check_same, parts_of
 from pvae.training.warn import warn
 
 __all__ = ["fit"]
@@ -111,6 +114,10 @@ def fit(
     NumPy keep their state. A program's own `pyro.param` lives in Pyro's store, and starts from its
     value there if it has one.
 
+    Under `torchrun`, or in an initialised group of `torch.distributed`, the processes train
+    together: each takes its part of each minibatch, and their gradients are added up. All of them
+    must call `fit` with the same arguments.
+
     Args:
         model: Pyro program p(z) p(x|z), called as `model(*batch, **kwargs)`.
         guide: Pyro program q(z|x), called as `guide(*batch, **kwargs)`.
@@ -120,7 +127,7 @@ def fit(
             else the programs take, as for `pvae.check`.
         epochs: Passes through the training data; with 0 the pair is only written to `out`.
         batch_size: B, data in a minibatch (the last one of an epoch may be smaller); all data,
-            if there are fewer.
+            if there are fewer. It counts the parts of all processes.
         loss: An ELBO of `pyro.infer`, an objective of `pvae.objectives`, or a name. `"auto"`
             uses the closed-form KL (`TraceMeanField_ELBO`) if it is right, else `Trace_ELBO`.
             `"IWAE_ELBO"` and `"DReG_ELBO"` take K from `num_particles`.
@@ -199,7 +206,7 @@ def fit(
     average = None if average is None else check_decay(average)
     callbacks, factor = check_callbacks(callbacks), rate_factor(schedule)
     scheduler = scheduler_class(schedule)
-    place = find_device(device)
+    place, group = find_device(device), Group()
     data, programs = as_data(data), (model, guide)
     train, (model, guide) = given(data, kwargs, place, model, guide, split="train")
     validation = data.validation if isinstance(data, Data) else None
@@ -209,17 +216,20 @@ def fit(
     asked = None if patience == usual else patience
     sizes = epochs, batch_size, len(train), kl_warmup
     for text in without_effect(*sizes, asked, validation is not None):
-        warn(text)
+        if group.first:
+            warn(text)
     batch_size = min(batch_size, len(train))
+    part, smallest = parts_of(batch_size, len(train), group.world)
     check_precision(precision, place)
     if mode == "auto":
         steps = epochs * math.ceil(len(train) / batch_size)
         mode = "compiled" if steps >= _STEPS_WORTH_COMPILING else "eager"
     checkpoint = None if out is None else Path(out) / "checkpoint.pt"
     # Before the splits move to the device: a hash is the same on every machine.
-    sources = {} if checkpoint is None else of_data(train, validation)
+    hashed = checkpoint is not None or group.world > 1
+    sources = of_data(train, validation) if hashed else {}
     with (
-        locked(out),
+        locked(out if group.first else None),
         torch.inference_mode(False),
         torch.enable_grad(),
         own_random_state(seed),
@@ -228,7 +238,9 @@ def fit(
     ):
         # Pyro warns of each frozen parameter, and one sentence says it below.
         warnings.filterwarnings("ignore", ".*was not registered in the param store")
-        begun = checkpoint is not None and checkpoint.exists()
+        if not group.first:
+            warnings.simplefilter("ignore")  # process 0 says the same
+        begun = group.from_first(checkpoint is not None and checkpoint.exists())
         if begun and not resume:
             raise PvaeError(
                 f"{checkpoint} exists: another run was trained there. Pass resume=True to continue "
@@ -237,7 +249,7 @@ def fit(
         move(place, model, guide)
         if validation is not None:
             validation = validation.to(place)
-        first = next(iter(train.batches(batch_size, device=place)))
+        first = next(iter(train.batches(part, device=place)))
         pair = inspect_pair(model, guide, *first, plate=plate)
         structure = pair.structure
         elbo = choose_elbo(loss, structure, num_particles, share_to_weigh(train))
@@ -251,7 +263,7 @@ def fit(
             )
         if isinstance(elbo, ParticleELBO) and elbo.plate in (None, plate):
             elbo.take(pair)
-        try_smallest(pair, len(train))
+        try_smallest(pair, smallest, len(train), batch_size)
         try_the_sum(elbo, pair)
         caveat, size = structure.caveat, len(first[0])
         for part, seen in ((train, size), (validation, 0)):
@@ -284,7 +296,8 @@ def fit(
             objective=objective_name(structure),
             accumulate=accumulate,
             average=None if average is None else Average(svi, average),
-            callbacks=callbacks,
+            callbacks=callbacks if group.first else (),
+            group=group,
         )
         if caveat:
             warn(caveat)
@@ -295,7 +308,7 @@ def fit(
                 if isinstance(error, PvaeError) or is_out_of_memory(error):
                     raise
                 raise PvaeError(f"{type(elbo).__name__} failed{in_words(error)}") from error
-            frozen = say_frozen(run.svi, progress)
+            frozen = say_frozen(run.svi, progress and group.first)
             run.settings = plain(
                 {
                     "epochs": epochs, "batch_size": batch_size, "seed": seed,
@@ -308,11 +321,16 @@ def fit(
                 }
                 | of_loss(elbo) | of_sites(structure) | run.svi.optim.settings | sources
             )  # fmt: skip
+            check_same(group, run.settings)
+            if group.world > 1:
+                seed_noise(seed, group.rank)
             if begun:
-                restore(run, read_checkpoint(checkpoint))
-            if not (kwargs or checkpoint is None or (checkpoint.parent / "config.yaml").exists()):
+                restore(run, group.from_first(read_checkpoint(checkpoint) if group.first else {}))
+            if group.first and not (
+                kwargs or checkpoint is None or (checkpoint.parent / "config.yaml").exists()
+            ):
                 keep_config(checkpoint.parent, *programs, data, options)
-            run.go(progress)
+            run.go(progress and group.first)
     return Fit(
         run.history,
         type(run.svi.loss).__name__,

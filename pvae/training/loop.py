@@ -16,8 +16,9 @@ from torch import Tensor
 from pvae.compile import Replay, can_replay
 from pvae.data import Split
 from pvae.errors import PvaeError
-from pvae.pair import TensorSplit, evaluating, in_words, name_of
+from pvae.pair import TensorSplit, evaluating, in_words
 from pvae.runtime import (
+    Group,
     Watch,
     is_out_of_memory,
     own_random_state,
@@ -28,9 +29,11 @@ from pvae.training.average import Average
 from pvae.training.bar import Bar
 from pvae.training.calls import Calls
 from pvae.training.checkpoint import pair_state, restore_pair, write_checkpoint, write_history
+from pvae.training.contents import contents_of
 from pvae.training.hooks import Callback, Training
 from pvae.training.interrupt import Interrupt, how_to_resume
 from pvae.training.svi import SVI
+from pvae.training.together import Together
 from pvae.training.warn import warn
 
 __all__ = ["Run"]
@@ -58,6 +61,8 @@ class Run:
         best: The parameters of the best epoch.
         untrained: Whether the checkpoint holds the state before the first step.
         before: Seconds that the run took before it was resumed.
+        group: The processes that share the minibatches. `total` is this process's part, and only
+            process 0 has callbacks and writes.
     """
 
     svi: SVI
@@ -91,6 +96,7 @@ class Run:
     saved_at: float = 0.0
     untrained: bool = False
     before: float = 0.0
+    group: Group = field(default_factory=Group)
 
     def __post_init__(self) -> None:
         self.steps = math.ceil(math.ceil(len(self.train) / self.batch_size) / self.accumulate)
@@ -127,7 +133,12 @@ class Run:
         seen.history, seen.epoch = self.history, self.epoch
         seen.step = self.epoch * self.steps + self.step
         self._calls(hook)
-        self.finished = self.finished or seen.stopped
+        if hook in ("start", "epoch"):
+            self.finished = self.finished or self._any(seen.stopped)[0]
+
+    def _any(self, *asked: bool) -> list[bool]:
+        """Returns whether any process asks for each of these."""
+        return [count > 0 for count in self.group.sums(*map(float, asked))]
 
     def _go(self, progress: bool) -> None:
         if not self.done:
@@ -140,6 +151,7 @@ class Run:
             self.svi.own,
             Interrupt() as interrupt,
             Bar(self.epochs * self.steps, self.epoch * self.steps + self.step, progress) as bar,
+            _together(self.group, self.svi),
         ):
             self.svi.compiling = bar.compiling
             while self.epoch < self.epochs and not self.finished:
@@ -163,7 +175,7 @@ class Run:
         try:
             yield
         except PvaeError:
-            if self.untrained and self.checkpoint is not None:
+            if self.untrained and self.checkpoint is not None and self.group.first:
                 self.checkpoint.unlink(missing_ok=True)
             raise
 
@@ -171,6 +183,8 @@ class Run:
         place = self.train.device
         order = torch.Generator(place).manual_seed(_mix(self.seed, self.epoch))
         how = {"device": self.device, "shuffle": True, "generator": order}
+        if self.group.world > 1:
+            how["share"] = self.group.rank, self.group.world
         if isinstance(self.train, Split) and can_replay(place):
             how["capture"] = Replay
         batches = iter(self.train.batches(self.batch_size, **how))
@@ -183,15 +197,18 @@ class Run:
             self._step(batches)
             if not self.history and self.step % 50 == 0:
                 self._settle()
-                seen = self.step * self.batch_size * self.accumulate
-                self._show(bar, self.total / min(len(self.train), seen))
+                seen = min(len(self.train), self.step * self.batch_size * self.accumulate)
+                self._show(bar, self.total * self.group.world / seen)
             bar.update()
-            if interrupt.asked or time.monotonic() - self.saved_at > SECONDS_BETWEEN_CHECKPOINTS:
+            due = time.monotonic() - self.saved_at > SECONDS_BETWEEN_CHECKPOINTS
+            asked, due = self._any(interrupt.asked, due and self.group.first)
+            if asked or due:
                 self._settle()
-                self.save(keep_going=not interrupt.asked)
-                if interrupt.asked:
+                self.save(keep_going=not asked)
+                if asked:
                     bar.close()
-                    print(f"Interrupted. {how_to_resume(self.checkpoint)}")
+                    if self.group.first:
+                        print(f"Interrupted. {how_to_resume(self.checkpoint)}")
                     raise KeyboardInterrupt
 
     def _show(self, bar: Bar, elbo: float) -> None:
@@ -208,11 +225,12 @@ class Run:
             self.svi.clip_norm = self.clip_norm * (self.full_size if scaled else total)
         if self.kl_warmup:
             self.svi.kl_weight = self._kl_weight(self.done)
-        left, spent = total, 0.0
+        left, seen, spent = total, 0, 0.0
         while left:
             batch = next(batches)
-            size = len(batch[0])
-            left -= size
+            size = len(batch[0])  # with several processes, of this one's part
+            left -= min(self.batch_size, left)
+            seen += size
             self.svi.share = size / total if scaled else 1.0
             with self._naming_the_step(size):
                 loss = (self.svi.hold if left else self.svi.update)(*batch)
@@ -224,7 +242,7 @@ class Run:
         if self.average is not None:
             self.average.update()
         if self._calls.each_step:
-            self.training.loss = spent / total
+            self.training.loss = spent / seen
             self._call("step")
 
     def _settle(self) -> None:
@@ -259,7 +277,7 @@ class Run:
         self._settle()
         row = {
             "epoch": self.epoch + 1,
-            "elbo": self.total / len(self.train),
+            "elbo": self.group.sums(self.total)[0] / len(self.train),
             "learning_rate": float(self.svi.optim.groups[0]["lr"]),
             "kl_weight": self._kl_weight(self.epoch + 1),
         }
@@ -290,14 +308,18 @@ class Run:
         return contextlib.nullcontext() if self.average is None else self.average.taken()
 
     def _validate(self) -> float:
-        loss = 0.0
-        with evaluating(self.svi.model, self.svi.guide), own_random_state(self.seed):
-            for batch in self.validation.batches(self.batch_size, device=self.device):
+        loss, rank, world = 0.0, self.group.rank, self.group.world
+        batches = self.validation.batches(self.batch_size, device=self.device)
+        with evaluating(self.svi.model, self.svi.guide):
+            for i, batch in enumerate(batches):
+                if i % world != rank:
+                    continue
                 size = len(batch[0])
                 scale = 1.0 if self.full_size is None else size / self.full_size
-                with self._naming_the_step(size):
+                # Each minibatch has its own noise, the same in any number of processes.
+                with self._naming_the_step(size), own_random_state(_mix(self.seed, i) % 2**32):
                     loss += self._loss_of(batch) * scale
-        return -loss / len(self.validation)
+        return -self.group.sums(loss)[0] / len(self.validation)
 
     def _loss_of(self, batch: tuple[Tensor, ...]) -> float:
         if self.bound is None:
@@ -305,28 +327,21 @@ class Run:
         with self.svi.own, torch.no_grad():
             return self.bound.loss(self.svi.model, self.svi.guide, *batch)
 
-    def save(self, keep_going: bool = False) -> None:
-        """Writes checkpoint and history; with `keep_going` a full disk only warns."""
+    def save(self, keep_going: bool = False, alone: bool = False) -> None:
+        """Writes checkpoint and history; with `keep_going` a full disk only warns.
+
+        With `alone`, the other processes do not take part: their noise starts anew in a resumed
+        run, whose bound of the present epoch lacks their part.
+        """
         self.saved_at = time.monotonic()
         if self.checkpoint is None:
             return
-        svi = self.svi
-        contents = {
-            "pair": [name_of(svi.model), name_of(svi.guide)],
-            "settings": self.settings,
-            "state": pair_state(svi.model, svi.guide, svi.own.stored),
-            "optimiser": svi.optim.state_dict(),
-            "random": random_state(),
-            "progress": [self.epoch, self.step, self.total, self.finished],
-            "history": self.history,
-            "best": self.best,
-            "best_at": [self.best_elbo, self.best_epoch],
-            "callbacks": self.kept,
-            "made": self.watch.read(),
-        }
-        if self.average is not None and self.average.begun:
-            with self.average.taken():
-                contents["average"] = pair_state(svi.model, svi.guide, svi.own.stored)
+        randoms, total = [random_state()], self.total
+        if not alone:
+            randoms, [total] = self.group.gather(randoms[0]), self.group.sums(total)
+        if not self.group.first:
+            return
+        contents = contents_of(self, randoms, total)
         try:
             write_checkpoint(self.checkpoint, contents)
             self.untrained = False
@@ -345,8 +360,22 @@ class Run:
         if self.training.finished:  # it is saved, and the pair may have the best epoch's parameters
             return f"Training is complete. {how_to_resume(self.checkpoint)}"
         self._settle()
-        self.save(keep_going=True)
+        self.save(keep_going=True, alone=True)
         return how_to_resume(self.checkpoint)
+
+
+@contextlib.contextmanager
+def _together(group: Group, svi: SVI) -> Iterator[None]:
+    """Lets the steps of an SVI add up the gradients of several processes, if there are some."""
+    if group.world == 1:
+        yield
+        return
+    svi.together = Together(group, svi.own, svi.optim)
+    try:
+        yield
+    finally:
+        svi.together.end()
+        svi.together = None
 
 
 def _mix(seed: int, epoch: int) -> int:

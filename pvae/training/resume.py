@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 from pvae.errors import PvaeError
-from pvae.runtime import restore_random_state
+from pvae.runtime import restore_random_state, seed_noise
 from pvae.training.checkpoint import restore_pair
 from pvae.training.loop import Run
 from pvae.training.warn import warn
@@ -48,7 +48,13 @@ def restore(run: Run, saved: dict[str, Any]) -> None:
     run.kept.update(saved.get("callbacks", {}))
     run.best_elbo, run.best_epoch = saved["best_at"]
     run.before = saved.get("made", {}).get("seconds", 0.0)  # older checkpoints have none
-    restore_random_state(saved["random"])
+    randoms, rank = [saved["random"], *saved.get("random_of_others", [])], run.group.rank
+    if rank:
+        run.total = 0.0
+    if rank < len(randoms):
+        restore_random_state(randoms[rank])
+    else:  # it was started with fewer processes
+        seed_noise(run.seed, rank, run.epoch * run.steps + run.step)
     if run.settings.get("schedule") == "a function" and not run.svi.optim.scheduled:
         _check_schedule(run, before)
     if run.epochs > before:

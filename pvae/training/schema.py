@@ -176,17 +176,20 @@ _STATE = {
 
 _MADE = {"date": _text, "seconds": lambda v: _finite(v) and v >= 0, "device": _text}
 
+_RANDOM = {
+    "torch": _taken_by(lambda value: torch.Generator().set_state(value)),
+    "cuda": [lambda value: _tensor(value) and value.dtype == torch.uint8],
+    "python": _taken_by(_set_python),
+    "numpy": _taken_by(_set_numpy),
+}
+
 CHECKPOINT = {
     "pair": (_text, _text),
     "settings": {"epochs": _count, "batch_size": _count, "seed": _count, "num_data": _count},
     "state": _STATE,
     "optimiser": _optimiser,
-    "random": {
-        "torch": _taken_by(lambda value: torch.Generator().set_state(value)),
-        "cuda": [lambda value: _tensor(value) and value.dtype == torch.uint8],
-        "python": _taken_by(_set_python),
-        "numpy": _taken_by(_set_numpy),
-    },
+    "random": _RANDOM,
+    "random_of_others": _if_there([_RANDOM]),
     "progress": (_count, _count, _finite, lambda value: isinstance(value, bool)),
     "history": _history,
     "best": _maybe(_STATE),
@@ -212,7 +215,7 @@ def _fault(value: Any, schema: Any, where: str) -> str:
             inner = [(value.get(key, ...), schema[key], f"{where}.{key}") for key in schema]
     elif isinstance(schema, list | tuple):
         if not isinstance(value, list | tuple):
-            return where
+            return where or ".it"
         if isinstance(schema, tuple) and len(value) != len(schema):
             return where
         each = schema if isinstance(schema, tuple) else schema * len(value)

@@ -52,16 +52,16 @@ def without_effect(
     return said
 
 
-def try_smallest(pair: Inspection, num_data: int) -> None:
-    """Runs the pair with the smallest minibatch of an epoch.
+def try_smallest(pair: Inspection, rest: int, num_data: int, batch_size: int) -> None:
+    """Runs the pair with the smallest minibatch of an epoch, of `rest` data.
+
+    With several processes, minibatches are the parts of one process.
 
     Raises:
         PvaeError: If it is too small, as one datum is for batch normalisation, or if a plate of
             the larger ones' size weights it differently in the two programs.
     """
-    size = len(pair.batch[0])
-    rest = num_data % size or size
-    if 1 < rest == size:
+    if 1 < rest == len(pair.batch[0]):
         return
     try:
         found = check(pair.model, pair.guide, *(t[:rest] for t in pair.batch))
@@ -70,7 +70,7 @@ def try_smallest(pair: Inspection, num_data: int) -> None:
     except PvaeError as error:
         raise PvaeError(
             f"The pair cannot train on the last minibatch of an epoch: with {num_data} data and "
-            f"batch_size={size} it has {rest}. {error} Choose another batch_size."
+            f"batch_size={batch_size} it has {rest}. {error} Choose another batch_size."
         ) from error
 
 

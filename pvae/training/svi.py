@@ -19,6 +19,7 @@ from pvae.training.compiled_step import CompiledGradient
 from pvae.training.eager_step import EagerGradient
 from pvae.training.not_finite import NotFiniteError, what_is_not_finite
 from pvae.training.optimiser import MakeOptimizer, Optimiser
+from pvae.training.together import Together
 
 __all__ = ["SVI", "Mode"]
 
@@ -77,6 +78,7 @@ class SVI:
         share: A factor on the gradients that `hold` and the step after it add up.
         compiled: Whether the last step was compiled.
         compiling: Returns a context in which a graph is compiled, for a message.
+        together: Adds up the gradients of processes that share each minibatch; None alone.
 
     Raises:
         PvaeError: If the loss is no ELBO, or the mode or precision is not known; at the first
@@ -119,6 +121,7 @@ class SVI:
         self.kl_weight: float | None = None
         self.share = 1.0
         self.compiling: Callable[[], Any] = contextlib.nullcontext
+        self.together: Together | None = None
         self.own = OwnParameters(model, guide)
         self.compiled = False
         self._wait = {"auto": _EAGER_STEPS, "eager": math.inf, "compiled": 0}[mode]
@@ -127,6 +130,7 @@ class SVI:
         self._step = 0
         self._taken: list[tuple[Any, ...]] = []
         self._good: Tensor | None = None
+        self._bad: tuple[Any, ...] = ()
 
     def _start(self) -> None:
         """Begins without graphs."""
@@ -216,10 +220,12 @@ class SVI:
         weight = self.kl_weight
         weight = weight if weight is None or isinstance(weight, Tensor) else float(weight)
         state, found = noise_state(), None
-        if self._wait > 0:
+        if self._wait > 0 or (self.together is not None and self.together.meets):
             self._wait -= 1
         elif (
-            last and not self._held and (replayed := self._replay(weight, args, kwargs)) is not None
+            last
+            and not (self._held or self.together)
+            and (replayed := self._replay(weight, args, kwargs))
         ):
             return self._note(*replayed, last, state, args, kwargs)
         else:
@@ -230,17 +236,25 @@ class SVI:
         if on_gpu and self._good is None:
             self._good = torch.ones((), dtype=torch.bool, device=loss.device)
         losses = loss if isinstance(loss, tuple) else (loss,)
+        call = state, args, kwargs
         if not on_gpu and not all(map(math.isfinite, (*losses, norm))):
-            self._refuse(float(sum(losses)), state, args, kwargs)
-        if self._held or not last:
+            self._bad = self._bad or (float(sum(losses)), *call)
+            if self.together is None:
+                self._refuse(*self._bad)
+        apart = self.together is not None and self.share != 1.0
+        if self._held or not last or apart:
             self._held.add(self.optim.parameters, self.own.used, self.share)
             if last:
                 norm, self.own.used = self._held.release()
-                if not on_gpu and not math.isfinite(norm):  # their sum overflows
-                    self._refuse(float(sum(losses)), state, args, kwargs)
+        total = sum(losses)
+        if last and self.together is not None:
+            total, norm, self.own.used = self.together.add(self.own.used, total)
         if on_gpu:
-            return self._note(*self._finish(loss, norm, last), last, state, args, kwargs)
+            self._finish(total, norm, last)
+            return self._note(loss, self._good.clone(), last, *call)
         if last:
+            if not all(map(math.isfinite, (total, norm))):
+                self._refuse(*(self._bad or (float(total), *call)))
             self._descend(norm, None)
         return loss
 
@@ -294,8 +308,16 @@ class SVI:
     def _refuse(
         self, loss: float, state: Any, args: Any, kwargs: Any, *, steps_ago: int = 0
     ) -> NoReturn:
+        bad, self._bad = self._bad, ()
         self.optim.zero_grad()
         self._held.drop()
+        if self.together is not None:
+            self.together.end()
+            if not bad:
+                raise NotFiniteError(
+                    "The loss or its gradient is not finite in another process, whose message says "
+                    "where."
+                )
         restore_noise(state)
         pair = self.model, self.guide, self.own, self.optim
         error = NotFiniteError(what_is_not_finite(*pair, loss, args, kwargs))

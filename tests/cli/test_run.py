@@ -174,14 +174,6 @@ def test_a_folder_that_is_overwritten_loses_its_half_done_evaluation(here):
     assert half_done("a") is None
 
 
-def test_training_under_torchrun_is_refused(here, capsys, monkeypatch):
-    monkeypatch.setenv("RANK", "1")
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    assert main(["run", *SMALL, *QUICK, "--out", "a"]) == 2
-    assert "trains in one process" in capsys.readouterr().err
-    assert not (here / "a").exists()
-
-
 def test_given_labels_reach_the_pair_and_the_report_has_a_row_for_each(here, capsys):
     pair = ["--model", "ConditionalVAE", "--guide", "ConditionalMeanField", "--given", "y"]
     assert main(["run", *pair, *QUICK, "--out", "run"]) == 0

@@ -1,0 +1,106 @@
+"""Group: the processes of `torch.distributed` that share a training or an evaluation."""
+
+import contextlib
+import datetime
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from pvae.errors import PvaeError, first_line
+from pvae.runtime.device import processes
+
+__all__ = ["Group"]
+
+T = TypeVar("T")
+
+
+class Group:
+    """The processes that work together; without `torchrun` there is one.
+
+    They are those of the default process group of `torch.distributed`, or else those that
+    `torchrun` announces. All of them must call a method together.
+
+    Attributes:
+        rank: The number of the present process, from 0.
+        world: The number of processes.
+        first: Whether it is process 0, which writes and prints.
+
+    Raises:
+        PvaeError: The processes cannot reach each other, or one of them has ended.
+    """
+
+    def __init__(self) -> None:
+        started = dist.is_available() and dist.is_initialized()
+        self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if started else processes()
+        self.first = self.rank == 0
+        self._on_cpu: Any = None
+        if self.world == 1:
+            return
+        if not started:
+            # A process waits for the others as long as their parts take.
+            how = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+            try:
+                dist.init_process_group(how, timeout=datetime.timedelta(days=7))
+            except (ValueError, RuntimeError) as error:
+                raise PvaeError(
+                    f"RANK and WORLD_SIZE announce {self.world} processes, but they cannot be "
+                    f"reached ({first_line(error)}). Start them with `torchrun`, or unset both "
+                    "variables to work alone."
+                ) from error
+        elif "gloo" not in str(dist.get_backend_config()):  # NCCL has no tensors on the CPU
+            self._on_cpu = dist.new_group(backend="gloo")
+
+    def gather(self, own: T) -> list[T]:
+        """Returns the objects that the processes pass here, in their order."""
+        if self.world == 1:
+            return [own]
+        everyone: list[Any] = [None] * self.world
+        with _reached():
+            dist.all_gather_object(everyone, own, group=self._on_cpu)
+        return everyone
+
+    def from_first(self, own: T) -> T:
+        """Returns the object of process 0."""
+        if self.world == 1:
+            return own
+        found = [own]
+        with _reached():
+            dist.broadcast_object_list(found, 0, group=self._on_cpu)
+        return found[0]
+
+    def sums(self, *own: float) -> list[float]:
+        """Returns the sum of each number over the processes."""
+        if self.world == 1:
+            return list(own)
+        return self.add(torch.tensor(own, dtype=torch.float64, device="cpu")).tolist()
+
+    def add(self, tensor: Tensor) -> Tensor:
+        """Replaces a tensor by its sum over the processes, and returns it."""
+        with _reached():
+            dist.all_reduce(tensor, group=self._on_cpu if tensor.device.type == "cpu" else None)
+        return tensor
+
+    @torch.no_grad()
+    def copy_first(self, tensors: Sequence[Tensor]) -> None:
+        """Gives tensors the values that process 0 has."""
+        with _reached():
+            for tensor in tensors:
+                whole = tensor.contiguous()
+                there = self._on_cpu if tensor.device.type == "cpu" else None
+                dist.broadcast(whole, 0, group=there)
+                tensor.copy_(whole)
+
+
+@contextlib.contextmanager
+def _reached() -> Iterator[None]:
+    """Says what it means if another process cannot be reached."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise PvaeError(
+            "Another process of the group has ended, and the others cannot go on without it. "
+            f"Its own message says why ({first_line(error)[:160]})."
+        ) from error
