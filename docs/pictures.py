@@ -77,6 +77,14 @@ def cut() -> None:
     video = np.asarray(Image.open(PAGES / f"{name}.png").convert("L"))
     rows = runs_of((video[:, 128:] < 200).any(1))
     save("video_pixelcnn", [video[rows[at], 290:930] for at in (0, 1, 3, 4)])
+    name = "frames-cpu-intel-r-xeon-r-processor-2-50ghz-1-threads-{}-moving_digits"
+    for task, left, right, shown in (
+        ("between", 270, 780, (0, 2, 1, 4)),
+        ("next", 160, 634, range(4)),
+    ):
+        page_of = np.asarray(Image.open(PAGES / f"{name.format(task)}.png").convert("L"))
+        rows = runs_of((page_of[:, left - 20 :] < 200).any(1))
+        save(f"frames_{task}", [page_of[rows[at], left:right] for at in shown])
 
 
 TRAINED = {
