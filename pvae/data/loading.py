@@ -66,7 +66,8 @@ def load(
             [N, P, 3]. In x, integers and booleans become uint8 (counts above 255 float32), floats
             float32. A dict or file may hold x_train and x_test (and so on for each field), train
             and test, or only fields; without a test part, 10 % of the data are held out by `seed`.
-            A .npy file or a Dataset that does not fit in memory is read on demand.
+            A .npy file or a Dataset that does not fit in memory is read on demand, by as many
+            workers as its DataLoader has.
         root: The folder of named datasets, in torchvision's layout; by default the environment
             variable PVAE_DATA, else the user's cache. Missing files are downloaded there.
         observation: How x is observed. By default "dynamic" for integers in grey images and

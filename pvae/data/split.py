@@ -15,6 +15,7 @@ from pvae.data import storage
 from pvae.data.mixed_order import mixed_order
 from pvae.data.observation import observe
 from pvae.data.storage import Column
+from pvae.data.workers import read_ahead
 from pvae.errors import PvaeError
 from pvae.runtime import whole
 
@@ -308,8 +309,24 @@ class Split:
             rows = torch.arange(len(self), device=self.device).split(batch_size)
         # A copy to the CPU has to block: it could be read before it is complete.
         to_gpu = device.type == "cuda"
-        for part in rows:
-            stored = self._take(part)
+        for stored in self._stored(rows):
             if to_gpu and self.device.type == "cpu":
                 stored = tuple(a.pin_memory() for a in stored)
             yield self._observed(tuple(a.to(device, non_blocking=to_gpu) for a in stored))
+
+    def _stored(self, rows: Sequence[Tensor]) -> Iterator[tuple[Tensor, ...]]:
+        """Yields the stored values of minibatches; those on disk are read in advance by workers."""
+        read = {
+            name: column for name, column in self._batch
+            if isinstance(column, storage.Streamed) and column.workers
+        }  # fmt: skip
+        if not read:
+            yield from map(self._take, rows)
+            return
+        workers = max(column.workers for column in read.values())
+        for index, found in zip(rows, read_ahead([*read.values()], rows, workers), strict=True):
+            ready = dict(zip(read, found, strict=True))
+            yield tuple(
+                ready[name] if name in ready else storage.take(column, index)
+                for name, column in self._batch
+            )

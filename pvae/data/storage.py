@@ -41,6 +41,11 @@ class Streamed:
         self._source, self._dtype, self._event = source, np.dtype(dtype), tuple(event)
         self._rows = rows
 
+    @property
+    def workers(self) -> int:
+        """Number of processes that read rows in advance, those of a DataLoader; 0 for none."""
+        return getattr(self._source, "workers", 0)
+
     def __len__(self) -> int:
         return len(self._source) if self._rows is None else len(self._rows)
 
