@@ -40,9 +40,14 @@ def runs_of(ink: np.ndarray, gap: int = 3) -> list[slice]:
     return [slice(a, b + 1) for a, b in zip(at[[0, *ends + 1]], at[[*ends, -1]], strict=True)]
 
 
-def page(name: str, left: int) -> list[np.ndarray]:
+AMD, INTEL = "cpu-amd-epyc-1-threads", "cpu-intel-r-xeon-r-processor-2-50ghz-1-threads"
+"""The machines of the pages."""
+
+
+def page(name: str, left: int, machine: str = AMD) -> list[np.ndarray]:
     """Returns the rows of a benchmark's page, without the labels left of `left`."""
-    pixels = np.asarray(Image.open(PAGES / f"{name}-cpu-amd-epyc-1-threads.png").convert("L"))
+    name, _, part = name.partition(" ")
+    pixels = np.asarray(Image.open(PAGES / f"{name}-{machine}{part}.png").convert("L"))
     pixels = pixels[:, left:]
     return [pixels[row] for row in runs_of((pixels < 200).any(1))]
 
@@ -66,25 +71,25 @@ def cut() -> None:
     _test, made, gated = page("explicit", 110)
     save("made", [made])
     save("gated_pixelcnn", [gated])
+    save("pixel_rnn", [page("explicit", 158, INTEL)[1]])
+    save("pixel_vae", [page("explicit -pixel_vae", 225, INTEL)[1]])
     rows = page("vqvae", 160)
     save("vq_vae", [rows[1], rows[4]])
     save("vq_vae_2", [rows[7]])
     save("conditional_vq_vae_2", [row[:, :520] for row in rows[8:]])
-    name = "text_to_image-cpu-intel-r-xeon-r-processor-2-50ghz-1-threads-emoji"
+    name = f"text_to_image-{INTEL}-emoji"
     emoji = Image.open(PAGES / f"{name}.png").convert("RGB").crop((168, 0, 1055, 372))
     emoji.resize((443, 186)).quantize(128).save(OUT / "dalle.png", optimize=True)
-    name = "moving_mnist-cpu-intel-r-xeon-r-processor-2-50ghz-1-threads-moving_mnist_32"
+    name = f"moving_mnist-{INTEL}-moving_mnist_32"
     video = np.asarray(Image.open(PAGES / f"{name}.png").convert("L"))
     rows = runs_of((video[:, 128:] < 200).any(1))
     save("video_pixelcnn", [video[rows[at], 290:930] for at in (0, 1, 3, 4)])
-    name = "frames-cpu-intel-r-xeon-r-processor-2-50ghz-1-threads-{}-moving_digits"
     for task, left, right, shown in (
         ("between", 270, 780, (0, 2, 1, 4)),
         ("next", 160, 634, range(4)),
     ):
-        page_of = np.asarray(Image.open(PAGES / f"{name.format(task)}.png").convert("L"))
-        rows = runs_of((page_of[:, left - 20 :] < 200).any(1))
-        save(f"frames_{task}", [page_of[rows[at], left:right] for at in shown])
+        rows = page(f"frames -{task}-moving_digits", left, INTEL)
+        save(f"frames_{task}", [rows[at][:, : right - left] for at in shown])
 
 
 TRAINED = {
@@ -98,9 +103,6 @@ TRAINED = {
     "conditional": "--model Conditional --guide NoLatents --given y --lr 3e-3"
     " --model.density pvae.models.GatedPixelCNN --model.density.event_shape [1,8,8]"
     " --model.density.channels 16 --model.density.num_layers 3 --model.density.context_shape [10]",
-    "pixel_rnn": "--model PixelRNN --model.kind row --model.channels 16 --model.num_layers 1"
-    " --guide NoLatents --lr 3e-3",
-    "pixel_vae": "--model PixelVAE --guide MeanField --kl_warmup 10 --lr 2e-3",
 }
 """Pairs that no page of a benchmark shows yet, and the options of their training on digits."""
 
@@ -134,7 +136,7 @@ def images_of(name: str, model: pvae.pair.Program, guide: pvae.pair.Program) -> 
         known[:, :, :4] = True
         return [x, x.where(known, 0.5), pvae.generate(model, len(x), x, known)]
     samples = [pvae.generate(model, 10, seed=seed) for seed in range(2)]
-    return samples if name.startswith("pixel") else [pvae.reconstruct(model, guide, x), *samples]
+    return samples if name == "pixelcnn" else [pvae.reconstruct(model, guide, x), *samples]
 
 
 if __name__ == "__main__":
