@@ -39,7 +39,8 @@ class Training:
         history: A dict for each finished epoch, as in the result of `fit`.
         epoch: Number of finished epochs.
         step: Number of finished steps since the run began.
-        loss: Loss of the last step in nats per datum. On a GPU it is a tensor there: `float(loss)`
+        loss: Loss of the last step in nats per datum; with several processes, of the part of the
+            minibatch that this one has. On a GPU it is a tensor there: `float(loss)`
             waits for the GPU, and keeping the tensor does not.
         finished: Whether training is complete; in `end`, false after an error or Ctrl-C.
     """
