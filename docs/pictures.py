@@ -84,6 +84,7 @@ def cut() -> None:
     video = np.asarray(Image.open(PAGES / f"{name}.png").convert("L"))
     rows = runs_of((video[:, 128:] < 200).any(1))
     save("video_pixelcnn", [video[rows[at], 290:930] for at in (0, 1, 3, 4)])
+    save("mvae", [row[:, 6:530] for row in page("multimodal -digits", 60, INTEL)])
     for task, left, right, shown in (
         ("between", 270, 780, (0, 2, 1, 4)),
         ("next", 160, 634, range(4)),
