@@ -45,7 +45,9 @@ def trained(pair, data, **options):
 
 def densities(place, **options):
     """A pair without noise: its parameters do not depend on how the data are shared."""
-    return trained((density(rank()), pvae.guides.NoLatents()), digits(validation=150), **options)
+    model = density(rank())
+    next(model.parameters()).requires_grad_(False)
+    return trained((model, pvae.guides.NoLatents()), digits(validation=150), **options)
 
 
 class Scaled(pvae.models.MADE):

@@ -35,6 +35,9 @@ def main(argv: list[str] | None = None) -> int:
         The exit code: 0, 1 after a `PvaeError` or for a pair with faults, 2 for a wrong command
         line, 130 after an interrupt. Any other exception is a bug and is not caught.
     """
+    if "torch" not in sys.modules:
+        # Threads that spin while they wait keep those that work from running on a busy machine.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     formatwarning = warnings.formatwarning
     warnings.formatwarning = lambda message, *_, **__: f"pvae: warning: {message}\n"
     if isinstance(sys.stdout, io.TextIOWrapper):  # an encoding such as cp1252 has no k̂

@@ -246,7 +246,7 @@ class SVI:
             self._held.add(self.optim.parameters, self.own.used, self.share)
             if last:
                 norm, self.own.used = self._held.release()
-        total = sum(losses)
+        total = math.nan if self._bad else sum(losses)
         if last and self.together is not None:
             total, norm, self.own.used = self.together.add(self.own.used, total)
         if on_gpu:

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.parameter import is_lazy
 
 from pvae.errors import PvaeError
 from pvae.nn import Codebook
@@ -58,8 +59,11 @@ class Together:
         self.meets = any(codebook.decay is not None for codebook in self._codebooks)
         for codebook in self._codebooks:
             codebook.synchronised = True
-        buffers = [b for root in own.modules.values() for b in root.buffers()]
-        group.copy_first([*(p.detach() for p in optim.parameters), *buffers])
+        tensors = [*optim.parameters, *own.parameters.values()]  # the latter also if frozen
+        for root in own.modules.values():
+            tensors += [*root.parameters(), *root.buffers()]
+        once = {id(tensor): tensor for tensor in tensors if not is_lazy(tensor)}
+        group.copy_first([tensor.detach() for tensor in once.values()])
 
     @torch.no_grad()
     def add(self, used: Iterable[int], loss: Tensor | float) -> tuple[Tensor, Tensor, set[int]]:

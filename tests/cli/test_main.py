@@ -1,5 +1,6 @@
 """Commands, help, exit codes."""
 
+import os
 import subprocess
 import sys
 
@@ -23,6 +24,20 @@ def test_help_and_version_import_nothing_heavy(option):
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("usage: pvae" if option == "--help" else "pvae 0.")
+
+
+@pytest.mark.parametrize(("own", "expected"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_threads_that_wait_sleep_unless_the_user_chooses(own, expected):
+    program = (
+        "import os, sys; from pvae.cli import main; main(['--version']);"
+        "assert 'torch' not in sys.modules; print(os.environ['OMP_WAIT_POLICY'])"
+    )
+    env = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    env |= {} if own is None else {"OMP_WAIT_POLICY": own}
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, env=env
+    )
+    assert done.stdout.split()[-1] == expected
 
 
 def test_python_m_pvae_and_its_exit_codes(capsys):
