@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import pyro
 import pyro.distributions as dist
+import torch
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
@@ -106,9 +107,24 @@ def draw_together(name: str, codebook: Codebook, h: Tensor, z: Tensor, commitmen
     pyro.factor(name, penalty, has_rsample=True)  # a guide's factor is subtracted from the bound
 
 
+class _Point(dist.Delta):
+    """A point mass that knows what it has drawn: the density of that needs no comparison."""
+
+    _drawn: Tensor | None = None
+
+    def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+        self._drawn = super().rsample(sample_shape)
+        return self._drawn
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        if x is not self._drawn:
+            return super().log_prob(x)
+        return self.log_density.expand(x.shape[: x.ndim - self.event_dim])
+
+
 def point_mass(z: Tensor) -> dist.Delta:
     """Returns the distribution of codes z [B, ..., K] that are known."""
-    return dist.Delta(z, event_dim=z.ndim - 1)
+    return _Point(z, event_dim=z.ndim - 1)
 
 
 def not_negative(commitment: float) -> float:

@@ -108,11 +108,12 @@ class Codebook(nn.Module):
         with torch.autocast(h.device.type, enabled=False):  # two vectors may be close
             mean = weight.mean(0)
             e, to = weight - mean, flat.to(weight.dtype) - mean
-            # |h|^2 is the same for every code.
-            distance = e.square().sum(-1) - 2 * to @ e.T
-        z = nn.functional.one_hot(distance.argmin(-1), self.num_codes).to(h.dtype)
+            # |h|^2 is the same for every code. In place: with many codes memory is what takes time.
+            distance = (to @ (-2 * e).T).add_(e.square().sum(-1))
+        nearest = distance.argmin(-1, keepdim=True)
+        z = torch.zeros_like(distance, dtype=h.dtype).scatter_(-1, nearest, 1.0)
         if moving:
-            self._average(flat, z)
+            self._average(flat, z, nearest[:, 0])
         centred = weight - weight.mean(0)  # of the vectors that `embed` takes
         return _StraightThrough.apply(h, z.reshape(*h.shape[:-1], -1), centred)
 
@@ -152,10 +153,10 @@ class Codebook(nn.Module):
             vectors.copy_(torch.where(unused[:, None], some, vectors))
 
     @torch.no_grad()
-    def _average(self, h: Tensor, z: Tensor) -> None:
-        finite = h.isfinite().all(-1, keepdim=True)
-        h, z = torch.where(finite, h, 0), z * finite
-        counts, sums = z.sum(0), z.T @ h
+    def _average(self, h: Tensor, z: Tensor, nearest: Tensor) -> None:
+        finite = h.isfinite().all(-1)
+        counts = torch.zeros_like(self.uses).scatter_add_(0, nearest, finite.to(self.uses))
+        sums = z.T @ torch.where(finite[:, None], h, 0)
         if self.synchronised:
             for total in (counts, sums):
                 torch.distributed.all_reduce(total)
