@@ -1,5 +1,6 @@
 """Processes that train together: `run(world, name, …)` calls a function of this file in each."""
 
+import functools
 import os
 import signal
 import socket
@@ -47,25 +48,27 @@ def densities(place, **options):
     """A pair without noise: its parameters do not depend on how the data are shared."""
     model = density(rank())
     next(model.parameters()).requires_grad_(False)
-    return trained((model, pvae.guides.NoLatents()), digits(validation=150), **options)
+    options = {"optim": functools.partial(torch.optim.SGD, lr=1e-4), **options}
+    return trained((model, pvae.guides.NoLatents()), digits(validation=151), **options)
 
 
 class Scaled(pvae.models.MADE):
-    """A plate that scales a minibatch to all 1,500 data."""
+    """A plate that scales a minibatch to all 1,499 data."""
 
     def forward(self, x):
-        with pyro.plate("data", 1500, subsample_size=len(x)):
+        with pyro.plate("data", 1499, subsample_size=len(x)):
             pyro.sample("x", self.distribution(), obs=x)
 
 
 def scaled(place, **options):
     torch.manual_seed(rank())
     pair = Scaled((1, 8, 8), hidden_dims=[32]), pvae.guides.NoLatents()
-    return trained(pair, digits(), **options)
+    sgd = functools.partial(torch.optim.SGD, lr=1e-5)
+    return trained(pair, digits(validation=1), optim=sgd, **options)
 
 
 class Normed(PyroModule):
-    """A density of x with batch normalisation and a linear layer."""
+    """A density of x with batch normalisation, which is there under two names."""
 
     def __init__(self):
         super().__init__()
@@ -78,13 +81,72 @@ class Normed(PyroModule):
             pyro.sample("x", dist.Normal(self.loc, 1.0).to_event(1), obs=x.flatten(1))
 
 
+class Beside(PyroModule):
+    """A guide without latents that holds the model."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x):
+        pyro.module("model", self.model.norm)
+
+
+class Counting(Normed):
+    """It keeps the mean of what this process has seen."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(()))
+
+    def forward(self, x):
+        self.seen.copy_(x.mean())
+        super().forward(x)
+
+
 def normed(place, **options):
-    return trained((Normed(), pvae.guides.NoLatents()), digits(), **options)
+    model = Normed()
+    return trained((model, Beside(model)), digits(), **options)
+
+
+class Noise(PyroModule):
+    """z ~ N(0, 1), whatever x is; it keeps what has been drawn."""
+
+    def __init__(self):
+        super().__init__()
+        self.loc, self.drawn = nn.Parameter(torch.zeros(())), []
+
+    def model(self, x):
+        pyro.module("noise", self)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(self.loc, 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(self, x):
+        with pyro.plate("data", len(x)):
+            self.drawn.append(pyro.sample("z", dist.Normal(self.loc.detach(), 1.0)).tolist())
+
+
+def noises(place, **options):
+    """What each process draws in the last of its steps."""
+    both = Noise()
+    pvae.fit(
+        both.model, both.guide, torch.zeros(40), batch_size=8, progress=False, mode="eager",
+        optim=functools.partial(torch.optim.SGD, lr=0.0), **options,
+    )  # fmt: skip
+    return both.drawn[-1]
+
+
+def noises_of_a_resumed_run(place):
+    """The last draws of a run, and of one that was interrupted after an epoch."""
+    how = {"out": place / "noises", "schedule": "constant"}
+    whole = noises(place, epochs=2, schedule="constant")
+    noises(place, epochs=1, **how)
+    return whole, noises(place, epochs=2, resume=True, **how)
 
 
 def noisy(place):
-    found = trained(small_pair(rank()), digits(), batch_size=64, mode="compiled")
-    return found | {"noise": torch.rand(4)}
+    return trained(small_pair(rank()), digits(), batch_size=64, mode="compiled")
 
 
 def codes(place):
@@ -120,6 +182,9 @@ def refused(place):
         message((other, none), digits()),
         message((density(0), none), digits(), batch_size=101),
         message((density(0), none), x[:1001]),
+        message((Counting(), none), digits()),
+        message((density(0), none), digits(), out=place / "one" if r else None),
+        message(small_pair(), pvae.data.load("digits", labelled=100, labelled_share=0.2)),
     ]
 
 

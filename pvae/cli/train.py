@@ -43,8 +43,11 @@ def _train(command: str, argv: list[str]) -> None:
             check_folder(Path(early.out), early.overwrite)
         loggers = [LOGGERS[name]() for name in listed(config.get("logger"))]
         names = take_given(config)
-        data = load_data(config, trust=early.trust)
-        if group.first:
+        data = load_data(config, trust=early.trust) if group.first else None
+        group.gather(None)  # process 0 downloads what is missing
+        if data is None:
+            data = load_data(config, trust=early.trust)
+        else:
             print(f"data: {data.in_words}", flush=True)
         _set_event_shape(config, data)
         model, guide = build_pair(config)
@@ -55,6 +58,7 @@ def _train(command: str, argv: list[str]) -> None:
         if not (early.resume and (Path(early.resume) / "checkpoint.pt").exists()):
             _initialise(model, guide, data, config, say=group.first)
         freeze(model, guide, listed(config.get("freeze")))
+        group.gather(None)  # all have read what an older run may have had there
         out = Path(early.resume) if early.resume else None
         if out is None and group.first:  # now that nothing in the options can fail any more
             out = make_folder(early.out, f"{data.name}-{name_of(model)}")
@@ -85,11 +89,12 @@ def _train(command: str, argv: list[str]) -> None:
                     history=fitted.history, config=config,
                 )  # fmt: skip
         except KeyboardInterrupt:
-            print(
-                f"The trained pair is kept. Continue with `pvae evaluate {name}`, then "
-                f"`pvae report {name}`.",
-                file=sys.stderr,
-            )
+            if group.first:
+                print(
+                    f"The trained pair is kept. Continue with `pvae evaluate {name}`, then "
+                    f"`pvae report {name}`.",
+                    file=sys.stderr,
+                )
             raise
 
 

@@ -318,13 +318,13 @@ class Split:
         """Yields the stored values of minibatches; those on disk are read in advance by workers."""
         read = {
             name: column for name, column in self._batch
-            if isinstance(column, storage.Streamed) and column.workers
+            if isinstance(column, storage.Streamed) and column.loader is not None
         }  # fmt: skip
         if not read:
             yield from map(self._take, rows)
             return
-        workers = max(column.workers for column in read.values())
-        for index, found in zip(rows, read_ahead([*read.values()], rows, workers), strict=True):
+        columns = [*read.values()]
+        for index, found in zip(rows, read_ahead(columns, rows, columns[0].loader), strict=True):
             ready = dict(zip(read, found, strict=True))
             yield tuple(
                 ready[name] if name in ready else storage.take(column, index)

@@ -42,9 +42,9 @@ class Streamed:
         self._rows = rows
 
     @property
-    def workers(self) -> int:
-        """Number of processes that read rows in advance, those of a DataLoader; 0 for none."""
-        return getattr(self._source, "workers", 0)
+    def loader(self) -> Any:
+        """The DataLoader whose workers read rows in advance; None without workers."""
+        return getattr(self._source, "loader", None)
 
     def __len__(self) -> int:
         return len(self._source) if self._rows is None else len(self._rows)

@@ -27,11 +27,11 @@ class Rows:
     Attributes:
         shape: [N, *event].
         dtype: NumPy type of the rows.
-        workers: Number of processes that read rows in advance.
+        loader: The DataLoader whose workers read rows in advance, or None.
     """
 
-    def __init__(self, items: "_Items", name: str, workers: int) -> None:
-        self._items, self._name, self.workers = items, name, workers
+    def __init__(self, items: "_Items", name: str, loader: Any) -> None:
+        self._items, self._name, self.loader = items, name, loader
         first = items.first[name]
         self.shape, self.dtype = (len(items), *first.shape), first.dtype
         self.ndim, self.nbytes = len(self.shape), len(items) * first.nbytes
@@ -57,7 +57,7 @@ def is_dataset(source: object) -> bool:
     )
 
 
-def fields_of(source: Any, where: str, workers: int = 0) -> dict[str, Any]:
+def fields_of(source: Any, where: str, loader: Any = None) -> dict[str, Any]:
     """Returns the fields of a Dataset or a DataLoader: arrays, or `Rows` if they do not fit.
 
     A map-style Dataset is read once, in its order; fields that do not fit in memory are read again
@@ -78,9 +78,7 @@ def fields_of(source: Any, where: str, workers: int = 0) -> dict[str, Any]:
     whole = [name for name in items.first if name not in items.streamed]
     read = items.read(range(len(items)), whole) if whole else {}
     items.warn_if_random()
-    return {
-        name: read[name] if name in read else Rows(items, name, workers) for name in items.first
-    }
+    return {name: read[name] if name in read else Rows(items, name, loader) for name in items.first}
 
 
 def named(item: Any) -> dict[str, Any]:
@@ -128,7 +126,7 @@ def _of_loader(loader: torch_data.DataLoader, where: str) -> dict[str, Any]:
             "itself. Give the dataset, or torch.utils.data.Subset(dataset, indices)."
         )
     if loader.collate_fn in (torch_data.default_collate, torch_data.default_convert):
-        return fields_of(dataset, where, loader.num_workers)
+        return fields_of(dataset, where, loader if loader.num_workers else None)
     size = loader.batch_size or 1
     rows = (range(i, min(i + size, len(dataset))) for i in range(0, len(dataset), size))
     return _collected((loader.collate_fn([dataset[j] for j in piece]) for piece in rows), where)

@@ -21,25 +21,36 @@ class _Reader(torch_data.Dataset):
 
     def __getitems__(self, rows: list[int]) -> Any:
         try:
-            return tuple(take(column, torch.tensor(rows)) for column in self._columns)
+            index = torch.tensor(rows, device="cpu")
+            return tuple(take(column, index) for column in self._columns)
         except Exception as error:
             known = isinstance(error, PvaeError)
             return error if known else PvaeError(f"A minibatch was not read: {reason_of(error)}")
 
 
 def read_ahead(
-    columns: Sequence[Column], rows: Sequence[Tensor], workers: int
+    columns: Sequence[Column], rows: Sequence[Tensor], loader: torch_data.DataLoader
 ) -> Iterator[tuple[Tensor, ...]]:
     """Yields the given rows of columns, minibatch by minibatch, which workers read in advance.
+
+    Args:
+        columns: The columns.
+        rows: The rows of each minibatch. They seed the random generators of the workers.
+        loader: Has the number of workers and how they are started.
 
     Raises:
         PvaeError: If rows cannot be read, or a worker dies.
     """
-    loader = torch_data.DataLoader(
-        _Reader(columns), batch_sampler=[index.tolist() for index in rows], num_workers=workers,
-        collate_fn=_unchanged, generator=torch.Generator(),
-    )  # fmt: skip
-    batches = iter(loader)
+    seed = sum((i + 1) * int(row) for i, row in enumerate(rows[0])) if len(rows) else 0
+    with torch.device("cpu"):  # workers start on the CPU, whatever the default is
+        batches = iter(
+            torch_data.DataLoader(
+                _Reader(columns), batch_sampler=[index.tolist() for index in rows],
+                num_workers=loader.num_workers, worker_init_fn=loader.worker_init_fn,
+                multiprocessing_context=loader.multiprocessing_context, timeout=loader.timeout,
+                collate_fn=_unchanged, generator=torch.Generator().manual_seed(seed),
+            )
+        )  # fmt: skip
     for _ in rows:
         try:
             batch = next(batches)

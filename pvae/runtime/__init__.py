@@ -11,7 +11,7 @@ from pvae.runtime.device import (
     processes,
 )
 from pvae.runtime.files import LOCK, atomic, locked, why
-from pvae.runtime.group import Group
+from pvae.runtime.group import Group, apart
 from pvae.runtime.memory import Chunks, LiveBytes, check_memory, keep_freed_memory
 from pvae.runtime.numbers import number, weight, whole
 from pvae.runtime.precision import (
@@ -40,6 +40,7 @@ __all__ = [
     "LiveBytes",
     "Precision",
     "Watch",
+    "apart",
     "atomic",
     "check_memory",
     "check_precision",

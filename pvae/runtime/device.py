@@ -20,8 +20,11 @@ def find_device(device: str) -> torch.device:
     if device == "auto":
         if not torch.cuda.is_available():
             return torch.device("cpu")
+        if processes()[1] == 1:
+            return torch.device("cuda")
         local = int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count()
-        return torch.device("cuda", local) if processes()[1] > 1 else torch.device("cuda")
+        torch.cuda.set_device(local)  # graphs are captured on the current device
+        return torch.device("cuda", local)
     try:
         place = torch.device(device)
         torch.empty(0, device=place)

@@ -3,6 +3,7 @@
 import contextlib
 import datetime
 from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
 from typing import Any, TypeVar
 
 import torch
@@ -12,9 +13,12 @@ from torch import Tensor
 from pvae.errors import PvaeError, first_line
 from pvae.runtime.device import processes
 
-__all__ = ["Group"]
+__all__ = ["Group", "apart"]
 
 T = TypeVar("T")
+
+_PATIENCE = datetime.timedelta(days=7)
+_alone: ContextVar[bool] = ContextVar("alone", default=False)
 
 
 class Group:
@@ -41,9 +45,10 @@ class Group:
             return
         if not started:
             # A process waits for the others as long as their parts take.
-            how = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+            gpu = torch.cuda.is_available() and dist.is_nccl_available()
+            how = "cpu:gloo,cuda:nccl" if gpu else "gloo"
             try:
-                dist.init_process_group(how, timeout=datetime.timedelta(days=7))
+                dist.init_process_group(how, timeout=_PATIENCE)
             except (ValueError, RuntimeError) as error:
                 raise PvaeError(
                     f"RANK and WORLD_SIZE announce {self.world} processes, but they cannot be "
@@ -51,7 +56,7 @@ class Group:
                     "variables to work alone."
                 ) from error
         elif "gloo" not in str(dist.get_backend_config()):  # NCCL has no tensors on the CPU
-            self._on_cpu = dist.new_group(backend="gloo")
+            self._on_cpu = dist.new_group(backend="gloo", timeout=_PATIENCE)
 
     def gather(self, own: T) -> list[T]:
         """Returns the objects that the processes pass here, in their order."""
@@ -95,12 +100,25 @@ class Group:
 
 
 @contextlib.contextmanager
+def apart() -> Iterator[None]:
+    """In this context a process works alone, as in what only process 0 does."""
+    token = _alone.set(True)
+    try:
+        yield
+    finally:
+        _alone.reset(token)
+
+
+@contextlib.contextmanager
 def _reached() -> Iterator[None]:
     """Says what it means if another process cannot be reached."""
     try:
         yield
     except RuntimeError as error:
+        text = first_line(error)
+        if not (isinstance(error, dist.DistError) or "gloo" in text or "onnection" in text):
+            raise
         raise PvaeError(
             "Another process of the group has ended, and the others cannot go on without it. "
-            f"Its own message says why ({first_line(error)[:160]})."
+            f"Its own message says why ({text[:160]})."
         ) from error

@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Callable
 
 from pvae.errors import PvaeError, reason_of
-from pvae.runtime import own_random_state
+from pvae.runtime import apart, own_random_state
 from pvae.training.hooks import HOOKS, Callback, Training, hooked
 from pvae.training.warn import warn
 
@@ -46,6 +46,7 @@ class Calls:
         for callback, method in self._methods[hook]:
             try:
                 with contextlib.ExitStack() as stack:
+                    stack.enter_context(apart())
                     if hook != "step":
                         stack.enter_context(own_random_state(seen.seed))
                     if hook == "epoch":
@@ -66,7 +67,8 @@ class Calls:
         self._training.finished = False
         for callback, method in self._methods["end"]:
             try:
-                method(self._training)
+                with apart():
+                    method(self._training)
             except Exception as error:
                 warn(f"The callback {_name(callback)} failed in `end`: {reason_of(error)}")
 

@@ -219,7 +219,18 @@ def fit(
         if group.first:
             warn(text)
     batch_size = min(batch_size, len(train))
+    check_same(
+        group,
+        {"batch_size": batch_size, "num_data": len(train), "seed": seed, "resume": resume,
+         "out": None if out is None else "a folder"},
+    )  # fmt: skip
     part, smallest = parts_of(batch_size, len(train), group.world)
+    if group.world > 1 and share_to_weigh(train) is not None:
+        raise PvaeError(
+            "labelled_share and several processes do not go together: the objective weighs each "
+            "process's part by its own number of labelled data. Train in one process, or load the "
+            "data without labelled_share."
+        )
     check_precision(precision, place)
     if mode == "auto":
         steps = epochs * math.ceil(len(train) / batch_size)

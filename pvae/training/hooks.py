@@ -73,7 +73,8 @@ class Callback:
 
     Callbacks run in their order. Random numbers that `start`, `epoch` and `end` draw do not change
     those of training, and those of `step` do. If a callback raises, the run is saved, and the
-    message names the callback.
+    message names the callback. With several processes they run in process 0 alone; a change that
+    they make in the pair is refused then, because the other processes do not see it.
 
     Example:
         >>> import pvae

@@ -275,6 +275,8 @@ class Run:
 
     def _end_epoch(self) -> None:
         self._settle()
+        if self.svi.together is not None:
+            self.svi.together.check()
         row = {
             "epoch": self.epoch + 1,
             "elbo": self.group.sums(self.total)[0] / len(self.train),
@@ -310,7 +312,7 @@ class Run:
     def _validate(self) -> float:
         loss, rank, world = 0.0, self.group.rank, self.group.world
         batches = self.validation.batches(self.batch_size, device=self.device)
-        with evaluating(self.svi.model, self.svi.guide):
+        with evaluating(self.svi.model, self.svi.guide), own_random_state(self.seed):
             for i, batch in enumerate(batches):
                 if i % world != rank:
                     continue
@@ -331,14 +333,14 @@ class Run:
         """Writes checkpoint and history; with `keep_going` a full disk only warns.
 
         With `alone`, the other processes do not take part: their noise starts anew in a resumed
-        run, whose bound of the present epoch lacks their part.
+        run, and their part of the epoch's bound is taken to be like this one's.
         """
         self.saved_at = time.monotonic()
         if self.checkpoint is None:
             return
-        randoms, total = [random_state()], self.total
+        randoms, total = [random_state()], self.total * self.group.world
         if not alone:
-            randoms, [total] = self.group.gather(randoms[0]), self.group.sums(total)
+            randoms, [total] = self.group.gather(randoms[0]), self.group.sums(self.total)
         if not self.group.first:
             return
         contents = contents_of(self, randoms, total)

@@ -49,8 +49,7 @@ def restore(run: Run, saved: dict[str, Any]) -> None:
     run.best_elbo, run.best_epoch = saved["best_at"]
     run.before = saved.get("made", {}).get("seconds", 0.0)  # older checkpoints have none
     randoms, rank = [saved["random"], *saved.get("random_of_others", [])], run.group.rank
-    if rank:
-        run.total = 0.0
+    run.total /= run.group.world
     if rank < len(randoms):
         restore_random_state(randoms[rank])
     else:  # it was started with fewer processes

@@ -131,6 +131,7 @@ class SVI:
         self._taken: list[tuple[Any, ...]] = []
         self._good: Tensor | None = None
         self._bad: tuple[Any, ...] = ()
+        self._mine: Tensor | bool = True
 
     def _start(self) -> None:
         """Begins without graphs."""
@@ -237,6 +238,8 @@ class SVI:
             self._good = torch.ones((), dtype=torch.bool, device=loss.device)
         losses = loss if isinstance(loss, tuple) else (loss,)
         call = state, args, kwargs
+        if on_gpu and self.together is not None:
+            self._mine = losses[0].isfinite() & norm.isfinite() & self._mine
         if not on_gpu and not all(map(math.isfinite, (*losses, norm))):
             self._bad = self._bad or (float(sum(losses)), *call)
             if self.together is None:
@@ -248,9 +251,11 @@ class SVI:
                 norm, self.own.used = self._held.release()
         total = math.nan if self._bad else sum(losses)
         if last and self.together is not None:
+            total = torch.where(self._mine, total, math.nan) if on_gpu else total
             total, norm, self.own.used = self.together.add(self.own.used, total)
         if on_gpu:
-            self._finish(total, norm, last)
+            if last or self.together is None:  # else this process alone would stop
+                self._finish(total, norm, last)
             return self._note(loss, self._good.clone(), last, *call)
         if last:
             if not all(map(math.isfinite, (total, norm))):
@@ -299,8 +304,10 @@ class SVI:
     def settle(self) -> None:
         """Checks the steps that a GPU took since the last check; raises as `update` does."""
         taken, self._taken = self._taken, []
+        mine, self._mine = self._mine, True
         if taken and not self._good:
             self._good.fill_(True)
+            self._bad = self._bad or (() if mine else taken[0])
             bad = [not good for good in torch.stack([good for _, good, *_ in taken]).tolist()]
             loss, _, step, *call = taken[bad.index(True)]
             self._refuse(float(loss), *call, steps_ago=taken[-1][2] - step)
@@ -313,14 +320,13 @@ class SVI:
         self._held.drop()
         if self.together is not None:
             self.together.end()
-            if not bad:
-                raise NotFiniteError(
-                    "The loss or its gradient is not finite in another process, whose message says "
-                    "where."
-                )
-        restore_noise(state)
-        pair = self.model, self.guide, self.own, self.optim
-        error = NotFiniteError(what_is_not_finite(*pair, loss, args, kwargs))
+        if self.together is not None and not bad:
+            text = "The loss or its gradient is not finite in another process, which says where."
+        else:
+            restore_noise(state)
+            pair = self.model, self.guide, self.own, self.optim
+            text = what_is_not_finite(*pair, loss, args, kwargs)
+        error = NotFiniteError(text)
         error.steps_ago = steps_ago
         raise error
 

@@ -41,16 +41,10 @@ class Together:
 
     def __init__(self, group: Group, own: OwnParameters, optim: Optimiser) -> None:
         self.group, self._optim = group, optim
-        named = [f"{optim.names[id(p)]} {list(p.shape)}" for p in optim.parameters]
-        for rank, others in enumerate(group.gather(named)):
-            if others != named:
-                odd = next(iter(sorted({*named} ^ {*others})), "their order")
-                raise PvaeError(
-                    f"The processes train different pairs: process {rank} has other parameters "
-                    f"than process {group.rank} ({odd}). Build the same pair in all processes."
-                )
         self._number = len(optim.parameters)
-        modules = [m for root in own.modules.values() for m in root.modules()]
+        modules = {id(m): m for root in own.modules.values() for m in root.modules()}.values()
+        self._tensors = _named(own, optim)
+        _check_shapes(group, self._tensors)
         self._moving = [
             b for m in modules if isinstance(m, _NormBase) for b in m.buffers(False)
             if b.is_floating_point()
@@ -59,11 +53,7 @@ class Together:
         self.meets = any(codebook.decay is not None for codebook in self._codebooks)
         for codebook in self._codebooks:
             codebook.synchronised = True
-        tensors = [*optim.parameters, *own.parameters.values()]  # the latter also if frozen
-        for root in own.modules.values():
-            tensors += [*root.parameters(), *root.buffers()]
-        once = {id(tensor): tensor for tensor in tensors if not is_lazy(tensor)}
-        group.copy_first([tensor.detach() for tensor in once.values()])
+        group.copy_first([tensor.detach() for tensor in self._tensors.values()])
 
     @torch.no_grad()
     def add(self, used: Iterable[int], loss: Tensor | float) -> tuple[Tensor, Tensor, set[int]]:
@@ -81,9 +71,9 @@ class Together:
         if len(parameters) > self._number:
             new = ", ".join(self._optim.names[id(p)] for p in parameters[self._number :])
             raise PvaeError(
-                f"The pair uses {new} for the first time after its first minibatch. Training with "
-                "several processes needs all parameters in the first one: use them there too, or "
-                "train in one process."
+                f"The pair takes up {new} after its first run, which is in eval mode. Training "
+                "with several processes needs all parameters in it: use them there too, or train "
+                "in one process."
             )
         seen = [[p.grad is not None, id(p) in used] for p in parameters]
         moved, used_too = self.group.add(torch.tensor(seen, dtype=torch.int32, device="cpu")).T
@@ -104,10 +94,53 @@ class Together:
         found = {id(p) for p, any_has in zip(parameters, used_too.tolist(), strict=True) if any_has}
         return total[0], norm, found
 
+    @torch.no_grad()
+    def check(self) -> None:
+        """Compares the values of all parameters and buffers.
+
+        Raises:
+            PvaeError: In all processes, if they differ.
+        """
+        sums = {name: float(t.double().sum()) for name, t in self._tensors.items()}
+        first, *others = self.group.gather(sums)
+        for rank, theirs in enumerate(others, 1):
+            odd = [n for n in first if not (theirs[n] == first[n] or theirs[n] != theirs[n])]
+            if odd:
+                more = f" and {len(odd) - 3} more" if len(odd) > 3 else ""
+                raise PvaeError(
+                    f"The pairs of the processes differ: process {rank} has other values of "
+                    f"{', '.join(odd[:3])}{more} than process 0. The programs or a callback set "
+                    "them from the data or the noise of one process. Train in one process."
+                )
+
     def end(self) -> None:
         """Lets each process run the pair by itself again."""
         for codebook in self._codebooks:
             codebook.synchronised = False
+
+
+def _named(own: OwnParameters, optim: Optimiser) -> dict[str, Tensor]:
+    """Returns every parameter and buffer of a pair, each once."""
+    found = {optim.names[id(p)]: p for p in optim.parameters} | own.parameters
+    for path, root in own.modules.items():
+        inside = (*root.named_parameters(), *root.named_buffers())
+        found |= {f"{path}.{name}": tensor for name, tensor in inside}
+    once: dict[int, str] = {}
+    for name, tensor in found.items():
+        if not is_lazy(tensor):
+            once.setdefault(id(tensor), name)
+    return {name: found[name] for name in once.values()}
+
+
+def _check_shapes(group: Group, tensors: dict[str, Tensor]) -> None:
+    named = [f"{name} {list(tensor.shape)}" for name, tensor in tensors.items()]
+    for rank, others in enumerate(group.gather(named)):
+        if others != named:
+            odd = next(iter(sorted({*named} ^ {*others})), "their order")
+            raise PvaeError(
+                f"The processes train different pairs: process {rank} has other parameters or "
+                f"buffers than process {group.rank} ({odd}). Build the same pair in all processes."
+            )
 
 
 def parts_of(batch_size: int, num_data: int, world: int) -> tuple[int, int]:
@@ -116,7 +149,7 @@ def parts_of(batch_size: int, num_data: int, world: int) -> tuple[int, int]:
     Raises:
         PvaeError: If they cannot be shared.
     """
-    if batch_size % world:
+    if batch_size % world and batch_size != num_data:
         raise PvaeError(
             f"batch_size={batch_size} cannot be shared by {world} processes: it counts the data of "
             f"all of them. Give a multiple of {world}."

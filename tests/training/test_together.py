@@ -26,9 +26,11 @@ def same_as_alone(name, found, place, **options):
 
 def test_two_processes(tmp_path):
     calls = {
-        "densities": {"accumulate": 2, "average": 0.9, "batch_size": 94},  # the last has 34
-        "scaled": {"batch_size": 98},  # the last has 30
+        "densities": {"accumulate": 2, "average": 0.9, "batch_size": 94},  # the last has 33
+        "scaled": {"batch_size": 98},  # the last has 29
         "noisy": {},
+        "noises": {"epochs": 1},
+        "noises_of_a_resumed_run": {},
         "codes": {},
         "normed": {"batch_size": 1500, "epochs": 40},
         "refused": {},
@@ -43,7 +45,9 @@ def test_two_processes(tmp_path):
     first, second = found["noisy"]
     same(first, second, rtol=0, atol=0)
     assert first["history"] == second["history"]
-    assert not torch.equal(first["noise"], second["noise"])
+    assert len({*found["noises"][0], *found["noises"][1]}) == 8
+    for whole, resumed in found["noises_of_a_resumed_run"]:
+        assert whole == resumed
     alone = together.noisy(tmp_path)["history"]
     assert first["history"][-1]["elbo"] == pytest.approx(alone[-1]["elbo"], rel=0.05)
     assert alone[-1]["elbo"] > alone[0]["elbo"] + 1
@@ -60,6 +64,9 @@ def test_two_processes(tmp_path):
         "The processes train different pairs: process",
         "batch_size=101 cannot be shared by 2 processes",
         "The last minibatch of an epoch has 1 of 1001 data, fewer than the 2 processes",
+        "process 1 has other values of model.seen than process 0",
+        "process 1 has out 'a folder' where process 0 has None",
+        "labelled_share and several processes do not go together",
     ]
     for each in found["refused"]:
         for message, text in zip(each, texts, strict=True):
@@ -67,8 +74,8 @@ def test_two_processes(tmp_path):
 
 
 def test_four_processes_and_clipped_gradients(tmp_path):
-    found = run(4, {"densities": {"clip_norm": 0.5}}, tmp_path)
-    same_as_alone("densities", found["densities"], tmp_path, clip_norm=0.5)
+    found = run(4, {"densities": {"clip_norm": 0.02}}, tmp_path)
+    same_as_alone("densities", found["densities"], tmp_path, clip_norm=0.02)
 
 
 def test_a_run_goes_on_with_another_number_of_processes(tmp_path):
@@ -101,7 +108,7 @@ def test_a_killed_process_ends_the_others_and_the_run_goes_on(tmp_path):
 
 def test_a_process_whose_part_is_not_finite_says_where(tmp_path):
     first, second = run(2, {"not_finite": {}}, tmp_path)
-    assert "not finite in another process, whose message says where" in first
+    assert "not finite in another process, which says where" in first
     assert "Training stopped at step" in first
     assert "Training stopped at step" in second
     assert "another process" not in second
