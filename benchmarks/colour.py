@@ -168,7 +168,8 @@ def do_row(row: str, folder: Path, data: Data, options: argparse.Namespace) -> N
     first = lines_of(row)[0]
     run = folder / slug(first)
     pair = trained(run, new(PAIRS[first]), data, **epochs(row), **train)
-    score = functools.partial(evaluated, num_samples=options.num_samples, device=options.device)
+    num_samples = 1 if row in STAGES else options.num_samples  # a point mass has one
+    score = functools.partial(evaluated, num_samples=num_samples, device=options.device)
     score(run, pair, data, estimators=[CodeUse()] if row in STAGES else [])
     if row not in STAGES:
         return

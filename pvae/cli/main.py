@@ -12,6 +12,9 @@ from pvae.version import __version__
 
 __all__ = ["main"]
 
+SPINS = "3000"
+"""How often a waiting thread of OpenMP looks before it sleeps: `benchmarks/busy.py`."""
+
 _COMMANDS = {  # imported only when they are called, because the imports take seconds
     "run": "pvae.cli.train:run",
     "train": "pvae.cli.train:train",
@@ -35,9 +38,9 @@ def main(argv: list[str] | None = None) -> int:
         The exit code: 0, 1 after a `PvaeError` or for a pair with faults, 2 for a wrong command
         line, 130 after an interrupt. Any other exception is a bug and is not caught.
     """
-    if "torch" not in sys.modules:
+    if "torch" not in sys.modules and "OMP_WAIT_POLICY" not in os.environ:
         # Threads that spin while they wait keep those that work from running on a busy machine.
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+        os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
     formatwarning = warnings.formatwarning
     warnings.formatwarning = lambda message, *_, **__: f"pvae: warning: {message}\n"
     if isinstance(sys.stdout, io.TextIOWrapper):  # an encoding such as cp1252 has no k̂

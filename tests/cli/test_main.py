@@ -26,16 +26,19 @@ def test_help_and_version_import_nothing_heavy(option):
     assert done.stdout.startswith("usage: pvae" if option == "--help" else "pvae 0.")
 
 
-@pytest.mark.parametrize(("own", "expected"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
-def test_threads_that_wait_sleep_unless_the_user_chooses(own, expected):
+@pytest.mark.parametrize(
+    ("own", "expected"),
+    [({}, "3000"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "None"), ({"GOMP_SPINCOUNT": "7"}, "7")],
+)
+def test_threads_that_wait_sleep_soon_unless_the_user_chooses(own, expected):
     program = (
         "import os, sys; from pvae.cli import main; main(['--version']);"
-        "assert 'torch' not in sys.modules; print(os.environ['OMP_WAIT_POLICY'])"
+        "assert 'torch' not in sys.modules; print(os.environ.get('GOMP_SPINCOUNT'))"
     )
-    env = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
-    env |= {} if own is None else {"OMP_WAIT_POLICY": own}
+    names = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+    env = {name: value for name, value in os.environ.items() if name not in names}
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, env=env
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, env=env | own
     )
     assert done.stdout.split()[-1] == expected
 
