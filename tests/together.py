@@ -145,8 +145,23 @@ def noises_of_a_resumed_run(place):
     return whole, noises(place, epochs=2, resume=True, **how)
 
 
+class Evaluates(pvae.callbacks.Callback):
+    """Evaluates the pair after each epoch, in process 0 alone."""
+
+    def __init__(self):
+        self.bounds = []
+
+    def epoch(self, training):
+        x = digits().test.x[:20]
+        how = {"num_samples": 2, "estimators": [], "progress": False}
+        found = pvae.evaluate(training.model, training.guide, x, **how)
+        self.bounds.append(float(found.elbo.mean()))
+
+
 def noisy(place):
-    return trained(small_pair(rank()), digits(), batch_size=64, mode="compiled")
+    seen = Evaluates()
+    found = trained(small_pair(rank()), digits(), batch_size=64, mode="compiled", callbacks=[seen])
+    return found | {"evaluated": seen.bounds}
 
 
 def codes(place):

@@ -38,7 +38,12 @@ class Group:
 
     def __init__(self) -> None:
         started = dist.is_available() and dist.is_initialized()
-        self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if started else processes()
+        if _alone.get():
+            self.rank, self.world = 0, 1
+        elif started:
+            self.rank, self.world = dist.get_rank(), dist.get_world_size()
+        else:
+            self.rank, self.world = processes()
         self.first = self.rank == 0
         self._on_cpu: Any = None
         if self.world == 1:

@@ -33,7 +33,7 @@ from pvae.training.contents import contents_of
 from pvae.training.hooks import Callback, Training
 from pvae.training.interrupt import Interrupt, how_to_resume
 from pvae.training.svi import SVI
-from pvae.training.together import Together
+from pvae.training.together import together
 from pvae.training.warn import warn
 
 __all__ = ["Run"]
@@ -151,7 +151,7 @@ class Run:
             self.svi.own,
             Interrupt() as interrupt,
             Bar(self.epochs * self.steps, self.epoch * self.steps + self.step, progress) as bar,
-            _together(self.group, self.svi),
+            together(self.group, self.svi),
         ):
             self.svi.compiling = bar.compiling
             while self.epoch < self.epochs and not self.finished:
@@ -364,20 +364,6 @@ class Run:
         self._settle()
         self.save(keep_going=True, alone=True)
         return how_to_resume(self.checkpoint)
-
-
-@contextlib.contextmanager
-def _together(group: Group, svi: SVI) -> Iterator[None]:
-    """Lets the steps of an SVI add up the gradients of several processes, if there are some."""
-    if group.world == 1:
-        yield
-        return
-    svi.together = Together(group, svi.own, svi.optim)
-    try:
-        yield
-    finally:
-        svi.together.end()
-        svi.together = None
 
 
 def _mix(seed: int, epoch: int) -> int:

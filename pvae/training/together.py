@@ -1,6 +1,7 @@
 """Together: one training by several processes, which share each minibatch."""
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from pvae.pair import OwnParameters
 from pvae.runtime import Group
 from pvae.training.optimiser import Optimiser
 
-__all__ = ["Together", "check_same", "parts_of"]
+__all__ = ["Together", "check_same", "parts_of", "together"]
 
 
 class Together:
@@ -182,6 +183,20 @@ def check_same(group: Group, settings: dict[str, Any]) -> None:
                 f"{'; '.join(odd)}. They share one training, so give all of them the same pair, "
                 "data and options. For several trainings at once, unset RANK and WORLD_SIZE."
             )
+
+
+@contextlib.contextmanager
+def together(group: Group, svi: Any) -> Iterator[None]:
+    """Lets the steps of a `pvae.SVI` add up the gradients of several processes, if there are."""
+    if group.world == 1:
+        yield
+        return
+    svi.together = Together(group, svi.own, svi.optim)
+    try:
+        yield
+    finally:
+        svi.together.end()
+        svi.together = None
 
 
 def _add_all(group: Group, tensors: list[Tensor]) -> None:

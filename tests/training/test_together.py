@@ -45,6 +45,7 @@ def test_two_processes(tmp_path):
     first, second = found["noisy"]
     same(first, second, rtol=0, atol=0)
     assert first["history"] == second["history"]
+    assert (len(first["evaluated"]), len(second["evaluated"])) == (2, 0)
     assert len({*found["noises"][0], *found["noises"][1]}) == 8
     for whole, resumed in found["noises_of_a_resumed_run"]:
         assert whole == resumed
