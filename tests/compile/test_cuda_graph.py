@@ -94,8 +94,14 @@ def test_a_restored_optimiser_is_captured_anew(captures):
 def test_optimisers_that_cannot_be_captured(captures):
     _agree(captures, optim=torch.optim.RMSprop)
     assert captures == []
-    _agree(captures, optim=pyro.optim.Adam({"lr": 1e-3}))
+    _agree(captures, optim=pyro.optim.ClippedAdam({"lr": 1e-3}))
     assert captures == []
+
+
+@pytest.mark.parametrize("clip", [None, {"clip_norm": 0.01}])
+def test_pyro_optimisers_are_captured(captures, clip):
+    _agree(captures, optim=pyro.optim.Adam({"lr": 1e-3}, clip))
+    assert captures == [1 + 10]
 
 
 def test_what_is_not_finite_is_masked_and_found_later(captures):
