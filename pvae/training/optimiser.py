@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from pvae.errors import PvaeError, first_line
-from pvae.training.fused import fused
+from pvae.training.fused import fused, step_adam
 from pvae.training.optimiser_state import TECHNICAL, restore, state_of
 from pvae.training.pyro_recipe import PyroRecipe
 from pvae.training.schedule import MakeScheduler, start_scheduler
@@ -246,7 +246,8 @@ class Optimiser:
         if self._torch is not None:
             # torch's gradient scaler sets it after an overflow.
             self._torch.found_inf = None if good is None else (~good).float()
-            self._torch.step()
+            if good is not None or not step_adam(self._torch):
+                self._torch.step()
         for group, rate in idle:  # Pyro does not step these: ClippedAdam would decay their rate
             group["lr"] = rate
         for group, rate in rates:
