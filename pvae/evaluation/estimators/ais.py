@@ -11,6 +11,7 @@ from pvae.evaluation.estimator import Estimator, Task
 from pvae.evaluation.estimators.annealed import TITLES, Annealed
 from pvae.evaluation.estimators.annealing import Annealing
 from pvae.evaluation.estimators.bounds import effective_sample_size, log_mean_exp, log_px_se
+from pvae.evaluation.estimators.hmc import pilot_length
 from pvae.importance import seed_unit
 
 __all__ = ["AIS"]
@@ -100,7 +101,7 @@ class AIS(Annealing):
 
         def compute(block: np.ndarray) -> dict[str, np.ndarray]:
             seed_unit(task.seed, int(block[0]), purpose=2 if self.start == "prior" else 3)
-            tick = task.work.ticks(2 * (self.num_temperatures - 1))
+            tick = task.work.ticks(self.num_temperatures - 1 + pilot_length(self.num_temperatures))
             log_w, acceptance, *_ = self._forward(density, task.batch(block), tick)
             weights = log_w.T.cpu().numpy()
             return {

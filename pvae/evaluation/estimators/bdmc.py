@@ -14,7 +14,7 @@ from pvae.errors import PvaeError
 from pvae.evaluation.estimator import Task
 from pvae.evaluation.estimators.annealing import Annealing
 from pvae.evaluation.estimators.bounds import log_mean_exp
-from pvae.evaluation.estimators.hmc import anneal_back, schedule
+from pvae.evaluation.estimators.hmc import anneal_back, pilot_length, schedule
 from pvae.evaluation.finding import Finding, Known
 from pvae.evaluation.numbers import finite, mean_and_se, se, show
 from pvae.importance import Density, Sampler, seed_unit
@@ -128,7 +128,8 @@ class BDMC(Annealing):
         def compute(block: np.ndarray) -> dict[str, np.ndarray]:
             seed_unit(task.seed, int(block[0]), purpose=4)
             batch, exact = _simulate(task.sampler, density, task.batch(block))
-            tick = task.work.ticks(3 * (self.num_temperatures - 1))
+            inner = self.num_temperatures - 1
+            tick = task.work.ticks(2 * inner + pilot_length(self.num_temperatures))
             forward, _, path, steps = self._forward(density, batch, tick)
             z = exact.expand(self.num_chains, *exact.shape[1:]).contiguous()
             options = {"counts": density.counts, "tick": tick}

@@ -9,12 +9,13 @@ from torch import Tensor
 from pvae.evaluation.estimators.kernels import State, transition
 from pvae.importance import AnnealingPath
 
-__all__ = ["anneal", "anneal_back", "schedule", "tune"]
+__all__ = ["anneal", "anneal_back", "pilot_length", "schedule", "tune"]
 
 _TARGET = 0.65  # mean acceptance probability
 # A quarter of a period takes a Gaussian to an independent sample; half a period, to its mirror.
 _LONGEST = math.pi / 2
 _WARMUP = 25
+_PILOT_LENGTH = 100
 
 
 def schedule(num_temperatures: int) -> Tensor:
@@ -40,6 +41,11 @@ def schedule(num_temperatures: int) -> Tensor:
     return (curve - curve[0]) / (curve[-1] - curve[0])
 
 
+def pilot_length(num_temperatures: int) -> int:
+    """Returns how many of the T - 1 inner temperatures `tune` visits: all of few, 100 of many."""
+    return min(num_temperatures - 1, _PILOT_LENGTH)
+
+
 def tune(
     path: AnnealingPath,
     z: Tensor,
@@ -53,7 +59,9 @@ def tune(
 
     At each inner temperature, each datum has a step size. It is adapted to an acceptance of 0.65,
     with trajectories of at most π / 2 scales; with many leapfrog steps this limit makes the
-    acceptance higher. Each coordinate has a scale, from the chains' positions and gradients:
+    acceptance higher. The pilot visits only `pilot_length` temperatures, from the first to the
+    last, and the step sizes of those between are interpolated. Each coordinate has a scale, from
+    the chains' positions and gradients:
 
     .. math:: s_d^4 = \mathrm{Var}(z_d) \; / \; \mathrm{Var}(\partial_d \log f_\beta)
 
@@ -66,7 +74,7 @@ def tune(
         betas: Inverse temperatures [T + 1].
         num_leapfrog: L, leapfrog steps in a trajectory.
         counts: See `anneal`. A discrete coordinate has no step size (zero).
-        tick: Called after each of the T - 1 inner temperatures.
+        tick: Called after each temperature that the pilot visits.
 
     Returns:
         Step sizes [T - 1, B, D] for `anneal` and `anneal_back`. They do not bias chains that are
@@ -87,11 +95,13 @@ def tune(
         >>> steps.shape, bool(((steps[-1, :, 0] / steps[-1, :, 1]) > 7).all())
         (torch.Size([99, 3, 2]), True)
     """
-    inner = betas[1:-1].tolist()
+    number = len(betas) - 2
+    at = torch.linspace(0, max(number - 1, 0), pilot_length(len(betas) - 1)).round().long()
+    inner = betas[1:-1][at].tolist()
     if z.shape[-1] == len(counts):
         for _ in inner:
             tick()
-        return z.new_zeros(len(inner), *z.shape[1:])
+        return z.new_zeros(number, *z.shape[1:])
     state = State.at(path, z)
     log_step, log_scale = z.new_zeros(z.shape[1], 1), z.new_zeros(z.shape[1:])
     steps = z.new_empty(len(inner), *z.shape[1:])
@@ -107,7 +117,17 @@ def tune(
         if t >= 0:
             steps[t] = _smooth((log_step + log_scale).exp(), counts)
             tick()
-    return steps
+    return steps if len(inner) == number else _between(steps, at)
+
+
+def _between(steps: Tensor, at: Tensor) -> Tensor:
+    """Returns step sizes of all temperatures, from those of the temperatures `at`."""
+    every = torch.arange(int(at[-1]) + 1)
+    after = torch.searchsorted(at, every).clamp(min=1)
+    start, end = at[after - 1], at[after]
+    share = ((every - start) / (end - start)).to(steps)[:, None, None]
+    first, last = (steps[index.to(steps.device)] for index in (after - 1, after))
+    return first + share * (last - first)
 
 
 def anneal(
