@@ -1,14 +1,15 @@
 """Throughput of likelihood evaluation: `pvae.evaluate` beside plain PyTorch, pythae and Pyro.
 
     python benchmarks/evaluate.py [--device auto] [--rounds 7] [--data N] [--num-samples 5000]
+    python benchmarks/evaluate.py --network conv --num-samples 1000 --data 200
 
-All peers evaluate the same networks (784-200-200-50-200-200-784, tanh, Bernoulli) with the same
-weights on the same images, by importance sampling from q(z|x). A sample is one z of one datum. The
-peers first choose their chunks. Then, in one process, each round runs every peer in rotating order.
-Each ratio compares two rates of the same round. If a peer's mean log p(x) differs from that of
-`pvae.evaluate` by more than the Monte Carlo error, the run stops. pythae is optional: install it
-with `pip install --no-deps pythae` (without --no-deps it installs a backport of dataclasses),
-pydantic and imageio.
+All peers evaluate the same networks (784-200-200-50-200-200-784, tanh, Bernoulli; or two layers of
+32 and 64 convolutions) with the same weights on the same images, by importance sampling from
+q(z|x). A sample is one z of one datum. The peers first choose their chunks. Then, in one process,
+each round runs every peer in rotating order. Each ratio compares two rates of the same round. If a
+peer's mean log p(x) differs from that of `pvae.evaluate` by more than the Monte Carlo error, the
+run stops. pythae is optional: install it with `pip install --no-deps pythae` (without --no-deps it
+installs a backport of dataclasses), pydantic and imageio.
 """
 
 import argparse
@@ -28,10 +29,14 @@ from pyro import poutine
 from torch import Tensor, nn
 
 import pvae
-from pvae.nn.networks import MLP
+from pvae.nn import MLP, make_decoder, make_encoder
 from pvae.runtime.device import find_device
 
 LATENT, WIDTHS, SIGMAS = 50, (200, 200), 5.0
+NETWORKS = {
+    "dense": "encoder 784-200-200-2·50, decoder 50-200-200-784, tanh",
+    "conv": "two convolutions of 32 and 64 channels, latents of 50, and their mirror, ReLU",
+}
 
 
 def bce(logits: Tensor, x: Tensor) -> Tensor:
@@ -48,17 +53,21 @@ def softplus_in_place(logits: Tensor, x: Tensor) -> Tensor:
     return torch.matmul(logits, x[:, :, None])[..., 0] - F.softplus(logits, out=logits).sum(-1)
 
 
-class Dense:
+class Networks:
     """A pair, and log p(x) of data [N, 1, 28, 28] with its networks in each peer's way."""
 
-    def __init__(self, device: torch.device) -> None:
-        encoder = MLP(SHAPE, (2, LATENT), WIDTHS, nn.Tanh)
-        decoder = MLP((LATENT,), SHAPE, WIDTHS, nn.Tanh)
+    def __init__(self, network: str, device: torch.device) -> None:
+        if network == "conv":
+            encoder = make_encoder(SHAPE, (2, LATENT), "conv")
+            decoder = make_decoder((LATENT,), SHAPE, "conv")
+        else:
+            encoder = MLP(SHAPE, (2, LATENT), WIDTHS, nn.Tanh)
+            decoder = MLP((LATENT,), SHAPE, WIDTHS, nn.Tanh)
         with torch.no_grad():
             # With a guide as wide as the prior and a decoder that hardly uses z, the weights have
             # light tails, so that the means can be compared precisely.
-            encoder.layers[-1].bias[LATENT:] += math.log(math.e - 1)
-            decoder.layers[-1].weight *= 0.5
+            last(encoder).bias[LATENT:] += math.log(math.e - 1)
+            last(decoder).weight *= 0.5
         self.model = pvae.models.VAE(SHAPE, LATENT, decoder=decoder).to(device).eval()
         self.guide = pvae.guides.MeanField(SHAPE, LATENT, encoder=encoder).to(device).eval()
         self.pythae = in_pythae(self.model, self.guide)
@@ -119,6 +128,11 @@ class Dense:
         return torch.tensor(self.pythae.get_nll(x, num_samples, batch_size))
 
 
+def last(network: nn.Module) -> nn.Module:
+    """Returns the last layer that has weights."""
+    return [m for m in network.modules() if getattr(m, "bias", None) is not None][-1]
+
+
 def in_pythae(model: nn.Module, guide: nn.Module) -> nn.Module | None:
     """Returns the pair as a model of pythae, or None if pythae is not installed."""
     try:
@@ -163,7 +177,7 @@ def quickest(run: Callable[..., Tensor], x: Tensor, num_samples: int, grid: list
     return min(grid, key=lambda chunk: min(times[chunk]))
 
 
-def make_peers(pair: Dense, x: Tensor, num_samples: int) -> list[Peer]:
+def make_peers(pair: Networks, x: Tensor, num_samples: int) -> list[Peer]:
     data = (16, 64, 256) if x.is_cuda else (1, 4, 16)
     rows = [2**i for i in (range(12, 21, 2) if x.is_cuda else range(7, 13))]
     some, trial = x[: data[-1]], num_samples if x.is_cuda else min(num_samples, 2048)
@@ -248,6 +262,7 @@ def _ratios(ours: Peer, theirs: Peer) -> list[float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--network", default="dense", choices=["dense", "conv"])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--data", type=int, help="N, at least 40; 2000, on a GPU 5000")
     parser.add_argument("--num-samples", type=int, default=5000, help="a multiple of 100")
@@ -261,7 +276,7 @@ def main() -> None:
     data, what = training_data()
     size = options.data or (5000 if device.type == "cuda" else 2000)
     x = data.test.observe(slice(size))[0].to(device)
-    pair = Dense(device)
+    pair = Networks(options.network, device)
     truth = pair.evaluation(x, options.num_samples)
     peers = make_peers(pair, x, options.num_samples)
     measure(peers, truth, options.rounds, options.budget)
@@ -271,7 +286,7 @@ def main() -> None:
         (peer.name.split(",")[0], _ratios(peers[1], peer)) for peer in (peers[0], *peers[3:5])
     ]
     times = ", ".join(f"{statistics.median(ratio):.2f} × {rival}" for rival, ratio in rivals)
-    text = f"""# Throughput of likelihood evaluation: {device_name(device)}
+    text = f"""# Throughput of likelihood evaluation: {device_name(device)}, {options.network}
 
 {table(peers, truth)}
 
@@ -279,7 +294,7 @@ pvae.evaluate is {times}.
 
 - Data: {what}, {len(x):,} images,
   binarised once; peers with fewer data take the first of them. K = {truth.num_samples}.
-- Pair: encoder 784-200-200-2·50, decoder 50-200-200-784, tanh, Bernoulli, float32; untrained,
+- Pair: {NETWORKS[options.network]}, Bernoulli, float32; untrained,
   so that the tails of the weights are light and the means can be compared.
 - Rounds: {len(peers[0].rates)}, every peer once in each; a ratio is of two rates of one round. No
   peer has gradients; Pyro validates. The hand-written loop and Pyro use the best of a grid of
@@ -291,7 +306,9 @@ pvae.evaluate is {times}.
 every run was within
   {SIGMAS:g} standard errors.
 """
-    write("evaluate", text, device, data, packages)
+    path = write("evaluate", text, device, data, packages)
+    if options.network != "dense":
+        path.rename(path.with_stem(f"{path.stem}-{options.network}"))
 
 
 if __name__ == "__main__":

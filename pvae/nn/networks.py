@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pvae.errors import PvaeError
+from pvae.nn.upsample import Upsample
 
 __all__ = [
     "MLP",
@@ -168,7 +169,7 @@ class ConvDecoder(nn.Module):
         for i, (before, after) in enumerate(itertools.pairwise(widths)):
             padding = tuple(big % 2 for big in sizes[i + 1])
             layers += [
-                nn.ConvTranspose2d(before, after, 4, 2, padding=1, output_padding=padding),
+                Upsample(before, after, padding),
                 nn.ReLU(),
             ]
         self.layers = nn.Sequential(*layers[:-1])

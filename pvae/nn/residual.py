@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from pvae.errors import PvaeError
 from pvae.nn.networks import batch_shape, pyramid
+from pvae.nn.upsample import Upsample
 
 __all__ = ["ResidualBlock", "ResidualDecoder", "ResidualEncoder"]
 
@@ -134,7 +135,7 @@ class ResidualDecoder(nn.Module):
             padding = tuple(size % 2 for size in sizes[i + 1])
             layers += [
                 nn.ReLU(),
-                nn.ConvTranspose2d(before, after, 4, 2, padding=1, output_padding=padding),
+                Upsample(before, after, padding),
             ]
         self.layers = nn.Sequential(*layers)
 

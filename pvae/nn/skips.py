@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from pvae.errors import PvaeError
 from pvae.nn.networks import batch_shape, pyramid
+from pvae.nn.upsample import Upsample
 
 __all__ = ["SkipNetwork"]
 
@@ -85,9 +86,7 @@ class SkipNetwork(nn.Module):
             for i in range(len(channels)):
                 odd = tuple(length % 2 for length in sizes[i])
                 downs.append(nn.Conv2d(widths[i], widths[i + 1], 4, 2, padding=1))
-                ups.append(
-                    nn.ConvTranspose2d(outs[i + 1], outs[i], 4, 2, padding=1, output_padding=odd)
-                )
+                ups.append(Upsample(outs[i + 1], outs[i], odd))
             skips = [
                 nn.Conv2d(a, b, 3, padding=1, bias=False) for a, b in zip(widths, outs, strict=True)
             ]
