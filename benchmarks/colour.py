@@ -163,7 +163,7 @@ def do_row(row: str, folder: Path, data: Data, options: argparse.Namespace) -> N
         return make(data, options.channels)
 
     def epochs(name: str) -> dict[str, int]:
-        return {"epochs": max(1, round(options.budget * EPOCHS[name]))}
+        return {"epochs": number_of_epochs(name, options)}
 
     first = lines_of(row)[0]
     run = folder / slug(first)
@@ -184,6 +184,12 @@ def do_row(row: str, folder: Path, data: Data, options: argparse.Namespace) -> N
     run = folder / slug(lines_of(row)[1])
     score(run, both, data, estimators=[CodeUse()])
     torch.save(nn.ModuleList(both).state_dict(), run / "pair.pt")
+
+
+def number_of_epochs(name: str, options: argparse.Namespace) -> int:
+    """Returns the epochs of a row, or of `"prior"`, within the budget."""
+    budget = options.prior_budget if name == "prior" else None
+    return max(1, round((budget or options.budget) * EPOCHS[name]))
 
 
 def loaded(name: str, folder: Path, data: Data, channels: int) -> Pair:
@@ -246,7 +252,7 @@ From few bits to many: {", ".join(sorted(bits, key=bits.__getitem__))}.
 Of {CODES} codes, {said}.
 
 """  # noqa: E501
-    epochs = ", ".join(f"{n} {max(1, round(options.budget * e))}" for n, e in EPOCHS.items())
+    epochs = ", ".join(f"{n} {number_of_epochs(n, options)}" for n in EPOCHS)
     return f"""{text}Test data, {len(data.test)}; ± is the standard error over the data. The bound is the ELBO of the VAE,
 log p(x, z(x)) of a VQ-VAE, and log p(x) itself of the PixelCNN. The VAE and the VQ-VAE have the
 same residual networks, with {options.channels} channels, and 8 × 8 × {GROUPS} latents for images of
@@ -262,6 +268,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--data", default="cifar10_jpeg", help="or a file of 8-bit colour images")
     parser.add_argument("--budget", type=float, default=1.0, help="share of each row's epochs")
+    parser.add_argument("--prior-budget", type=float, help="of the codes; that of the rows")
     parser.add_argument("--channels", type=int, default=256, help="of the residual networks")
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--num-samples", type=int, default=100, help="of the VAE's bound")

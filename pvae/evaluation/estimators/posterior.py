@@ -10,7 +10,7 @@ from torch.distributions import Independent, kl_divergence
 
 from pvae.distributions import log_prob
 from pvae.importance import Particles, Sampler, expect
-from pvae.pair import latent_sites
+from pvae.pair import gives_one_code, latent_sites
 
 __all__ = ["SiteKL", "site_kl"]
 
@@ -59,8 +59,9 @@ def site_kl(sampler: Sampler, batch: tuple[Tensor, ...]) -> dict[str, SiteKL]:
 
 def _calls(sampler: Sampler, size: int) -> list[int]:
     """The number of samples in each call of the pair: at most the rows of a chunk of weights."""
+    number = 1 if gives_one_code(sampler.structure) else _NUM_SAMPLES  # all would be the same
     most = 1 if sampler.strategy == "loop" else max(1, sampler.usual_rows // size)
-    return [min(most, _NUM_SAMPLES - start) for start in range(0, _NUM_SAMPLES, most)]
+    return [min(most, number - start) for start in range(0, number, most)]
 
 
 def _once(

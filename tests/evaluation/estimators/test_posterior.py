@@ -9,6 +9,7 @@ import pytest
 import torch
 from asking import evaluate
 
+from pvae.evaluation.estimators import posterior
 from pvae.importance.sampler import Sampler
 from pvae.pair import inspect
 
@@ -170,3 +171,29 @@ def test_a_subclass_is_not_taken_for_its_parent():
     result = evaluate(model, guide, X, num_samples=50, progress=False)
     assert not result.sites["z"]["closed_form"]
     assert result.elbo_analytic is None
+
+
+def test_one_code_is_looked_at_once(monkeypatch):
+    """All samples of a point mass are the same; those of a Categorical are not."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            c = pyro.sample("c", dist.Categorical(PROBS))
+            pyro.sample("x", dist.Normal(MEANS[c], 1.0), obs=x)
+
+    def guide(fn):
+        def program(x):
+            with pyro.plate("data", len(x)):
+                pyro.sample("c", fn((x[:, None] - MEANS).abs()))
+
+        return program
+
+    counts, once = [], posterior._once
+    monkeypatch.setattr(
+        posterior, "_once", lambda s, b, num: (counts.append(num), once(s, b, num))[1]
+    )
+    for fn in (lambda d: dist.Delta(d.argmin(-1)), lambda d: dist.Categorical(logits=-d)):
+        with Sampler(inspect(model, guide(fn), X)) as sampler:
+            counts.append("new")
+            posterior.site_kl(sampler, (X,))
+    assert counts == ["new", 1, "new", 16]
