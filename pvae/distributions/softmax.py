@@ -122,7 +122,20 @@ class Categorical(_OfLogits):
         self.support = constraints.integer_interval(0, levels - 1)
 
     def forward(self, f: Tensor) -> dist.Distribution:
-        return dist.Categorical(logits=self._logits(f)).to_event(self.event_dim)
+        return _normalised(self._logits(f)).to_event(self.event_dim)
+
+
+def _normalised(logits: Tensor) -> dist.Categorical:
+    """Returns a Categorical whose logits torch's `log_softmax` has normalised.
+
+    Its constructor subtracts `logsumexp`. For hundreds of codes that takes twice as long, density
+    and gradient together.
+    """
+    fn = dist.Categorical.__new__(dist.Categorical)
+    fn.logits = fn._param = logits.log_softmax(-1)  # as `expand` makes one
+    fn._num_events = logits.shape[-1]
+    torch.distributions.Distribution.__init__(fn, logits.shape[:-1])
+    return fn
 
 
 def _pick(logits: Tensor, k: Tensor) -> Tensor:

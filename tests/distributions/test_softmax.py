@@ -34,3 +34,21 @@ def test_as_heads():
         with pytest.raises(PvaeError, match="levels=1"):
             make_head(name, (1, 3), levels=1)
     assert heads.Softmax().levels == 256
+
+
+def test_a_categorical_head_is_pyros_categorical():
+    torch.manual_seed(0)
+    f = (3 * torch.randn(6, 5, 2, 3, dtype=torch.float64)).requires_grad_()
+    k = torch.randint(0, 5, (6, 2, 3))
+    ours = heads.Categorical(5).sized((2, 3))(f)
+    theirs = dist.Categorical(logits=f.movedim(1, -1)).to_event(2)
+    assert type(ours.base_dist) is dist.Categorical
+    torch.testing.assert_close(ours.log_prob(k), theirs.log_prob(k))
+    slopes = (torch.autograd.grad(p.log_prob(k).sum(), f)[0] for p in (ours, theirs))
+    torch.testing.assert_close(*slopes)
+    for make in (lambda p: p.enumerate_support(), lambda p: p.expand([4, 6, 2, 3]).entropy()):
+        torch.testing.assert_close(make(ours.base_dist), make(theirs.base_dist))
+    with pytest.raises(ValueError, match="invalid values"):
+        heads.Categorical(5).sized((2, 3))(f * torch.nan)
+    with pytest.raises(ValueError, match="within the support"):
+        ours.log_prob(k + 5)
