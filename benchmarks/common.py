@@ -158,7 +158,12 @@ def file_name(device: torch.device) -> str:
 
 
 def write(
-    kind: str, text: str, device: torch.device, data: Data | None, packages: list[str]
+    kind: str,
+    text: str,
+    device: torch.device,
+    data: Data | None,
+    packages: list[str],
+    suffix: str = "",
 ) -> Path:
     """Writes a benchmark's results, with the machine and the command, and returns the file.
 
@@ -168,6 +173,7 @@ def write(
         device: Where it ran; each device has its own file.
         data: What `training_data` returned, or None without data.
         packages: Names of the packages whose versions matter.
+        suffix: End of the file name, for another table of the same script.
     """
     threads, name = torch.get_num_threads(), device_name(device)
     chip = f"{_processor()}, {threads} thread{'s' if threads > 1 else ''}"
@@ -182,7 +188,7 @@ def write(
     where = file_name(device) + ("" if data is None or data.name == "mnist" else f"-{data.name}")
     folder = Path(__file__).parent / "results"
     folder.mkdir(exist_ok=True)
-    path = folder / f"{kind}-{where}.md"
+    path = folder / f"{kind}-{where}{suffix}.md"
     path.write_text(text)
     print(f"\n{text}\nwritten to benchmarks/results/{path.name}")
     return path

@@ -306,9 +306,8 @@ pvae.evaluate is {times}.
 every run was within
   {SIGMAS:g} standard errors.
 """
-    path = write("evaluate", text, device, data, packages)
-    if options.network != "dense":
-        path.rename(path.with_stem(f"{path.stem}-{options.network}"))
+    suffix = "" if options.network == "dense" else f"-{options.network}"
+    write("evaluate", text, device, data, packages, suffix)
 
 
 if __name__ == "__main__":

@@ -161,7 +161,8 @@ def _fast(fn: Any, value: Tensor) -> Tensor | None:
         return None
     if type(base) is Bernoulli and "logits" in base.__dict__:
         logits, value = base.logits.flatten(-n), value.flatten(-n)
-        if get_proxy_mode() and not torch.is_grad_enabled() and logits.dtype == torch.float32:
+        on_cpu = logits.device.type == "cpu" and logits.dtype == torch.float32
+        if get_proxy_mode() and not torch.is_grad_enabled() and on_cpu and logits.shape[-1]:
             return _in_one_pass(logits, value.to(logits.dtype))
         return torch.linalg.vecdot(logits, value.to(logits.dtype)) - _SumOfSoftplus.apply(logits)
     if type(base) is Normal:
@@ -176,7 +177,7 @@ def _fast(fn: Any, value: Tensor) -> Tensor | None:
 
 
 def _in_one_pass(logits: Tensor, value: Tensor) -> Tensor:
-    r"""Returns the log density of bits, for a graph whose compiler reads each logit once.
+    r"""Returns the log density of bits, for a graph on a CPU, which reads each logit once.
 
     .. math:: \sum_d \left( (x_d - \tfrac12) l_d - \tfrac12 |l_d| \right)
         - \log \prod_d \left( 1 + e^{-|l_d|} \right)

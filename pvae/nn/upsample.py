@@ -38,9 +38,12 @@ class Upsample(nn.ConvTranspose2d):
     def __init__(self, in_channels: int, out_channels: int, odd: tuple[int, int] = (0, 0)) -> None:
         super().__init__(in_channels, out_channels, 4, 2, padding=1, output_padding=odd)
 
-    def forward(self, x: Tensor) -> Tensor:
-        if torch.is_grad_enabled() or x.device.type != "cpu" or x.dtype != torch.float32:
-            return super().forward(x)
+    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+        plain = x.ndim == 4 and self.bias is not None and output_size is None
+        mapped = torch._C._functorch.maybe_current_level() is not None  # in vmap or jvp
+        single = x.device.type == "cpu" and x.dtype == torch.float32
+        if torch.is_grad_enabled() or mapped or not (plain and single):
+            return super().forward(x, output_size)
         x = x.contiguous(memory_format=torch.channels_last)
         if self.out_channels > _FEW:
             return super().forward(x)

@@ -16,6 +16,14 @@ def log_p(logits, x):
     return log_terms({"x": site}, dim=-1, wide=2, shape=tuple(logits.shape[:2]))["x"]
 
 
+@pytest.mark.filterwarnings("error")
+def test_an_event_without_bits_has_probability_one():
+    logits, x = torch.zeros(4, 5, 0), torch.zeros(5, 0)
+    with torch.no_grad():
+        (found,) = Graph(lambda: [log_p(logits, x) + 0 * x.sum()], [logits, x])([logits, x])
+    assert torch.equal(found, torch.zeros(4, 5))
+
+
 @pytest.mark.parametrize("event", [(1, 28, 28), (64,), (31,), (1,), (3, 10, 10)])
 def test_a_graph_has_the_log_density_of_bits(event, monkeypatch):
     found = []

@@ -28,6 +28,17 @@ def test_double_precision_and_gradients_are_pytorchs():
         assert torch.equal(layer(x), F.conv_transpose2d(x, layer.weight, layer.bias, 2, 1))
 
 
+def test_other_calls_are_pytorchs():
+    layer, x = Upsample(6, 1), torch.randn(2, 3, 6, 4, 5)
+    expected = F.conv_transpose2d(x[0], layer.weight, layer.bias, 2, 1)
+    with torch.no_grad():
+        assert torch.equal(layer(x[0, 0]), expected[0])
+        assert torch.equal(torch.func.vmap(layer)(x)[0], expected)
+        assert layer(x[0], output_size=[9, 11]).shape == (3, 1, 9, 11)
+        layer.bias = None
+        assert torch.equal(layer(x[0]), F.conv_transpose2d(x[0], layer.weight, None, 2, 1))
+
+
 def test_few_channels_take_the_other_way(monkeypatch):
     called = []
     monkeypatch.setattr(F, "conv_transpose2d", lambda *args: called.append(args))

@@ -2,9 +2,12 @@
 
 import copy
 import functools
+import types
+import warnings
 
 import pytest
 import torch
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from pvae.training.fused import step_adam
 
@@ -46,6 +49,7 @@ def begun(make):
         functools.partial(ADAM, maximize=True, weight_decay=0.1, betas=(0.5, 0.7)),
         with_groups(ADAM),
         with_groups(ADAMW, lr=0.01),
+        lambda some: ADAM([{"params": some, "betas": [0.8, 0.9]}]),
     ],
 )
 def test_its_numbers_are_torchs(make):
@@ -88,9 +92,29 @@ def hooked():
     return optimizer
 
 
+def hooked_after():
+    _, optimizer = begun(ADAM)
+    optimizer.register_step_post_hook(lambda *_: None)
+    return optimizer
+
+
 def replaced():
     _, optimizer = begun(ADAM)
     optimizer.step = lambda: None
+    return optimizer
+
+
+def replaced_under_a_schedule():
+    _, optimizer = begun(ADAM)
+    optimizer.step = types.MethodType(lambda self: None, optimizer)
+    torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
+    return optimizer
+
+
+def replaced_over_a_schedule():
+    _, optimizer = begun(ADAM)
+    torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
+    optimizer.step = functools.wraps(optimizer.step)(lambda: None)
     return optimizer
 
 
@@ -99,11 +123,14 @@ def replaced():
     [
         first_step,
         hooked,
+        hooked_after,
         replaced,
+        replaced_under_a_schedule,
+        replaced_over_a_schedule,
         lambda: begun(torch.optim.Adam)[1],
         lambda: begun(functools.partial(ADAM, lr=torch.tensor(0.1)))[1],
         lambda: begun(functools.partial(torch.optim.SGD, lr=0.1, fused=True))[1],
-        lambda: begun(type("Own", (torch.optim.Adam,), {}))[1],
+        lambda: begun(functools.partial(type("Own", (torch.optim.Adam,), {}), fused=True))[1],
     ],
 )
 def test_other_steps_are_left_to_torch(optimizer):
@@ -113,9 +140,27 @@ def test_other_steps_are_left_to_torch(optimizer):
     assert all(map(torch.equal, before, optimizer.param_groups[0]["params"]))
 
 
+@pytest.mark.parametrize("how", ["class", "hook of all"])
+def test_what_is_patched_in_torch_is_called(how, monkeypatch):
+    _, optimizer = begun(ADAM)
+    called = []
+    if how == "class":
+        monkeypatch.setattr(torch.optim.Adam, "step", lambda self: called.append(self))
+        assert not step_adam(optimizer)
+    else:
+        handle = register_optimizer_step_post_hook(lambda *_: called.append(1))
+        assert not step_adam(optimizer)
+        handle.remove()
+        assert step_adam(optimizer)
+
+
 def test_a_scheduler_of_torch_is_no_hook():
     some, optimizer = begun(ADAM)
-    torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5).step()
+    schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
+    assert step_adam(optimizer)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # torch's, of a schedule that steps before the optimiser
+        schedule.step()
     before = some[0].clone()
     assert step_adam(optimizer)
     torch.testing.assert_close(before - some[0], torch.full_like(before, 5e-4), rtol=1e-3, atol=0)

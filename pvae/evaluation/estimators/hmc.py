@@ -15,7 +15,7 @@ _TARGET = 0.65  # mean acceptance probability
 # A quarter of a period takes a Gaussian to an independent sample; half a period, to its mirror.
 _LONGEST = math.pi / 2
 _WARMUP = 25
-_PILOT_LENGTH = 100
+_VISITS = 100
 
 
 def schedule(num_temperatures: int) -> Tensor:
@@ -43,7 +43,18 @@ def schedule(num_temperatures: int) -> Tensor:
 
 def pilot_length(num_temperatures: int) -> int:
     """Returns how many of the T - 1 inner temperatures `tune` visits: all of few, 100 of many."""
-    return min(num_temperatures - 1, _PILOT_LENGTH)
+    return len(_visited(num_temperatures - 1))
+
+
+def _visited(number: int) -> Tensor:
+    """Returns which of a number of inner temperatures the pilot visits.
+
+    They are densest at the start, where the scales of a sharp posterior change fastest.
+    """
+    if number <= 2 * _VISITS:
+        return torch.arange(number)
+    share = torch.linspace(0, 1, _VISITS, dtype=torch.float64)
+    return ((number - 1) * share**2).round().long().unique()
 
 
 def tune(
@@ -96,7 +107,7 @@ def tune(
         (torch.Size([99, 3, 2]), True)
     """
     number = len(betas) - 2
-    at = torch.linspace(0, max(number - 1, 0), pilot_length(len(betas) - 1)).round().long()
+    at = _visited(number)
     inner = betas[1:-1][at].tolist()
     if z.shape[-1] == len(counts):
         for _ in inner:

@@ -8,7 +8,14 @@ from torch import Tensor
 from torch.distributions import MultivariateNormal, Normal
 
 from pvae.errors import PvaeError
-from pvae.evaluation.estimators.hmc import AnnealingPath, anneal, anneal_back, schedule, tune
+from pvae.evaluation.estimators.hmc import (
+    AnnealingPath,
+    anneal,
+    anneal_back,
+    pilot_length,
+    schedule,
+    tune,
+)
 
 GRID = torch.linspace(-12, 12, 48001, dtype=torch.float64)
 C = 1.7
@@ -250,6 +257,22 @@ def test_tuning_fits_each_datum_and_each_coordinate():
     assert ((acceptance.mean(0) > 0.55) & (acceptance.mean(0) < 0.75)).all()
     assert ((acceptance[0] - 0.65).abs() < 0.2).all()
     assert tune(path, torch.randn(1, 2, 3), betas[::20], 4).isfinite().all()
+
+
+def test_a_short_pilot_serves_many_temperatures():
+    """A sharp posterior with correlations, whose scales change fastest near the prior."""
+    sharp, betas, ticks = 20 * torch.randn(30, 60), schedule(500), []
+
+    def path(z):
+        return standard(z), -(((z - 1) @ sharp) ** 2).sum(-1) / 2
+
+    steps = tune(path, torch.randn(16, 1, 30), betas, 2, tick=lambda: ticks.append(1))
+    assert len(ticks) == pilot_length(500) <= 100
+    assert (pilot_length(1), pilot_length(2), pilot_length(100)) == (0, 1, 99)
+    assert steps.shape == (499, 1, 30)
+    _, acceptance, _ = anneal(path, torch.randn(32, 1, 30), betas, steps, 2)
+    assert acceptance.mean() > 0.6
+    assert acceptance.min() > 0.25
 
 
 def test_trajectories_do_not_come_round():
