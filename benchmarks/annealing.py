@@ -27,7 +27,8 @@ from torch import Tensor, nn
 
 import pvae
 from pvae.estimators import AIS, Gap
-from pvae.evaluation.estimators.hmc import schedule, tune
+from pvae.evaluation.estimators.hmc import schedule
+from pvae.evaluation.estimators.pilot import tune
 from pvae.importance import Density, Sampler
 from pvae.nn import MLP
 

@@ -182,8 +182,7 @@ def _in_one_pass(logits: Tensor, value: Tensor) -> Tensor:
     .. math:: \sum_d \left( (x_d - \tfrac12) l_d - \tfrac12 |l_d| \right)
         - \log \prod_d \left( 1 + e^{-|l_d|} \right)
 
-    A logarithm takes as long as all the rest, so that there is one for up to 28 factors, each
-    between 1 and 2.
+    One logarithm is taken for up to 28 factors, each between 1 and 2.
     """
     numel = logits.shape[-1]
     parts = next(n for n in range(min(numel, _FACTORS), 0, -1) if numel % n == 0)

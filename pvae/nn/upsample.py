@@ -17,7 +17,7 @@ class Upsample(nn.ConvTranspose2d):
     Without gradients on a CPU, images have their channels last in memory. If the output has few
     channels, it is that of a convolution with kernel 3, which has four outputs for each input
     pixel: they are the pixels of a square of 2 × 2 (a sub-pixel convolution). The values are the
-    same up to rounding.
+    same up to rounding, except that a pixel which is not finite spreads one pixel further.
 
     Args:
         in_channels: Channels of the input.

@@ -43,6 +43,7 @@ def test_a_categorical_head_is_pyros_categorical():
     ours = heads.Categorical(5).sized((2, 3))(f)
     theirs = dist.Categorical(logits=f.movedim(1, -1)).to_event(2)
     assert type(ours.base_dist) is dist.Categorical
+    assert "LogSoftmax" in ours.base_dist.logits.grad_fn.name()  # not a difference
     torch.testing.assert_close(ours.log_prob(k), theirs.log_prob(k))
     slopes = (torch.autograd.grad(p.log_prob(k).sum(), f)[0] for p in (ours, theirs))
     torch.testing.assert_close(*slopes)

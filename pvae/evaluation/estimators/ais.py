@@ -11,7 +11,7 @@ from pvae.evaluation.estimator import Estimator, Task
 from pvae.evaluation.estimators.annealed import TITLES, Annealed
 from pvae.evaluation.estimators.annealing import Annealing
 from pvae.evaluation.estimators.bounds import effective_sample_size, log_mean_exp, log_px_se
-from pvae.evaluation.estimators.hmc import pilot_length
+from pvae.evaluation.estimators.pilot import pilot_length
 from pvae.importance import seed_unit
 
 __all__ = ["AIS"]

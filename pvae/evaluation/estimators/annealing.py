@@ -11,7 +11,8 @@ from torch import Tensor
 
 from pvae.errors import PvaeError
 from pvae.evaluation.estimator import Estimator, Task
-from pvae.evaluation.estimators.hmc import anneal, schedule, tune
+from pvae.evaluation.estimators.hmc import anneal, schedule
+from pvae.evaluation.estimators.pilot import tune
 from pvae.evaluation.work import in_blocks
 from pvae.importance import AnnealingPath, Density, Sampler, replaced, sweep_size
 from pvae.runtime import whole

@@ -14,7 +14,8 @@ from pvae.errors import PvaeError
 from pvae.evaluation.estimator import Task
 from pvae.evaluation.estimators.annealing import Annealing
 from pvae.evaluation.estimators.bounds import log_mean_exp
-from pvae.evaluation.estimators.hmc import anneal_back, pilot_length, schedule
+from pvae.evaluation.estimators.hmc import anneal_back, schedule
+from pvae.evaluation.estimators.pilot import pilot_length
 from pvae.evaluation.finding import Finding, Known
 from pvae.evaluation.numbers import finite, mean_and_se, se, show
 from pvae.importance import Density, Sampler, seed_unit

@@ -272,3 +272,28 @@ def test_the_upper_bound_averages_inverse_weights(monkeypatch):
     monkeypatch.setattr(module, "anneal_back", lambda *_, **__: weights.log().expand(2, 5))
     found, _ = _estimate(BDMC, ORACLES["linear_gaussian"](), num=5, num_chains=2)
     np.testing.assert_allclose(found.upper, -np.log((1 + 1 / 3) / 2))
+
+
+@pytest.mark.parametrize("kind", [AIS, BDMC])
+def test_the_progress_bar_counts_every_temperature(kind, monkeypatch):
+    found = []
+
+    def ticks(self, number):
+        found.append([number, 0])
+
+        def tick():
+            found[-1][1] += 1
+
+        return tick
+
+    monkeypatch.setattr(Work, "ticks", ticks)
+    _estimate(
+        kind,
+        ORACLES["linear_gaussian"](),
+        num=2,
+        num_chains=2,
+        num_temperatures=230,
+        num_leapfrog=1,
+    )
+    assert found
+    assert all(number == counted > 229 for number, counted in found)
