@@ -19,6 +19,7 @@ def _told(cudnn=None, matmul=None, cpu=None, old=None):
     places = [backends.cudnn.conv, backends.cudnn.rnn, backends.cuda.matmul]
     places += [backends.mkldnn.conv, backends.mkldnn.rnn, backends.mkldnn.matmul]
     before = [place.fp32_precision for place in places]
+    flag, products = backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
     try:
         for place, value in zip(places, (cudnn, cudnn, matmul, cpu, cpu, cpu), strict=True):
             if value is not None:
@@ -27,8 +28,18 @@ def _told(cudnn=None, matmul=None, cpu=None, old=None):
             old()
         yield
     finally:
+        # First the old flags, which set the new ones too: where the two differ, torch.export fails.
+        backends.cudnn.allow_tf32 = flag
+        torch.set_float32_matmul_precision(products)
         for place, value in zip(places, before, strict=True):
             place.fp32_precision = value
+
+
+def _settings():
+    backends = torch.backends
+    places = [backends.cudnn.conv, backends.cudnn.rnn, backends.cuda.matmul, backends.mkldnn.matmul]
+    new = [place.fp32_precision for place in places]
+    return [*new, backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()]
 
 
 def _no_tf32():
@@ -52,9 +63,11 @@ def _no_tf32():
     ],
 )
 def test_what_torch_is_told(told, products, device, expected):
+    before = _settings()
     with _told(**told):
         assert rounding(torch.float32, products, device) == expected
         assert rounding(torch.float64, products, device) == torch.float64
+    assert _settings() == before
 
 
 def _off_by(error, network, monkeypatch):
