@@ -1,5 +1,6 @@
 """Group: the processes of `torch.distributed` that share a training or an evaluation."""
 
+import atexit
 import contextlib
 import datetime
 from collections.abc import Iterator, Sequence
@@ -54,6 +55,7 @@ class Group:
             how = "cpu:gloo,cuda:nccl" if gpu else "gloo"
             try:
                 dist.init_process_group(how, timeout=_PATIENCE)
+                atexit.register(_leave)
             except (ValueError, RuntimeError) as error:
                 raise PvaeError(
                     f"RANK and WORLD_SIZE announce {self.world} processes, but they cannot be "
@@ -102,6 +104,16 @@ class Group:
                 there = self._on_cpu if tensor.device.type == "cpu" else None
                 dist.broadcast(whole, 0, group=there)
                 tensor.copy_(whole)
+
+
+def _leave() -> None:
+    """Leaves the group while Python still runs.
+
+    Threads of gloo release tensors after their last message; in a Python that is ending they abort
+    the process (https://github.com/pytorch/pytorch/pull/179291).
+    """
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 @contextlib.contextmanager
