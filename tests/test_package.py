@@ -69,6 +69,11 @@ def test_import_is_lazy_and_changes_nothing_in_pyro_or_torch():
     assert _run(script) == "True"
 
 
+def test_scikit_learns_digits_are_read_without_scikit_learn():
+    seen = "print([name in sys.modules for name in ('sklearn', 'scipy')])"  # two seconds
+    assert _run(f"import sys, pvae; pvae.data.load('digits'); {seen}") == "[False, False]"
+
+
 def test_models_and_guides_install_inside_the_package():
     assert pvae.models.__name__ == "pvae.models"
     assert pvae.models.VAE.__module__ == "pvae.models.vae"
