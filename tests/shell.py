@@ -11,7 +11,7 @@ from pvae.cli.command_line import parse
 SMALL = ["--model.hidden_dims", "[16]", "--guide.hidden_dims", "[16]", "--model.latent_dim", "3"]
 
 
-QUICK = ["--epochs", "2", "--num_samples", "20", "--progress", "false"]
+QUICK = ["--epochs", "2", "--num_samples", "20", "--prior_samples", "20", "--progress", "false"]
 
 
 PAIR = '''

@@ -91,7 +91,7 @@ def from_name(name: str, root: Path) -> Source:
 
 def _digits() -> tuple[Tensor, Tensor]:
     """Reads the file of `sklearn.datasets.load_digits`, whose import takes two seconds."""
-    folder = Path(find_spec("sklearn").origin).parent
-    table = np.loadtxt(folder / "datasets" / "data" / "digits.csv.gz", delimiter=",", dtype=np.uint8)
+    path = Path(find_spec("sklearn").origin).parent / "datasets" / "data" / "digits.csv.gz"
+    table = np.loadtxt(path, delimiter=",", dtype=np.uint8)
     table = torch.from_numpy(table[np.random.RandomState(0).permutation(len(table))])
     return table[:, :-1].reshape(-1, 1, 8, 8), table[:, -1].long()

@@ -5,13 +5,14 @@ Imports `compile`, `pair`, `distributions`, `runtime` and `errors`.
 
 from pvae.importance.codes import sweep_size
 from pvae.importance.compared import few, rows_at
-from pvae.importance.density import AnnealingPath, Density, replaced, slopes
+from pvae.importance.density import Density, replaced
 from pvae.importance.inner import find_dependent
 from pvae.importance.jacobian import refuse_other_jacobian
 from pvae.importance.layout import Strategy, first_right, lay_out
 from pvae.importance.log_weights import log_weights
 from pvae.importance.mixing import refuse_global
 from pvae.importance.particles import Particles
+from pvae.importance.path import AnnealingPath, CompiledEnds, slopes
 from pvae.importance.sampler import Sampler
 from pvae.importance.seeds import seed_unit
 from pvae.importance.summed import expect, sum_beyond
@@ -19,6 +20,7 @@ from pvae.importance.terms import elbo_of, log_terms
 
 __all__ = [
     "AnnealingPath",
+    "CompiledEnds",
     "Density",
     "Particles",
     "Sampler",

@@ -15,20 +15,12 @@ from torch.distributions.transforms import Transform
 from pvae.distributions import contains, is_discrete, is_image, peeled, pull_back, support_of
 from pvae.errors import PvaeError, first_line
 from pvae.importance.codes import Codes, codes_of
+from pvae.importance.path import AnnealingPath, CompiledEnds, Ends, in_chunks
 from pvae.importance.sampler import Sampler
 from pvae.pair import base_distribution, kind_of, latent_sites
-from pvae.runtime import Chunks, is_out_of_memory
+from pvae.runtime import is_out_of_memory
 
-__all__ = ["AnnealingPath", "Density", "replaced", "slopes"]
-
-AnnealingPath = Callable[[Tensor], tuple[Tensor, Tensor]]
-"""What is annealed: z [C, B, D] to (log f_0(z), log f_1(z)), each [C, B], nats.
-
-C chains, B data, D unconstrained coordinates; the last of them may be numbers of discrete values,
-0 … n − 1. f_0 is a normalised density that can be drawn from,
-f_1(z) = p(x, z); rows (c, b) do not influence each other. A log density of -inf, +inf or NaN
-counts as zero density.
-"""
+__all__ = ["Density", "replaced"]
 
 
 class Density:
@@ -161,26 +153,45 @@ class Density:
         terms = self.sampler.guide_terms(batch, len(u), values)
         return self.sampler.particles.sum_out(terms.values()) + jacobian
 
-    def path(self, batch: tuple[Tensor, ...], start: Literal["prior", "guide"]) -> AnnealingPath:
-        """Returns u -> (log f_0(u), log f_1(u)): from the prior or the guide to p(x, u)."""
+    def ends(self, start: Literal["prior", "guide"]) -> Ends:
+        """Returns (u, batch) -> (log f_0(u), log f_1(u)), where f_0 is the prior or the guide."""
 
-        def ends(u: Tensor) -> tuple[Tensor, Tensor]:
+        def ends(u: Tensor, batch: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
             log_prior, log_joint = self.log_joint(u, batch)
             return (log_prior if start == "prior" else self.log_guide(u, batch)), log_joint
 
-        size = len(batch[0])
+        return ends
+
+    def path(
+        self,
+        batch: tuple[Tensor, ...],
+        start: Literal["prior", "guide"],
+        compiled: CompiledEnds | None = None,
+    ) -> AnnealingPath:
+        """Returns u -> (log f_0(u), log f_1(u)): from the prior or the guide to p(x, u).
+
+        Args:
+            batch: The data.
+            start: Where the path begins.
+            compiled: The same ends compiled, for numbers of chains that they have.
+        """
+        ends, size = self.ends(start), len(batch[0])
 
         def path(u: Tensor) -> tuple[Tensor, Tensor]:
-            chunks = self.sampler.gradient_chunks
-            if torch.is_grad_enabled() and len(u) * size > chunks.rows:
-                return _InChunks.apply(u, ends, chunks)
-            if self.counts and not torch.is_grad_enabled():
+            if torch.is_grad_enabled():
+                found = None if compiled is None else compiled(u, batch)
+                if found is not None:
+                    return found
+                chunks = self.sampler.gradient_chunks
+                if len(u) * size > chunks.rows:
+                    return in_chunks(u, batch, ends, chunks)
+            elif self.counts:
 
                 def run(start: int, end: int) -> dict[str, Tensor]:
-                    return {"f": torch.stack(ends(u[start:end]))}
+                    return {"f": torch.stack(ends(u[start:end], batch))}
 
                 return tuple(self.sampler.chunks.run(len(u), size, run)["f"])
-            return ends(u)
+            return ends(u, batch)
 
         return path
 
@@ -267,37 +278,3 @@ def replaced(u: Tensor) -> Tensor:
     at = first.gather(0, order % good.sum(0).clamp(min=1)).clamp(max=len(u) - 1)
     at = torch.where(good, order, at)
     return u.gather(0, at[..., None].expand_as(u))
-
-
-def slopes(log_f: tuple[Tensor, Tensor], u: Tensor) -> list[Tensor | None]:
-    """Returns the gradient [C, B, D] of each end of a path; None where it does not depend on u."""
-    return [
-        torch.autograd.grad(f.sum(), u, retain_graph=True, allow_unused=True)[0]
-        if f.requires_grad
-        else None
-        for f in log_f
-    ]
-
-
-class _InChunks(torch.autograd.Function):
-    """A path whose gradients are computed in chunks, which bounds the memory of their graphs."""
-
-    @staticmethod
-    def forward(ctx: Any, u: Tensor, ends: AnnealingPath, chunks: Chunks) -> tuple[Tensor, Tensor]:
-        def run(start: int, stop: int) -> dict[str, Tensor]:
-            with torch.enable_grad():
-                part = u[start:stop].detach().requires_grad_()
-                log_f = ends(part)
-                found = [torch.zeros_like(part) if g is None else g for g in slopes(log_f, part)]
-            # A slope that is not finite would spoil the other end's, which is added to 0 times it.
-            both = torch.stack(found).nan_to_num(0, 0, 0).movedim(-1, 0)
-            return {"f": torch.stack(log_f).detach(), "g": both}
-
-        found = chunks.run(len(u), u.shape[1], run)
-        ctx.save_for_backward(found["g"].movedim(0, -1))
-        return found["f"][0], found["f"][1]
-
-    @staticmethod
-    def backward(ctx: Any, first: Tensor, second: Tensor) -> tuple[Tensor, None, None]:
-        (saved,) = ctx.saved_tensors
-        return first[..., None] * saved[0] + second[..., None] * saved[1], None, None

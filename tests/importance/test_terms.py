@@ -25,7 +25,16 @@ def test_an_event_without_bits_has_probability_one():
 
 
 @pytest.mark.parametrize("event", [(1, 28, 28), (64,), (31,), (1,), (3, 10, 10)])
-def test_a_graph_has_the_log_density_of_bits(event, monkeypatch):
+def test_a_graph_has_the_log_density_of_bits(event, monkeypatch, uncompiled):
+    _compare_bits(event, monkeypatch)
+    assert len(uncompiled) == 1
+
+
+def test_a_compiled_graph_has_the_log_density_of_bits(monkeypatch, compiler):
+    _compare_bits((31,), monkeypatch)  # no multiple of the 28 factors of one logarithm
+
+
+def _compare_bits(event, monkeypatch):
     found = []
 
     def spy(logits, value):

@@ -97,12 +97,13 @@ class AIS(Annealing):
                 "The guide gives a point, which has no density: AIS cannot start from it. Start "
                 "from the prior."
             )
-        density = self._density(task)
+        density, blocks = self._density(task), self._blocks(task)
+        compiled = self._compiled(density, blocks)
 
         def compute(block: np.ndarray) -> dict[str, np.ndarray]:
             seed_unit(task.seed, int(block[0]), purpose=2 if self.start == "prior" else 3)
             tick = task.work.ticks(self.num_temperatures - 1 + pilot_length(self.num_temperatures))
-            log_w, acceptance, *_ = self._forward(density, task.batch(block), tick)
+            log_w, acceptance, *_ = self._forward(density, task.batch(block), compiled, tick)
             weights = log_w.T.cpu().numpy()
             return {
                 "log_px": log_mean_exp(weights),
@@ -111,7 +112,7 @@ class AIS(Annealing):
                 "acceptance": acceptance.double().cpu().numpy(),
             }
 
-        results = task.work.map(self.title, self._blocks(task), compute)
+        results = task.work.map(self.title, blocks, compute)
         acceptance = sum(each.pop("acceptance").sum(1) for each in results) / len(task.positions)
         return Annealed(
             datum=task.positions,

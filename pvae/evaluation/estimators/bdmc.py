@@ -125,13 +125,15 @@ class BDMC(Annealing):
 
     def estimate(self, task: Task) -> Sandwich:
         density, betas = self._density(task), schedule(self.num_temperatures)
+        blocks = self._blocks(task)
+        compiled = self._compiled(density, blocks, passes=2)
 
         def compute(block: np.ndarray) -> dict[str, np.ndarray]:
             seed_unit(task.seed, int(block[0]), purpose=4)
             batch, exact = _simulate(task.sampler, density, task.batch(block))
             inner = self.num_temperatures - 1
             tick = task.work.ticks(2 * inner + pilot_length(self.num_temperatures))
-            forward, _, path, steps = self._forward(density, batch, tick)
+            forward, _, path, steps = self._forward(density, batch, compiled, tick)
             z = exact.expand(self.num_chains, *exact.shape[1:]).contiguous()
             options = {"counts": density.counts, "tick": tick}
             back = anneal_back(path, z, betas, steps, self.num_leapfrog, **options)
@@ -140,7 +142,7 @@ class BDMC(Annealing):
                 "upper": -log_mean_exp(-back.T.cpu().numpy()),
             }
 
-        columns = task.map("bidirectional Monte Carlo", self._blocks(task), compute)
+        columns = task.map("bidirectional Monte Carlo", blocks, compute)
         return Sandwich(np.arange(len(task.positions)), **columns, **self.options(task))
 
 

@@ -72,6 +72,18 @@ def test_bidirectional_monte_carlo_holds_the_exact_value(name):
         assert error.mean() < 3 * error.std() / np.sqrt(len(error)) + 0.005
 
 
+@pytest.mark.parametrize("kind", [AIS, BDMC])
+def test_long_annealing_of_many_blocks_is_compiled_once(kind, monkeypatch, uncompiled):
+    pair, found = ORACLES["hierarchy"](), []
+    for worth in (10**9, 1):
+        monkeypatch.setattr("pvae.evaluation.estimators.annealing._WORTH_COMPILING", worth)
+        found.append(_estimate(kind, pair, num=45, num_chains=34, num_temperatures=9)[0])
+    name = "log_px" if kind is AIS else "upper"
+    ours, theirs = (getattr(each, name) for each in found)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+    assert len(uncompiled) == 1
+
+
 def test_ais_from_the_prior_finds_the_mode_that_the_guide_misses():
     model, guide, batch, exact = ambiguous_mixture(missed=True)
     result = evaluate(
@@ -170,7 +182,7 @@ def test_annealing_is_cut_so_that_processes_can_share_it():
         own = task(sampler, batch, np.arange(100))
         own = dataclasses.replace(own, work=Recording(None, {}, False))
         AIS(100, num_temperatures=5, start="prior").estimate(own)
-    assert sizes == [[64, 36]]
+    assert sizes == [[50, 50]]
 
 
 def test_a_guide_without_an_inverse_starts_from_the_prior():
