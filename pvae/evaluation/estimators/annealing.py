@@ -29,7 +29,7 @@ __all__ = ["Annealing"]
 _PILOT = 16  # chains of the pilot run
 _ROWS = 1024  # chains × data that move together on a CPU: enough to keep it busy
 _MOST = 4096  # evaluations of one Gibbs sweep, for each chain
-_WORTH_COMPILING = 1000  # evaluations with gradients, each of which saves five to ten milliseconds
+_WORTH_COMPILING = 1500  # evaluations with gradients, each of which saves some ten milliseconds
 _GRADIENT = 3.0  # cost of one decoder run with its gradient, in decoder runs
 
 
@@ -44,9 +44,9 @@ class Annealing(Estimator):
     coordinates. A pilot run with separate chains tunes the step sizes. They are then fixed, so
     that the mean weight is an unbiased estimate of p(x).
 
-    Both log densities and their gradients are compiled as one graph if at least 1,000 calls of it
-    are to come: (blocks of up to 1,024 chains and data) × temperatures × leapfrog steps. This takes
-    some ten seconds. Convolutional pairs gain nothing from it on a CPU, and run as they are.
+    Both log densities and their gradients are compiled as one graph if at least 1,500 calls of it
+    are to come: (blocks of up to 1,024 chains × data) × temperatures × leapfrog steps. This takes
+    ten to twenty seconds. Convolutional pairs gain nothing from it on a CPU, and run as they are.
 
     Discrete latents move by Gibbs sampling: at each temperature, every element is drawn from its
     distribution given all others, for which each of its values is evaluated.
