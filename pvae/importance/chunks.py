@@ -14,9 +14,10 @@ from pvae.compile import Graph, Replay, can_replay, in_words
 from pvae.importance.particles import Particles
 from pvae.runtime import Chunks, LiveBytes, is_out_of_memory, rounding
 
-__all__ = ["ChunkedModel", "CompiledModel", "bytes_per_row", "fastest"]
+__all__ = ["TOLERANCE", "ChunkedModel", "CompiledModel", "bytes_per_row", "fastest"]
 
-_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, "tf32": 1e-3}
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, "tf32": 1e-3}
+"""Relative differences of compiled log densities that rounding explains, by precision."""
 
 
 class ChunkedModel:
@@ -185,7 +186,7 @@ class CompiledModel:
     def _difference(self, found: list[Tensor], expected: dict[str, Tensor]) -> str | None:
         for name, ours in zip(self._names, found, strict=True):
             kind = rounding(ours.dtype, self._products, ours.device)
-            tolerance = _TOLERANCE.get(kind, 1e-2)
+            tolerance = TOLERANCE.get(kind, 1e-2)
             if not torch.allclose(ours, expected[name], tolerance, 10 * tolerance, equal_nan=True):
                 return f"compiled, log {name} differs"
         return None

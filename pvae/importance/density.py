@@ -173,7 +173,7 @@ class Density:
         Args:
             batch: The data.
             start: Where the path begins.
-            compiled: The same ends compiled, for numbers of chains that they have.
+            compiled: These ends as a graph, for its number of chains.
         """
         ends, size = self.ends(start), len(batch[0])
 

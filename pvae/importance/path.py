@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pvae.compile import Graph, Replay, can_replay, in_words
-from pvae.runtime import Chunks, is_out_of_memory, rounding
+from pvae.compile import Graph, Replay, can_replay, in_words, record
+from pvae.importance.chunks import TOLERANCE
+from pvae.runtime import Chunks, rounding
 
 __all__ = ["AnnealingPath", "CompiledEnds", "Ends", "in_chunks", "slopes"]
 
@@ -23,8 +24,6 @@ counts as zero density.
 
 Ends = Callable[[Tensor, tuple[Tensor, ...]], tuple[Tensor, Tensor]]
 """A path of any batch: (z, batch) to (log f_0(z), log f_1(z))."""
-
-_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, "tf32": 1e-3}
 
 
 def slopes(log_f: tuple[Tensor, Tensor], u: Tensor) -> list[Tensor | None]:
@@ -47,89 +46,83 @@ def in_chunks(
         return {"f": log_f, "g": gradients.movedim(-1, 0)}
 
     found = chunks.run(len(u), u.shape[1], run)
-    return _Known.apply(u, found["f"].detach(), found["g"].detach().movedim(0, -1))
+    return _Known.apply(u, found["f"], found["g"].movedim(0, -1))
 
 
 class CompiledEnds:
     """Both ends of a path and their gradients as one graph, for blocks of data.
 
-    The graph has a fixed number of chains and data; a smaller block repeats its last datum. The
-    results are compared with those of the program at the first block and at the second. If they
-    differ, or the program cannot be recorded, a warning says so and the program runs. On a CPU,
-    convolutions are left to the program: they gain nothing.
+    The graph has a fixed number of chains and data; a smaller block repeats its last datum. At the
+    start its results are compared with the program's, on two blocks. If they differ, or if the
+    program cannot be recorded, a warning says so. On a CPU, convolutions gain nothing from a
+    compiler and are not compiled. In these cases, and for other numbers of chains, a call returns
+    None.
 
     Args:
         ends: The path of any batch.
-        num: C, chains.
-        size: B, the largest number of data in a block.
+        blocks: Two blocks of data, the larger one first, with positions of chains [C, B, D] each.
     """
 
-    def __init__(self, ends: Ends, num: int, size: int) -> None:
-        self._ends, self._num, self._size = ends, num, size
+    def __init__(self, ends: Ends, blocks: Sequence[tuple[Tensor, tuple[Tensor, ...]]]) -> None:
+        self._ends = ends
+        u, batch = blocks[0]
+        self._num, self._size = u.shape[:2]
+        self._seen: tuple[Tensor, ...] | None = None
+        self._given: list[Tensor] = []
         self._graph: Graph | Replay | None = None
-        self._products: set[str] = set()
-        self._first: tuple[Tensor, ...] | None = None
-        self._left = False
+        try:
+            wrong = self._record(*self._padded(u, batch)) or self._difference(blocks)
+        except Exception as error:
+            wrong = in_words(error)
+        if wrong:
+            self._graph = None
+            warnings.warn(f"Annealing runs without compiling the pair: {wrong}.", stacklevel=5)
 
     def __call__(self, u: Tensor, batch: tuple[Tensor, ...]) -> tuple[Tensor, Tensor] | None:
-        """Returns (log f_0, log f_1), which can be differentiated; None if the program has to."""
+        """Returns (log f_0, log f_1), which can be differentiated, or None."""
         length = u.shape[1]
-        if self._left or len(u) != self._num or not 0 < length <= self._size:
+        if self._graph is None or len(u) != self._num or not 0 < length <= self._size:
             return None
-        whole, given = u.detach(), batch
-        if length < self._size:
-            index = torch.arange(self._size, device=u.device).clamp(max=length - 1)
-            whole, given = whole[:, index], tuple(t[index] for t in batch)
-        whole = whole.contiguous()
-        if self._graph is None:
-            self._record(whole, given)
-            if self._graph is None:
-                return None
-            self._first = batch
-        found = self._graph([whole, *given])
-        if self._first is not None and batch is not self._first:
-            self._first = None
-            if (wrong := self._difference(found, whole, given)) is not None:
-                self._leave(f"{wrong} for other data than those of the first block")
-                return None
-        log_f, gradients = found
+        whole, given = self._padded(u.detach(), batch)
+        log_f, gradients = self._graph([whole, *given])
         return _Known.apply(u, log_f[..., :length], gradients[:, :, :length])
 
-    def _record(self, u: Tensor, batch: tuple[Tensor, ...]) -> None:
-        inputs = [u, *batch]
-        try:
-            graph = Graph(lambda: list(_with_slopes(self._ends, u, batch)), inputs)
-            self._products = graph.products
-            if u.device.type == "cpu" and "conv" in graph.products:
-                self._left = True
-                return
-            self._graph = Replay(graph, inputs) if can_replay(graph.device) else graph
-            wrong = self._difference(self._graph(inputs), u, batch)
-        except Exception as error:
-            if is_out_of_memory(error):
-                raise
-            wrong = in_words(error)
-        if wrong is not None:
-            self._leave(wrong)
+    def _padded(self, u: Tensor, batch: tuple[Tensor, ...]) -> tuple[Tensor, list[Tensor]]:
+        """Returns chains and data of full size, which are laid out as in the recording."""
+        index = torch.arange(self._size, device=u.device).clamp(max=u.shape[1] - 1)
+        if batch is not self._seen:
+            self._seen, self._given = batch, [t[index].contiguous() for t in batch]
+        return u[:, index].contiguous(), self._given
 
-    def _difference(
-        self, found: Sequence[Tensor], u: Tensor, batch: tuple[Tensor, ...]
-    ) -> str | None:
-        expected = _with_slopes(self._ends, u, batch)
-        close = _TOLERANCE.get(rounding(u.dtype, self._products, u.device), 1e-2)
-        # Any force leaves the leapfrog exact, so that a gradient may be coarser.
-        names = ("log densities differ", 1), ("gradients differ", 100)
-        for (name, coarser), ours, theirs in zip(names, found, expected, strict=True):
-            most = theirs[theirs.isfinite()].abs().amax().item() if theirs.isfinite().any() else 1.0
-            scale = max(most, 1.0) if coarser > 1 else 10.0
-            tolerance = coarser * close
-            if not torch.allclose(ours, theirs, tolerance, tolerance * scale, equal_nan=True):
-                return f"compiled, the {name}"
+    def _record(self, u: Tensor, given: list[Tensor]) -> str | None:
+        function, inputs = lambda: list(_with_slopes(self._ends, u, tuple(given))), [u, *given]
+        if u.device.type == "cpu":
+            program, _ = record(function, inputs)
+            if any("conv" in str(node.target) for node in program.graph.nodes):
+                return None
+        graph = Graph(function, inputs)
+        self._tolerance = TOLERANCE.get(rounding(u.dtype, graph.products, u.device), 1e-2)
+        self._graph = Replay(graph, inputs) if can_replay(graph.device) else graph
         return None
 
-    def _leave(self, why: str) -> None:
-        self._left, self._graph = True, None
-        warnings.warn(f"Annealing runs without compiling the pair: {why}.", stacklevel=4)
+    def _difference(self, blocks: Sequence[tuple[Tensor, tuple[Tensor, ...]]]) -> str | None:
+        """Says what differs from the program, on either block, at two positions of each chain."""
+        if self._graph is None:
+            return None
+        near = self._tolerance
+        for u, batch in blocks:
+            for positions in (u, u.roll(1, 0)):
+                expected, slope = _with_slopes(self._ends, positions, batch)
+                whole, given = self._padded(positions, batch)
+                found, slope_found = self._graph([whole, *given])
+                size = u.shape[1]
+                if not torch.allclose(found[..., :size], expected, near, 10 * near, equal_nan=True):
+                    return "log densities differ in the graph"
+                # A force leaves the leapfrog reversible if it depends on the position alone.
+                error, most = (slope_found[:, :, :size] - slope).abs(), slope.abs().amax(-1, True)
+                if not (error <= 100 * near * (1 + most)).all():
+                    return "gradients differ in the graph"
+        return None
 
 
 def _with_slopes(ends: Ends, u: Tensor, batch: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:

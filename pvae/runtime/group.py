@@ -55,15 +55,17 @@ class Group:
             how = "cpu:gloo,cuda:nccl" if gpu else "gloo"
             try:
                 dist.init_process_group(how, timeout=_PATIENCE)
-                atexit.register(_leave)
             except (ValueError, RuntimeError) as error:
                 raise PvaeError(
                     f"RANK and WORLD_SIZE announce {self.world} processes, but they cannot be "
                     f"reached ({first_line(error)}). Start them with `torchrun`, or unset both "
                     "variables to work alone."
                 ) from error
+            if how == "gloo":  # NCCL waits for the others before it is left
+                atexit.register(_leave, None)
         elif "gloo" not in str(dist.get_backend_config()):  # NCCL has no tensors on the CPU
             self._on_cpu = dist.new_group(backend="gloo", timeout=_PATIENCE)
+            atexit.register(_leave, self._on_cpu)
 
     def gather(self, own: T) -> list[T]:
         """Returns the objects that the processes pass here, in their order."""
@@ -106,14 +108,14 @@ class Group:
                 tensor.copy_(whole)
 
 
-def _leave() -> None:
-    """Leaves the group while Python still runs.
+def _leave(group: Any) -> None:
+    """Leaves a group, or the default one, while Python still runs.
 
-    Threads of gloo release tensors after their last message; in a Python that is ending they abort
-    the process (https://github.com/pytorch/pytorch/pull/179291).
+    Threads of gloo release tensors after their last message. In a Python that is ending, this
+    aborts the process (https://github.com/pytorch/pytorch/pull/179291).
     """
     if dist.is_initialized():
-        dist.destroy_process_group()
+        dist.destroy_process_group(group)
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ import pyro
 import pytest
 import torch
 from asking import evaluate
+from programs import linear_gaussian
 from pyro.infer import Trace_ELBO
 from small import same_state, state_of, take_steps
 from stepping import X, fresh_pair
@@ -34,7 +35,10 @@ def captures(monkeypatch, uncompiled):
         return replay, outputs
 
     monkeypatch.setattr("pvae.compile.cuda_graph._capture", capture)
-    for place in ("pvae.training.compiled_step", "pvae.importance.chunks", "pvae.training.loop"):
+    for place in (
+        "pvae.training.compiled_step", "pvae.importance.chunks", "pvae.importance.path",
+        "pvae.training.loop",
+    ):  # fmt: skip
         monkeypatch.setattr(f"{place}.can_replay", lambda device: True)
     monkeypatch.setattr("pvae.training.svi._on_gpu", lambda loss: isinstance(loss, torch.Tensor))
     return counts
@@ -53,6 +57,19 @@ def _agree(captures, before=None, **options):
         torch.testing.assert_close(theirs[name], value, rtol=1e-6, atol=1e-8)
     assert svi.compiled
     return svi
+
+
+@pytest.mark.filterwarnings("error:Annealing runs")
+def test_annealing_replays_one_capture(captures, monkeypatch):
+    pair, found = linear_gaussian(), []
+    x = pair[2][:40]
+    for worth in (10**9, 1):
+        monkeypatch.setattr("pvae.evaluation.estimators.annealing._WORTH_COMPILING", worth)
+        some = {"num_samples": 2, "ais": 40, "num_chains": 40, "num_temperatures": 8}
+        found.append(evaluate(*pair[:2], x, progress=False, **some).findings["ais_prior"].log_px)
+    assert found[1] == pytest.approx(found[0], rel=1e-6)
+    assert len(captures) == 2  # from the prior, from the guide
+    assert min(captures) > 2 * 2 * 7
 
 
 def test_replayed_steps_are_eager_ones(captures):

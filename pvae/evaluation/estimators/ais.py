@@ -98,7 +98,7 @@ class AIS(Annealing):
                 "from the prior."
             )
         density, blocks = self._density(task), self._blocks(task)
-        compiled = self._compiled(density, blocks)
+        compiled = self._compiled(task, density, blocks)
 
         def compute(block: np.ndarray) -> dict[str, np.ndarray]:
             seed_unit(task.seed, int(block[0]), purpose=2 if self.start == "prior" else 3)

@@ -20,6 +20,7 @@ from pvae.importance import (
     Density,
     Sampler,
     replaced,
+    seed_unit,
     sweep_size,
 )
 from pvae.runtime import whole
@@ -44,9 +45,9 @@ class Annealing(Estimator):
     coordinates. A pilot run with separate chains tunes the step sizes. They are then fixed, so
     that the mean weight is an unbiased estimate of p(x).
 
-    Both log densities and their gradients are compiled as one graph if at least 1,500 calls of it
-    are to come: (blocks of up to 1,024 chains × data) × temperatures × leapfrog steps. This takes
-    ten to twenty seconds. Convolutional pairs gain nothing from it on a CPU, and run as they are.
+    Long annealing is compiled: if both log densities and their gradients have to be computed 1,500
+    times or more, they become one graph, which takes ten to twenty seconds. On a CPU, a computation
+    is for up to 1,024 chains × data together, and convolutional pairs are not compiled.
 
     Discrete latents move by Gibbs sampling: at each temperature, every element is drawn from its
     distribution given all others, for which each of its values is evaluated.
@@ -106,23 +107,29 @@ class Annealing(Estimator):
         """Cuts data into blocks, of which a chunk of gradients holds at least one chain."""
         rows = _ROWS if task.device.type == "cpu" else 64 * _ROWS
         size = min(rows // max(self.num_chains, _PILOT), task.sampler.gradient_rows)
-        whole = len(task.positions)
-        return in_blocks(task.positions, math.ceil(whole / math.ceil(whole / max(1, size))))
+        number = len(task.positions)
+        return in_blocks(task.positions, math.ceil(number / math.ceil(number / max(1, size))))
 
     def _compiled(
-        self, density: Density, blocks: list[np.ndarray], *, passes: int = 1
+        self, task: Task, density: Density, blocks: list[np.ndarray], *, passes: int = 1
     ) -> CompiledEnds | None:
-        """Both ends as a graph for all blocks, if their evaluations are worth compiling it."""
+        """Both ends as a graph for all blocks, if their evaluations are worth compiling it.
+
+        The decision does not depend on which blocks this process computes, or how fast.
+        """
         calls = passes * len(blocks) * self.num_leapfrog * (self.num_temperatures - 1)
-        size, sampler = max(map(len, blocks)), density.sampler
         if (
             calls < _WORTH_COMPILING
             or density.dim == len(density.counts)
-            or sampler.strategy == "loop"
-            or self.num_chains * size > sampler.gradient_rows
+            or task.sampler.strategy == "loop"
+            or task.sampler.bound
+            or self.num_chains * len(blocks[0]) > task.sampler.gradient_rows
         ):
             return None
-        return CompiledEnds(density.ends(self.start), self.num_chains, size)
+        seed_unit(task.seed, 0, purpose=2)
+        batches = [task.batch(block) for block in (blocks[0], blocks[-1])]
+        some = [(density.prior(batch, self.num_chains), batch) for batch in batches]
+        return CompiledEnds(density.ends(self.start), some)
 
     def _forward(
         self,

@@ -126,7 +126,7 @@ class BDMC(Annealing):
     def estimate(self, task: Task) -> Sandwich:
         density, betas = self._density(task), schedule(self.num_temperatures)
         blocks = self._blocks(task)
-        compiled = self._compiled(density, blocks, passes=2)
+        compiled = self._compiled(task, density, blocks, passes=2)
 
         def compute(block: np.ndarray) -> dict[str, np.ndarray]:
             seed_unit(task.seed, int(block[0]), purpose=4)
