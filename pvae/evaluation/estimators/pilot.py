@@ -95,8 +95,7 @@ def tune(
     log_step, log_scale = z.new_zeros(z.shape[1], 1), z.new_zeros(z.shape[1:])
     steps = z.new_empty(len(inner), *z.shape[1:])
     # The warm-up keeps a poor first guess out of the first temperatures.
-    warmup = min(_WARMUP, len(inner))
-    for t, beta in enumerate(inner[:1] * warmup + inner, start=-warmup):
+    for t, beta in enumerate(inner[:1] * _WARMUP + inner, start=-_WARMUP):
         spread = state.z.var(0, correction=0) / state.gradient(beta).var(0, correction=0)
         fresh = spread.log() / 4
         log_scale = torch.where(fresh.isfinite(), log_scale.lerp(fresh, 0.3), log_scale)
