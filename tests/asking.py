@@ -1,26 +1,40 @@
 """evaluate() with the options of the shell, `ais=20, num_chains=4`, and what goes with it."""
 
+import dataclasses
 import inspect
+from unittest import mock
 
 import numpy as np
 import torch
 
 import pvae
+from pvae.estimators import Gap
 from pvae.evaluation import Task
-from pvae.evaluation.estimators import find_estimators
+from pvae.evaluation.estimators import find_estimators, pilot
 from pvae.evaluation.work import Work
 from pvae.pair.tensors import TensorSplit
 
 
-def evaluate(*args, **options):
-    """Returns `pvae.evaluate(*args, **others, estimators=[...])`."""
+def evaluate(*args, hasty=False, **options):
+    """Returns `pvae.evaluate(*args, **others, estimators=[...])`.
+
+    Args:
+        hasty: Step sizes of annealing after one step of warm-up, and gaps after ten gradients: for
+            tests that ask only whether there are numbers.
+    """
     asked, taken = [], set()
     for kind in find_estimators():
         names = inspect.signature(kind.from_options).parameters.keys() & options.keys()
         asked.append(kind.from_options(**{name: options[name] for name in names}))
         taken |= names
     others = {name: value for name, value in options.items() if name not in taken}
-    return pvae.evaluate(*args, **others, estimators=[each for each in asked if each is not None])
+    asked = [each for each in asked if each is not None]
+    if not hasty:
+        return pvae.evaluate(*args, **others, estimators=asked)
+    gap = {"num_steps": 10}
+    asked = [dataclasses.replace(e, **gap) if isinstance(e, Gap) else e for e in asked]
+    with mock.patch.object(pilot, "_WARMUP", 1):
+        return pvae.evaluate(*args, **others, estimators=asked)
 
 
 def task(sampler, batch, positions=None, *, seed=0, known=None):

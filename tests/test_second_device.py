@@ -60,7 +60,7 @@ def test_trains_draws_and_is_evaluated(name, tmp_path, recwarn):
     found = again = evaluate(model, guide, x[:8], num_samples=6, **options)
     if name in ESTIMATED:
         few = {"num_chains": 2, "num_temperatures": 2, "num_leapfrog": 1} | options
-        some = {"prior_samples": 4, "ais": 1, "bdmc": 1, "gap": int(name == "dense")}
+        some = {"prior_samples": 4, "ais": 1, "bdmc": 1, "gap": int(name == "dense"), "hasty": True}
         found = evaluate(model, guide, x[:8], num_samples=6, **some, **few)
     assert not [w for w in recwarn if "Error" in str(w.message)], "an estimator was left out"
     if name not in POINTS:

@@ -48,7 +48,7 @@ def test_everything_goes_round(tmp_path):
     x = pvae.data.load("digits").test.tensors()[0][:6]
     result = evaluate(
         *pair, x, num_samples=[2, 7, 60], ais=4, bdmc=3, gap=2, quadrature=True, num_chains=4,
-        num_temperatures=6, out=tmp_path, progress=False,
+        num_temperatures=6, out=tmp_path, progress=False, hasty=True,
     )  # fmt: skip
     assert set(result.findings) == {
         "prior", "surgery", "quadrature", "ais_prior", "ais_guide", "bdmc", "gap"
