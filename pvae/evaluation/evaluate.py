@@ -238,7 +238,6 @@ def evaluate(
                 if is_due(estimator, own):
                     result = dataclasses.replace(_add(result, estimator, own), made=watch.read())
                     result = save(result, folder, work)
-        work.close()
     return result
 
 

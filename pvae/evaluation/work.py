@@ -33,8 +33,9 @@ class Work:
     """Computes each block of an evaluation once, even if the process is killed meanwhile.
 
     A block's result is a few arrays. With a folder, each result is cached on disk and reused
-    while `key` matches. Inside the context no other process can use the folder. Under `torchrun`
-    the processes share the blocks, and each gets all results, in order.
+    while `key` matches. Inside the context no other process can use the folder; at its end the
+    folder is removed unless it holds blocks. Under `torchrun` the processes share the blocks, and
+    each gets all results, in order.
 
     Args:
         folder: The run folder, or None to cache nothing.
@@ -74,6 +75,8 @@ class Work:
         return self
 
     def __exit__(self, *error: Any) -> None:
+        if self._folder is not None and self.rank == 0 and not half_done(self._folder.parent):
+            shutil.rmtree(self._folder, ignore_errors=True)
         self._lock.close()
 
     def _open(self) -> None:
@@ -160,11 +163,6 @@ class Work:
             for path in self._used:
                 path.unlink(missing_ok=True)
         self._used.clear()
-
-    def close(self) -> None:
-        """Removes the folder, unless it has blocks of other options."""
-        if self._folder is not None and self.rank == 0 and not half_done(self._folder.parent):
-            shutil.rmtree(self._folder, ignore_errors=True)
 
     def _path(self, name: str, i: int, block: Any) -> Path | None:
         if self._folder is None:

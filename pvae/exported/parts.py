@@ -98,7 +98,10 @@ def decoder_of(
         site = shown_site(model, trace, None)
         name, mean = site["name"], _mean(site)
         if mean is None or mean.isnan().all():
-            raise PvaeError(f"the distribution of site {name!r} in {name_of(model)} has no mean.")
+            raise PvaeError(
+                f"the distribution of site {name!r} in {name_of(model)} has no mean in closed form "
+                "(that of an autoregressive decoder has none)."
+            )
         fields = _named(model, batch)
         observed = [
             field

@@ -136,7 +136,7 @@ def test_a_part_that_cannot_be_exported_is_named_and_the_other_is_written(tmp_pa
 
 def test_an_autoregressive_decoder_and_a_guide_without_codes_are_refused(tmp_path):
     *pair, _ = make("PixelVAE")
-    with pytest.raises(PvaeError, match=r"The decoder \(PixelVAE\) cannot be exported"):
+    with pytest.raises(PvaeError, match=r"The decoder \(PixelVAE\).*autoregressive"):
         pvae.export(*pair, X, tmp_path, format="torch")
     assert {path.name for path in tmp_path.iterdir()} == {"encoder.pt2"}
     *pair, _ = make("MADE")

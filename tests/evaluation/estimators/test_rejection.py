@@ -274,10 +274,14 @@ def digits(**options):
         (lambda: {"test data": torch.zeros(2, 1, 8, 8)}, "Rename the set"),
     ],
 )
-def test_foreign_data_that_do_not_fit_are_refused_before_any_work(foreign, said, monkeypatch):
+def test_foreign_data_that_do_not_fit_are_refused_before_any_work(
+    foreign, said, monkeypatch, tmp_path
+):
     monkeypatch.setattr(sys.modules["pvae.evaluation.evaluate"], "from_weights", None)
     with pytest.raises(PvaeError, match=said):
-        score(digits(), foreign(), *pair())
+        asked = [Rejection(foreign=foreign())]
+        pvae.evaluate(*pair(), digits(), estimators=asked, out=tmp_path, **QUICK)
+    assert not list(tmp_path.iterdir())
 
 
 def test_other_values_are_refused():
