@@ -49,7 +49,10 @@ class Classes:
 
     @property
     def y(self) -> np.ndarray:
-        """The most probable label, [N], or one-hot [N, C]."""
+        """The most probable label, [N], or one-hot [N, C].
+
+        `log_probs` is NaN where x is impossible under every label; the first one then stands here.
+        """
         return self.labels[self.log_probs.argmax(1)]
 
 
@@ -78,12 +81,13 @@ def classify(
     Args:
         model: Pyro program of p(x|y), called as `model(x, y)`, or of p(x, y) that observes y.
         guide: Pyro program q(z|x, y), called in the same way.
-        data: As for `pvae.evaluate`. The values of y say which labels there are, and nothing else.
+        data: As for `pvae.evaluate`. The values of y say which labels there are, and nothing else;
+            if the model draws y, it says so itself.
         num_classes: C, for data without labels: y is then 0 … C − 1. For a tensor x the pair is
             called with (x, y).
         num_samples: K.
-        prior: p(y) of each label in rising order; None is the shares in the training part of
-            `data`, or equal shares without one.
+        prior: p(y) of each label in rising order, for a pair of p(x|y); None is the shares in the
+            training part of `data`, or equal shares without one.
         seed: Seed of the samples.
         plate: Name of the batch plate, if it is ambiguous.
         device: `"auto"`, `"cpu"`, `"cuda"`, …
@@ -119,8 +123,8 @@ def classify(
         if labels is None:
             raise PvaeError(
                 "classify needs a pair whose programs take labels y, such as ConditionalVAE, and "
-                "data with labels, integers [N] or one-hot: load them with labels=True, or give "
-                "num_classes."
+                "data with labels, integers [N] or one-hot [N, C] with a single 1 in each row: "
+                "load them with labels=True, or give num_classes."
             )
         with work, sampler:
             found = by_bayes_rule(task, labels, num_samples)

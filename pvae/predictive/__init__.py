@@ -9,7 +9,7 @@ from pvae.predictive.edit import directions, edit
 from pvae.predictive.encode import draw_codes, encode
 from pvae.predictive.generate import decode, generate, reconstruct, shown_site
 from pvae.predictive.inpaint import inpaint
-from pvae.predictive.known import KnownPart, blank, known_of
+from pvae.predictive.known import KnownPart, blank, known_of, spare_of
 from pvae.predictive.plane import Plane, code_grid, normal_quantiles, plane, prior_density
 from pvae.predictive.probe import Probes, probe
 from pvae.predictive.traverse import ACTIVE, Traversal, interpolate, traverse
@@ -41,5 +41,6 @@ __all__ = [
     "reconstruct",
     "rule_of",
     "shown_site",
+    "spare_of",
     "traverse",
 ]

@@ -39,7 +39,8 @@ def directions(
         data: A part of data, such as `data.train`; of a `pvae.data.Data` the test part.
             Or a tensor.
         attributes: 0 and 1, [N] or [N, A]; classes y as `y == 3`. None is the labels of the data,
-            each class against the others.
+            each class against the others; data whose label is unknown (negative or NaN) are then
+            left out.
         how: `"mean"` or `"probe"`.
 
     Returns:
@@ -65,7 +66,9 @@ def directions(
     codes = encode_split(bound, part)
     if not codes:
         raise PvaeError(f"The guide {name_of(guide)} has no latent site, so there are no codes.")
-    has = _attributes(attributes, codes.y, len(next(iter(codes.values()))))
+    size = len(next(iter(codes.values())))
+    kept, has = _by_label(codes.y) if attributes is None else (..., _attributes(attributes, size))
+    _refuse_constant(has)
     if all((code == code[:1]).all() for code in codes.values()):
         raise PvaeError(
             f"The guide {name_of(guide)} gives all data the same code, so no attribute has a "
@@ -75,7 +78,7 @@ def directions(
     for name, code in codes.items():
         if not np.issubdtype(code.dtype, np.floating):
             raise _discrete(name, guide)
-        flat = code.reshape(len(code), -1).astype(np.float64)
+        flat = code.reshape(len(code), -1).astype(np.float64)[kept]
         rows = np.stack([_direction(flat, each, how) for each in has.T])
         found[name] = torch.from_numpy(rows.astype(code.dtype)).reshape(-1, *code.shape[1:])
     return found
@@ -88,27 +91,38 @@ def _discrete(name: str, guide: Program) -> PvaeError:
     )
 
 
-def _attributes(given: Any, y: np.ndarray | None, size: int) -> np.ndarray:
+def _by_label(y: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """Returns which of the N labels are known, and the n known ones as booleans [n, C]."""
+    if y is None or y.ndim != 1:
+        raise PvaeError("The data have no labels: give attributes, 0 and 1, [N] or [N, A].")
+    known = y >= 0  # not NaN either
+    if not known.any():
+        raise PvaeError(
+            f"None of the {len(y)} labels is known (0 or more): give attributes, 0 and 1, [N] or "
+            "[N, A]."
+        )
+    return known, y[known, None] == np.unique(y[known])
+
+
+def _attributes(given: Any, size: int) -> np.ndarray:
     """Returns attributes as booleans [N, A]."""
-    if given is None:
-        if y is None or y.ndim != 1:
-            raise PvaeError("The data have no labels: give attributes, 0 and 1, [N] or [N, A].")
-        has = y[:, None] == np.unique(y)
-    else:
-        has = np.asarray(given.cpu() if isinstance(given, Tensor) else given)
-        has = has[:, None] if has.ndim == 1 else has
+    has = np.asarray(given.cpu() if isinstance(given, Tensor) else given)
+    has = has[:, None] if has.ndim == 1 else has
     if has.ndim != 2 or len(has) != size or not np.isin(has, (0, 1)).all():
         raise PvaeError(
             f"attributes of shape {list(has.shape)} are not valid: give 0 and 1 for each of the "
             f"{size} data, [N] or [N, A]."
         )
-    has = has.astype(bool)
+    return has.astype(bool)
+
+
+def _refuse_constant(has: np.ndarray) -> None:
     for i, column in enumerate(has.T):
         if column.all() or not column.any():
             raise PvaeError(
-                f"Attribute {i} is {int(column[0])} for all {size} data, so it has no direction."
+                f"Attribute {i} is {int(column[0])} for all {len(has)} data, so it has no "
+                "direction."
             )
-    return has
 
 
 def _direction(codes: np.ndarray, has: np.ndarray, how: str) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Draws the missing values of x given the known ones, by importance resampling."""
 
+import math
 import warnings
 from typing import Any
 
@@ -7,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pvae.errors import PvaeError
-from pvae.pair import Program, alone, inspect, quiet
+from pvae.pair import Program, alone, inspect, name_of, quiet
 from pvae.predictive.at_means import given_to
 from pvae.predictive.known import KnownPart, blank, known_of
 from pvae.runtime import own_random_state, whole
@@ -63,11 +64,13 @@ def inpaint(
         **kwargs: Arguments of the programs by name.
 
     Returns:
-        Tensor [num_samples, B, *event], the known values unchanged.
+        Tensor [num_samples, B, *event], the known values unchanged; floats with `mean`.
 
     Raises:
         PvaeError: If the likelihood of x does not factorise over its values given z, `known` has
-            another shape, all or none of the values are known, or the pair has no bound.
+            another shape, all or none of the values are known, the pair has no bound, no sample of
+            z gives the known values of a datum a probability, or a mean is asked for and there is
+            none.
 
     Warns:
         UserWarning: If several completions were asked for, and for most of the data almost all of
@@ -109,14 +112,30 @@ def inpaint(
         for start in range(0, len(x), rows):
             piece = tuple(t[start : start + rows] for t in (*batch, known))
             drawn = part.weighted(piece, num_proposals, start, seed)
+            _refuse_impossible(drawn.log_w, start)
             w = drawn.log_w.double().softmax(0)
             effective.append(1 / w.square().sum(0))
             at = torch.multinomial(w.T, num_samples, replacement=True).T
             values = {name: _rows(value, at) for name, value in drawn.values.items()}
             parts.append(part.drawn(piece, values, mean=mean))
     _warn(torch.cat(effective), num_samples, num_proposals)
-    drawn = torch.cat(parts, 1).to(x.dtype)
+    drawn = torch.cat(parts, 1)
+    if mean and bool(drawn.isnan().all()):
+        raise PvaeError(
+            f"The likelihood of x in the model {name_of(model)} has no mean. Leave mean=True out "
+            "to draw the missing values."
+        )
     return torch.where(known, x, drawn)
+
+
+def _refuse_impossible(log_w: Tensor, first: int) -> None:
+    lost = (~(log_w > -math.inf)).all(0).nonzero()
+    if len(lost):
+        raise PvaeError(
+            f"Datum {first + int(lost[0])} cannot be completed: its known values have no "
+            f"probability given any of {len(log_w)} samples of z. Check these values, or raise "
+            "num_proposals."
+        )
 
 
 def _rows(value: Tensor, at: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ from pvae.runtime import is_out_of_memory
 
 _PRIOR = 0.2  # the prior's share of the samples
 
-__all__ = ["KnownPart", "Weighted", "blank", "known_of"]
+__all__ = ["KnownPart", "Weighted", "blank", "known_of", "spare_of"]
 
 
 class Weighted(NamedTuple):
@@ -190,7 +190,10 @@ class KnownPart:
     def drawn(
         self, batch: tuple[Tensor, ...], values: dict[str, Tensor], *, mean: bool = False
     ) -> Tensor:
-        """Draws all of x from p(x|z), [n, B, *event], at given latents, or returns its mean."""
+        """Draws all of x from p(x|z), [n, B, *event], at given latents, or returns its mean.
+
+        The mean is of floats; it is NaN if the likelihood has none, as that of classes.
+        """
         x, particles = batch[0], self.sampler.particles
         num = next((len(value) for value in values.values()), 1)
         if self.sampler.strategy == "loop" and num > 1:
@@ -198,8 +201,8 @@ class KnownPart:
             return torch.cat([self.drawn(batch, row, mean=mean) for row in rows])
         fn = particles.model(batch, num, values).nodes[self.site]["fn"]
         value = fn.mean if mean else fn.sample()
-        rows = particles.rows(value, fn.event_dim, num, len(x))
-        return rows.reshape(num, *x.shape).to(x.dtype)
+        rows = particles.rows(value, fn.event_dim, num, len(x)).reshape(num, *x.shape)
+        return rows if mean and not x.is_floating_point() else rows.to(x.dtype)
 
     def _draw(self, batch: tuple[Tensor, ...], num: int) -> tuple[dict[str, Tensor], Tensor]:
         """Draws z ~ q(z|x), as rows, with log q(z|x), [K, B]."""
@@ -276,11 +279,30 @@ def _of_data(guide: Program, *batch: Tensor) -> Any:
     return guide(*batch[:-1])
 
 
-def blank(x: Tensor, known: Tensor) -> Tensor:
-    """Returns x without its missing values: they become one of the known ones, near their mean."""
+def blank(x: Tensor, known: Tensor, spare: Tensor | None = None) -> Tensor:
+    """Returns x without its missing values, which become others that are as possible.
+
+    Args:
+        x: Data [B, *event].
+        known: Which values are known, [B, *event].
+        spare: See `spare_of`; None is that of these data.
+    """
+    return torch.where(known, x, spare_of(x, known) if spare is None else spare)
+
+
+def spare_of(x: Tensor, known: Tensor) -> Tensor:
+    """Returns a value for each place of an event, [*event]: the known one nearest to their mean.
+
+    Where no datum knows a place, it is one of all known values; zeros if there is none.
+    """
     values = x[known]
+    if not len(values):
+        return torch.zeros_like(x[0])
+    number = known.sum(0)
+    mean = torch.where(known, x, 0).sum(0, dtype=torch.double) / number
+    nearest = torch.where(known, (x.double() - mean).abs(), math.inf).argmin(0, keepdim=True)
     middle = values[(values.double() - values.double().mean()).abs().argmin()]
-    return torch.where(known, x, middle)
+    return torch.where(number > 0, x.gather(0, nearest)[0], middle)
 
 
 def _site_of(found: Inspection) -> str:

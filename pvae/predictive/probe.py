@@ -87,14 +87,15 @@ def probe(
 
     Args:
         guide: Pyro program q(z|x).
-        data: A dataset with labels in its training and test parts.
+        data: A dataset with labels in its training and test parts. Data whose label is unknown
+            (negative) are left out.
         num_train: Largest number of training data, drawn without replacement.
         num_test: Largest number of test data.
         num_neighbors: How many neighbours vote.
         seed: Seed of the draw, and of x if it is drawn again for each minibatch.
 
     Raises:
-        PvaeError: If there are no labels, or only one class, or no latent site.
+        PvaeError: If no label is known, or only one class, or there is no latent site.
 
     Example:
         >>> import pvae
@@ -147,11 +148,17 @@ def _drawn(guide: Program, data: Data, name: str, size: int) -> tuple[TensorSpli
             f"A probe needs classes, integers [N], and the labels of the {name} part are "
             f"{y.dtype} {list(y.shape)}."
         )
-    rows = torch.arange(len(y))
-    if len(y) > size:
-        rows = torch.randperm(len(y))[:size].sort().values
+    y = y.cpu()
+    rows = (y >= 0).nonzero()[:, 0].cpu()
+    if len(rows) < 2:
+        raise PvaeError(
+            f"A probe needs classes, and {len(rows)} of the {len(y)} labels of the {name} part "
+            "are known (0 or more)."
+        )
+    if len(rows) > size:
+        rows = rows[torch.randperm(len(rows))[:size].sort().values]
     part, (guide,) = bind(part, guide)
-    return TensorSplit(part.observe(rows)), y[rows.to(y.device)].cpu().numpy(), guide
+    return TensorSplit(part.observe(rows)), y[rows].numpy(), guide
 
 
 def _features(train: dict[str, Array], test: dict[str, Array]) -> dict[str, tuple[Array, Array]]:

@@ -74,6 +74,20 @@ def test_labels_give_a_direction_for_each_class():
     torch.testing.assert_close(v[1:], pvae.directions(guide, part, has)["z"])
 
 
+@pytest.mark.parametrize("unknown", [-1, torch.nan])
+def test_data_without_a_label_are_left_out(unknown):
+    _, guide = linear()
+    part, has = data()
+    y = has.double() if isinstance(unknown, float) else has.long()
+    y[::3] = unknown
+    some = pvae.data.Split({"x": part.x, "y": y}, "as_given", names=("x",))
+    known = part.take(torch.arange(len(y))[torch.arange(len(y)) % 3 > 0])
+    torch.testing.assert_close(pvae.directions(guide, some), pvae.directions(guide, known))
+    y[:] = unknown
+    with pytest.raises(PvaeError, match="None of the 4000 labels is known"):
+        pvae.directions(guide, some)
+
+
 def test_a_tensor_is_data_and_a_collapsed_site_has_no_step():
     torch.manual_seed(0)
 

@@ -10,7 +10,7 @@ from torch import nn
 from zoo import make
 
 import pvae
-from pvae import guides, models
+from pvae import PvaeError, guides, models
 from pvae.distributions import Completed, only
 from pvae.predictive import KnownPart, blank, known_of
 
@@ -282,3 +282,68 @@ def test_one_sample_of_z_for_most_data_is_said():
         pvae.inpaint(
             model, guide, x * 30, known=known, num_samples=5, num_proposals=2, num_chains=2
         )
+
+
+COINS = torch.tensor([[0.9, 0.8, 0.7], [0.2, 0.3, 0.45]])
+
+
+def coins(x):
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Categorical(torch.ones(2) / 2), infer={"enumerate": "parallel"})
+        pyro.sample("x", dist.Bernoulli(COINS[z]).to_event(1), obs=x.float())
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.bool, torch.int64, torch.float64])
+def test_a_mean_of_bits_is_between_them(dtype):
+    def code(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Categorical(torch.ones(2) / 2), infer={"enumerate": "parallel"})
+
+    x, known = torch.tensor([[1, 1, 0], [0, 1, 1], [0, 0, 0]]), torch.tensor([True, True, False])
+    w = dist.Bernoulli(COINS[:, None, :2]).log_prob(x[:, :2].float()).sum(-1).softmax(0)
+    options = {"known": known, "num_samples": 4000, "num_proposals": 500}
+    found = pvae.inpaint(coins, code, x.to(dtype), mean=True, **options)
+    assert found.is_floating_point()
+    error = 5 * COINS[:, 2].std() / math.sqrt(500)
+    torch.testing.assert_close(found[..., 2].mean(0).float(), w.T @ COINS[:, 2], atol=error, rtol=0)
+    assert (found[..., :2] == x[:, :2]).all()
+    assert pvae.inpaint(coins, code, x.to(dtype), **options).dtype == dtype
+
+
+def test_classes_have_no_mean_and_impossible_data_no_completion():
+    def tokens(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(len(x)), 1.0))
+            logits = z[..., None, None] * torch.ones(2, 3)
+            pyro.sample("x", dist.Categorical(logits=logits).to_event(1), obs=x)
+
+    def wide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(torch.zeros(len(x)), 1.0))
+
+    x, known = torch.tensor([[0, 2], [1, 1]]), torch.tensor([True, False])
+    assert pvae.inpaint(tokens, wide, x, known=known).dtype == torch.int64
+    with pytest.raises(PvaeError, match="in the model tokens has no mean"):
+        pvae.inpaint(tokens, wide, x, known=known, mean=True)
+
+    def never_three(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(len(x)), 1.0))
+            logits = z[..., None, None] + torch.tensor([0.0, 0.0, 0.0, -math.inf]).expand(2, 4)
+            pyro.sample("x", dist.Categorical(logits=logits).to_event(1), obs=x)
+
+    x = torch.ones(5, 2, dtype=torch.long)
+    x[3, 0] = 3
+    with pytest.raises(PvaeError, match="Datum 3 cannot be completed: its known values have no"):
+        pvae.inpaint(never_three, wide, x, known=known)
+
+
+def test_a_place_is_filled_from_its_own_known_values():
+    x = torch.tensor([[0.0, 30.0, 7.0], [1.0, 50.0, 8.0], [1.0, 40.0, 9.0]])
+    known = torch.tensor([[True, False, False], [False, True, False], [True, True, False]])
+    filled = blank(x, known)
+    assert (filled[:, 0] <= 1).all()
+    assert filled[0, 1] in (40, 50)
+    assert torch.equal(filled[known], x[known])
+    assert set(filled[:, 2].tolist()) <= {0, 1, 40, 50}
+    assert torch.equal(blank(x, torch.zeros(3, 3) > 0), torch.zeros(3, 3))

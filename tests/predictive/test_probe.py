@@ -125,3 +125,14 @@ def test_probes_say_what_they_need(digits):
         pvae.probe(Half(), digits, num_neighbors=0)
     with pytest.raises(PvaeError, match="no latent site"):
         pvae.probe(lambda x: None, digits)
+
+
+def test_unknown_labels_are_no_class():
+    few = pvae.data.load("digits", observation="grey", labelled=100)
+    probes = pvae.probe(Half(), few)
+    assert (probes.num_train, probes.num_test) == (100, 297)
+    assert min(row.linear for row in probes.rows) > 0.4
+    y = torch.full_like(few.train.y, -1)
+    none = dataclasses.replace(few.train, fields=few.train.fields | {"y": y})
+    with pytest.raises(PvaeError, match="0 of the 1500 labels of the train part are known"):
+        pvae.probe(Half(), dataclasses.replace(few, train=none))

@@ -1,5 +1,6 @@
 """Bayes' rule as a classifier: p(y|x) from log p(x|y) and log p(y)."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
@@ -49,15 +50,18 @@ class BayesClassification(Classification, kind="BayesClassification"):
     def uncertain(self) -> np.ndarray:
         """Whether two labels are closer than two standard errors of their difference, 0 or 1, [n].
 
-        With other samples, the decision for such a datum could be another one.
+        With other samples, the decision for such a datum could be another one. One sample has no
+        standard error, and decides nothing.
         """
         log_joint = self.log_px + np.asarray(self.log_prior or 0.0)
         order = np.argsort(log_joint, 1)[:, ::-1][:, :2]
         if order.shape[1] < 2:
             return np.zeros(len(self))
         best, second = np.take_along_axis(log_joint, order, 1).T
-        errors = np.take_along_axis(self.log_px_se, order, 1)
-        return (best - second < 2 * np.hypot(*errors.T)).astype(np.float64)
+        se = np.where(np.isneginf(self.log_px), 0.0, self.log_px_se)
+        errors = np.take_along_axis(se, order, 1)
+        with np.errstate(invalid="ignore"):  # -inf - -inf
+            return 1.0 - (best - second >= 2 * np.hypot(*errors.T))
 
     def summary(self, known: Known) -> dict[str, Any]:
         return {
@@ -90,8 +94,8 @@ class BayesRule(Estimator):
     Attributes:
         num_data: Number of data, drawn at random; None for all.
         num_samples: K for each label.
-        prior: p(y) of each label in rising order; None is the shares in the training data, or equal
-            shares without these.
+        prior: p(y) of each label in rising order, for a pair of p(x|y); None is the shares in the
+            training data, or equal shares without these.
 
     Example:
         >>> import torch
@@ -136,13 +140,21 @@ class BayesRule(Estimator):
         if labels is None:
             raise PvaeError(
                 "Bayes' rule needs a pair whose programs take labels y, such as ConditionalVAE, "
-                "and data with labels: integers [N], or one-hot."
+                "and data with labels: integers [N], or one-hot [N, C] with a single 1 in each row "
+                "(NaN or -1 where it is unknown)."
             )
         found = by_bayes_rule(task, labels, self.num_samples)
         y = task.batch(task.positions)[labels.place].cpu()
         same = labels.values == y[:, None]
         same = same.flatten(2).all(2) if same.ndim > 2 else same
         known = same.any(1).numpy()
+        lost = int(np.isneginf(found["log_px"][known]).all(1).sum())
+        if lost:
+            warnings.warn(
+                f"{text.plural(lost, 'datum is', 'data are')} impossible under every label: no "
+                "label is right, and their log loss is infinite.",
+                stacklevel=2,
+            )
         if not known.any():
             raise PvaeError(f"None of these {len(known)} data has a known label.")
         columns = {name: values[known] for name, values in found.items()}

@@ -26,7 +26,8 @@ class Classification(Finding, kind="Classification"):
     calibration error is never negative, and so is too large on few data.
 
     Attributes:
-        log_probs: log p(c|x) for each of C classes, [n, C], nats.
+        log_probs: log p(c|x) for each of C classes, [n, C], nats; NaN for a datum that is
+            impossible under every class, which counts as wrong.
         label: The known labels, 0 … C − 1, [n].
 
     Source: Guo, Pleiss, Sun & Weinberger 2017, *On Calibration of Modern Neural Networks*
@@ -42,16 +43,19 @@ class Classification(Finding, kind="Classification"):
     @property
     def wrong(self) -> np.ndarray:
         """Whether the most probable class is not the label, 0 or 1, [n]."""
-        return (self.log_probs.argmax(1) != self.label).astype(np.float64)
+        wrong = (self.log_probs.argmax(1) != self.label) | np.isnan(self.log_probs).any(1)
+        return wrong.astype(np.float64)
 
     @property
     def nll(self) -> np.ndarray:
         """Minus the log probability of the label, [n], nats."""
-        return -self.log_probs[np.arange(len(self)), self.label].astype(np.float64)
+        found = self.log_probs[np.arange(len(self)), self.label].astype(np.float64)
+        return np.where(np.isnan(found), np.inf, -found)
 
     def bins(self) -> list[dict[str, float]]:
         """Returns for each bin that is not empty `confidence`, `accuracy` and `num_data`."""
-        confidence, right = np.exp(self.log_probs.max(1).astype(np.float64)), 1 - self.wrong
+        confidence = np.nan_to_num(np.exp(self.log_probs.max(1).astype(np.float64)))
+        right = 1 - self.wrong
         place = np.minimum((confidence * _BINS).astype(int), _BINS - 1)
         return [
             {

@@ -1,5 +1,6 @@
 """log p(x|y) of each datum for every label y, for pairs whose programs take y."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,7 +14,16 @@ from pvae.evaluation.estimator import Task
 from pvae.evaluation.estimators.bounds import log_mean_exp, log_px_se
 from pvae.evaluation.estimators.foreign import fields_of
 from pvae.importance import Sampler
-from pvae.pair import density_of, gives_one_code, inspect, names_labels, signature_of
+from pvae.pair import (
+    Inspection,
+    density_of,
+    gives_one_code,
+    inspect,
+    name_of,
+    names_labels,
+    observed_sites,
+    signature_of,
+)
 
 __all__ = ["Labels", "in_seed", "labels_of", "log_px_each", "place_of_labels"]
 
@@ -25,8 +35,8 @@ class Labels:
     Attributes:
         place: Which of the pair's tensors is y.
         values: The C values of y, [C], or one-hot [C, C].
-        log_prior: log p(y), [C], nats.
-        joint: Whether the model itself draws y, so that its weights are of p(x, y).
+        log_prior: log p(y), [C], nats; zeros if the model itself draws y.
+        joint: Whether it does, so that its weights are of p(x, y).
     """
 
     place: int
@@ -43,7 +53,7 @@ class Labels:
 
     def names(self) -> list[str]:
         """Returns the labels in words."""
-        values = self.values if self.values.ndim == 1 else self.values.argmax(-1)
+        values = self.values if self.values.ndim == 1 else self.values.int().argmax(-1)
         return [f"{value:g}" for value in values.tolist()]
 
 
@@ -56,11 +66,24 @@ def place_of_labels(task: Task) -> int | None:
         isinstance(task.data, Split) or all(names_labels(each.name) for each in second)
     ):
         return None
-    y = task.batch(np.arange(min(len(task.data), 2)))[fields.index("y")]
+    y = _all_labels(task, fields.index("y"))
     integers = y.ndim == 1 and not y.is_floating_point() and y.dtype != torch.bool
-    one_hot = y.ndim == 2 and y.shape[1] > 1 and bool(((y == 0) | (y == 1)).all())
-    used = (integers or one_hot) and _role(task) is not None
+    used = (integers or _is_one_hot(y)) and _role(task) is not None
     return fields.index("y") if used else None
+
+
+def _all_labels(task: Task, place: int) -> Tensor:
+    if isinstance(task.data, Split):
+        return task.data.y.cpu()
+    return task.batch(np.arange(len(task.data)))[place].cpu()
+
+
+def _is_one_hot(y: Tensor) -> bool:
+    """Whether every known row [C] has a single 1, unlike several attributes of 0 and 1."""
+    if y.ndim != 2 or y.shape[1] < 2:
+        return False
+    y = _known(y)
+    return bool(((y == 0) | (y == 1)).all() and (y.sum(1) == 1).all())
 
 
 def labels_of(
@@ -68,7 +91,8 @@ def labels_of(
 ) -> Labels | None:
     """Returns the labels of a pair whose data have labels y; None if there are none.
 
-    The labels are those that occur in the data, and in the training part if there is one.
+    They are those that the model can draw, if it draws y; else those that occur in the data, and in
+    the training part if there is one.
 
     Args:
         task: That of the estimator.
@@ -77,13 +101,15 @@ def labels_of(
         num_classes: C, if the labels are 0 … C − 1 and those of the data mean nothing.
 
     Raises:
-        PvaeError: If `prior` does not fit, or a label has the probability zero.
+        PvaeError: If `prior` does not fit, a label has the probability zero, or the model's labels
+            cannot be counted.
     """
     place = place_of_labels(task)
     if place is None:
         return None
-    y = task.batch(np.arange(len(task.data)))[place].cpu()
-    y = y if num_classes is None else torch.arange(num_classes)
+    if _role(task) == "observed":
+        return _of_model(task, place, prior, num_classes)
+    y = torch.arange(num_classes) if num_classes is not None else _all_labels(task, place)
     train = task.source.train.y if isinstance(task.source, Data) else None
     train = None if num_classes is not None else train
     train = None if train is None else train.cpu()
@@ -95,7 +121,7 @@ def labels_of(
         )
     values, index = torch.unique(torch.cat(known), dim=0, return_inverse=True)
     if values.ndim > 1:  # one-hot: sorted by class
-        classes = values.argmax(-1)
+        classes = values.int().argmax(-1)
         values, index = values[classes.argsort()], classes.argsort().argsort()[index]
     size = len(values)
     if prior is not None:
@@ -116,27 +142,63 @@ def labels_of(
                 "its share there, p(y), is zero. Give prior=…, a probability for each label."
             )
         shares = counts / counts.sum()
-    return Labels(place, values, np.log(shares), _role(task) == "observed")
+        if len(known[1]) < len(train) and np.ptp(counts) <= 1 < size:
+            warnings.warn(
+                f"p(y) is taken as equal for all {size} labels, because the {len(known[1])} known "
+                "training labels are as many of each. If they were chosen so (balanced=True), give "
+                "prior=…, a probability for each label.",
+                stacklevel=2,
+            )
+    return Labels(place, values, np.log(shares), False)
+
+
+def _of_model(
+    task: Task, place: int, prior: Sequence[float] | None, num_classes: int | None
+) -> Labels:
+    """Returns the labels that a model can draw."""
+    model = name_of(task.sampler.model)
+    if prior is not None:
+        raise PvaeError(f"{model} draws y itself and has its own p(y): leave prior out.")
+    found = _inspected(task)
+    y, sites = found.batch[place], observed_sites(found.structure.model_trace)
+    name = next(
+        (n for n, site in sites.items() if n in ("y", "y_observed") or _same(site["value"], y)),
+        None,
+    )
+    fn = None if name is None else sites[name]["fn"]
+    if fn is None or not fn.has_enumerate_support or fn.event_dim != y.ndim - 1:
+        raise PvaeError(
+            f"{model} draws y, and its labels cannot be counted: Bayes' rule needs a site y with a "
+            "finite support, such as Categorical or OneHotCategorical."
+        )
+    values = fn.enumerate_support(expand=False)
+    values = values.reshape(len(values), *fn.event_shape).to(y.dtype).cpu()
+    if num_classes not in (None, len(values)):
+        raise PvaeError(f"num_classes={num_classes}: {model} draws y from {len(values)} labels.")
+    return Labels(place, values, np.zeros(len(values)), True)
+
+
+def _same(value: Tensor, y: Tensor) -> bool:
+    return value.numel() == y.numel() and torch.equal(value.reshape(y.shape).to(y.dtype), y)
 
 
 def _known(y: Tensor) -> Tensor:
     """Returns the labels that are known: not negative, not NaN."""
-    rows = y if y.ndim == 1 else y.sum(-1)
-    return y[(rows >= 0) if y.ndim == 1 else rows == 1]
+    return y[(y >= 0).reshape(len(y), -1).all(1)]
 
 
 def _role(task: Task) -> str | None:
     """Returns whether y is `"observed"` or `"given"`; None if the pair makes nothing of it."""
-    fields = fields_of(task.data)
-    found = inspect(task.sampler.model, task.sampler.guide, *task.batch(_few(task)))
-    observed, _, given = density_of(found, fields)[2:-1].partition(" | ")
+    found = _inspected(task)
+    observed, _, given = density_of(found, fields_of(task.data))[2:-1].partition(" | ")
     if "y" in observed.split(", "):
         return "observed"
     return "given" if "y" in given.split(", ") else None
 
 
-def _few(task: Task) -> np.ndarray:
-    return np.arange(min(64, len(task.data)))
+def _inspected(task: Task) -> Inspection:
+    few = task.batch(np.arange(min(64, len(task.data))))
+    return inspect(task.sampler.model, task.sampler.guide, *few)
 
 
 def log_px_each(

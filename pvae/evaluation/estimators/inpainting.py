@@ -18,11 +18,12 @@ from pvae.evaluation.estimators.inpainted import Inpainted
 from pvae.evaluation.work import in_blocks
 from pvae.importance import Sampler, seed_unit
 from pvae.pair import Structure, inspect, observed_sites
-from pvae.predictive import KnownPart, blank, known_of
+from pvae.predictive import KnownPart, blank, known_of, spare_of
 
 __all__ = ["Inpainting"]
 
 _ROWS = 1 << 14  # samples of z at a time
+_SPARE = 512  # data that show which values are possible where one is missing
 _MEAN = 200  # samples of the prior for E[x_missing | x_known] of a pair of this density
 _TAG = 0x1B
 
@@ -169,23 +170,20 @@ class Inpainting(Estimator):
                 (found["exact"] > 0, found["ess"], num),
             )
         ]
-        return {
-            "log_px_missing": known.log_px[at] - found["log_px_known"],
-            "gap": gaps[0] - gaps[1],
-        }
+        with np.errstate(invalid="ignore"):  # -inf - -inf
+            missing = known.log_px[at] - found["log_px_known"]
+        return {"log_px_missing": missing, "gap": gaps[0] - gaps[1]}
 
     def _of_pair(self, task: Task, masks: Tensor, num: int) -> Any:
         """Returns what completes a block by a pair of p(x)."""
         sampler, parts = task.sampler, []
-
-        def blanked(block: np.ndarray) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
-            x, *others = task.batch(block)
-            known = masks[block].to(x.device)
-            seen = blank(x, known) if known.any() else torch.zeros_like(x)
-            return x, known, (seen, *others)
+        some = np.arange(min(len(task.data), _SPARE))
+        spare = spare_of(task.batch(some)[0], masks[some].to(task.device))
 
         def compute(block: np.ndarray) -> tuple[Tensor, Tensor, Tensor | None, dict[str, Tensor]]:
-            x, known, batch = blanked(block)
+            x, *others = task.batch(block)
+            known = masks[block].to(x.device)
+            batch = blank(x, known, spare), *others
             if not parts:
                 found = inspect(sampler.model, sampler.guide, *batch, plate=sampler.plate)
                 parts.append(KnownPart(found, known, self.num_chains, self.num_steps))
@@ -232,14 +230,16 @@ class Inpainting(Estimator):
         return compute
 
 
-def _mean(part: KnownPart, batch: tuple[Tensor, ...], drawn: Any) -> Tensor:
-    """Returns E[x | x_known], [B, *event], from weighted samples of z."""
+def _mean(part: KnownPart, batch: tuple[Tensor, ...], drawn: Any) -> Tensor | None:
+    """Returns E[x | x_known], [B, *event], from weighted samples of z; None without a mean."""
     w, x = drawn.log_w.double().softmax(0), batch[0]
     step = max(1, part.sampler.usual_rows // len(x))
     total = torch.zeros_like(x, dtype=torch.double)
     for start in range(0, len(w), step):
         values = {name: v[start : start + step] for name, v in drawn.values.items()}
         means = part.drawn(batch, values, mean=True).double()
+        if means.isnan().all():
+            return None
         total += torch.einsum("kb,kb...->b...", w[start : start + step], means)
     return total
 

@@ -210,3 +210,61 @@ def test_psnr_is_that_of_the_pooled_error():
     each = [psnr(e, n, 1.0) for e, n in zip(error, num, strict=True)]
     spread = np.std([f["mean"] for f in each])
     assert np.mean([f["se"] for f in each]) == pytest.approx(spread, rel=0.1)
+
+
+def test_data_without_a_known_value_are_within_the_support():
+    def positive(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(len(x)), 1.0))
+            pyro.sample("x", dist.LogNormal(z[..., None], torch.ones(2)).to_event(1), obs=x)
+
+    def wide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x.log().sum(-1) / 3, 1.0))
+
+    x = rand(8, 2, seed=0).float().exp()
+    known = torch.tensor([[False, False]] * 4 + [[True, False]] * 4)
+    asked = [Inpainting(known=known, num_chains=4, num_steps=2, num_samples=1 << 14)]  # one a block
+    own = evaluate(positive, wide, x, num_samples=200, estimators=asked).findings["inpainting"]
+    assert own.log_px_known[:4] == pytest.approx(0, abs=0.05)
+    exact = dist.LogNormal(0.0, math.sqrt(2)).log_prob(x[4:, 0])
+    assert own.log_px_known[4:] == pytest.approx(exact.numpy(), abs=0.05)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.bool])
+def test_the_error_of_bits_is_that_of_their_probabilities(dtype):
+    probs = torch.tensor([0.9, 0.6])
+
+    def coins(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(len(x)), 1.0))
+            p = probs.expand(*z.shape, 2)
+            pyro.sample("x", dist.Bernoulli(p).to_event(1), obs=x.float())
+
+    def wide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(torch.zeros(len(x)), 1.0))
+
+    x = torch.tensor([[1, 0], [0, 1]]).to(dtype)
+    asked = [Inpainting(known=torch.tensor([True, False]), num_chains=2, num_steps=1)]
+    own = evaluate(coins, wide, x, num_samples=20, estimators=asked).findings["inpainting"]
+    assert own.error == pytest.approx([0.36, 0.16], abs=1e-5)
+
+
+def test_classes_have_no_error():
+    def tokens(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(len(x)), 1.0))
+            logits = z[..., None, None] * torch.ones(2, 3)
+            pyro.sample("x", dist.Categorical(logits=logits).to_event(1), obs=x)
+
+    def wide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(torch.zeros(len(x)), 1.0))
+
+    x = torch.tensor([[0, 2], [1, 1]])
+    asked = [Inpainting(known=torch.tensor([True, False]), num_chains=2, num_steps=1)]
+    found = evaluate(tokens, wide, x, num_samples=20, estimators=asked)
+    assert found.findings["inpainting"].error is None
+    assert found.findings["inpainting"].log_px_missing == pytest.approx(-math.log(3), abs=1e-4)
+    assert "PSNR" not in found.table()

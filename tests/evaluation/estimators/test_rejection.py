@@ -278,9 +278,13 @@ def test_foreign_data_that_do_not_fit_are_refused_before_any_work(
     foreign, said, monkeypatch, tmp_path
 ):
     monkeypatch.setattr(sys.modules["pvae.evaluation.evaluate"], "from_weights", None)
-    with pytest.raises(PvaeError, match=said):
+
+    def score():
         asked = [Rejection(foreign=foreign())]
         pvae.evaluate(*pair(), digits(), estimators=asked, out=tmp_path, **QUICK)
+
+    with pytest.raises(PvaeError, match=said):
+        score()
     assert not list(tmp_path.iterdir())
 
 
