@@ -286,12 +286,11 @@ def fit(
         pyro.set_rng_seed(seed)
         optimiser = Optimiser(optim, lr, None if scheduler is None else schedule)
         svi = SVI(model, guide, optimiser, elbo, mode=mode, precision=precision)
+        more = isinstance(elbo, Beta_ELBO | SemiSupervised_ELBO)  # than the ELBO
         run = Run(
             svi=svi,
             # An objective's penalty must not decide when to stop.
-            bound=choose_elbo("auto", structure)
-            if isinstance(elbo, Beta_ELBO | SemiSupervised_ELBO)
-            else None,
+            bound=choose_elbo("auto", structure) if more else None,
             train=train,
             validation=validation,
             device=place,
@@ -304,7 +303,7 @@ def fit(
             seed=seed,
             checkpoint=checkpoint,
             full_size=full_size(pair),
-            objective=objective_name(structure),
+            objective="objective" if more else objective_name(structure),
             accumulate=accumulate,
             average=None if average is None else Average(svi, average),
             callbacks=callbacks if group.first else (),

@@ -21,8 +21,9 @@ class Fit:
 
     Attributes:
         history: One dict for each epoch: `epoch`, `elbo` (of the training data under the KL
-            weight of that epoch, nats per datum), `learning_rate` (of its last step),
-            `kl_weight`, and `validation_elbo` if a validation part is held out.
+            weight of that epoch, nats per datum; of another objective, its own value with its
+            penalties), `learning_rate` (of its last step), `kl_weight`, and `validation_elbo` if a
+            validation part is held out, the plain ELBO where the objective has penalties.
         loss: Name of the ELBO that was used.
         num_parameters: Number of trained values.
         best_epoch: The epoch whose parameters the pair has now.

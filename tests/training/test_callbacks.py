@@ -8,6 +8,7 @@ from small import quick_fit, same_state, small_pair, state_of
 
 from pvae import PvaeError
 from pvae.callbacks import Callback
+from pvae.objectives import Beta_ELBO
 from pvae.training.checkpoint import read_checkpoint
 from pvae.training.hooks import hooked
 
@@ -148,3 +149,9 @@ def test_what_is_no_callback_is_refused(callbacks, said):
 def test_the_bar_says_when_it_compiles(capsys):
     quick_fit(small_pair(), X[:16], batch_size=16, epochs=2, mode="compiled", progress=True)
     assert "epoch 1/2, compiling" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("loss", "name"), [("auto", "ELBO"), (Beta_ELBO(beta=4.0), "objective")])
+def test_the_bar_calls_no_objective_with_penalties_an_elbo(loss, name, capsys):
+    quick_fit(small_pair(), X[:16], batch_size=16, epochs=1, loss=loss, progress=True)
+    assert f" {name}=" in capsys.readouterr().err
