@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
-from pyro.distributions import Bernoulli, Delta, Unit
+from pyro.distributions import Bernoulli, Categorical, Delta, Unit
 from pyro.poutine import Trace
 from torch import Tensor
 from torch.distributions.constraints import Constraint
@@ -123,6 +123,12 @@ def check_observed(
     counts = each.is_discrete and getattr(each, "lower_bound", None) == 0 and low >= 0
     if counts and (flat == flat.round()).all():
         advice = f"Give it {high + 1:g} values or more (levels={high + 1:g} of a head of pvae)."
+    elif low == high == -1 and isinstance(base_distribution(fn), Categorical):
+        advice = (
+            "-1 marks an unknown label: keep the data whose label is known, as in "
+            "part.take(part.known.nonzero()[:, 0]), or use a pair for labels that are known in "
+            "part, such as pvae.models.M2."
+        )
     raise PvaeError(
         f"Site {name!r}: observed values between {low:g} and {high:g} lie outside the support "
         f"({in_words(support)}) of {kind_of(fn)}{at}. {advice}"

@@ -199,3 +199,13 @@ def test_a_mask_of_some_dimensions_of_an_event():
         pvae.check(model, guide, X, X)
     with pytest.raises(PvaeError, match="'z' is masked differently"):
         log_weights(model, guide, X, X, num_samples=2)
+
+
+def test_an_unknown_label_is_named_as_one():
+    def classes(x, y):
+        with pyro.plate("data", len(x)):
+            pyro.sample("y", dist.Categorical(logits=torch.zeros(len(x), 3)), obs=y)
+
+    x, y = torch.zeros(5, 1), torch.tensor([0, 2, -1, 1, -1])
+    with pytest.raises(PvaeError, match=r"first in datum 2. -1 marks an unknown label.*part.take"):
+        pvae.check(classes, lambda x, y: None, x, y)
