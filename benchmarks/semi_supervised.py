@@ -164,6 +164,7 @@ def main() -> None:
                 published.get(name.partition(",")[0], "–") if options.data == "mnist" else "–"
             )
         text += f"| {name} | {' | '.join(cells)} |\n"
+    epochs = {"M1": options.m1_epochs, "M2": options.epochs, "M1+M2": options.codes_epochs}
     seeds, size, share = len(options.seeds), options.batch_size, f"{options.share:.0%}"
     text += f"""
 Per cent, the mean over {seeds} seeds ± its standard error; a seed also chooses the labels.
@@ -172,7 +173,7 @@ Published: Kingma et al. 2014 (arXiv:1406.5298), table 1, whose M1 has a transdu
 The defaults of both were chosen by the test error of trials with seed 0, so that the errors may be
 a little too small.
 
-- {options.m1_epochs} epochs of M1, {options.epochs} of M2, {options.codes_epochs} of M1+M2.
+- Epochs: {", ".join(f"{epochs[row]} of {row}" for row in ROWS if row in options.rows)}.
 """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     data = pvae.data.load(options.data)
