@@ -27,9 +27,10 @@ def test_blocks_of_other_work_are_not_taken(tmp_path, capsys):
         assert [r["x"].tolist() for r in work.map("a", blocks, never)] == [[0, 1], [2, 3]]
     with Work(tmp_path, {"seed": 1}, False):
         assert "starting again" in capsys.readouterr().out
-    assert half_done(tmp_path) == 0
-    with pytest.raises(PvaeError, match=r"half done \(0 blocks"):
-        Evaluation.load(tmp_path)
+        assert half_done(tmp_path) == 0
+        with pytest.raises(PvaeError, match=r"half done \(0 blocks"):
+            Evaluation.load(tmp_path)
+    assert not (tmp_path / FOLDER).exists()  # it holds no block
 
 
 def test_blocks_of_other_settings_are_not_taken(tmp_path):
