@@ -51,7 +51,7 @@ class Classes:
     def y(self) -> np.ndarray:
         """The most probable label, [N], or one-hot [N, C].
 
-        `log_probs` is NaN where x is impossible under every label; the first one then stands here.
+        Where x is impossible under every label, of which `classify` warns, it is the first.
         """
         return self.labels[self.log_probs.argmax(1)]
 

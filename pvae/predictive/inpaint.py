@@ -118,14 +118,13 @@ def inpaint(
             at = torch.multinomial(w.T, num_samples, replacement=True).T
             values = {name: _rows(value, at) for name, value in drawn.values.items()}
             parts.append(part.drawn(piece, values, mean=mean))
+            if mean and bool(parts[-1].isnan().all()):
+                raise PvaeError(
+                    f"The likelihood of x in the model {name_of(model)} has no mean. Leave "
+                    "mean=True out to draw the missing values."
+                )
     _warn(torch.cat(effective), num_samples, num_proposals)
-    drawn = torch.cat(parts, 1)
-    if mean and bool(drawn.isnan().all()):
-        raise PvaeError(
-            f"The likelihood of x in the model {name_of(model)} has no mean. Leave mean=True out "
-            "to draw the missing values."
-        )
-    return torch.where(known, x, drawn)
+    return torch.where(known, x, torch.cat(parts, 1))
 
 
 def _refuse_impossible(log_w: Tensor, first: int) -> None:

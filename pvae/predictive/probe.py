@@ -148,8 +148,7 @@ def _drawn(guide: Program, data: Data, name: str, size: int) -> tuple[TensorSpli
             f"A probe needs classes, integers [N], and the labels of the {name} part are "
             f"{y.dtype} {list(y.shape)}."
         )
-    y = y.cpu()
-    rows = (y >= 0).nonzero()[:, 0].cpu()
+    y, rows = y.cpu(), part.known.cpu().nonzero()[:, 0]
     if len(rows) < 2:
         raise PvaeError(
             f"A probe needs classes, and {len(rows)} of the {len(y)} labels of the {name} part "

@@ -6,6 +6,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from programs import as_the_prior, tokens
 from torch import nn
 from zoo import make
 
@@ -311,20 +312,10 @@ def test_a_mean_of_bits_is_between_them(dtype):
 
 
 def test_classes_have_no_mean_and_impossible_data_no_completion():
-    def tokens(x):
-        with pyro.plate("data", len(x)):
-            z = pyro.sample("z", dist.Normal(torch.zeros(len(x)), 1.0))
-            logits = z[..., None, None] * torch.ones(2, 3)
-            pyro.sample("x", dist.Categorical(logits=logits).to_event(1), obs=x)
-
-    def wide(x):
-        with pyro.plate("data", len(x)):
-            pyro.sample("z", dist.Normal(torch.zeros(len(x)), 1.0))
-
     x, known = torch.tensor([[0, 2], [1, 1]]), torch.tensor([True, False])
-    assert pvae.inpaint(tokens, wide, x, known=known).dtype == torch.int64
+    assert pvae.inpaint(tokens, as_the_prior, x, known=known).dtype == torch.int64
     with pytest.raises(PvaeError, match="in the model tokens has no mean"):
-        pvae.inpaint(tokens, wide, x, known=known, mean=True)
+        pvae.inpaint(tokens, as_the_prior, x, known=known, mean=True)
 
     def never_three(x):
         with pyro.plate("data", len(x)):
@@ -335,7 +326,7 @@ def test_classes_have_no_mean_and_impossible_data_no_completion():
     x = torch.ones(5, 2, dtype=torch.long)
     x[3, 0] = 3
     with pytest.raises(PvaeError, match="Datum 3 cannot be completed: its known values have no"):
-        pvae.inpaint(never_three, wide, x, known=known)
+        pvae.inpaint(never_three, as_the_prior, x, known=known)
 
 
 def test_a_place_is_filled_from_its_own_known_values():

@@ -148,13 +148,6 @@ class BayesRule(Estimator):
         same = labels.values == y[:, None]
         same = same.flatten(2).all(2) if same.ndim > 2 else same
         known = same.any(1).numpy()
-        lost = int(np.isneginf(found["log_px"][known]).all(1).sum())
-        if lost:
-            warnings.warn(
-                f"{text.plural(lost, 'datum is', 'data are')} impossible under every label: no "
-                "label is right, and their log loss is infinite.",
-                stacklevel=2,
-            )
         if not known.any():
             raise PvaeError(f"None of these {len(known)} data has a known label.")
         columns = {name: values[known] for name, values in found.items()}
@@ -198,7 +191,14 @@ def by_bayes_rule(task: Task, labels: Labels, num_samples: int) -> dict[str, np.
         }
 
     rows = max(1, min(256, _WEIGHTS // (num_samples * len(labels))))
-    return task.map("Bayes' rule", in_blocks(task.positions, rows), compute)
+    found = task.map("Bayes' rule", in_blocks(task.positions, rows), compute)
+    if lost := int(np.isneginf(found["log_px"]).all(1).sum()):
+        warnings.warn(
+            f"{text.plural(lost, 'datum is', 'data are')} impossible under every label: log p(y|x) "
+            "is NaN, and no label is right.",
+            stacklevel=2,
+        )
+    return found
 
 
 def posterior(log_joint: np.ndarray, se: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -7,6 +7,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from programs import as_the_prior
 
 import pvae
 from pvae.errors import PvaeError
@@ -90,12 +91,8 @@ def test_several_attributes_are_no_one_hot_label():
         with pyro.plate("data", len(x)):
             noisy(x, y.float().sum(-1))
 
-    def wide(x, y):
-        with pyro.plate("data", len(x)):
-            pyro.sample("z", dist.Normal(torch.zeros(len(x)), 1.0))
-
     with pytest.raises(PvaeError, match=r"one-hot \[N, C\] with a single 1 in each row"):
-        pvae.classify(attributes, wide, (X, both), num_samples=5, progress=False)
+        pvae.classify(attributes, as_the_prior, (X, both), num_samples=5, progress=False)
 
 
 def test_unknown_rows_of_one_hot_labels_may_stand_first():
@@ -139,15 +136,13 @@ def test_a_datum_that_no_label_allows_is_wrong_and_the_others_keep_their_numbers
     x, y = torch.tensor([0, 1, 2, 2]), torch.tensor([0, 1, 0, 1])
     options = {"num_samples": 5, "progress": False, "estimators": [BayesRule(num_samples=5)]}
 
-    def posterior(x, y):
-        with pyro.plate("data", len(x)):
-            pyro.sample("z", dist.Normal(torch.zeros(len(x)), 1.0))
-
     with pytest.warns(UserWarning, match="2 data are impossible under every label"):
-        found = pvae.evaluate(never_two, posterior, (x, y), **options).findings["bayes_rule"]
+        found = pvae.evaluate(never_two, as_the_prior, (x, y), **options).findings["bayes_rule"]
     assert found.wrong.tolist() == [0, 0, 1, 1]
     assert found.nll.tolist() == [0, 0, math.inf, math.inf]
     assert found.uncertain.tolist()[:2] == [0, 0]
+    with pytest.warns(UserWarning, match="2 data are impossible under every label"):
+        pvae.classify(never_two, as_the_prior, (x, y), num_samples=5, progress=False)
 
 
 def test_one_sample_decides_nothing():

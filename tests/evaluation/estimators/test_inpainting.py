@@ -7,6 +7,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from programs import as_the_prior, tokens
 
 import pvae
 from pvae import guides, models
@@ -241,30 +242,16 @@ def test_the_error_of_bits_is_that_of_their_probabilities(dtype):
             p = probs.expand(*z.shape, 2)
             pyro.sample("x", dist.Bernoulli(p).to_event(1), obs=x.float())
 
-    def wide(x):
-        with pyro.plate("data", len(x)):
-            pyro.sample("z", dist.Normal(torch.zeros(len(x)), 1.0))
-
     x = torch.tensor([[1, 0], [0, 1]]).to(dtype)
     asked = [Inpainting(known=torch.tensor([True, False]), num_chains=2, num_steps=1)]
-    own = evaluate(coins, wide, x, num_samples=20, estimators=asked).findings["inpainting"]
+    own = evaluate(coins, as_the_prior, x, num_samples=20, estimators=asked).findings["inpainting"]
     assert own.error == pytest.approx([0.36, 0.16], abs=1e-5)
 
 
 def test_classes_have_no_error():
-    def tokens(x):
-        with pyro.plate("data", len(x)):
-            z = pyro.sample("z", dist.Normal(torch.zeros(len(x)), 1.0))
-            logits = z[..., None, None] * torch.ones(2, 3)
-            pyro.sample("x", dist.Categorical(logits=logits).to_event(1), obs=x)
-
-    def wide(x):
-        with pyro.plate("data", len(x)):
-            pyro.sample("z", dist.Normal(torch.zeros(len(x)), 1.0))
-
     x = torch.tensor([[0, 2], [1, 1]])
     asked = [Inpainting(known=torch.tensor([True, False]), num_chains=2, num_steps=1)]
-    found = evaluate(tokens, wide, x, num_samples=20, estimators=asked)
+    found = evaluate(tokens, as_the_prior, x, num_samples=20, estimators=asked)
     assert found.findings["inpainting"].error is None
     assert found.findings["inpainting"].log_px_missing == pytest.approx(-math.log(3), abs=1e-4)
     assert "PSNR" not in found.table()
