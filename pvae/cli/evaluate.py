@@ -52,6 +52,8 @@ def _evaluate(run: Path, given: dict[str, Any], trust: bool) -> None:
         with contextlib.suppress(PvaeError):
             evaluation = Evaluation.load(run)
             former = {"seed": evaluation.seed}
+            if evaluation.precision:
+                former["precision"] = evaluation.precision["products"]
             if evaluation.bounds:  # a guide of points has none
                 former["num_samples"] = list(evaluation.bounds)
     # The config keeps the options of the evaluation, for --config and for the next evaluation.
@@ -65,6 +67,7 @@ def _evaluate(run: Path, given: dict[str, Any], trust: bool) -> None:
     if first:
         print(f"data: {data.in_words}", flush=True)
     model, guide = pvae.load(run, trust=trust)
+    config.pop("precision", None)  # of the training
     save_evaluation(run, model, guide, data, config | former | given)
     if first:
         print(f"Write the report with `pvae report {run_argument(run, config)}`.")

@@ -82,7 +82,8 @@ def _train(command: str, argv: list[str]) -> None:
                 print(f"Evaluate the pair with `pvae evaluate {name}`.")
             return
         try:
-            evaluation = save_evaluation(out, model, guide, data, config | {"progress": progress})
+            options = config | {"progress": progress, "precision": "float32"}  # not the training's
+            evaluation = save_evaluation(out, model, guide, data, options)
             if group.first:
                 save_report(
                     out, evaluation, model=model, guide=guide, data=data,

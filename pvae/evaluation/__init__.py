@@ -30,6 +30,7 @@ from pvae.evaluation.identity import check_counts
 from pvae.evaluation.numbers import mean_and_se
 from pvae.evaluation.reading import CLOSE, Reading, read
 from pvae.evaluation.result import Evaluation
+from pvae.evaluation.rounded import rounded_in_words
 from pvae.evaluation.shown import estimates_beside
 from pvae.evaluation.work import half_done, in_blocks
 
@@ -71,4 +72,5 @@ __all__ = [
     "mean_and_se",
     "read",
     "read_runs",
+    "rounded_in_words",
 ]

@@ -49,6 +49,7 @@ class Known:
     findings: "dict[str, Finding]" = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
     settings: dict[str, dict[str, Any]] = field(default_factory=dict)
+    precision: dict[str, Any] | None = None
     key: str = ""
     made: dict[str, Any] = field(default_factory=dict)
 

@@ -76,7 +76,11 @@ class Evaluation(Shown):
         missing: Why an estimator failed or does not apply, by its name; also why there are no
             `"details"` of the bounds or no `"bits_per_dim"`.
         settings: The options of each finding.
-        key: A hash of the pair, the data, the seed and the numbers of samples.
+        precision: If the model's products were rounded to a lower precision than float32: to which
+            (`products`), and by how much that moved `log_px` on `num_data` of the data: the mean
+            `difference` and its `se`, beside the root mean square `moved` and `monte_carlo_se` of
+            one datum.
+        key: A hash of the pair, the data, the seed, the precision and the numbers of samples.
         made: The `date` of its end, the `seconds` that it took and the `device`.
         verdict: What was checked and what was not, in words.
 

@@ -10,6 +10,7 @@ from pvae.drawing import text
 from pvae.evaluation.finding import Estimate, Known
 from pvae.evaluation.numbers import finite, mean_and_se, se_of_mean, show
 from pvae.evaluation.reading import Reading, read
+from pvae.evaluation.rounded import rounded_in_words
 
 __all__ = ["summarise", "tabulate"]
 
@@ -58,6 +59,7 @@ def summarise(e: Known, verdict: str) -> dict[str, Any]:
         "active_units": None if None in units else sum(units),
         "sites": e.sites,
         "strategy": e.strategy,
+        "precision": e.precision,
         "exact": e.exact,
         "one_code": e.one_code,
         "not_a_likelihood": e.caveat,
@@ -168,6 +170,8 @@ def _details(e: Known, summary: dict[str, Any]) -> list[str]:
             f"{text.percent(above)} of the data"
             + (f" that have one; {unknown:,} have none" if unknown else "")
         )
+    if e.precision:
+        lines.append(rounded_in_words(e.precision, e.num_samples))
     if bits := summary["bits_per_dim"]:
         lines.append(f"bits/dim: {show(bits['log_px'], 4)} (by the ELBO {show(bits['elbo'], 4)})")
     elif "bits_per_dim" in e.missing:

@@ -24,19 +24,28 @@ from pvae.pair import (
     refuse_unbounded,
     refuse_unlisted,
 )
-from pvae.runtime import Chunks, check_memory, keep_freed_memory
+from pvae.runtime import (
+    Chunks,
+    Precision,
+    backends_in,
+    check_memory,
+    in_precision,
+    keep_freed_memory,
+)
 
 __all__ = ["Sampler"]
 
 MIB = 2**20
-_PIECE = 1024  # rows of one draw from the prior
+_PIECE = 1024  # rows of one draw from the prior on a CPU
+_HOST = 32, 2**20  # data and log weights held at a time: 8 MiB in double precision
+_DEVICE = 1024, 2**25  # on a GPU, which fewer data do not fill: 256 MiB
 
 
 class Sampler:
     """Draws samples of one pair with a layout that was checked; use as a context.
 
     Inside the context the pair is in eval mode, keeps its own parameters, is not validated by
-    Pyro and not differentiated.
+    Pyro and not differentiated, and products are computed in float32.
 
     Work is cut into *units* of samples that are drawn together. Their size depends on the pair
     alone, so that a unit's samples never depend on how it is computed. The model of a unit runs in
@@ -53,12 +62,14 @@ class Sampler:
         bound: Whether the pair only runs with as many data as it was checked with.
         usual_rows: Rows of a chunk if `memory` is not given.
         chunks: Runs the model in chunks.
+        precision: Of the products in the model's log densities that `stream` computes.
     """
 
     def __init__(
         self, inspection: Inspection, *, strategy: Strategy = "auto", memory: float | None = None
     ) -> None:
         check_memory(memory)
+        self.precision: Precision = "float32"
         self.model, self.guide = inspection.model, inspection.guide
         self.plate, self.dim = inspection.plate, inspection.dim
         self._checked, device = inspection.size, inspection.batch[0].device
@@ -69,6 +80,7 @@ class Sampler:
             warnings.warn(remark, stacklevel=3)
         with (
             quiet(self.model, self.guide),
+            backends_in("float32"),
             torch.random.fork_rng([device] if device.type == "cuda" else []),
         ):
             layout = lay_out(inspection, strategy)
@@ -82,8 +94,10 @@ class Sampler:
         return Particles(self.model, self.guide, self.structure, self.dim, how)
 
     def __enter__(self) -> "Sampler":
-        self._entered = quiet(self.model, self.guide)
-        self._entered.__enter__()
+        with contextlib.ExitStack() as entered:
+            entered.enter_context(quiet(self.model, self.guide))
+            entered.enter_context(backends_in("float32"))
+            self._entered = entered.pop_all()
         return self
 
     def __exit__(self, *error: Any) -> None:
@@ -126,7 +140,8 @@ class Sampler:
             ChunkedModel(self.particles, Chunks(count * size), most if compiled else 0)
             for count in dict.fromkeys(counts)
         )
-        return fastest(models, draws, batch, num)
+        with in_precision(self.precision):
+            return fastest(models, draws, batch, num)
 
     def stream(
         self,
@@ -160,7 +175,7 @@ class Sampler:
     ) -> Iterator[Tensor]:
         """Yields log p(x|z), [k, B], for K draws z ~ p(z) of each datum, unit by unit."""
         size, summed = len(batch[0]), {*self.structure.observed, *self.structure.enumerated}
-        step = self._piece(size)
+        step = self.piece(size)
         for start in range(0, num_samples, step):
             num = min(step, num_samples - start)
             seed_unit(seed, first, start, purpose=1)
@@ -174,6 +189,17 @@ class Sampler:
         numel = max(self.latent_numel, self._terms_numel)
         return max(1, min(floats // numel, most) // len(batch[0]))
 
+    def data_at_once(self, num_samples: int) -> int:
+        """Returns how many data are evaluated together with K samples each.
+
+        Few data with many samples need few encodings. A loop draws one sample of all data at a
+        time, and needs many. The number depends on the device, but neither on the memory of a
+        chunk nor on the processes.
+        """
+        data, weights = _HOST if self._on_cpu else _DEVICE
+        most = max(data, 256) if self.strategy == "loop" else data
+        return max(1, min(most, weights // num_samples))
+
     @property
     def latent_numel(self) -> int:
         """Number of latent values of one datum."""
@@ -184,15 +210,18 @@ class Sampler:
     def prior(self, batch: tuple[Tensor, ...], num: int) -> dict[str, Tensor]:
         """Draws the latents from p(z), as rows [num, B, *rest], except enumerated sites."""
         size = len(batch[0])
-        step, parts = self._piece(size), []
+        step, parts = self.piece(size), []
         for start in range(0, num, step):
             n = min(step, num - start)
             parts.append(self.particles.rows_of(self.particles.prior(batch, n), n, size))
         return _joined(parts)
 
-    def _piece(self, size: int) -> int:
-        """Returns how many samples of the prior are drawn at once."""
-        return 1 if self.strategy == "loop" else max(1, min(_PIECE, self.usual_rows) // size)
+    def piece(self, size: int) -> int:
+        """Returns how many samples of the prior are drawn at once for each of B data."""
+        if self.strategy == "loop":
+            return 1
+        rows = min(_PIECE, self.usual_rows) if self._on_cpu else self.usual_rows
+        return max(1, rows // size)
 
     def terms(
         self, batch: tuple[Tensor, ...], num: int, values: dict[str, Tensor]
@@ -232,7 +261,8 @@ class Sampler:
         particles, size = self.particles, len(batch[0])
         guide_trace = particles.guide(batch, num)
         q = particles.log_terms(guide_trace, num, size, observed=False)
-        p = self._model.terms(guide_trace, batch, num)
+        with in_precision(self.precision):
+            p = self._model.terms(guide_trace, batch, num)
         p = particles.cancel_masked(p, guide_trace, num, size)
         means = particles.means(guide_trace, num, size)
         return add_up(p, q, self.structure.enumerated, means, first, len(particles.inner))

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pvae.drawing import text
-from pvae.evaluation import Evaluation
+from pvae.evaluation import Evaluation, rounded_in_words
 from pvae.report.subject import Subject
 from pvae.version import __version__
 
@@ -73,6 +73,8 @@ def sizes(
         "training data": text.count(len(parts.train)) if parts else None,
         "validation data": text.count(len(held)) if held is not None else None,
         "evaluated data": text.count(len(evaluation.log_px)),
+        "precision of the model": evaluation.precision
+        and rounded_in_words(evaluation.precision, evaluation.num_samples),
         "epochs": text.count(len(history)) if history else config.get("epochs"),
         "batch size": config.get("batch_size"),
         "parameters": text.count(n) if (n := subject.parameters()) else None,

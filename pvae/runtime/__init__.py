@@ -16,6 +16,7 @@ from pvae.runtime.memory import Chunks, LiveBytes, check_memory, keep_freed_memo
 from pvae.runtime.numbers import number, weight, whole
 from pvae.runtime.precision import (
     Precision,
+    backends_in,
     check_precision,
     in_float32,
     in_precision,
@@ -42,6 +43,7 @@ __all__ = [
     "Watch",
     "apart",
     "atomic",
+    "backends_in",
     "check_memory",
     "check_precision",
     "check_seed",

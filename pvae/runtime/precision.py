@@ -1,4 +1,4 @@
-"""Precision: matrix products in bfloat16, everything else in float32."""
+"""Precision: matrix products in TF32 or bfloat16, everything else in float32."""
 
 import contextlib
 import platform
@@ -12,9 +12,17 @@ from torch.overrides import TorchFunctionMode
 
 from pvae.errors import PvaeError
 
-__all__ = ["Precision", "able", "check_precision", "in_float32", "in_precision", "rounding"]
+__all__ = [
+    "Precision",
+    "able",
+    "backends_in",
+    "check_precision",
+    "in_float32",
+    "in_precision",
+    "rounding",
+]
 
-Precision = Literal["float32", "bf16"]
+Precision = Literal["float32", "tf32", "bf16"]
 
 _PRODUCTS = {
     F.linear,
@@ -41,14 +49,23 @@ def check_precision(precision: str, device: torch.device | None = None) -> None:
     """Checks an argument `precision`.
 
     Raises:
-        PvaeError: It is neither `"float32"` nor `"bf16"`, or it is `"bf16"` and the device has no
-            instructions for bfloat16.
+        PvaeError: It is not `"float32"`, `"tf32"` or `"bf16"`, or the device has no instructions
+            for it.
     """
     if precision not in get_args(Precision):
-        raise PvaeError(f"precision={precision!r} is not valid: give 'float32' or 'bf16'.")
-    if precision == "float32" or device is None or able(device):
+        raise PvaeError(f"precision={precision!r} is not valid: give 'float32', 'tf32' or 'bf16'.")
+    if precision == "float32" or device is None:
         return
     what = {"cuda": "this GPU", "cpu": "this CPU"}.get(device.type, f"the device {device.type!r}")
+    if precision == "tf32":
+        if device.type == "cuda" and torch.cuda.is_tf32_supported():
+            return
+        raise PvaeError(
+            f"precision='tf32' has no effect here: {what} has no TF32, which NVIDIA's GPUs have "
+            "since compute capability 8.0. Use precision='float32'."
+        )
+    if able(device):
+        return
     raise PvaeError(
         f"precision='bf16' is slower than float32 here: {what} has no instructions for bfloat16. "
         "Use precision='float32'."
@@ -78,11 +95,14 @@ def rounding(
         device: Device of the tensors.
 
     Returns:
-        `dtype`, except for float32 if `torch.backends` sets a lower precision: `"tf32"` (10 bits;
-        the default for convolutions on a GPU) or `"bf16"` (7 bits).
+        `dtype`, except for float32 inside of `in_precision("bf16")`, or if `torch.backends` sets a
+        lower precision: `"tf32"` (10 bits; torch's default for convolutions on a GPU) or `"bf16"`
+        (7 bits).
     """
     if dtype != torch.float32:
         return dtype
+    if _Products.entered and _Products.lowers and products:
+        return "bf16"
     backends = torch.backends
     found = {
         "cuda": {"matmul": backends.cuda.matmul, "conv": backends.cudnn.conv,
@@ -93,26 +113,77 @@ def rounding(
     return next((coarse for coarse in ("bf16", "tf32") if coarse in settings), dtype)
 
 
-def in_precision(precision: Precision) -> contextlib.AbstractContextManager[Any]:
-    """Returns a context that computes products of float32 tensors in the given precision.
+@contextlib.contextmanager
+def in_precision(precision: Precision) -> Iterator[None]:
+    """Computes products of float32 tensors in the given precision, inside this context.
 
-    The results are float32. The gradients of the products are computed in bfloat16 too.
+    The results are float32. The gradients of the products are computed in that precision too.
+    `"float32"` means products of 24 bits also on a GPU, whose convolutions torch rounds to TF32
+    by default.
     """
-    return _Products() if precision == "bf16" else contextlib.nullcontext()
+    with backends_in(precision), _Products() if precision == "bf16" else contextlib.nullcontext():
+        yield
+
+
+@contextlib.contextmanager
+def backends_in(precision: Precision) -> Iterator[None]:
+    """Allows TF32 in torch's backends, or not; the part of `in_precision` that graphs need too."""
+    places, low = _places(), precision == "tf32"
+    before = [place.fp32_precision for place in places]
+    if all((each == "tf32") == low and each != "bf16" for each in before):
+        yield
+        return
+    try:
+        of_products = torch.get_float32_matmul_precision()
+    except RuntimeError:  # the old flag and the new one differ
+        of_products = "high" if before[0] == "tf32" else "highest"
+    try:
+        _set(places, ["tf32" if low else "ieee"] * len(places), "high" if low else "highest")
+        yield
+    finally:
+        _set(places, before, of_products)
+
+
+def _places() -> list[Any]:
+    """The settings of torch's backends that products of this process can depend on."""
+    backends = torch.backends
+    if not torch.cuda.is_initialized():
+        return [backends.mkldnn.matmul, backends.mkldnn.conv, backends.mkldnn.rnn]
+    return [
+        backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn, backends.mkldnn.matmul
+    ]  # fmt: skip
+
+
+def _set(places: list[Any], values: list[str], of_products: str) -> None:
+    # First the old flags, which set the new ones too: torch refuses to read them if they differ.
+    torch.set_float32_matmul_precision(of_products)
+    if len(places) > 3:
+        torch.backends.cudnn.allow_tf32 = values[1] == "tf32"
+    for place, value in zip(places, values, strict=True):
+        place.fp32_precision = value
 
 
 @contextlib.contextmanager
 def in_float32() -> Iterator[None]:
-    """Computes products in float32, also inside of `in_precision("bf16")`."""
+    """Computes products in float32, also inside of another `in_precision`."""
     before, _Products.lowers = _Products.lowers, False
     try:
-        yield
+        with backends_in("float32"):
+            yield
     finally:
         _Products.lowers = before
 
 
 class _Products(TorchFunctionMode):
-    lowers = True
+    lowers, entered = True, 0
+
+    def __enter__(self) -> Any:
+        _Products.entered += 1
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        _Products.entered -= 1
+        super().__exit__(*error)
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None

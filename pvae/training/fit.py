@@ -37,6 +37,7 @@ from pvae.pair import inspect as inspect_pair
 from pvae.runtime import (
     Group,
     Precision,
+    backends_in,
     check_precision,
     check_seed,
     default_device,
@@ -158,8 +159,9 @@ def fit(
         mode: `"compiled"`, `"eager"`, or `"auto"`: compiled if the run has 10,000 steps or more,
             because compiling takes some ten seconds. A pair that cannot be compiled runs eagerly,
             with a warning. See `pvae.SVI`.
-        precision: `"bf16"` computes matrix products and convolutions of the training steps in
-            bfloat16, if the hardware has it.
+        precision: Of matrix products and convolutions. `"bf16"` computes those of the training
+            steps in bfloat16, if the hardware has it; `"tf32"` all of them in TF32, on an NVIDIA
+            GPU. `"float32"` excludes TF32, in which torch computes convolutions by default.
         plate: Name of the batch plate, if it is ambiguous.
         device: `"auto"` (the GPU if there is one), `"cpu"`, `"cuda"`, `"cuda:1"`, …
         seed: Seed of minibatch order, observation noise and samples.
@@ -245,6 +247,7 @@ def fit(
         torch.enable_grad(),
         own_random_state(seed),
         default_device(place),
+        backends_in(precision),
         warnings.catch_warnings(),
     ):
         # Pyro warns of each frozen parameter, and one sentence says it below.

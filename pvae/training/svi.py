@@ -13,7 +13,13 @@ from torch import Tensor
 from pvae.errors import PvaeError
 from pvae.objectives import plain_elbo
 from pvae.pair import OwnParameters, Program, alone, evaluating
-from pvae.runtime import Precision, check_precision, noise_state, restore_noise
+from pvae.runtime import (
+    Precision,
+    backends_in,
+    check_precision,
+    noise_state,
+    restore_noise,
+)
 from pvae.training.accumulate import Held
 from pvae.training.compiled_step import CompiledGradient
 from pvae.training.eager_step import EagerGradient
@@ -70,7 +76,8 @@ class SVI:
             steps, because compiling takes some ten seconds. Minibatches that are smaller than
             earlier ones, such as the last one of an epoch, always run eagerly.
         precision: `"bf16"` computes the matrix products and convolutions of a step in bfloat16,
-            and all else (densities, sums, the optimiser) in float32.
+            `"tf32"` in TF32 (on an NVIDIA GPU), and all else (densities, sums, the optimiser) in
+            float32. `"float32"` excludes TF32, in which torch computes convolutions by default.
 
     Attributes:
         kl_weight: β, a factor on the latent sites' log densities; None means 1. It may change
@@ -195,7 +202,8 @@ class SVI:
                 `steps_ago` says which. The parameters are those of that step.
             PvaeError: As `step`.
         """
-        return self._run(args, kwargs, last=True)
+        with backends_in(self.precision):
+            return self._run(args, kwargs, last=True)
 
     @alone
     def hold(self, *args: Any, **kwargs: Any) -> float | Tensor | tuple[float, ...]:
@@ -209,7 +217,8 @@ class SVI:
             NotFiniteError: As `update`.
             PvaeError: As `step`.
         """
-        return self._run(args, kwargs, last=False)
+        with backends_in(self.precision):
+            return self._run(args, kwargs, last=False)
 
     def _run(self, args: Any, kwargs: Any, last: bool) -> float | Tensor | tuple[float, ...]:
         if not torch.is_grad_enabled() or any(map(_is_inference, (*args, *kwargs.values()))):

@@ -43,10 +43,10 @@ def test_intervals_cover_the_exact_value_as_often_as_they_say(name):
     model, guide, batch, exact = ORACLES[name]()
     batch, exact = tuple(tensor[:DATA] for tensor in batch), exact[:DATA].numpy()
     torch.manual_seed(0)
-    log_w = pvae.log_weights(model, guide, *batch, num_samples=K * REPLICATIONS).numpy()
+    log_w = pvae.log_weights(model, guide, *batch, num_samples=K * REPLICATIONS)
     log_w = log_w.reshape(REPLICATIONS, K, DATA).swapaxes(1, 2).reshape(-1, K)
-    error = bounds.bounds(log_w, [K])[K][0] - np.tile(exact, REPLICATIONS)
-    se = bounds.log_px_se(log_w)
+    error = bounds.bounds(log_w, [K])[K][0].numpy() - np.tile(exact, REPLICATIONS)
+    se = bounds.log_px_se(log_w).numpy()
     assert 0.93 < np.mean(np.abs(error) < 1.96 * se) < 0.97
     # The log of an unbiased mean is too low by half its variance, which 4,000 estimates show.
     assert abs((error + se**2 / 2).mean()) < 3 * _se(error)

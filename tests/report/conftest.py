@@ -55,7 +55,7 @@ class Numbers:
         self.kl = np.full(n, 17.25)
         self.reconstruction = self.elbo + self.kl
         self.zero_weights = np.zeros(n)
-        self.elbo_analytic = self.psis = self.cubo = None
+        self.elbo_analytic = self.psis = self.cubo = self.precision = None
         self.made = {}
         self.jvi, self.findings, self.missing, self.settings = {}, {}, {}, {}
         self.sites = {

@@ -7,7 +7,8 @@ import torch
 from pyro.infer import TraceMeanField_ELBO
 
 import pvae
-from pvae.runtime.precision import able, in_float32, in_precision, rounding
+from pvae import PvaeError
+from pvae.runtime.precision import able, check_precision, in_float32, in_precision, rounding
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -109,6 +110,63 @@ def test_products_in_float32_inside_of_bf16():
         with in_float32():
             assert torch.equal(x @ x.T, exact)
         assert not torch.equal(x @ x.T, exact)
+
+
+def _old_flags():
+    return torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {},
+        {"old": lambda: torch.set_float32_matmul_precision("high")},
+        {"old": _no_tf32},
+        {"matmul": "tf32"},  # torch refuses to read the old flag then
+        {"cudnn": "ieee"},
+    ],
+)
+def test_tf32_on_a_gpu_is_a_choice_and_never_the_default(told, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    everything = {"matmul", "conv", "rnn"}
+    with _told(**told):
+        kinds = [rounding(torch.float32, {kind}, CUDA) for kind in everything]
+        for precision, flags in (("float32", (False, "highest")), ("tf32", (True, "high"))):
+            expected = {"float32": torch.float32}.get(precision, precision)
+            with in_precision(precision):
+                assert {rounding(torch.float32, {k}, CUDA) for k in everything} == {expected}
+                if precision == "tf32" or "cudnn" not in told:  # else nothing had to be set
+                    assert _old_flags() == flags
+                with in_float32():
+                    assert rounding(torch.float32, everything, CUDA) == torch.float32
+            assert [rounding(torch.float32, {kind}, CUDA) for kind in everything] == kinds
+        with pytest.raises(ZeroDivisionError), in_precision("tf32"):
+            1 / 0  # noqa: B018
+        assert [rounding(torch.float32, {kind}, CUDA) for kind in everything] == kinds
+
+
+def test_float32_on_a_cpu_that_was_told_bfloat16():
+    x = torch.linspace(-1, 1, 12).reshape(3, 4)
+    with _told(old=lambda: torch.set_float32_matmul_precision("medium")):
+        assert rounding(torch.float32, {"matmul"}, CPU) == "bf16"
+        with in_precision("float32"):
+            assert rounding(torch.float32, {"matmul"}, CPU) == torch.float32
+        assert rounding(torch.float32, {"matmul"}, CPU) == "bf16"
+        assert torch.get_float32_matmul_precision() == "medium"
+    with in_precision("bf16"):
+        assert rounding(torch.float32, {"matmul"}, CPU) == "bf16"
+        assert rounding(torch.float32, set(), CPU) == torch.float32
+        assert rounding((x @ x.T).dtype, {"matmul"}, CPU) == "bf16"
+
+
+def test_tf32_without_hardware(monkeypatch):
+    with pytest.raises(PvaeError, match="this CPU has no TF32"):
+        check_precision("tf32", CPU)
+    monkeypatch.setattr(torch.cuda, "is_tf32_supported", lambda: False)
+    with pytest.raises(PvaeError, match="this GPU has no TF32"):
+        check_precision("tf32", CUDA)
+    monkeypatch.setattr(torch.cuda, "is_tf32_supported", lambda: True)
+    check_precision("tf32", CUDA)
 
 
 @pytest.mark.parametrize("avx", [True, False])

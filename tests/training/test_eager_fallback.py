@@ -139,7 +139,9 @@ def test_names_that_are_not_known():
         PvaeError, match="mode='fast' is not known: use one of auto, eager, compiled"
     ):
         SVI(*fresh_pair(), None, Trace_ELBO(), mode="fast")
-    with pytest.raises(PvaeError, match="precision='fp8' is not valid: give 'float32' or 'bf16'"):
+    with pytest.raises(
+        PvaeError, match="precision='fp8' is not valid: give 'float32', 'tf32' or 'bf16'"
+    ):
         SVI(*fresh_pair(), None, Trace_ELBO(), precision="fp8")
 
 

@@ -1,6 +1,7 @@
 """Active units: latent dimensions whose posterior mean depends on the datum."""
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from pvae.predictive import ACTIVE
@@ -25,7 +26,7 @@ class ActiveUnits:
 
     def __init__(self) -> None:
         self.sums: dict[str, np.ndarray] = {}
-        self._moments: dict[str, np.ndarray] = {}
+        self._moments: dict[str, Tensor] = {}
 
     def add(self, means: dict[str, Tensor]) -> None:
         """Adds conditional means [K, B, Z] from more samples of the current data."""
@@ -34,7 +35,7 @@ class ActiveUnits:
             if value.stride(0) == 0:  # the same mean for all samples, as in a guide of one layer
                 times, value = len(value), value[:1]
             value = value.double()
-            moments = np.stack([times * m.sum(0).cpu().numpy() for m in (value, value**2)])
+            moments = times * torch.stack([value.sum(0), value.square().sum(0)])
             self._moments[name] = self._moments.get(name, 0.0) + moments
 
     def end_data(self, num_samples: int) -> None:
@@ -45,11 +46,12 @@ class ActiveUnits:
         moments, self._moments = self._moments, {}
         for name, (first, second) in moments.items() if num_samples > 1 else ():
             mean = first / num_samples
-            spread = np.maximum(second / num_samples - mean**2, 0)
+            spread = (second / num_samples - mean**2).clamp(min=0)
             # The mean is the same in every sample if it varies by no more than rounding errors.
-            noise = np.where(spread <= 1e-9 * (1 + mean**2), 0.0, spread) / (num_samples - 1)
-            sums = float(len(mean)), mean.sum(0), (mean**2).sum(0), noise.sum(0)
-            self.sums[name] = self.sums.get(name, 0.0) + np.stack(np.broadcast_arrays(*sums))
+            noise = torch.where(spread <= 1e-9 * (1 + mean**2), 0.0, spread) / (num_samples - 1)
+            size = torch.full_like(mean[0], len(mean))
+            sums = torch.stack([size, mean.sum(0), mean.square().sum(0), noise.sum(0)])
+            self.sums[name] = self.sums.get(name, 0.0) + sums.cpu().numpy()
 
 
 def variances(sums: np.ndarray | None) -> np.ndarray | None:

@@ -104,13 +104,13 @@ class AIS(Annealing):
             seed_unit(task.seed, int(block[0]), purpose=2 if self.start == "prior" else 3)
             tick = task.work.ticks(self.num_temperatures - 1 + pilot_length(self.num_temperatures))
             log_w, acceptance, *_ = self._forward(density, task.batch(block), compiled, tick)
-            weights = log_w.T.cpu().numpy()
-            return {
-                "log_px": log_mean_exp(weights),
-                "log_px_se": log_px_se(weights),
-                "ess": effective_sample_size(weights),
-                "acceptance": acceptance.double().cpu().numpy(),
+            found = {
+                "log_px": log_mean_exp(log_w.T),
+                "log_px_se": log_px_se(log_w.T),
+                "ess": effective_sample_size(log_w.T),
+                "acceptance": acceptance.double(),
             }
+            return {name: values.cpu().numpy() for name, values in found.items()}
 
         results = task.work.map(self.title, blocks, compute)
         acceptance = sum(each.pop("acceptance").sum(1) for each in results) / len(task.positions)

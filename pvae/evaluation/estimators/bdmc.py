@@ -138,8 +138,8 @@ class BDMC(Annealing):
             options = {"counts": density.counts, "tick": tick}
             back = anneal_back(path, z, betas, steps, self.num_leapfrog, **options)
             return {
-                "lower": log_mean_exp(forward.T.cpu().numpy()),
-                "upper": -log_mean_exp(-back.T.cpu().numpy()),
+                "lower": log_mean_exp(forward.T).cpu().numpy(),
+                "upper": -log_mean_exp(-back.T).cpu().numpy(),
             }
 
         columns = task.map("bidirectional Monte Carlo", blocks, compute)

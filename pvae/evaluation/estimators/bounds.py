@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable
 
-import numpy as np
+from torch import Tensor
 
 __all__ = [
     "bounds",
@@ -11,12 +11,11 @@ __all__ = [
     "effective_sample_size",
     "log_mean_exp",
     "log_px_se",
+    "sums_fast",
 ]
 
 
-def bounds(
-    log_w: np.ndarray, num_samples: Iterable[int]
-) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+def bounds(log_w: Tensor, num_samples: Iterable[int]) -> dict[int, tuple[Tensor, Tensor]]:
     r"""The importance-weighted bound for several K, each from all samples in blocks of K.
 
     .. math:: L_K = E \left[ \log \frac1K \sum_{k=1}^K w_k \right] \le \log p(x), \qquad
@@ -39,11 +38,12 @@ def bounds(
     Source: Burda, Grosse & Salakhutdinov 2016, arXiv:1509.00519.
 
     Example:
-        >>> found = bounds(np.log([[1.0, 3.0, 2.0, 2.0]]), [1, 2])
+        >>> import torch
+        >>> found = bounds(torch.tensor([[1.0, 3.0, 2.0, 2.0]]).log(), [1, 2])
         >>> list(found), found[2][0]
-        ([1, 2], array([0.69314718]))
+        ([1, 2], tensor([0.6931]))
     """
-    means: dict[int, np.ndarray] = {}
+    means: dict[int, Tensor] = {}
     for k in sorted(set(num_samples)):
         # A block of 50 is ten blocks of 5: only the smallest K needs every weight.
         part = max((j for j in means if k % j == 0), default=0)
@@ -51,7 +51,7 @@ def bounds(
     return {k: (m.mean(-1), _block_se(m, log_w, k)) for k, m in means.items()}
 
 
-def cubo(log_w: np.ndarray) -> np.ndarray:
+def cubo(log_w: Tensor) -> Tensor:
     r"""The χ² upper bound on log p(x), estimated from samples.
 
     .. math:: \log p(x) \le \frac12 \log E_q[w^2] \approx \frac12 \log \frac1S \sum_s w_s^2
@@ -65,54 +65,55 @@ def cubo(log_w: np.ndarray) -> np.ndarray:
         log_w: Log weights [B, S], nats.
 
     Returns:
-        Array [B], nats; -inf where every weight is zero.
+        Tensor [B], nats; -inf where every weight is zero.
 
     Source: Dieng, Tran, Ranganath, Paisley & Blei 2017, *Variational Inference via χ Upper
     Bound Minimization*.
 
     Example:
-        >>> cubo(np.log([[1.0, 7.0]]))  # log 5, where the mean weight is 4
-        array([1.60943791])
+        >>> import torch
+        >>> cubo(torch.tensor([[1.0, 7.0]]).log())  # log 5, where the mean weight is 4
+        tensor([1.6094])
     """
-    weights, high = _relative(log_w)
-    return _log_of_mean(np.vecdot(weights, weights) / log_w.shape[-1], 2 * high) / 2
+    return log_mean_exp(2 * log_w) / 2
 
 
-def effective_sample_size(log_w: np.ndarray) -> np.ndarray:
+def effective_sample_size(log_w: Tensor) -> Tensor:
     r"""Kish's effective sample size, :math:`(\sum_k w_k)^2 / \sum_k w_k^2`.
 
     Args:
         log_w: Log weights [B, S], nats.
 
     Returns:
-        Array [B] between 1 and S; NaN where every weight is zero.
+        Tensor [B] between 1 and S; NaN where every weight is zero.
 
     Example:
-        >>> effective_sample_size(np.log([[1.0, 1.0, 2.0]]))
-        array([2.66666667])
+        >>> import torch
+        >>> effective_sample_size(torch.tensor([[1.0, 1.0, 2.0]]).log())
+        tensor([2.6667])
     """
-    weights, _ = _relative(log_w)
-    return weights.sum(-1) ** 2 / np.vecdot(weights, weights)
+    weights = _relative(log_w)
+    return weights.sum(-1) ** 2 / weights.square().sum(-1)
 
 
-def log_mean_exp(log_w: np.ndarray) -> np.ndarray:
+def log_mean_exp(log_w: Tensor) -> Tensor:
     """The log of the mean weight along the last axis, in nats.
 
     Args:
         log_w: Log weights [..., S], nats.
 
     Returns:
-        Array [...]; -inf where every weight is zero.
+        Tensor [...]; -inf where every weight is zero.
 
     Example:
-        >>> log_mean_exp(np.log([[1.0, 3.0], [2.0, 2.0]]))
-        array([0.69314718, 0.69314718])
+        >>> import torch
+        >>> log_mean_exp(torch.tensor([[1.0, 3.0], [2.0, 2.0]]).log())
+        tensor([0.6931, 0.6931])
     """
-    weights, high = _relative(log_w)
-    return _log_of_mean(weights.mean(-1), high)
+    return sums_fast(log_w).logsumexp(-1) - math.log(log_w.shape[-1])
 
 
-def log_px_se(log_w: np.ndarray) -> np.ndarray:
+def log_px_se(log_w: Tensor) -> Tensor:
     r"""Monte Carlo standard error of the log of the mean weight, by the delta method.
 
     .. math:: \mathrm{se} = \frac{\mathrm{sd}(w)}{\sqrt S \; \bar w}
@@ -123,19 +124,27 @@ def log_px_se(log_w: np.ndarray) -> np.ndarray:
         log_w: Log weights [B, S], nats.
 
     Returns:
-        Array [B]; NaN for a single sample, or where every weight is zero.
+        Tensor [B]; NaN for a single sample, or where every weight is zero.
 
     Example:
-        >>> log_px_se(np.log([[1.0, 3.0]]))
-        array([0.5])
+        >>> import torch
+        >>> log_px_se(torch.tensor([[1.0, 3.0]]).log())
+        tensor([0.5000])
     """
     if log_w.shape[1] < 2:
-        return np.full(len(log_w), np.nan)
-    weights, _ = _relative(log_w)
-    return weights.std(-1, ddof=1) / weights.mean(-1) / math.sqrt(log_w.shape[1])
+        return log_w.new_full((len(log_w),), math.nan)
+    weights = _relative(log_w)
+    return _se_of_mean(weights) / weights.mean(-1)
 
 
-def _block_means(log_w: np.ndarray, num_samples: int) -> np.ndarray:
+def sums_fast(x: Tensor) -> Tensor:
+    """Puts a short last axis outermost in memory, because torch then reduces it much faster."""
+    if x.shape[-1] >= 32 or x.device.type != "cpu":
+        return x
+    return x.movedim(-1, 0).contiguous().movedim(0, -1)
+
+
+def _block_means(log_w: Tensor, num_samples: int) -> Tensor:
     """The log of the mean weight of each block of K, [B, ⌊S / K⌋]."""
     if num_samples == 1:
         return log_w
@@ -143,22 +152,18 @@ def _block_means(log_w: np.ndarray, num_samples: int) -> np.ndarray:
     return log_mean_exp(log_w[:, : blocks * num_samples].reshape(len(log_w), blocks, num_samples))
 
 
-def _block_se(means: np.ndarray, log_w: np.ndarray, num_samples: int) -> np.ndarray:
+def _block_se(means: Tensor, log_w: Tensor, num_samples: int) -> Tensor:
     if means.shape[1] < 2:
         return log_px_se(log_w[:, :num_samples])
-    with np.errstate(invalid="ignore"):  # -inf - -inf
-        return means.std(-1, ddof=1) / math.sqrt(means.shape[1])
+    return _se_of_mean(means)
 
 
-def _relative(log_w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Weights [..., S] divided by the largest (NaN where that is zero), and its log [...]."""
-    # numpy reduces a short last axis many times faster if it is outermost in memory.
-    weights = np.array(log_w, order="F" if log_w.shape[-1] < 32 else "C")
-    high = weights.max(-1)
-    with np.errstate(invalid="ignore"):
-        weights -= high[..., None]
-    return np.exp(weights, out=weights), high
+def _se_of_mean(x: Tensor) -> Tensor:
+    """The standard error of the mean of each row: [B, n] -> [B]; on a CPU faster than `x.std`."""
+    size = x.shape[-1]
+    return ((x - x.mean(-1, keepdim=True)).square_().sum(-1) / (size - 1) / size).sqrt()
 
 
-def _log_of_mean(mean: np.ndarray, high: np.ndarray) -> np.ndarray:
-    return np.where(np.isneginf(high), -np.inf, high + np.log(mean))[()]
+def _relative(log_w: Tensor) -> Tensor:
+    """Weights [B, S] divided by the largest of each row (NaN where that is zero)."""
+    return (log_w - log_w.amax(-1, keepdim=True)).exp_()

@@ -240,9 +240,9 @@ def log_px_each(
     if fixed := _is_fixed(sampler):
         num_samples = 1
     draws = sampler.stream(batch, num_samples, first=first, seed=seed)
-    log_w = torch.cat([each.log_w for each in draws]).double().T.cpu().numpy()
-    found = log_mean_exp(log_w), np.zeros(len(log_w)) if fixed else log_px_se(log_w)
-    return tuple(each.reshape(size, count) for each in found)
+    log_w = torch.cat([each.log_w for each in draws]).double().T
+    found = log_mean_exp(log_w), torch.zeros_like(log_w[:, 0]) if fixed else log_px_se(log_w)
+    return tuple(each.reshape(size, count).cpu().numpy() for each in found)
 
 
 def _is_fixed(sampler: Sampler) -> bool:

@@ -1,6 +1,7 @@
 """One stream of log weights: bounds, estimates, diagnostics, KL and active units."""
 
 import contextlib
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -14,37 +15,38 @@ from pvae.evaluation.estimators.bounds import bounds, cubo, effective_sample_siz
 from pvae.evaluation.estimators.jackknife import jackknife
 from pvae.evaluation.estimators.pareto import psis, rounding_error
 from pvae.evaluation.estimators.posterior import SiteKL, site_kl
+from pvae.evaluation.rounded import rounded
 from pvae.evaluation.work import in_blocks
 from pvae.importance import Sampler, seed_unit
-from pvae.runtime import is_out_of_memory
+from pvae.runtime import Precision, is_out_of_memory
 
 __all__ = ["CUBO_KHAT", "from_weights"]
 
-_WEIGHTS = 2**20  # log weights held at a time: 8 MiB in double precision
 _WORTH_TUNING = 10**6  # samples times data
 _WORTH_COMPILING = 10**7  # samples times data, each of which saves a microsecond or two
 CUBO_KHAT = 0.25  # above this k̂ the variance of w² is infinite
 
 
-def from_weights(task: Task, ks: list[int]) -> dict[str, Any]:
+def from_weights(task: Task, ks: list[int], precision: Precision = "float32") -> dict[str, Any]:
     """Streams the log weights of every datum and reduces them, one block of data at a time.
 
     Args:
         task: All N data.
         ks: The K of L_K, increasing; the last is the number of samples S.
+        precision: Of the products in the model's log densities.
 
     Returns:
         The fields of `Evaluation` that hold arrays over the data, `sites`, and in `missing` the
         reason if a detail beside the bounds failed.
+
+    Raises:
+        PvaeError: If a lower precision moves the bound by more than its Monte Carlo error.
     """
     sampler, size = task.sampler, len(task.data)
-    # Few data with many samples need few encodings; a loop, with one sample at a time, needs many
-    # data. The cut depends on neither memory nor processes.
-    most = max(1, _WEIGHTS // ks[-1])
-    step = min(most, 256 if sampler.strategy == "loop" else 32)
-    if sampler.bound:
-        step = size
+    step = size if sampler.bound else sampler.data_at_once(ks[-1])
     rows = size * ks[-1]
+    moved = None if precision == "float32" else rounded(task, ks[-1], step, precision)
+    sampler.precision = precision
 
     def compute(block: np.ndarray) -> dict[str, np.ndarray]:
         units = in_blocks(block, step)
@@ -56,8 +58,11 @@ def from_weights(task: Task, ks: list[int]) -> dict[str, Any]:
     if rows >= _WORTH_TUNING:
         some = task.batch(np.arange(min(step, size)))
         tuned = sampler.tuned(some, ks[-1], compiled=rows >= _WORTH_COMPILING)
-    with tuned:
-        results = _merged(task.work.map("log weights", blocks, compute))
+    try:
+        with tuned:
+            results = _merged(task.work.map("log weights", blocks, compute))
+    finally:
+        sampler.precision = "float32"
     columns = {name: v for name, v in results.items() if not name.startswith("sum ")}
     for name in ("bounds", "bounds_se", "jvi_1", "jvi_2"):
         columns[name] = dict(zip(ks, columns[name].T.copy(), strict=True))
@@ -71,6 +76,7 @@ def from_weights(task: Task, ks: list[int]) -> dict[str, Any]:
     columns["log_px"] = columns["bounds"][ks[-1]]
     columns["log_px_se"] = columns["bounds_se"][ks[-1]]
     reasons = [reason for reason in np.unique(columns.pop("failed")) if reason]
+    columns["precision"] = moved
     columns["missing"] = {"details": "; ".join(reasons)} if reasons else {}
     columns["sites"] = {name: _site(name, results, size) for name in sampler.structure.latent}
     return columns
@@ -79,28 +85,28 @@ def from_weights(task: Task, ks: list[int]) -> dict[str, Any]:
 def _block(
     sampler: Sampler, batch: tuple[torch.Tensor, ...], ks: list[int], seed: int, first: int
 ) -> dict[str, np.ndarray]:
-    """Computes everything about B data from all their samples."""
-    size, num_samples = len(batch[0]), ks[-1]
-    log_w = np.empty((size, num_samples))
-    elbo, rate, summands, done = np.zeros(size), np.zeros(size), np.zeros(size), 0
-    kl = {name: np.zeros(size) for name in sampler.structure.latent}
-    active = ActiveUnits()
+    """Computes everything about B data from all their samples, on their device."""
+    size, num_samples, device = len(batch[0]), ks[-1], batch[0].device
+    log_w = torch.empty((size, num_samples), dtype=torch.float64, device=device)
+    elbo, rate, summands = log_w.new_zeros((3, size))
+    kl = {name: log_w.new_zeros(size) for name in sampler.structure.latent}
+    active, done = ActiveUnits(), 0
     for draws in sampler.stream(batch, num_samples, first=first, seed=seed):
         count = len(draws.log_w)
-        log_w[:, done : done + count] = draws.log_w.T.cpu().numpy()
-        elbo += draws.elbo.double().sum(0).cpu().numpy()
-        rate += draws.rate.double().sum(0).cpu().numpy()
+        log_w[:, done : done + count] = draws.log_w.T
+        elbo += draws.elbo.double().sum(0)
+        rate += draws.rate.double().sum(0)
         largest = (draws.log_w + draws.rate).abs() + draws.rate.abs()  # log p(x|z), log q / p(z)
-        np.maximum(summands, largest.nan_to_num(0, 0, 0).amax(0).cpu().numpy(), out=summands)
+        summands = torch.maximum(summands, largest.nan_to_num(0, 0, 0).amax(0))
         for name, terms in draws.kl.items():
-            kl[name] += terms.double().sum(0).cpu().numpy()
+            kl[name] += terms.double().sum(0)
         active.add(draws.means)
         done += count
     active.end_data(num_samples)
     elbo, rate = elbo / num_samples, rate / num_samples
     kl = {name: total / num_samples for name, total in kl.items()}
     failed: list[str] = []
-    nothing = np.full(size, np.nan)
+    nothing = torch.full_like(elbo, math.nan)
 
     def attempt(what: str, default: Any, compute: Callable[[], Any]) -> Any:
         """Computes a detail. If it fails, only its reason is stored, and the bounds remain."""
@@ -116,7 +122,7 @@ def _block(
         seed_unit(seed, first, purpose=5)
         return site_kl(sampler, batch)
 
-    def debiased(k: int, order: int) -> np.ndarray:
+    def debiased(k: int, order: int) -> torch.Tensor:
         return attempt("the jackknife", nothing, lambda: jackknife(log_w, k, order))
 
     parts = attempt("the KL of each dimension", {}, divergence)
@@ -125,35 +131,32 @@ def _block(
     rounding = rounding_error(summands, torch.finfo(draws.log_w.dtype).eps)
     khat, smoothed = attempt("k̂", (nothing, nothing), lambda: psis(log_w, rounding))
     second = {max((k for k in ks if 2 < k <= most), default=0) for most in (500, num_samples)}
-    with np.errstate(invalid="ignore"):  # -inf + inf, where some weight is zero
-        reconstruction = elbo + rate
-        correction = sum(kl[name] - value.cpu().numpy() for name, value in closed.items())
-        result = {
-            "elbo": elbo,
-            "elbo_analytic": elbo + correction if closed else nothing,
-            "psis": smoothed,
-            "cubo": np.where(khat <= CUBO_KHAT, cubo(log_w), np.nan),
-            "khat": khat,
-            "ess": effective_sample_size(log_w),
-            "kl": rate,
-            "reconstruction": reconstruction,
-            "zero_weights": np.isneginf(log_w).mean(1),
-            "bounds": np.stack([found[k][0] for k in ks], -1),
-            "bounds_se": np.stack([found[k][1] for k in ks], -1),
-            "jvi_1": np.stack([debiased(k, 1) if k > 1 else nothing for k in ks], -1),
-            "jvi_2": np.stack([debiased(k, 2) if k in second else nothing for k in ks], -1),
-        }
+    correction = sum(kl[name] - value for name, value in closed.items())
+    result = {
+        "elbo": elbo,
+        "elbo_analytic": elbo + correction if closed else nothing,
+        "psis": smoothed,
+        "cubo": torch.where(khat <= CUBO_KHAT, cubo(log_w), math.nan),
+        "khat": khat,
+        "ess": effective_sample_size(log_w),
+        "kl": rate,
+        "reconstruction": elbo + rate,
+        "zero_weights": log_w.isneginf().double().mean(1),
+        "bounds": torch.stack([found[k][0] for k in ks], -1),
+        "bounds_se": torch.stack([found[k][1] for k in ks], -1),
+        "jvi_1": torch.stack([debiased(k, 1) if k > 1 else nothing for k in ks], -1),
+        "jvi_2": torch.stack([debiased(k, 2) if k in second else nothing for k in ks], -1),
+        **{f"sum kl {name}": values.sum() for name, values in kl.items()},
+        **{f"sum closed {name}": values.sum() for name, values in closed.items()},
+        **{
+            f"sum dims {name}": each.dims.sum(0)
+            for name, each in parts.items()
+            if each.dims is not None
+        },
+    }
+    result = {name: values.cpu().numpy() for name, values in result.items()}
     result["failed"] = np.full(size, "; ".join(dict.fromkeys(failed)))
-    for name, values in kl.items():
-        result[f"sum kl {name}"] = np.array(values.sum())
-    for name, value in closed.items():
-        result[f"sum closed {name}"] = np.array(value.sum().item())
-    for name, each in parts.items():
-        if each.dims is not None:
-            result[f"sum dims {name}"] = each.dims.sum(0).cpu().numpy()
-    for name, sums in active.sums.items():
-        result[f"sum active {name}"] = sums
-    return result
+    return result | {f"sum active {name}": sums for name, sums in active.sums.items()}
 
 
 def _merged(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:

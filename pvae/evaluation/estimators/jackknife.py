@@ -2,18 +2,21 @@
 
 import math
 
-import numpy as np
+import torch
+from torch import Tensor
 
 from pvae.errors import PvaeError
+from pvae.evaluation.estimators.bounds import sums_fast
 
 __all__ = ["jackknife"]
 
 _LARGEST = 8  # weights of a block, whose pairs are handled one by one
 _TERMS = 16  # of the series of log(1 - x) for all other weights
-_CHUNK = 2**15  # log weights at a time, so that temporaries stay in the cache
+_CHUNK = 2**18  # log weights at a time on a CPU: 2 MiB
+_MOST = 2**24  # elsewhere
 
 
-def jackknife(log_w: np.ndarray, num_samples: int, order: int = 1) -> np.ndarray:
+def jackknife(log_w: Tensor, num_samples: int, order: int = 1) -> Tensor:
     r"""The jackknife estimate of log p(x) of order m, from all samples in blocks of K.
 
     .. math:: \mathrm{JVI}_m = \sum_{j=0}^m c_j \bar L_{K-j}, \qquad
@@ -34,7 +37,7 @@ def jackknife(log_w: np.ndarray, num_samples: int, order: int = 1) -> np.ndarray
         order: m, 1 or 2.
 
     Returns:
-        Array [B], nats: the mean over the ⌊S / K⌋ blocks. NaN if some block has m or fewer
+        Tensor [B], nats: the mean over the ⌊S / K⌋ blocks. NaN if some block has m or fewer
         weights above zero: without these its mean weight is zero, and the log infinite.
 
     Raises:
@@ -44,8 +47,8 @@ def jackknife(log_w: np.ndarray, num_samples: int, order: int = 1) -> np.ndarray
     Autoencoders and Jackknife Variational Inference*.
 
     Example:
-        >>> jackknife(np.log([[1.0, 3.0]]), 2)  # 2 log 2 - (log 1 + log 3) / 2
-        array([0.83698822])
+        >>> jackknife(torch.tensor([[1.0, 3.0]]).log(), 2)  # 2 log 2 - (log 1 + log 3) / 2
+        tensor([0.8370])
     """
     size, count = log_w.shape
     if order not in (1, 2):
@@ -66,33 +69,33 @@ def jackknife(log_w: np.ndarray, num_samples: int, order: int = 1) -> np.ndarray
     blocks = count // num_samples
     cut = log_w[:, : blocks * num_samples].reshape(-1, num_samples)
     estimate = _first if order == 1 else _second
-    result = np.empty(len(cut))
-    step = max(1, _CHUNK // (num_samples + _TERMS))
     # A block without enough weights above zero ends in -inf - -inf = NaN, as it should.
-    with np.errstate(invalid="ignore", divide="ignore"):
-        for start in range(0, len(cut), step):
-            result[start : start + step] = estimate(cut[start : start + step])
+    most = _CHUNK if log_w.device.type == "cpu" else _MOST
+    step = max(1, most // (num_samples + _TERMS))
+    result = torch.cat([estimate(part) for part in cut.split(step)])
     return result.reshape(size, blocks).mean(-1)
 
 
-def _first(log_w: np.ndarray) -> np.ndarray:
-    """Order 1 for each block: [..., K] -> [...]."""
+def _first(log_w: Tensor) -> Tensor:
+    """Order 1 for each block: [n, K] -> [n]."""
     k = log_w.shape[-1]
-    log_w = _sums_fast(np.partition(log_w, k - 2, axis=-1))
-    first, second = log_w[..., -1], log_w[..., -2]
+    log_w = sums_fast(log_w)
+    first, largest = log_w.max(-1)
     # The others are summed on their own scale. Their sum is no difference from the whole, which
     # would lose all digits if the largest weight dominates.
-    others = np.exp(log_w[..., :-1] - second[..., None])
+    others = log_w.scatter(-1, largest[:, None], -math.inf)
+    second = others.amax(-1)
+    others = others.sub_(second[:, None]).exp_()
     rest, gap = others.sum(-1), second - first
-    total = 1 + np.exp(gap) * rest
-    others *= (-np.exp(gap) / total)[..., None]
-    one = gap + np.log(rest / total) + np.log1p(others, out=others).sum(-1)
+    total = 1 + gap.exp() * rest
+    others *= (-gap.exp() / total)[:, None]
+    one = gap + (rest / total).log() + others.log1p_().sum(-1)
     c1 = -(k - 1)
-    return first + np.log(total) - math.log(k) - c1 * math.log1p(-1 / k) + c1 / k * one
+    return first + total.log() - math.log(k) - c1 * math.log1p(-1 / k) + c1 / k * one
 
 
-def _second(log_w: np.ndarray) -> np.ndarray:
-    r"""Order 2 for each block: [..., K] -> [...].
+def _second(log_w: Tensor) -> Tensor:
+    r"""Order 2 for each block: [n, K] -> [n].
 
     With a the weights divided by their sum, in falling order, it needs
     :math:`\sum_i \log(1 - a_i)` and :math:`\sum_{i<j} \log(1 - a_i - a_j)`. The m largest
@@ -103,72 +106,70 @@ def _second(log_w: np.ndarray) -> np.ndarray:
     """
     k = log_w.shape[-1]
     m = min(_LARGEST, k)
-    log_w = np.partition(log_w, k - m, axis=-1)
-    log_w[..., k - m :].sort(axis=-1)
-    log_w = _sums_fast(log_w)
-    top = log_w[..., : -m - 1 : -1]
-    first, second, third = top[..., 0], top[..., 1], top[..., 2]
+    top, largest = log_w.topk(m)
+    first, second, third = top[:, 0], top[:, 1], top[:, 2]
 
     # As above, the sums without the largest weight and without the largest two are never
     # differences. b is a weight divided by the sum without the largest, a = keep · b.
-    b_small = np.exp(log_w[..., : k - m] - third[..., None])
-    b_top = np.exp(top[..., 2:] - third[..., None])
+    b_small = (log_w - third[:, None]).exp_().scatter_(-1, largest, 0.0)
+    b_top = (top[:, 2:] - third[:, None]).exp()
     without_two = b_top.sum(-1) + b_small.sum(-1)
     gap, gap_3 = second - first, third - second
-    without_one = 1 + np.exp(gap_3) * without_two
-    total = 1 + np.exp(gap) * without_one
-    keep = np.exp(gap) * without_one / total
-    log_keep = gap + np.log(without_one / total)
-    log_keep_2 = gap_3 + np.log(without_two / without_one)
-    scale = (np.exp(gap_3) / without_one)[..., None]
+    without_one = 1 + gap_3.exp() * without_two
+    total = 1 + gap.exp() * without_one
+    keep = gap.exp() * without_one / total
+    log_keep = gap + (without_one / total).log()
+    log_keep_2 = gap_3 + (without_two / without_one).log()
+    scale = (gap_3.exp() / without_one)[:, None]
     b_small *= scale
     b_top *= scale
-    a_top = keep[..., None] * np.concatenate([1 / without_one[..., None], b_top], axis=-1)
+    a_top = keep[:, None] * torch.cat([1 / without_one[:, None], b_top], -1)
 
-    left = np.log1p(-a_top)  # log(1 - a_i) for i = 2 … m
+    left = (-a_top).log1p()  # log(1 - a_i) for i = 2 … m
     one = log_keep + left.sum(-1)
-    i, j = np.triu_indices(m - 1, 1)
-    two = np.log1p(-a_top[..., i] - a_top[..., j]).sum(-1)
-    two += (k - 1) * log_keep + log_keep_2 + np.log1p(-b_top).sum(-1)  # pairs with the largest
+    i, j = torch.triu_indices(m - 1, m - 1, 1, device=log_w.device)
+    two = (-a_top[:, i] - a_top[:, j]).log1p().sum(-1)
+    two += (k - 1) * log_keep + log_keep_2 + (-b_top).log1p().sum(-1)  # pairs with the largest
     if k > m:
-        b_sums = _power_sums(b_small)
-        a_sums = b_sums * keep[..., None] ** np.arange(_TERMS + 1)
-        one -= a_sums @ _LOG
-        two -= b_sums @ _LOG
+        log, log_2, pairs = (table.to(log_w) for table in (_LOG, _LOG_2, _PAIRS))
+        b_sums = _power_sums(b_small, k - m)
+        a_sums = b_sums * keep[:, None] ** torch.arange(_TERMS + 1).to(log_w)
+        one -= a_sums @ log
+        two -= b_sums @ log
         # log(1 - a_i - a_j) = log(1 - a_i) + log(1 - a_j / (1 - a_i)), and a_j is small
-        two += (k - m) * left.sum(-1) - (_power_sums(np.exp(-left)) * a_sums) @ _LOG
-        two += (a_sums @ _LOG_2 - np.vecdot(a_sums @ _PAIRS, a_sums)) / 2
+        two += (k - m) * left.sum(-1) - (_power_sums((-left).exp(), m - 1) * a_sums) @ log
+        two += (a_sums @ log_2 - (a_sums @ pairs * a_sums).sum(-1)) / 2
 
     c1, c2 = -((k - 1) ** 2), (k - 2) ** 2 / 2
     constant = -math.log(k) - c1 * math.log1p(-1 / k) - c2 * math.log1p(-2 / k)
-    return first + np.log(total) + constant + c1 / k * one + c2 / math.comb(k, 2) * two
+    return first + total.log() + constant + c1 / k * one + c2 / math.comb(k, 2) * two
 
 
-def _sums_fast(x: np.ndarray) -> np.ndarray:
-    """Puts a short last axis outermost in memory, because numpy then sums it much faster."""
-    return np.asarray(x, order="F" if x.shape[-1] < 64 else "C")
+def _power_sums(x: Tensor, count: int) -> Tensor:
+    """Sums of x^p over the last axis, for p = 0 … T: [n, K] -> [n, T + 1]; x^0 counts `count`."""
+    low, high = x.new_empty((2, len(x), 4, x.shape[-1]))
+    low[:, 0], high[:, 0] = x, 1.0
+    square = torch.mul(x, x, out=low[:, 1])
+    torch.mul(square, x, out=low[:, 2])
+    fourth = torch.mul(square, square, out=low[:, 3])
+    high[:, 1] = fourth
+    eighth = torch.mul(fourth, fourth, out=high[:, 2])
+    torch.mul(eighth, fourth, out=high[:, 3])
+    sums = high @ low.mT  # of x^(4 i + j), in rising order
+    return torch.cat([sums.new_full((len(x), 1), count), sums.flatten(1)], -1)
 
 
-def _power_sums(x: np.ndarray) -> np.ndarray:
-    """Sums of x^p over the last axis, for p = 0 … T: [..., n] -> [..., T + 1]."""
-    sums = np.empty((*x.shape[:-1], _TERMS + 1))
-    sums[..., 0] = x.shape[-1]
-    power = x.copy(order="K")
-    for p in range(1, _TERMS + 1):
-        power.sum(-1, out=sums[..., p])
-        power *= x
-    return sums
-
-
-def _pair_coefficients() -> np.ndarray:
+def _pair_coefficients() -> Tensor:
     """The factor of (Σ x^q)(Σ x^r) in Σ_ij (x_i + x_j)^p / p, p = q + r: C(p, q) / p."""
-    table = np.zeros((_TERMS + 1, _TERMS + 1))
+    table = torch.zeros(_TERMS + 1, _TERMS + 1, dtype=torch.float64)
     for p in range(1, _TERMS + 1):
         for q in range(p + 1):
             table[q, p - q] = math.comb(p, q) / p
     return table
 
 
-_LOG = np.array([0.0, *(1 / p for p in range(1, _TERMS + 1))])  # -log(1 - x)
-_LOG_2 = _LOG * 2.0 ** np.arange(_TERMS + 1)  # -log(1 - 2 x)
+_LOG = torch.tensor(
+    [0.0, *(1 / p for p in range(1, _TERMS + 1))], dtype=torch.float64
+)  # -log(1 - x)
+_LOG_2 = _LOG * 2.0 ** torch.arange(_TERMS + 1)  # -log(1 - 2 x)
 _PAIRS = _pair_coefficients()

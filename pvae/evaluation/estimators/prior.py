@@ -128,7 +128,7 @@ class NaiveMonteCarlo(Estimator):
     def estimate(self, task: Task) -> FromPrior:
         sampler, positions = task.sampler, task.positions
         num_samples = self.num_samples or _NUM_SAMPLES
-        size = max(1, min(32, 2**20 // num_samples))  # log-likelihoods that are held together
+        size = sampler.data_at_once(num_samples)
         blocks = in_blocks(positions, size)
         batch = task.batch(blocks[0])
         decoded = _Decoded.of(sampler, batch, num_samples, size, task.seed)
@@ -150,13 +150,13 @@ class NaiveMonteCarlo(Estimator):
                 first = int(block[0])
                 draws = sampler.prior_stream(batch, num_samples, first=first, seed=task.seed)
                 found = torch.cat([part.double() for part in draws])
-            log_w = found.T.cpu().numpy()
-            se = log_px_se(log_w)
+            log_w = found.T
+            se = log_px_se(log_w).cpu().numpy()
             return {
-                "log_px": log_mean_exp(log_w),
+                "log_px": log_mean_exp(log_w).cpu().numpy(),
                 "log_px_se": se,
                 "relative_variance": num_samples * se**2,
-                "ess": effective_sample_size(log_w),
+                "ess": effective_sample_size(log_w).cpu().numpy(),
                 "shared": np.full(len(block), shared),
             }
 
@@ -196,7 +196,7 @@ class _Decoded:
         one = tuple(t[:1] for t in batch)
         seed_unit(seed, 0, purpose=1)
         try:
-            found = _Decoded(sampler, one, num, max(1, min(1024, sampler.usual_rows) // size))
+            found = _Decoded(sampler, one, num, sampler.piece(size))
         except (PvaeError, RuntimeError, ValueError, IndexError) as error:
             if is_out_of_memory(error):
                 raise

@@ -4,14 +4,20 @@ import math
 
 import numpy as np
 import pytest
+from arrays import of_arrays
 from scipy.special import logsumexp
 
-from pvae.evaluation.estimators.bounds import (
-    bounds,
-    cubo,
-    effective_sample_size,
-    log_mean_exp,
-    log_px_se,
+from pvae.evaluation.estimators import bounds as module
+
+bounds, cubo, effective_sample_size, log_mean_exp, log_px_se = map(
+    of_arrays,
+    (
+        module.bounds,
+        module.cubo,
+        module.effective_sample_size,
+        module.log_mean_exp,
+        module.log_px_se,
+    ),
 )
 
 

@@ -5,12 +5,14 @@ import math
 
 import numpy as np
 import pytest
+from arrays import of_arrays
 from scipy.special import logsumexp
 
 from pvae import PvaeError
 from pvae.evaluation.estimators import jackknife as module
-from pvae.evaluation.estimators.bounds import bounds
-from pvae.evaluation.estimators.jackknife import jackknife
+from pvae.evaluation.estimators.bounds import bounds as bounds_of_tensors
+
+bounds, jackknife = of_arrays(bounds_of_tensors), of_arrays(module.jackknife)
 
 
 def definition(block: np.ndarray, order: int) -> float:
@@ -113,8 +115,8 @@ def test_blocks_with_too_few_weights_above_zero_are_undefined(k):
 def test_wrong_arguments():
     log_w = np.zeros((1, 10))
     with pytest.raises(PvaeError, match=r"order=3.*Use 1 or 2"):
-        jackknife(log_w, 5, order=3)
+        jackknife(log_w, 5, 3)
     with pytest.raises(PvaeError, match="Use 3 or more"):
-        jackknife(log_w, 2, order=2)
+        jackknife(log_w, 2, 2)
     with pytest.raises(PvaeError, match="Use 10 or fewer"):
         jackknife(log_w, 11)
