@@ -148,8 +148,8 @@ def by_hand(task: Task, x: Tensor, compiled: bool = False) -> Step:
     return step
 
 
-def by_numpyro(task: Task, x: Tensor, scan: int = 0) -> Step:
-    """One jitted step, or `scan` of them in one `lax.scan`."""
+def by_numpyro(task: Task, x: Tensor, scan: int = 0, products: str | None = None) -> Step:
+    """One jitted step, or `scan` of them in one `lax.scan`; products in JAX's default precision."""
     import jax
     import jax.numpy as jnp
     import numpyro
@@ -201,7 +201,8 @@ def by_numpyro(task: Task, x: Tensor, scan: int = 0) -> Step:
 
     def step() -> float:
         nonlocal state
-        state, loss = run(state)
+        with jax.default_matmul_precision(products):
+            state, loss = run(state)
         return float(loss[-1] if scan else loss)
 
     return step
@@ -220,11 +221,13 @@ def peers_of(task: Task, x: Tensor) -> dict[str, tuple[Step, int]]:
         "pyro.infer.SVI, its defaults": (by_pyro(task, x), 1),
         "pyro.infer.SVI, validation off": (by_pyro(task, x, validate=False), 1),
     }
-    try:
-        check_precision("bf16", x.device)
-        peers["pvae.SVI, compiled, bf16"] = (by_pvae(task, x, "compiled", "bf16"), 1)
-    except pvae.PvaeError as error:
-        print(f"without bf16: {error}")
+    for precision in ("tf32", "bf16"):
+        try:
+            check_precision(precision, x.device)
+            step = by_pvae(task, x, "compiled", precision)
+            peers[f"pvae.SVI, compiled, {precision}"] = (step, 1)
+        except pvae.PvaeError as error:
+            print(f"without {precision}: {error}")
     if task.num_samples == 1:
         peers["pyro.infer.SVI, JitTrace_ELBO"] = (by_pyro(task, x, library="jit"), 1)
     if importlib.util.find_spec("numpyro") is None:
@@ -232,6 +235,9 @@ def peers_of(task: Task, x: Tensor) -> dict[str, tuple[Step, int]]:
     elif task.network == "dense" and task.num_samples == 1:
         peers["NumPyro, jitted step"] = (by_numpyro(task, x), 1)
         peers["NumPyro, lax.scan of 50 steps"] = (by_numpyro(task, x, scan=50), 50)
+        if x.is_cuda:
+            step = by_numpyro(task, x, scan=50, products="highest")
+            peers["NumPyro, lax.scan of 50 steps, no TF32"] = (step, 50)
     return peers
 
 
@@ -312,6 +318,7 @@ def main() -> None:
 - Rounds: {options.rounds} of about {SECONDS} s for every peer; a ratio is of two times of one
   round. All peers read the loss after each step (NumPyro's scan after 50). pvae.SVI's checks for
   values that are not finite and for changed attributes are on.
+- On a GPU, XLA multiplies in TF32 unless told otherwise, and PyTorch does not.
 - k > 1 is the importance-weighted bound (Pyro: RenyiELBO with α = 0, vectorised particles).
 """
     write("svi_step", text, device, data, packages)
