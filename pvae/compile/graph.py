@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
+from pvae.compile import limit
+from pvae.compile.limit import TooSlow, limited
 from pvae.compile.recording import FRESH, LeavesTorch, is_random, record
 from pvae.errors import first_line
 from pvae.pair import place
@@ -44,6 +46,7 @@ class Graph:
     Raises:
         LeavesTorch: If the function takes values of tensors out of torch, to NumPy or to a list,
             or draws random numbers from Python or NumPy.
+        TooSlow: If the compiler takes longer than `pvae.compile.limit.SECONDS`.
         Exception: What the function raises; torch's own, if the function decides by a tensor's
             value (`if`, or an index) or the compiler fails.
 
@@ -61,7 +64,7 @@ class Graph:
         self.constants = _lift(program)
         self._noise = _draw_outside(program)
         everything = [*inputs, *self.constants, *(draw() for draw in self._noise)]
-        with torch.no_grad(), warnings.catch_warnings():
+        with torch.no_grad(), warnings.catch_warnings(), limited(limit.SECONDS):
             # Advice on the user's precision, which would break a progress bar.
             warnings.filterwarnings("ignore", "TensorFloat32 tensor cores")
             self._run = torch._inductor.compile(
@@ -82,6 +85,8 @@ def in_words(error: Exception) -> str:
     text = f"{type(error).__name__}: {first_line(error)[:200]}"
     where = place(traceback.extract_tb(error.__traceback__))
     where = where and f" ({where})"
+    if isinstance(error, TooSlow):
+        return str(error)
     if isinstance(error, LeavesTorch):
         return f"{error.what}{where}, and a graph would repeat those of one call. {error.instead}"
     if decides(error):
