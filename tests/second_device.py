@@ -14,7 +14,6 @@ import torch
 import torch._dynamo  # it must be imported with torch as it is
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
-from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 import pvae.distributions  # noqa: F401
 
@@ -105,7 +104,7 @@ class _Numbered(TorchFunctionMode):
         if func in (torch.tensor, torch.as_tensor, torch.asarray) and kwargs.get("device") == CUDA:
             del kwargs["device"]
             return func(*args, **kwargs).to(CUDA)
-        _calls.append(any(isinstance(t, There) for t in tree_flatten((args, kwargs))[0]))
+        _calls.append(any(isinstance(t, There) for t in _leaves((args, kwargs))))
         try:
             return func(*args, **kwargs)
         finally:
@@ -122,8 +121,27 @@ def _is_there(device):
     return device is not None and torch.device(device).type == "cuda"
 
 
+def _leaves(tree):
+    """The values in nested lists, tuples and dicts, several times faster than torch's own."""
+    found = []
+    for value in tree.values() if isinstance(tree, dict) else tree:
+        if isinstance(value, list | tuple | dict):
+            found += _leaves(value)
+        else:
+            found.append(value)
+    return found
+
+
+def _mapped(change, tree):
+    if isinstance(tree, list | tuple):
+        return type(tree)([_mapped(change, value) for value in tree])
+    if isinstance(tree, dict):
+        return {key: _mapped(change, value) for key, value in tree.items()}
+    return change(tree)
+
+
 def _run(func, args, kwargs):
-    flat, spec = tree_flatten((args, kwargs))
+    flat = _leaves((args, kwargs))
     tensors = [t for t in flat if isinstance(t, torch.Tensor)]
     there = [t for t in tensors if isinstance(t, There)]
     packet = func.overloadpacket
@@ -145,8 +163,9 @@ def _run(func, args, kwargs):
             have, want = ("cuda", "cpu") if generator._cdata in _there else ("cpu", "cuda")
             raise RuntimeError(f"Expected a '{want}' device type for generator but found '{have}'")
     here = {id(t.here): t for t in there}
-    plain = [t.here if isinstance(t, There) else t for t in flat]
-    plain_args, plain_kwargs = tree_unflatten(plain, spec)
+    plain_args, plain_kwargs = _mapped(
+        lambda t: t.here if isinstance(t, There) else t, (args, kwargs)
+    )
     if "device" in plain_kwargs and _is_there(plain_kwargs["device"]):
         plain_kwargs = plain_kwargs | {"device": torch.device("cpu")}
     if packet is aten._pin_memory or packet is aten.is_pinned:
@@ -168,7 +187,7 @@ def _run(func, args, kwargs):
 
     if packet is aten._to_copy and out is not None:
         return There(out)
-    out = tree_map(wrapped, out)
+    out = _mapped(wrapped, out)
     if func._schema.is_mutable or any(a.alias_info for a in func._schema.arguments):
         return return_and_correct_aliasing(func, args, kwargs, out) if there else out
     return out
