@@ -1,8 +1,8 @@
 """Inpainting by one pair for any mask, beside a pair trained for each mask alone.
 
     python benchmarks/inpainting.py [--epochs 15] [--any-epochs 40] [--masks center block region]
-    python benchmarks/inpainting.py --data omniglot28.npz --epochs 15 --any-epochs 40
-    python benchmarks/inpainting.py --data olivetti_faces.npz --masks center block \
+    python benchmarks/inpainting.py --data $PVAE_DATA/omniglot28.npz --epochs 15 --any-epochs 40
+    python benchmarks/inpainting.py --data $PVAE_DATA/olivetti_faces.npz --masks center block \
         --observation grey --likelihood discretized_logistic --batch-size 32 --epochs 200
     python benchmarks/inpainting.py --data digits --epochs 2 --any-epochs 2 --num-samples 20
 
