@@ -318,7 +318,8 @@ def main() -> None:
 - Rounds: {options.rounds} of about {SECONDS} s for every peer; a ratio is of two times of one
   round. All peers read the loss after each step (NumPyro's scan after 50). pvae.SVI's checks for
   values that are not finite and for changed attributes are on.
-- On a GPU, XLA multiplies in TF32 unless told otherwise, and PyTorch does not.
+- On a GPU, XLA multiplies in TF32 unless told otherwise; PyTorch multiplies in float32 and
+  convolves in TF32; pvae does both in float32, or both in TF32.
 - k > 1 is the importance-weighted bound (Pyro: RenyiELBO with α = 0, vectorised particles).
 """
     write("svi_step", text, device, data, packages)

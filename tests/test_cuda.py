@@ -200,7 +200,7 @@ def test_products_have_the_precision_that_was_asked_for(precision):
     exact = torch.nn.functional.conv2d(x.double(), weight.double())
     with in_precision(precision):
         error = (torch.nn.functional.conv2d(x, weight) / exact - 1).abs().mean()
-    least, most = {"float32": (0, 1e-6), "tf32": (3e-6, 3e-4), "bf16": (3e-5, 3e-3)}[precision]
+    least, most = {"float32": (0, 1e-5), "tf32": (3e-6, 2e-3), "bf16": (3e-5, 1e-2)}[precision]
     assert least <= error < most
 
 

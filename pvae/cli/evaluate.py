@@ -18,7 +18,7 @@ from pvae.cli.parser import new_parser, values
 from pvae.cli.usage import HELP_OF
 from pvae.data import Data
 from pvae.errors import PvaeError
-from pvae.evaluation import Evaluation, half_done
+from pvae.evaluation import Evaluation, asked_before, half_done
 from pvae.pair import Program
 from pvae.runs import read_config
 from pvae.runtime import locked, processes
@@ -46,9 +46,10 @@ def _evaluate(run: Path, given: dict[str, Any], trust: bool) -> None:
     config = read_config(run, trust=trust)
     require_checkpoint(run)
     check_numbers(given)
-    # The new evaluation adds to the old one, whose seed and num_samples are the defaults.
-    former = {}
-    if half_done(run) is None:  # the config has the options of an unfinished evaluation
+    # The new evaluation continues or adds to the old one, whose seed, num_samples and precision
+    # are the defaults.
+    former = {name: value for name, value in asked_before(run).items() if value != []}
+    if half_done(run) is None:
         with contextlib.suppress(PvaeError):
             evaluation = Evaluation.load(run)
             former = {"seed": evaluation.seed}

@@ -32,7 +32,7 @@ from pvae.evaluation.reading import CLOSE, Reading, read
 from pvae.evaluation.result import Evaluation
 from pvae.evaluation.rounded import rounded_in_words
 from pvae.evaluation.shown import estimates_beside
-from pvae.evaluation.work import half_done, in_blocks
+from pvae.evaluation.work import asked_before, half_done, in_blocks
 
 __all__ = [
     "AIS",
@@ -61,6 +61,7 @@ __all__ = [
     "Rejection",
     "Surgery",
     "Task",
+    "asked_before",
     "check_counts",
     "classify",
     "compare",

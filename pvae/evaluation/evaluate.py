@@ -31,6 +31,7 @@ from pvae.evaluation.plan import (
     usual,
 )
 from pvae.evaluation.result import Evaluation
+from pvae.evaluation.rounded import rounded
 from pvae.evaluation.work import Whole, Work, in_blocks, take
 from pvae.importance import Sampler, Strategy
 from pvae.pair import (
@@ -120,10 +121,11 @@ def evaluate(
         memory: MiB for the weights and activations of a chunk of samples; by default 64 on a CPU
             and 4096 on a GPU. Gradients (AIS, gaps) have their own chunks.
         precision: Of the matrix products and convolutions in log p(x, z) of the weights:
-            `"bf16"` if the hardware has it, or `"tf32"` on an NVIDIA GPU. Before anything else
-            both precisions are compared on 64 data with the same samples. The result says by how
-            much the bound moves; if by more than its Monte Carlo error, it is refused. Other
-            estimators are computed in float32, without TF32.
+            `"bf16"` if the hardware has it, or `"tf32"` on an NVIDIA GPU. Both precisions are
+            first compared on up to 64 data, with the same samples, and the result says by how
+            much the mean bound moves. The precision is refused if the bound of a datum moves by
+            more than the Monte Carlo error of a datum (root mean squares). Other estimators are
+            computed in float32, without TF32.
         device: `"auto"` (the GPU if there is one), `"cpu"`, `"cuda"`, …
         out: The run folder that the evaluation is saved in. Finished blocks are kept there until
             it is complete, so the same call continues after an interruption. An older
@@ -189,6 +191,7 @@ def evaluate(
         if sampler.bound:  # all data together, or not at all
             part = Whole(part, len(batch[0]), guide)
         structure = sampler.structure
+        precision, most = "float32" if code else precision, ks[-1] if ks and not code else 0
         few = len(batch[0])
         bits, no_bits = {}, None
         if density.startswith("p(x"):
@@ -210,13 +213,19 @@ def evaluate(
             "device": place.type,
         } | ({} if precision == "float32" else {"precision": precision})
         folder = None if out is None else Path(out)
-        work = Work(folder, key, progress, estimators=asked, num_data=num_data)
+
+        def compared() -> dict[str, Any] | None:
+            if precision == "float32":
+                return None
+            with sampler:
+                return rounded(sampler, part, most, seed, place, precision)
+
+        work = Work(folder, key, progress, compared, estimators=asked, num_data=num_data)
         work.whole = sampler.bound
         with work, sampler:
             result = former(folder, work)
             if result is not None:
                 watch.before = result.made.get("seconds", 0.0)
-            most = ks[-1] if ks else 0
             task = Task(
                 sampler, part, everything, result, work, place, seed, code, most, source=data
             )
@@ -242,6 +251,7 @@ def evaluate(
                     strategy=sampler.strategy,
                     caveat=structure.caveat or caveat,
                     one_code=one_code,
+                    precision=work.checked,
                     exact=not set(structure.latent) - set(structure.enumerated),
                     key=work.key,
                     made=watch.read(),

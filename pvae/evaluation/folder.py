@@ -30,9 +30,9 @@ def _read(folder: Path | None, key: str) -> Evaluation | None:
         return former
     lost = [found.title for name, found in former.in_order() if name != "code"]
     warnings.warn(
-        f"The evaluation in {folder} is of another pair, data, seed or number of samples "
-        f"(seed {former.seed}, K = {former.num_samples}). It is replaced, and its other results "
-        f"are lost: {', '.join(lost) or 'none'}.",
+        f"The evaluation in {folder} is of another pair, data, seed, precision or number of "
+        f"samples (seed {former.seed}, K = {former.num_samples}). It is replaced, and its other "
+        f"results are lost: {', '.join(lost) or 'none'}.",
         stacklevel=5,
     )
     return None

@@ -21,9 +21,20 @@ from pvae.errors import PvaeError
 from pvae.pair import Program, TensorSplit, name_of
 from pvae.runtime import Group, atomic, locked, tqdm
 
-__all__ = ["FOLDER", "Whole", "Work", "fingerprint", "half_done", "in_blocks", "take"]
+__all__ = [
+    "FOLDER",
+    "Whole",
+    "Work",
+    "asked_before",
+    "fingerprint",
+    "half_done",
+    "in_blocks",
+    "take",
+]
 
 FOLDER = "evaluation.partial"
+REPEATED = ("num_samples", "seed", "precision")
+"""Options that an interrupted evaluation keeps when it is continued without them."""
 
 Block = TypeVar("Block")
 Arrays = dict[str, np.ndarray]
@@ -41,18 +52,26 @@ class Work:
         folder: The run folder, or None to cache nothing.
         key: The plain values that the numbers depend on.
         progress: Whether to show progress bars.
+        check: What the first process computes before an older evaluation is replaced; if it
+            raises, nothing is lost.
         options: Other options that must be the same in all processes.
 
     Attributes:
         rank: This process's number.
         world: How many processes share the work.
         key: A hash of `key`.
+        checked: What `check` returned.
         settings: The values that the next `map` depends on beside the key.
         whole: Whether all data are one block, for a pair that only runs with all of them.
     """
 
     def __init__(
-        self, folder: Path | None, key: dict[str, Any], progress: bool, **options: Any
+        self,
+        folder: Path | None,
+        key: dict[str, Any],
+        progress: bool,
+        check: Callable[[], Any] = lambda: None,
+        **options: Any,
     ) -> None:
         self._group = Group()
         self.rank, self.world = self._group.rank, self._group.world
@@ -63,6 +82,8 @@ class Work:
         self.whole = False
         self._parts = {name: json.dumps(v, default=str) for name, v in (key | options).items()}
         self._progress = progress and self.rank == 0
+        self._check, self.checked = check, None
+        self._asked = {name: key[name] for name in REPEATED if name in key}
         self._used: list[Path] = []
         self._lock = contextlib.ExitStack()
 
@@ -80,8 +101,16 @@ class Work:
         self._lock.close()
 
     def _open(self) -> None:
-        problem = None
         _same_everywhere(self.gather(self._parts))
+        problem = None
+        try:
+            self.checked = self._check() if self.rank == 0 else None
+        except Exception as error:
+            if self.world == 1:
+                raise
+            problem = f"{type(error).__name__}: {error}"
+        self.checked, problem = self.gather((self.checked, problem))[0]
+        _raise([problem])
         if self._folder is not None and self.rank == 0:
             try:
                 self._lock.enter_context(locked(self._folder.parent))
@@ -98,7 +127,7 @@ class Work:
                 if old != self.key:
                     shutil.rmtree(self._folder, ignore_errors=True)
                     with atomic(self._folder / "key") as temporary:
-                        temporary.write_text(self.key)
+                        temporary.write_text(f"{self.key}\n{json.dumps(self._asked)}")
             except PvaeError as error:
                 problem = f"PvaeError: {error}"
         _raise(self.gather(problem))
@@ -216,9 +245,16 @@ def half_done(run: str | os.PathLike[str]) -> int | None:
     return sum(1 for path in folder.glob("*.npz"))
 
 
+def asked_before(run: str | os.PathLike[str]) -> dict[str, Any]:
+    """Returns the seed, the precision and the numbers of samples of an unfinished evaluation."""
+    with contextlib.suppress(OSError, ValueError):
+        return json.loads((Path(run) / FOLDER / "key").read_text().partition("\n")[2])
+    return {}
+
+
 def _key(folder: Path) -> str | None:
     with contextlib.suppress(OSError):
-        return (folder / "key").read_text()
+        return (folder / "key").read_text().partition("\n")[0]
     return None
 
 

@@ -12,11 +12,19 @@ from torch import Tensor
 
 from pvae.compile import Graph, Replay, can_replay, in_words
 from pvae.importance.particles import Particles
-from pvae.runtime import Chunks, LiveBytes, is_out_of_memory, rounding
+from pvae.runtime import (
+    Chunks,
+    LiveBytes,
+    Precision,
+    backends_in,
+    in_precision,
+    is_out_of_memory,
+    rounding,
+)
 
 __all__ = ["TOLERANCE", "ChunkedModel", "CompiledModel", "bytes_per_row", "fastest"]
 
-TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, "tf32": 1e-3}
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, "tf32": 1e-3, "bf16": 1e-3}
 """Relative differences of compiled log densities that rounding explains, by precision."""
 
 
@@ -28,21 +36,29 @@ class ChunkedModel:
         chunks: Number of rows (samples times data) of a chunk.
         compiled: Largest number of samples of a compiled chunk, for batches of the first one's
             size; 0 does not compile.
+        precision: Of the model's products.
 
     Attributes:
         chunks: As given.
         compiled: The graph for one size of batch, or None.
     """
 
-    def __init__(self, particles: Particles, chunks: Chunks, compiled: int = 0) -> None:
+    def __init__(
+        self,
+        particles: Particles,
+        chunks: Chunks,
+        compiled: int = 0,
+        precision: Precision = "float32",
+    ) -> None:
         self._particles, self.chunks, self._most = particles, chunks, compiled
+        self._precision: Precision = precision
         self.compiled: CompiledModel | None = None
 
     def terms(self, draws: Trace, batch: tuple[Tensor, ...], num: int) -> dict[str, Tensor]:
         """Returns the log density of each site, [*enumerated, num, B], at a guide's draws."""
         size = len(batch[0])
         if self._most and self.compiled is None:
-            self.compiled = CompiledModel(self._particles, size, self._most)
+            self.compiled = CompiledModel(self._particles, size, self._most, self._precision)
 
         def run(start: int, stop: int) -> dict[str, Tensor]:
             if self.compiled is not None and size == self.compiled.size:
@@ -50,8 +66,9 @@ class ChunkedModel:
                 if found is not None:
                     return found
             values = self._particles.cut(draws, start, stop, num, size)
-            model_trace = self._particles.model(batch, stop - start, values)
-            return self._particles.log_terms(model_trace, stop - start, size)
+            with in_precision(self._precision):
+                model_trace = self._particles.model(batch, stop - start, values)
+                return self._particles.log_terms(model_trace, stop - start, size)
 
         return self.chunks.run(num, size, run)
 
@@ -119,10 +136,14 @@ class CompiledModel:
         particles: Runs the model with Pyro.
         size: B, the size of the batches that are compiled.
         most: Largest number of samples of a chunk.
+        precision: Of the model's products.
     """
 
-    def __init__(self, particles: Particles, size: int, most: int) -> None:
+    def __init__(
+        self, particles: Particles, size: int, most: int, precision: Precision = "float32"
+    ) -> None:
         self._particles, self.size, self.most = particles, size, most
+        self._precision: Precision = precision
         self._graph: Graph | Replay | None = None
         self._key: Any = None
         self._names: list[str] = []
@@ -150,7 +171,9 @@ class CompiledModel:
             self._record(values, batch, num, inputs)
         if self._graph is None:
             return None
-        found = self._graph(inputs)
+        # The graph itself holds what bfloat16 changes: a mode would change it again.
+        with backends_in(self._precision):
+            found = self._graph(inputs)
         if self._first is not None and not _equal(batch, self._first):
             self._first = None
             if (wrong := self._difference(found, self._run(values, batch, num))) is not None:
@@ -158,8 +181,9 @@ class CompiledModel:
         return dict(zip(self._names, found, strict=True))
 
     def _run(self, values: Trace, batch: tuple[Tensor, ...], num: int) -> dict[str, Tensor]:
-        model_trace = self._particles.model(batch, num, values)
-        return self._particles.log_terms(model_trace, num, len(batch[0]))
+        with in_precision(self._precision):
+            model_trace = self._particles.model(batch, num, values)
+            return self._particles.log_terms(model_trace, num, len(batch[0]))
 
     def _record(
         self, values: Trace, batch: tuple[Tensor, ...], num: int, inputs: list[Tensor]
@@ -168,11 +192,12 @@ class CompiledModel:
         self._graph, self._first, expected = None, batch, run()
         self._names = list(expected)
         try:
-            graph = Graph(lambda: [t.contiguous() for t in run().values()], inputs)
-            self._products = graph.products
-            if can_replay(graph.device):
-                graph = Replay(graph, inputs)
-            found = graph(inputs)
+            with backends_in(self._precision):
+                graph = Graph(lambda: [t.contiguous() for t in run().values()], inputs)
+                self._products = graph.products
+                if can_replay(graph.device):
+                    graph = Replay(graph, inputs)
+                found = graph(inputs)
         except Exception as error:
             if is_out_of_memory(error):
                 raise
@@ -185,7 +210,10 @@ class CompiledModel:
 
     def _difference(self, found: list[Tensor], expected: dict[str, Tensor]) -> str | None:
         for name, ours in zip(self._names, found, strict=True):
-            kind = rounding(ours.dtype, self._products, ours.device)
+            kind: Any = self._precision
+            if kind != "bf16":
+                with backends_in(self._precision):
+                    kind = rounding(ours.dtype, self._products, ours.device)
             tolerance = TOLERANCE.get(kind, 1e-2)
             if not torch.allclose(ours, expected[name], tolerance, 10 * tolerance, equal_nan=True):
                 return f"compiled, log {name} differs"

@@ -29,7 +29,6 @@ from pvae.runtime import (
     Precision,
     backends_in,
     check_memory,
-    in_precision,
     keep_freed_memory,
 )
 
@@ -38,7 +37,7 @@ __all__ = ["Sampler"]
 MIB = 2**20
 _PIECE = 1024  # rows of one draw from the prior on a CPU
 _HOST = 32, 2**20  # data and log weights held at a time: 8 MiB in double precision
-_DEVICE = 1024, 2**25  # on a GPU, which fewer data do not fill: 256 MiB
+_DEVICE = 256, 2**25  # on a GPU, which few data do not fill: 256 MiB
 
 
 class Sampler:
@@ -62,14 +61,13 @@ class Sampler:
         bound: Whether the pair only runs with as many data as it was checked with.
         usual_rows: Rows of a chunk if `memory` is not given.
         chunks: Runs the model in chunks.
-        precision: Of the products in the model's log densities that `stream` computes.
     """
 
     def __init__(
         self, inspection: Inspection, *, strategy: Strategy = "auto", memory: float | None = None
     ) -> None:
         check_memory(memory)
-        self.precision: Precision = "float32"
+        self._precision: Precision = "float32"
         self.model, self.guide = inspection.model, inspection.guide
         self.plate, self.dim = inspection.plate, inspection.dim
         self._checked, device = inspection.size, inspection.batch[0].device
@@ -102,6 +100,17 @@ class Sampler:
 
     def __exit__(self, *error: Any) -> None:
         self._entered.__exit__(*error)
+
+    @contextlib.contextmanager
+    def lowered(self, precision: Precision) -> Iterator[None]:
+        """Computes the model's products for `stream` in another precision, inside this context."""
+        kept = self._model
+        self._precision = precision
+        self._model = ChunkedModel(self.particles, self.chunks, precision=precision)
+        try:
+            yield
+        finally:
+            self._model, self._precision = kept, "float32"
 
     @contextlib.contextmanager
     def tuned(
@@ -137,11 +146,12 @@ class Sampler:
             num = min(most, 2 * max(counts))
             draws = self.particles.guide(batch, num)
         models = (
-            ChunkedModel(self.particles, Chunks(count * size), most if compiled else 0)
+            ChunkedModel(
+                self.particles, Chunks(count * size), most if compiled else 0, self._precision
+            )
             for count in dict.fromkeys(counts)
         )
-        with in_precision(self.precision):
-            return fastest(models, draws, batch, num)
+        return fastest(models, draws, batch, num)
 
     def stream(
         self,
@@ -261,8 +271,7 @@ class Sampler:
         particles, size = self.particles, len(batch[0])
         guide_trace = particles.guide(batch, num)
         q = particles.log_terms(guide_trace, num, size, observed=False)
-        with in_precision(self.precision):
-            p = self._model.terms(guide_trace, batch, num)
+        p = self._model.terms(guide_trace, batch, num)
         p = particles.cancel_masked(p, guide_trace, num, size)
         means = particles.means(guide_trace, num, size)
         return add_up(p, q, self.structure.enumerated, means, first, len(particles.inner))

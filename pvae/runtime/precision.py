@@ -38,10 +38,14 @@ _PRODUCTS = {
     torch.bmm,
     torch.addmm,
     torch.baddbmm,
+    torch.mv,
+    torch.einsum,
+    torch.tensordot,
     Tensor.matmul,
     Tensor.__matmul__,
     Tensor.mm,
     Tensor.bmm,
+    Tensor.mv,
 }
 
 
@@ -95,14 +99,11 @@ def rounding(
         device: Device of the tensors.
 
     Returns:
-        `dtype`, except for float32 inside of `in_precision("bf16")`, or if `torch.backends` sets a
-        lower precision: `"tf32"` (10 bits; torch's default for convolutions on a GPU) or `"bf16"`
-        (7 bits).
+        `dtype`, except for float32 if `torch.backends` sets a lower precision: `"tf32"` (10 bits;
+        torch's default for convolutions on a GPU) or `"bf16"` (7 bits).
     """
     if dtype != torch.float32:
         return dtype
-    if _Products.entered and _Products.lowers and products:
-        return "bf16"
     backends = torch.backends
     found = {
         "cuda": {"matmul": backends.cuda.matmul, "conv": backends.cudnn.conv,
@@ -117,7 +118,9 @@ def rounding(
 def in_precision(precision: Precision) -> Iterator[None]:
     """Computes products of float32 tensors in the given precision, inside this context.
 
-    The results are float32. The gradients of the products are computed in that precision too.
+    The results are float32. The gradients of the products are computed in that precision too. A
+    product inside of another function of torch, such as `nn.LSTM`, is not lowered to bfloat16, nor
+    is one that writes to `out=`.
     `"float32"` means products of 24 bits also on a GPU, whose convolutions torch rounds to TF32
     by default.
     """
@@ -147,11 +150,10 @@ def backends_in(precision: Precision) -> Iterator[None]:
 def _places() -> list[Any]:
     """The settings of torch's backends that products of this process can depend on."""
     backends = torch.backends
+    found = [backends.mkldnn.matmul, backends.mkldnn.conv, backends.mkldnn.rnn]
     if not torch.cuda.is_initialized():
-        return [backends.mkldnn.matmul, backends.mkldnn.conv, backends.mkldnn.rnn]
-    return [
-        backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn, backends.mkldnn.matmul
-    ]  # fmt: skip
+        return found
+    return [backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn, *found]
 
 
 def _set(places: list[Any], values: list[str], of_products: str) -> None:
@@ -175,20 +177,12 @@ def in_float32() -> Iterator[None]:
 
 
 class _Products(TorchFunctionMode):
-    lowers, entered = True, 0
-
-    def __enter__(self) -> Any:
-        _Products.entered += 1
-        return super().__enter__()
-
-    def __exit__(self, *error: Any) -> None:
-        _Products.entered -= 1
-        super().__exit__(*error)
+    lowers = True
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if func not in _PRODUCTS or not self.lowers:
+        if func not in _PRODUCTS or not self.lowers or (kwargs or {}).get("out") is not None:
             return func(*args, **(kwargs or {}))
         args = tuple(map(_lower, args))
         kwargs = {name: _lower(value) for name, value in (kwargs or {}).items()}

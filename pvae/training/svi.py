@@ -89,7 +89,7 @@ class SVI:
 
     Raises:
         PvaeError: If the loss is no ELBO, or the mode or precision is not known; at the first
-            step, if the hardware has no bfloat16.
+            step, if the hardware lacks the precision.
 
     On a GPU a compiled step, from the copy of its minibatch to the optimiser's update, is one
     CUDA graph. The optimiser must be a fused one of torch's that can be captured, such as Adam;

@@ -8,13 +8,18 @@ import pyro.distributions as dist
 import pytest
 import torch
 from small import small_pair
+from zoo import make
 
 import pvae
 from pvae import PvaeError
 from pvae.cli import main
 from pvae.estimators import NaiveMonteCarlo
+from pvae.evaluation import half_done
+from pvae.evaluation.estimators import importance
+from pvae.evaluation.work import Work
 from pvae.importance import Sampler
 from pvae.pair import inspect
+from pvae.runtime import in_precision
 
 FEW = {"num_data": 20, "num_samples": 50, "progress": False}
 
@@ -71,19 +76,85 @@ def test_only_the_model_is_rounded_and_other_estimators_are_not(digits):
     x = digits.test.tensors()[0][:8]
     with Sampler(inspect(*pair, x)) as sampler:
         draws = {}
-        for sampler.precision in ("float32", "bf16"):
-            draws[sampler.precision] = next(sampler.stream((x,), 5, seed=0))
+        for precision in ("float32", "bf16"):
+            with sampler.lowered(precision):
+                draws[precision] = next(sampler.stream((x,), 5, seed=0))
     torch.testing.assert_close(draws["bf16"].means, draws["float32"].means, rtol=0, atol=0)
     assert not torch.equal(draws["bf16"].log_w, draws["float32"].log_w)
 
 
-def test_what_moves_the_bound_by_more_than_its_error_is_refused():
-    x = 2 * torch.randn(30, 4, generator=torch.Generator().manual_seed(0))
-    assert (pvae.evaluate(*exact_pair(), x, num_samples=20, progress=False).khat == -np.inf).all()
-    with pytest.raises(PvaeError, match=r"'bf16' moves L_20 of a datum by .* only .*'float32'"):
-        pvae.evaluate(*exact_pair(), x, num_samples=20, precision="bf16", progress=False)
-    with pytest.raises(PvaeError, match="1 sample for each datum has no Monte Carlo error"):
-        pvae.evaluate(*small_pair(), torch.rand(3, 1, 8, 8), num_samples=1, precision="bf16")
+def test_what_moves_the_bound_by_more_than_its_error_is_refused(tmp_path, monkeypatch):
+    x = 2 * torch.randn(100, 4, generator=torch.Generator().manual_seed(0))
+    options = {"num_samples": 20, "estimators": [], "progress": False, "out": tmp_path}
+    block, calls = importance._block, []
+
+    def stop(*args):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return block(*args)
+
+    monkeypatch.setattr(importance, "_block", stop)
+    with pytest.raises(KeyboardInterrupt):
+        pvae.evaluate(*exact_pair(), x, **options)
+    assert half_done(tmp_path) == 2
+    for _ in range(2):
+        with pytest.raises(PvaeError, match=r"'bf16' moves L_20 of a datum by .*'float32'"):
+            pvae.evaluate(*exact_pair(), x, precision="bf16", **options)
+        assert half_done(tmp_path) in (2, None), "the older evaluation is lost"
+        assert (pvae.evaluate(*exact_pair(), x, **options).khat == -np.inf).all()
+
+
+def test_pairs_without_a_monte_carlo_error():
+    digits = torch.rand(3, 1, 8, 8)
+    with pytest.raises(PvaeError, match="or there is only one sample"):
+        pvae.evaluate(*small_pair(), digits, num_samples=1, precision="bf16")
+    *codes, _ = make("VQ-VAE")
+    with pytest.raises(PvaeError, match="log w is the same for every sample"):
+        pvae.evaluate(*codes, digits, num_samples=50, precision="bf16")
+    _, guide = exact_pair()
+
+    def impossible(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(4), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+            pyro.factor("nothing", torch.full((len(x),), -torch.inf))
+
+    with pytest.raises(PvaeError, match="none of 3 data has a finite bound"):
+        pvae.evaluate(
+            impossible, guide, torch.randn(3, 4), num_samples=9, precision="bf16", progress=False
+        )
+    # There is no log w that could be rounded.
+    *points, _ = make("autoencoder")
+    found = pvae.evaluate(*points, digits, precision="bf16", progress=False)
+    assert found.precision is None
+
+
+def test_a_compiled_model_is_not_rounded_twice(monkeypatch):
+    """Compiled code writes its products to out=, which a mode would replace by a copy."""
+    a, b, out = torch.rand(3, 4), torch.rand(4, 5), torch.zeros(3, 5)
+    with in_precision("bf16"):
+        torch.mm(a, b, out=out)
+        lowered = torch.einsum("ij,jk->ik", a, b)
+    assert torch.equal(out, a @ b)
+    assert not torch.equal(lowered, out)
+    modes = []
+
+    def compile(program, inputs, options):
+        def run(*tensors):
+            modes.append(torch._C._len_torch_function_stack())
+            return program(*tensors)
+
+        return run
+
+    monkeypatch.setattr(torch._inductor, "compile", compile)
+    pair, x = small_pair(), torch.rand(8, 1, 8, 8).round()
+    with Sampler(inspect(*pair, x)) as sampler, sampler.lowered("bf16"):
+        eager = next(sampler.stream((x,), 40, seed=0)).log_w
+        with sampler.tuned((x,), 40, compiled=True):
+            compiled = next(sampler.stream((x,), 40, seed=0)).log_w
+    assert set(modes) == {0}
+    torch.testing.assert_close(compiled, eager)
 
 
 def test_hardware_that_cannot():
@@ -103,8 +174,15 @@ def test_in_the_shell(tmp_path, monkeypatch, capsys):
         assert main(["evaluate", "a", "--precision", "bf16", *quick]) == 0
     assert pvae.Evaluation.load("a").precision["products"] == "bf16"
     capsys.readouterr()
-    # What is added later keeps the precision.
-    assert main(["evaluate", "a", "--bdmc", "1", "--num_temperatures", "3", *quick]) == 0
+    # What is added later keeps the precision, also if it is interrupted and asked for again.
+    add = ["evaluate", "a", "--bdmc", "2", "--num_temperatures", "3", *quick]
+    with monkeypatch.context() as patch:
+        patch.setattr(Work, "saved", lambda self: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            main(add)
+    assert half_done("a")
+    capsys.readouterr()
+    assert main(add) == 0
     assert "products in bfloat16" in capsys.readouterr().out
     assert main(["report", "a"]) == 0
     assert "products in bfloat16 move L_20" in (tmp_path / "a" / "report.html").read_text()

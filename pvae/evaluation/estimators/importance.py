@@ -15,7 +15,6 @@ from pvae.evaluation.estimators.bounds import bounds, cubo, effective_sample_siz
 from pvae.evaluation.estimators.jackknife import jackknife
 from pvae.evaluation.estimators.pareto import psis, rounding_error
 from pvae.evaluation.estimators.posterior import SiteKL, site_kl
-from pvae.evaluation.rounded import rounded
 from pvae.evaluation.work import in_blocks
 from pvae.importance import Sampler, seed_unit
 from pvae.runtime import Precision, is_out_of_memory
@@ -38,15 +37,10 @@ def from_weights(task: Task, ks: list[int], precision: Precision = "float32") ->
     Returns:
         The fields of `Evaluation` that hold arrays over the data, `sites`, and in `missing` the
         reason if a detail beside the bounds failed.
-
-    Raises:
-        PvaeError: If a lower precision moves the bound by more than its Monte Carlo error.
     """
     sampler, size = task.sampler, len(task.data)
     step = size if sampler.bound else sampler.data_at_once(ks[-1])
     rows = size * ks[-1]
-    moved = None if precision == "float32" else rounded(task, ks[-1], step, precision)
-    sampler.precision = precision
 
     def compute(block: np.ndarray) -> dict[str, np.ndarray]:
         units = in_blocks(block, step)
@@ -54,15 +48,12 @@ def from_weights(task: Task, ks: list[int], precision: Precision = "float32") ->
 
     # With many data a block holds more, because small arrays take more memory than their content.
     blocks = in_blocks(task.positions, step * max(1, size // 8192))
-    tuned = contextlib.nullcontext()
-    if rows >= _WORTH_TUNING:
-        some = task.batch(np.arange(min(step, size)))
-        tuned = sampler.tuned(some, ks[-1], compiled=rows >= _WORTH_COMPILING)
-    try:
-        with tuned:
-            results = _merged(task.work.map("log weights", blocks, compute))
-    finally:
-        sampler.precision = "float32"
+    with sampler.lowered(precision), contextlib.ExitStack() as fast:
+        if rows >= _WORTH_TUNING:
+            some = task.batch(np.arange(min(step, size)))
+            compiled = rows >= _WORTH_COMPILING
+            fast.enter_context(sampler.tuned(some, ks[-1], compiled=compiled))
+        results = _merged(task.work.map("log weights", blocks, compute))
     columns = {name: v for name, v in results.items() if not name.startswith("sum ")}
     for name in ("bounds", "bounds_se", "jvi_1", "jvi_2"):
         columns[name] = dict(zip(ks, columns[name].T.copy(), strict=True))
@@ -76,7 +67,6 @@ def from_weights(task: Task, ks: list[int], precision: Precision = "float32") ->
     columns["log_px"] = columns["bounds"][ks[-1]]
     columns["log_px_se"] = columns["bounds_se"][ks[-1]]
     reasons = [reason for reason in np.unique(columns.pop("failed")) if reason]
-    columns["precision"] = moved
     columns["missing"] = {"details": "; ".join(reasons)} if reasons else {}
     columns["sites"] = {name: _site(name, results, size) for name in sampler.structure.latent}
     return columns
