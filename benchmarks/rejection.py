@@ -252,8 +252,8 @@ def main() -> None:
 A conditional VAE ({LATENT_DIM} latents, two hidden layers of {HIDDEN_DIM}) bounds log p(x|y) with
 {options.num_samples} importance samples for each label; labels are those of the largest p(x|y) p(y).
 ± is the larger of the standard error over the seeds and that over the data. Rejected is the share of
-foreign data below the threshold that rejects at most 5 % of the test data. The sets have
-{options.num_foreign} data each. In the picture, the number above a reconstruction is log p(x|y) for
+foreign data below the threshold that rejects at most 5 % of the test data. The sets have up to
+{options.num_foreign} data. A sentence that is repeated is of another seed. In the picture, the number above a reconstruction is log p(x|y) for
 the best label, and the difference from it for the others; red is rejected by log p(x).
 
 """  # noqa: E501

@@ -177,7 +177,10 @@ a little too small.
 """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     data = pvae.data.load(options.data)
-    path = write("semi_supervised", text, device, data, ["torch", "pyro-ppl"])
+    of_m2 = ["m2"] if options.rows == ["M2"] else []
+    few = [*of_m2, *map(str, options.labels), "labels"]
+    suffix = f"-{'-'.join(few)}" if len(options.labels) == 1 else ""
+    path = write("semi_supervised", text, device, data, ["torch", "pyro-ppl"], suffix)
     if "M2" in options.rows:
         draw(path.with_suffix(".png"), options.labels[0], options)
 

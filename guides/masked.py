@@ -77,6 +77,11 @@ class MaskedMeanField(PyroModule):
                 "This is a guide of x and a mask, and no mask was given: call guide(x, mask), with "
                 "a mask that is True where x is known. Data by name have masks with mask='any'."
             )
+        if mask.shape != x.shape or mask.dtype != torch.bool:
+            raise PvaeError(
+                f"mask={mask.dtype} of shape {tuple(mask.shape)} is not valid for x of shape "
+                f"{tuple(x.shape)}: give a boolean for each value, True where it is known."
+            )
         both = torch.cat([x, mask.to(x.dtype)], -len(self.event_shape))
         loc, raw = self.encoder(both).unbind(-2)
         return loc, F.softplus(raw) + 1e-6

@@ -104,9 +104,21 @@ class ProductOfExperts(PyroModule):
         precision, weighted = 1.0, 0.0
         for name, x in fields.items():
             x = self.model.filled(name, x, masks)
-            x = self.embeddings[name](x) if name in self.embeddings else x
+            x = self.embedded(name, x) if name in self.embeddings else x
             loc, raw = self.encoders[name](x).unbind(-2)
             each = (F.softplus(raw) + 1e-6) ** -2
             each = torch.where(masks[name][..., None], each, 0.0) if name in masks else each
             precision, weighted = precision + each, weighted + each * loc
         return weighted / precision, precision**-0.5
+
+    def embedded(self, name: str, x: Tensor) -> Tensor:
+        """Returns the vectors of a field of classes."""
+        try:
+            return self.embeddings[name](x)
+        except IndexError as error:
+            most = self.embeddings[name].num_embeddings - 1
+            raise PvaeError(
+                f"{name} has values outside 0 … {most}. Where a datum has no {name}, such as an "
+                "unknown label of -1, say so by seen=, booleans of which fields each datum has, "
+                f"and give {name} any value there, such as y.clamp(min=0)."
+            ) from error

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pvae.distributions import Head, Likelihood
+from pvae.errors import PvaeError
 from pvae.models.conditional_vae import ConditionalVAE
 
 __all__ = ["M2"]
@@ -86,5 +87,10 @@ class M2(ConditionalVAE):
         """Returns labels, 0 where they are unknown, and whether they are known, each [size]."""
         if y is None:
             y = torch.full((size,), -1, device=self.zeros.device)
+        if y.ndim > 1:
+            raise PvaeError(
+                f"y of shape {tuple(y.shape)} is not valid: give the number of a class for each "
+                "datum, -1 where it is unknown. One-hot labels are y.argmax(-1)."
+            )
         known = y >= 0  # not NaN
         return torch.where(known, y, 0).long().expand(size), known.expand(size)

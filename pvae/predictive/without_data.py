@@ -10,7 +10,7 @@ from pyro import poutine
 from pyro.poutine import Trace
 from torch import Tensor, nn
 
-from pvae.errors import PvaeError, first_line
+from pvae.errors import PvaeError, first_line, text_of
 from pvae.pair import (
     Bounded,
     Program,
@@ -58,6 +58,7 @@ def run_without_data(
 ) -> Trace:
     """Runs a model on n data that it draws itself, given the other fields of a batch."""
     args, kwargs, (model,) = opened(args, kwargs or {}, model)
+    _refuse_unknown(model, kwargs)
     try:
         bounded = Bounded()(model)
         given = _given(model, size, args) | kwargs
@@ -68,14 +69,54 @@ def run_without_data(
         without = error
     if not args and not kwargs:
         return _run_on_stand_ins(model, size, without)
-    if not args and isinstance(without, PvaeError):  # what is given is refused
-        raise without
+    if not args:
+        _explain(model, size, kwargs, without)
     (bound,), batch = given_to(args, kwargs, model)
     batch = tuple(_repeated(tensor, size) for tensor in batch)
     with one_label(bound, batch):
         trace = trace_program("model", model, poutine.uncondition(bound), batch)
     refuse_reading(model, bound, trace, batch)
     return trace
+
+
+def _refuse_unknown(model: Program, kwargs: dict[str, Any]) -> None:
+    """Raises a PvaeError if the model takes no argument of a given name."""
+    signature = signature_of(model)
+    if signature is None:
+        return
+    taken = signature.parameters
+    if any(each.kind is each.VAR_KEYWORD for each in taken.values()):
+        return
+    for name in kwargs:
+        if name not in taken:
+            own = [each for each in taken if each not in ("x", "size")]
+            what = f"it takes {', '.join(own)}" if own else "nothing can be given to it"
+            raise PvaeError(f"The model {name_of(model)} takes no {name!r}: {what}.")
+
+
+def _explain(model: Program, size: int, kwargs: dict[str, Any], error: Exception) -> None:
+    """Raises a PvaeError if a model failed on what it was given by name alone."""
+    for name, value in kwargs.items():
+        if isinstance(value, Tensor) and value.ndim and len(value) not in (1, size):
+            raise PvaeError(
+                f"{name} has {len(value)} rows, and {size} samples were asked for: give a row for "
+                f"each of them. (The model failed with {_in_a_line(error)})"
+            ) from error
+    if isinstance(error, PvaeError):  # what is given is refused
+        raise PvaeError(_in_a_line(error)) from error
+    if not any(isinstance(value, Tensor) and value.ndim for value in kwargs.values()):
+        given = ", ".join(f"{name}={value!r}" for name, value in kwargs.items())
+        raise PvaeError(
+            f"The model {name_of(model)} does not run on {given} alone ({_in_a_line(error)}). What "
+            f"differs between samples is a tensor with a row for each of the {size}, such as "
+            f"y=torch.full(({size},), 3); a model that reads its data needs some after the size."
+        ) from error
+
+
+def _in_a_line(error: Exception) -> str:
+    """An error's text without the table of shapes that Pyro appends."""
+    text = " ".join(text_of(error).partition("Trace Shapes:")[0].split())
+    return text if isinstance(error, PvaeError) else f"{type(error).__name__}: {text}"
 
 
 def _given(model: Program, size: int, args: tuple[Any, ...]) -> dict[str, Any]:

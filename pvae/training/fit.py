@@ -62,6 +62,7 @@ from pvae.training.settings import of_data, of_loss, of_sites
 from pvae.training.stages import say_frozen
 from pvae.training.suitable import (
     full_size,
+    nothing_to_learn,
     share_to_weigh,
     try_smallest,
     try_the_sum,
@@ -217,7 +218,8 @@ def fit(
     usual = inspect.signature(fit).parameters["patience"].default
     asked = None if patience == usual else patience
     sizes = epochs, batch_size, len(train), kl_warmup
-    for text in without_effect(*sizes, asked, validation is not None):
+    said = without_effect(*sizes, asked, validation is not None)
+    for text in [*said, *nothing_to_learn(train, programs[0])]:
         if group.first:
             warn(text)
     batch_size = min(batch_size, len(train))

@@ -2,13 +2,16 @@
 
 import warnings
 
+import torch
 from pyro.infer import ELBO, TraceEnum_ELBO
+from torch import Tensor
 
 from pvae.data import Split
 from pvae.errors import PvaeError
 from pvae.importance import Particles, few, find_dependent, rows_at
 from pvae.pair import (
     Inspection,
+    Program,
     TensorSplit,
     check,
     memory_for_the_sum,
@@ -17,7 +20,14 @@ from pvae.pair import (
 )
 from pvae.runtime import is_out_of_memory, own_random_state
 
-__all__ = ["full_size", "share_to_weigh", "try_smallest", "try_the_sum", "without_effect"]
+__all__ = [
+    "full_size",
+    "nothing_to_learn",
+    "share_to_weigh",
+    "try_smallest",
+    "try_the_sum",
+    "without_effect",
+]
 
 
 def without_effect(
@@ -49,6 +59,33 @@ def without_effect(
             f"patience={patience} has no effect: without a validation part training never stops "
             "early. Hold one out, as in pvae.data.load(name, validation=1000)."
         )
+    return said
+
+
+def nothing_to_learn(train: Split | TensorSplit, model: Program) -> list[str]:
+    """Returns a sentence if masks or labels leave a part of the pair without data."""
+    fields = {n: f for n, f in getattr(train, "fields", {}).items() if n in train.names}
+    mask, y, said = fields.get("mask"), fields.get("y"), []
+    if isinstance(mask, Tensor) and mask.dtype == torch.bool and mask.all():
+        said.append(
+            "mask is True for every value of the training data: nothing is missing, and a model of "
+            "the missing values learns nothing. True is for known values."
+        )
+    elif isinstance(mask, Tensor) and mask.dtype == torch.bool and not mask.any():
+        said.append(
+            "mask is False for every value of the training data: nothing is known, and the pair "
+            "learns p(x). True is for known values."
+        )
+    count = getattr(model, "num_classes", None)
+    if isinstance(y, Tensor) and y.ndim == 1 and isinstance(count, int):
+        known = y[y >= 0]  # unknown labels are -1 or NaN
+        lacking = sorted(set(range(count)) - set(known.long().unique().tolist()))
+        if lacking and len(known) < len(y):
+            which = ", ".join(map(str, lacking[:5])) + (", …" if len(lacking) > 5 else "")
+            said.append(
+                f"The training data have no label of class {which}, so that the pair cannot learn "
+                "what it is. Label one datum of each class, or more."
+            )
     return said
 
 

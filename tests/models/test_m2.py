@@ -122,3 +122,19 @@ def test_wrong_labels_and_models_are_refused():
         LabelThenCode(model, (1, 8, 8), "all")
     with pytest.raises(PvaeError, match="VAE has no labels: LabelThenCode is for M2"):
         LabelThenCode(VAE((1, 8, 8)), (1, 8, 8))
+
+
+def test_one_hot_labels_are_refused():
+    x, y = data()
+    with pytest.raises(PvaeError, match=r"y of shape \(6, 3\) is not valid.*y\.argmax\(-1\)"):
+        pvae.fit(*pair(), {"x": x, "y": torch.eye(3)[y]}, epochs=1, progress=False)
+
+
+def test_a_class_without_a_label(recwarn):
+    x, y = data()
+    y[0] = -1
+    pvae.fit(*pair(), {"x": x, "y": y}, epochs=1, batch_size=6, progress=False)
+    assert not recwarn.list
+    y[y == 1] = -1
+    with pytest.warns(UserWarning, match="no label of class 1, so that the pair cannot learn"):
+        pvae.fit(*pair(), {"x": x, "y": y}, epochs=1, batch_size=6, progress=False)

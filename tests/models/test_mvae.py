@@ -168,3 +168,16 @@ def test_bad_input_is_one_message():
     digits = pvae.data.load("digits")
     with pytest.raises(PvaeError, match="do not hold 'y'"):
         pvae.data.drop_fields(digits, ["x", "y"])
+
+
+def test_unknown_labels_are_told_by_seen():
+    sizes = {"latent_dim": 2, "hidden_dims": [4]}
+    model = models.MVAE({"x": (4,), "y": ()}, {"y": heads.Categorical(3)}, **sizes)
+    guide = guides.ProductOfExperts(model, hidden_dims=[4])
+    fields = {"x": torch.rand(3, 4), "y": torch.tensor([0, -1, 2])}
+    with pytest.raises(PvaeError, match=r"y has values outside 0 … 2\. .* say so by seen="):
+        pvae.log_weights(model, guide, **fields, num_samples=2)
+    seen = torch.stack([torch.ones(3, dtype=torch.bool), fields["y"] >= 0], -1)
+    fields["y"] = fields["y"].clamp(min=0)
+    log_w = pvae.log_weights(model, guide, **fields, seen=seen, num_samples=2)
+    assert log_w.isfinite().all()

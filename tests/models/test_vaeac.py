@@ -148,3 +148,23 @@ def test_it_learns_what_is_missing():
     assert bound > -0.3  # log p of independent bits is -2.08
     prior = model.prior(model.features(x[:1], known[:1]))
     assert isinstance(prior.base_dist, dist.Normal)
+
+
+def test_a_mask_of_another_shape_is_refused_where_it_comes_first():
+    x, mask = some_data()
+    data = {"x": x, "mask": mask[:, :3]}
+    with pytest.raises(pvae.PvaeError, match=r"\(6, 3\) is not valid for x of shape \(6, 4\)"):
+        pvae.fit(*pair(), data, epochs=1, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("known", "message"),
+    [(True, "nothing is missing, and a model"), (False, "nothing is known, and the pair learns p")],
+)
+def test_masks_without_a_difference(known, message, recwarn):
+    x, mask = some_data()
+    options = {"epochs": 1, "batch_size": 6, "progress": False}
+    pvae.fit(*pair(), {"x": x, "mask": mask}, **options)
+    assert not recwarn.list
+    with pytest.warns(UserWarning, match=message):
+        pvae.fit(*pair(), {"x": x, "mask": torch.full_like(mask, known)}, **options)

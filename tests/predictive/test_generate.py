@@ -10,6 +10,10 @@ import pvae
 from pvae import PvaeError
 
 
+def _given_labels():
+    return pvae.models.ConditionalVAE((4,), 10, latent_dim=2, hidden_dims=[4])
+
+
 def test_generation_repeats_with_its_seed_and_leaves_the_global_generator():
     model = pvae.models.VAE((1, 8, 8), latent_dim=3)
     before = torch.get_rng_state()
@@ -163,3 +167,18 @@ def test_a_model_of_its_size_is_given_the_other_fields(how):
         batch = (x, y) if how == "by position" else (torch.utils.data.TensorDataset(x, y),)
         drawn = pvae.generate(model, 4, *batch)
     assert drawn[:, 0].tolist() == [5, 6, 7, 5]
+
+
+@pytest.mark.parametrize(
+    ("model", "given", "message"),
+    [
+        (lambda: pvae.models.VAE((4,)), {"y": torch.arange(4)}, "VAE takes no 'y': nothing can be"),
+        (_given_labels, {"label": torch.arange(4)}, "takes no 'label': it takes y"),
+        (_given_labels, {"y": 3}, r"does not run on y=3 alone .*y=torch.full\(\(4,\), 3\)"),
+        (_given_labels, {"y": torch.arange(3)}, "y has 3 rows, and 4 samples were asked for"),
+        (_given_labels, {"y": torch.full((4,), 12)}, r"y holds 12, but .* leave .* out\.$"),
+    ],
+)
+def test_what_cannot_be_given(model, given, message):
+    with pytest.raises(PvaeError, match=message):
+        pvae.generate(model(), 4, **given)
