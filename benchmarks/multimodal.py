@@ -8,7 +8,8 @@
 - labels: MVAE of an image and its label; images drawn from labels, and the error of labels from
   images by Bayes' rule, p(x, y) / Σ p(x, y');
 - drawings: of the two drawings of an emoji, Google's and Twitter's; each from the other;
-- captions: of an emoji and the words of its name.
+- captions: of an emoji and the words of its name; images drawn from captions, and captions told
+  from images.
 
 log p of one view given the other is the difference of two bounds, of both views and of one, so it
 is an estimate and no bound. Each pair is a run folder under --out, which continues if it was
@@ -94,6 +95,28 @@ def only(data: Data, names: list[str]) -> dict[str, Tensor]:
     return {n: t for n, t in zip(data.test.names, data.test.tensors(), strict=True) if n in names}
 
 
+def captions(model: Any, guide: Any, data: Data, table: list[str]) -> str:
+    """Tells captions from images, adds how many words are right, and returns some in words."""
+    place, fields = next(model.parameters()).device, only(data, ["x", "caption"])
+    truth = fields["caption"]
+    with torch.no_grad():
+        loc, _ = guide.encode(x=fields["x"].to(place))
+        told = model.likelihood("caption", loc).base_dist.logits.argmax(-1).cpu()
+    training = torch.as_tensor(data.train.fields["caption"])
+    usual = training.mode(0).values.expand_as(truth)
+    for name, guess in {"from images": told, "the most frequent": usual}.items():
+        there = (truth > 0) | (guess > 0)
+        right = 100 * ((truth == guess) & there).sum(1) / there.sum(1).clamp(min=1)
+        se = right.std() / len(right) ** 0.5
+        found = f"{right.mean():.1f} ± {se:.1f}"
+        table.append(f"| words of the caption that are right, {name}, % | {found} | — |")
+    words = data.vocabulary.text
+    pairs = zip(truth[:_SHOWN], told[:_SHOWN], strict=True)
+    lines = [f"- “{words(own)}”: “{words(guess)}”" for own, guess in pairs]
+    head = "Captions, and those told from the image (the likeliest words at the mean of q(z|x)):"
+    return "\n".join(["", head, "", *lines, ""])
+
+
 def main() -> None:
     options = parsed()
     data, likelihoods, how = loaded(options)
@@ -139,6 +162,7 @@ def main() -> None:
         wrong = 100 * (torch.as_tensor(labels.y) != few["y"]).double()
         se = float(wrong.std() / len(wrong) ** 0.5)
         table.append(f"| error of y by Bayes' rule, % | {float(wrong.mean()):.2f} ± {se:.2f} | — |")
+    said = captions(model, guide, data, table) if options.task == "captions" else ""
     text = f"""# Two views by a product of experts: {options.task}
 
 | on {len(found["both"]):,} test data | mean ± se | median k̂ |
@@ -149,7 +173,7 @@ Nats per datum; log p are bounds of {options.num_samples} samples, and the diffe
 them are estimates. {options.epochs} epochs of all training data, each datum with both views or one
 of them, drawn again for each minibatch; {options.latent_dim} latent dimensions, {how["network"]}
 networks{f", weight {options.weight:g} of {second} in training" if weights else ""}.
-
+{said}
 """
     device = pvae.runtime.device.find_device(options.device)
     path = write("multimodal", text, device, data, ["torch", "pyro-ppl", "pvae"])
