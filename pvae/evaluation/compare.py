@@ -276,6 +276,13 @@ def _notes(evaluations: Mapping[str, Evaluation], shared: Sequence[int]) -> Iter
             "the largest K with a bound in all of them; k̂ is from all samples of a run. "
             "Evaluate all with the same --num_samples for tighter bounds."
         )
+    products = {name: (e.precision or {}).get("products") for name, e in evaluations.items()}
+    if len(set(products.values())) > 1:
+        each = ", ".join(f"{name} in {kind or 'float32'}" for name, kind in products.items())
+        yield (
+            f"The models' products were computed in different precisions: {each}. Each evaluation "
+            "says by how much its bound moved."
+        )
     if len(shared) > 1 and sampled:
         before = shared[-2]
         rises = ", ".join(

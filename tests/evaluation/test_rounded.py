@@ -66,6 +66,8 @@ def test_the_difference_is_that_of_the_bounds(digits):
     assert told["monte_carlo_se"] == pytest.approx(np.sqrt((high.log_px_se**2).mean()), rel=1e-6)
     assert "products in bfloat16 move L_50 by" in low.table()
     assert json.loads(json.dumps(low.summary()))["precision"] == told
+    notes = pvae.compare({"a": high, "b": low}).table()
+    assert "in different precisions: a in float32, b in bf16" in " ".join(notes.split())
 
 
 def test_only_the_model_is_rounded_and_other_estimators_are_not(digits):
