@@ -131,9 +131,10 @@ def _second(log_w: Tensor) -> Tensor:
     two = (-a_top[:, i] - a_top[:, j]).log1p().sum(-1)
     two += (k - 1) * log_keep + log_keep_2 + (-b_top).log1p().sum(-1)  # pairs with the largest
     if k > m:
-        log, log_2, pairs = (table.to(log_w) for table in (_LOG, _LOG_2, _PAIRS))
+        like = {"device": log_w.device, "dtype": log_w.dtype}
+        log, log_2, pairs = (table.to(**like) for table in (_LOG, _LOG_2, _PAIRS))
         b_sums = _power_sums(b_small, k - m)
-        a_sums = b_sums * keep[:, None] ** torch.arange(_TERMS + 1).to(log_w)
+        a_sums = b_sums * keep[:, None] ** torch.arange(_TERMS + 1, **like)
         one -= a_sums @ log
         two -= b_sums @ log
         # log(1 - a_i - a_j) = log(1 - a_i) + log(1 - a_j / (1 - a_i)), and a_j is small
