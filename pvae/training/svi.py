@@ -342,7 +342,7 @@ class SVI:
     @alone
     def evaluate_loss(self, *args: Any, **kwargs: Any) -> float | tuple[float, ...]:
         """Returns the loss of a minibatch, in nats (summed), without a gradient."""
-        with self.own, torch.no_grad():
+        with self.own, torch.no_grad(), backends_in(self.precision):
             loss = self.loss.loss(self.model, self.guide, *args, **kwargs)
         return tuple(map(float, loss)) if isinstance(loss, tuple) else float(loss)
 
